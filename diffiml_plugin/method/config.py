@@ -1,0 +1,62 @@
+"""Every constant of the method, with its unit and its equation. Imports nothing heavy."""
+
+from dataclasses import dataclass, fields
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+
+DENOISERS = ("light", "paper")
+LATENT_CODECS = ("lightvae", "sd-vae")
+LATENT_STRIDE = 8  # pixels per latent cell, both codecs
+LATENT_CHANNELS = 4  # per target: mask, edge
+SIZE_MULTIPLE = 32  # pixels; the coarsest encoder stage
+
+
+@dataclass(frozen=True)
+class DiffIMLConfig:
+    """The method's settings; the defaults are the paper's unless a comment says otherwise.
+
+    Raises:
+        DiffIMLError: a value outside its range, with the range.
+    """
+
+    encoder: str = "segformer_b3"  # condition encoder; a name of `encoders.ENCODERS` or of a timm model
+    denoiser: str = "light"  # light | paper: two readings of Table 4 (ours: light)
+    latent_codec: str = "lightvae"  # lightvae | sd-vae
+    edge_supervision: bool = True  # joint latent concat[z_mask, z_edge]; False: the mask latent alone
+    prior_rate: float = 0.1  # lambda of Eq. 15, in latent standard deviations
+    seg_weight: float = 0.2  # alpha of Eq. 10: share of the mask term, in [0, 1]
+    num_train_timesteps: int = 1000  # T
+    beta_start: float = 1e-4  # linear schedule, variance of the first step
+    beta_end: float = 0.02  # variance of the last step
+    num_inference_steps: int = 8  # S, DDIM steps
+    ensemble_size: int = 5  # N, members whose latents are averaged (Alg. 2)
+    tta: bool = False  # fuse with the prediction of the mirrored image
+    noise_seed: int = 0  # key of the sampling noise, beside the image name and the member
+
+    def __post_init__(self):
+        for name, allowed in (("denoiser", DENOISERS), ("latent_codec", LATENT_CODECS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise DiffIMLError(f"{name}={value!r} is not one of {', '.join(allowed)}{nearest(value, allowed)}")
+        for name, low, high in (
+            ("prior_rate", 0, 10),
+            ("seg_weight", 0, 1),
+            ("num_train_timesteps", 1, 100_000),
+            ("num_inference_steps", 1, self.num_train_timesteps),
+            ("ensemble_size", 1, 1000),
+            ("beta_start", 0, self.beta_end),
+            ("beta_end", 0, 1),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise DiffIMLError(f"{name}={getattr(self, name)} is outside [{low}, {high}]")
+
+    @property
+    def joint_channels(self) -> int:
+        """Channels of z0: 4 for the mask, and 4 more for the edge map when it is supervised."""
+        return LATENT_CHANNELS * (2 if self.edge_supervision else 1)
+
+
+# What a stored model is: these fields fix its weights' shapes or the meaning of its latents.
+ARCHITECTURE_FIELDS = ("encoder", "denoiser", "latent_codec", "edge_supervision", "num_train_timesteps",
+                       "beta_start", "beta_end")
+FIELD_NAMES = tuple(field.name for field in fields(DiffIMLConfig))
