@@ -1,0 +1,175 @@
+"""A stream of tampered images made from clean photographs, and a fixed set of them on disk."""
+
+import functools
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from IMDLBenCo.datasets.abstract_dataset import AbstractDataset
+from PIL import Image
+
+from diffiml_plugin.bench.tamper import KINDS, REALISTIC, Tampered, TamperSettings, jpeg, tamper
+from diffiml_plugin.errors import DiffIMLError
+
+SYNTH_PREFIX = "synth:"  # --data_path synth:DIR
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
+
+
+class SyntheticTampering(AbstractDataset):
+    """The framework's sample dict, from photographs tampered on the fly.
+
+    Sample `index` of epoch e is a function of (seed, e, index) alone, augmentation included, so the number of
+    workers does not matter. Its host is photograph `index % len(photographs)`, its donor any other one.
+
+    Args:
+        photographs: a folder (a `regions` folder beside it, if any, holds a label map per photograph, same stem,
+            `.png`), or a list of files (regions are drawn).
+        seed: of the whole stream.
+        samples: images per epoch; None means one per photograph.
+        kinds: the manipulations to draw from, of `tamper.KINDS`.
+        authentic: share of the images left as they are (label 0, empty mask).
+        window: pixels; a random square of at least this side is cut out and shrunk to it before the tampering.
+            None takes the whole photograph, shrunk to 1024 pixels where it is longer.
+        framework: what IMDLBenCo's `AbstractDataset` takes (is_resizing, output_size, common_transforms, post_funcs...).
+
+    Raises:
+        DiffIMLError: fewer than two photographs, an unreadable one, or a label map of another size.
+    """
+
+    def __init__(
+        self,
+        photographs: str | Path | Sequence[Path],
+        *,
+        seed: int = 0,
+        samples: int | None = None,
+        kinds: Sequence[str] = KINDS,
+        authentic: float = 0.1,
+        window: int | None = None,
+        settings: TamperSettings = REALISTIC,
+        **framework,
+    ):
+        self.photographs, self.regions = _find(photographs)
+        self.samples = samples or len(self.photographs)
+        self.seed, self.kinds, self.authentic = seed, tuple(kinds), authentic
+        self.window, self.settings = window, settings
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that are already running
+        super().__init__(photographs, **framework)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch's images; call it before the loader is iterated."""
+        self._epoch.fill_(epoch)
+
+    def draw(self, index: int) -> Tampered:
+        """The image as it would be stored: [H, W, 3] uint8; its kind is "authentic" where nothing was done."""
+        rng = self._generator(index)
+        number = index % len(self.photographs)
+        host, regions = self._read(number, rng)
+        if rng.random() < self.authentic:
+            # Compressed as a tampered one is, or the missing compression would give it away.
+            image = jpeg(jpeg(host, self.settings.jpeg_before, rng), self.settings.jpeg_after, rng)
+            return Tampered(image, np.zeros(host.shape[:2], np.uint8), "authentic")
+        other = (number + rng.integers(1, len(self.photographs))) % len(self.photographs)
+        donor, donor_regions = self._read(other, rng)
+        return tamper(host, donor, rng, str(rng.choice(self.kinds)), regions, donor_regions, self.settings)
+
+    def __getitem__(self, index: int) -> dict:
+        # The framework's augmentations draw from the global generators: seeded here, and left as they were.
+        states = random.getstate(), np.random.get_state()
+        seed = int(self._generator(index).bit_generator.random_raw() % 2**32)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            return super().__getitem__(index)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+    def _init_dataset_path(self, path) -> tuple[list[str], list[str]]:
+        self.entry_path = str(path)
+        return [""] * self.samples, [""] * self.samples  # their length is the dataset's
+
+    def _get_image(self, index: int) -> tuple:
+        made = self.draw(index)
+        name = f"{self.photographs[index % len(self.photographs)].stem}_{made.kind}_{index:06d}.png"
+        size = made.mask.shape[::-1]
+        mask = np.repeat(made.mask[..., None] * 255, 3, axis=2)
+        return made.image, mask, int(made.kind != "authentic"), size, size, name, name
+
+    def _generator(self, index: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, int(self._epoch), index))
+
+    def _read(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        photo = _read_photograph(self.photographs[number])
+        regions = self.regions[number] and cv2.imread(str(self.regions[number]), cv2.IMREAD_UNCHANGED)
+        height, width = photo.shape[:2]
+        if self.window:
+            side = rng.integers(min(self.window, height, width), min(height, width) + 1)
+            top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+            cut, size = np.s_[top:top + side, left:left + side], (self.window, self.window)
+        else:
+            scale = min(1, _MAX_SIDE / max(height, width))
+            cut, size = np.s_[:, :], (round(width * scale), round(height * scale))
+        photo = cv2.resize(photo[cut], size, interpolation=cv2.INTER_AREA)
+        if regions is not None:
+            regions = cv2.resize(regions[cut], size, interpolation=cv2.INTER_NEAREST)
+        return photo, regions
+
+
+def write_tampered(stream: SyntheticTampering, folder: str | Path) -> Path:
+    """Stores one epoch of `stream` as `Tp/`, `Gt/` (PNG, so the compression traces stay) and `list.json`.
+
+    Returns:
+        the list, `[[image, mask | "Negative"], ...]`, relative to itself.
+    """
+    folder, pairs = Path(folder), []
+    for part in ("Tp", "Gt"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for index in range(len(stream)):
+        image, mask, label, *_, name = stream._get_image(index)
+        Image.fromarray(image).save(folder / "Tp" / name)
+        if label:
+            Image.fromarray(mask[..., 0]).save(folder / "Gt" / name)
+        pairs.append([f"Tp/{name}", f"Gt/{name}" if label else "Negative"])
+    listing = folder / "list.json"
+    listing.write_text(json.dumps(pairs, indent=1))
+    return listing
+
+
+@functools.lru_cache(maxsize=16)  # the demo's handful is decoded once; a large folder costs no memory
+def _read_photograph(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:
+    """The photographs, and the label map of each or None."""
+    if isinstance(photographs, (str, Path)):
+        folder = Path(photographs)
+        if not folder.is_dir():
+            raise DiffIMLError(f"{folder} is not a folder of photographs")
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        maps = [folder.parent / "regions" / f"{file.stem}.png" for file in files]
+    else:
+        files, maps = [Path(file) for file in photographs], [None] * len(photographs)
+    if len(files) < 2:
+        raise DiffIMLError(f"{photographs} holds {len(files)} photographs; a splice needs at least two")
+    regions = [file if file and file.is_file() else None for file in maps]
+    for photo, region in zip(files, regions):
+        sizes = [_size(file) for file in (photo, region) if file]
+        if len(set(sizes)) > 1:
+            raise DiffIMLError(f"{region} is {sizes[1][0]}x{sizes[1][1]} pixels, its photograph {photo.name} "
+                               f"{sizes[0][0]}x{sizes[0][1]}; make the label map anew or remove it")
+    return files, regions
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise DiffIMLError(f"{path} is not a readable image ({error}); replace or remove it") from error

@@ -1,0 +1,68 @@
+import cv2
+import numpy as np
+import pytest
+
+from diffiml_plugin.bench.regions import drawn_region, labelled_region
+from diffiml_plugin.bench.tamper import KINDS, TamperSettings, tamper
+from diffiml_plugin.errors import DiffIMLError
+
+
+def photo(seed, height=96, width=128):
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_region_changes(kind):
+    untouched = TamperSettings(jpeg_before=(100, 100), jpeg_after=(100, 100))
+    host, donor = photo(0), photo(1, 80, 200)
+    made = tamper(host, donor, np.random.default_rng(5), kind, settings=untouched)
+    assert made.kind == kind and made.image.shape == host.shape and made.image.dtype == np.uint8
+    assert made.mask.shape == host.shape[:2] and set(np.unique(made.mask)) == {0, 1}
+    change = np.abs(made.image.astype(int) - host).mean(axis=2)
+    assert change[made.mask > 0].mean() > 4 * change[made.mask == 0].mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_generator_state_gives_the_same_image(kind):
+    first, again, other = (tamper(photo(0), photo(1), np.random.default_rng(s), kind) for s in (3, 3, 4))
+    assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
+    assert not np.array_equal(first.mask, other.mask)
+
+
+def test_mask_is_never_empty_and_area_is_in_range():
+    settings = TamperSettings(area=(0.05, 0.3))
+    shares = [tamper(photo(0), photo(1), np.random.default_rng(i), settings=settings).mask.mean()
+              for i in range(60)]
+    assert min(shares) > 0.03 and max(shares) < 0.32
+    flat = np.full((64, 64, 3), 128, np.uint8)  # nothing done to it can show
+    assert all(tamper(flat, flat, np.random.default_rng(i)).mask.any() for i in range(12))
+
+
+def test_removal_follows_the_label_map():
+    labels = np.zeros((96, 128), np.uint8)
+    labels[20:60, 30:70] = 7
+    settings = TamperSettings(area=(0.05, 0.2))
+    made = tamper(photo(0), photo(1), np.random.default_rng(0), "removal", labels, settings=settings)
+    assert np.array_equal(made.mask, labels == 7)
+
+
+def test_splice_takes_its_shape_from_the_donor():
+    labels = np.zeros((96, 128), np.uint8)
+    labels[20:60, 30:70] = 7
+    settings = TamperSettings(area=(0.05, 0.2), scale=(1, 1), rotation=0)
+    made = tamper(photo(0), photo(1), np.random.default_rng(0), "splice", None, labels, settings)
+    rows, columns = np.nonzero(made.mask)
+    assert abs(np.ptp(rows) - 39) <= 2 and abs(np.ptp(columns) - 39) <= 2
+
+
+def test_unknown_kind_gets_the_nearest():
+    with pytest.raises(DiffIMLError, match="did you mean 'splice'"):
+        tamper(photo(0), photo(1), np.random.default_rng(0), "splise")
+
+
+def test_regions_have_the_wanted_area():
+    rng = np.random.default_rng(0)
+    shares = [drawn_region(120, 90, (0.1, 0.2), rng).mean() for _ in range(50)]
+    assert min(shares) > 0.06 and max(shares) < 0.23
+    assert labelled_region(np.zeros((10, 10), np.uint8), (0.1, 0.5), rng) is None
