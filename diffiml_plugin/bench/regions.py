@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 
 
-def labelled_region(labels: np.ndarray, area: tuple[float, float], rng: np.random.Generator) -> np.ndarray | None:
+def labelled_region(
+    labels: np.ndarray, area: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray | None:
     """A random region of the integer label map [H, W] whose share of the image lies within `area`.
 
     Returns:
@@ -17,7 +19,7 @@ def labelled_region(labels: np.ndarray, area: tuple[float, float], rng: np.rando
 
 
 def drawn_region(height: int, width: int, area: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """An ellipse, a polygon or a smooth blob, anywhere in the image; its share of it is log-uniform in `area`.
+    """An ellipse, a polygon or a smooth blob anywhere in the image, of a share of it log-uniform in `area`.
 
     Returns:
         [H, W] uint8 in {0, 1}, never empty.
@@ -31,7 +33,9 @@ def drawn_region(height: int, width: int, area: tuple[float, float], rng: np.ran
         angle = np.sort((np.arange(corners) + rng.uniform(0, 0.8, corners)) * 2 * np.pi / corners)
         radius = rng.uniform(0.6, 1.4, corners)
     else:
-        radius = 1 + sum(rng.uniform(-0.5, 0.5) / k * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 6))
+        radius = np.ones_like(angle)
+        for wave in range(2, 6):
+            radius += rng.uniform(-0.5, 0.5) / wave * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
     outline = np.stack([radius * np.cos(angle) * rng.uniform(1, 1.8), radius * np.sin(angle)], axis=1)
     turn = rng.uniform(0, np.pi)
     outline = outline @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])

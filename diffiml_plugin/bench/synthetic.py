@@ -27,15 +27,15 @@ class SyntheticTampering(AbstractDataset):
     workers does not matter. Its host is photograph `index % len(photographs)`, its donor any other one.
 
     Args:
-        photographs: a folder (a `regions` folder beside it, if any, holds a label map per photograph, same stem,
-            `.png`), or a list of files (regions are drawn).
+        photographs: a folder (a `regions` folder beside it, if any, holds label maps, STEM.png), or a list of
+            files, whose regions are drawn.
         seed: of the whole stream.
         samples: images per epoch; None means one per photograph.
         kinds: the manipulations to draw from, of `tamper.KINDS`.
         authentic: share of the images left as they are (label 0, empty mask).
-        window: pixels; a random square of at least this side is cut out and shrunk to it before the tampering.
+        window: pixels; a random square of at least this side is cut out and shrunk to it before tampering.
             None takes the whole photograph, shrunk to 1024 pixels where it is longer.
-        framework: what IMDLBenCo's `AbstractDataset` takes (is_resizing, output_size, common_transforms, post_funcs...).
+        framework: what IMDLBenCo's `AbstractDataset` takes: is_resizing, output_size, post_funcs...
 
     Raises:
         DiffIMLError: fewer than two photographs, an unreadable one, or a label map of another size.
@@ -57,7 +57,7 @@ class SyntheticTampering(AbstractDataset):
         self.samples = samples or len(self.photographs)
         self.seed, self.kinds, self.authentic = seed, tuple(kinds), authentic
         self.window, self.settings = window, settings
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that are already running
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # running workers see it too
         super().__init__(photographs, **framework)
 
     def set_epoch(self, epoch: int) -> None:
@@ -65,7 +65,7 @@ class SyntheticTampering(AbstractDataset):
         self._epoch.fill_(epoch)
 
     def draw(self, index: int) -> Tampered:
-        """The image as it would be stored: [H, W, 3] uint8; its kind is "authentic" where nothing was done."""
+        """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if nothing was done."""
         rng = self._generator(index)
         number = index % len(self.photographs)
         host, regions = self._read(number, rng)
@@ -159,7 +159,7 @@ def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Pa
     if len(files) < 2:
         raise DiffIMLError(f"{photographs} holds {len(files)} photographs; a splice needs at least two")
     regions = [file if file and file.is_file() else None for file in maps]
-    for photo, region in zip(files, regions):
+    for photo, region in zip(files, regions, strict=True):
         sizes = [_size(file) for file in (photo, region) if file]
         if len(set(sizes)) > 1:
             raise DiffIMLError(f"{region} is {sizes[1][0]}x{sizes[1][1]} pixels, its photograph {photo.name} "

@@ -10,6 +10,7 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 
 KINDS = ("splice", "copy_move", "removal")
 _ATTEMPTS = 8
+_Layer = tuple[np.ndarray, np.ndarray]  # colour [H, W, 3] and alpha [H, W], float32
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def tamper(
     donor_regions: np.ndarray | None = None,
     settings: TamperSettings = REALISTIC,
 ) -> Tampered:
-    """Tampers `host` [H, W, 3] uint8 RGB; the result is a function of the arguments and of `rng`'s state alone.
+    """Tampers `host` [H, W, 3] uint8 RGB; the result depends on the arguments and on `rng`'s state alone.
 
     Args:
         donor: another photograph of any size, whose object a splice pastes.
@@ -91,16 +92,20 @@ def jpeg(image: np.ndarray, quality: tuple[int, int], rng: np.random.Generator) 
     return np.ascontiguousarray(cv2.imdecode(stored, cv2.IMREAD_COLOR)[..., ::-1])
 
 
-def _inpainted(host: np.ndarray, region: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _inpainted(host: np.ndarray, region: np.ndarray, rng: np.random.Generator) -> _Layer:
     method = (cv2.INPAINT_TELEA, cv2.INPAINT_NS)[rng.integers(2)]
     content = cv2.inpaint(host, region, float(rng.uniform(3, 7)), method)
     return content.astype(np.float32), region.astype(np.float32)
 
 
 def _pasted(
-    host: np.ndarray, source: np.ndarray, region: np.ndarray, settings: TamperSettings, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The object under `region` of `source`, scaled, turned, recoloured and laid over the host: colour and alpha."""
+    host: np.ndarray,
+    source: np.ndarray,
+    region: np.ndarray,
+    settings: TamperSettings,
+    rng: np.random.Generator,
+) -> _Layer:
+    """The object under `region`, scaled, turned, recoloured and laid over the host: its colour and alpha."""
     height, width = host.shape[:2]
 
     # Scale: the object keeps its share of the image, times the drawn scale, held within the range of areas.
@@ -123,10 +128,10 @@ def _pasted(
     moved = np.linalg.norm((hull @ turn.T - hull).mean(axis=0) + shifts, axis=1)
     shift = shifts[moved.argmax()]  # a copy lies away from its original
     affine = np.hstack([turn, shift[:, None]])
-    content = cv2.warpAffine(source, affine, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
     alpha = cv2.warpAffine(region, affine, (width, height), flags=cv2.INTER_NEAREST).astype(np.float32)
-
-    content = content.astype(np.float32)
+    content = cv2.warpAffine(
+        source, affine, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+    ).astype(np.float32)
     contrast, *gains = 1 + rng.uniform(-settings.colour, settings.colour, 4)
     middle = content.mean(axis=(0, 1))
     content = np.clip((content - middle) * contrast + middle * gains, 0, 255)

@@ -25,8 +25,9 @@ def folder(tmp_path):
 def make(photographs, **settings):
     from IMDLBenCo.transforms import get_albu_transforms
 
+    augment = get_albu_transforms("train")
     return synthetic.SyntheticTampering(
-        photographs, is_resizing=True, output_size=(64, 64), common_transforms=get_albu_transforms("train"), **settings)
+        photographs, is_resizing=True, output_size=(64, 64), common_transforms=augment, **settings)
 
 
 def epoch_of(dataset, epoch, workers):
@@ -39,7 +40,7 @@ def test_samples_do_not_depend_on_workers_or_global_state(folder):
     alone = epoch_of(dataset, 1, 0)
     random.seed(99)
     shared = epoch_of(dataset, 1, 2)
-    for a, b in zip(alone, shared):
+    for a, b in zip(alone, shared, strict=True):
         assert a["name"] == b["name"]
         assert torch.equal(a["image"], b["image"]) and torch.equal(a["mask"], b["mask"])
     assert not torch.equal(alone[0]["image"], epoch_of(dataset, 2, 0)[0]["image"])
@@ -52,7 +53,7 @@ def test_running_workers_see_the_new_epoch(folder):
     for epoch in (0, 1):
         dataset.set_epoch(epoch)
         epochs.append([batch["image"] for batch in loader])
-    assert not any(torch.equal(a, b) for a, b in zip(*epochs))
+    assert not any(torch.equal(a, b) for a, b in zip(*epochs, strict=True))
 
 
 def test_global_random_state_is_left_alone(folder):
