@@ -71,7 +71,7 @@ class _Stage(nn.Module):
 
 
 class _PatchEmbedding(nn.Module):
-    """A strided convolution, also attention's spatial reduction: [B, C, H, W] -> [B, H/stride, W/stride, C']."""
+    """A strided convolution, also attention's reduction: [B, C, H, W] -> [B, H/stride, W/stride, C']."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int):
         super().__init__()

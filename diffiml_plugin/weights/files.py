@@ -1,0 +1,126 @@
+"""Weight files: safetensors whose header says, as JSON under the key "diffiml", what they hold."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
+
+_METADATA_KEY = "diffiml"
+_SHOWN = 3  # keys of each kind that an error quotes
+
+
+def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Writes weights so that `path` is at any moment the old file or the whole new one.
+
+    Args:
+        metadata: what JSON can hold; `load_into` quotes its "model" (a name) and "config" (settings) in errors.
+
+    Raises:
+        DiffIMLError: the file cannot be written (full disk, missing folder); an earlier file is untouched.
+    """
+    path = Path(path)
+    tensors = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in state_dict.items()}
+    content = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(metadata)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: an atomic rename
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DiffIMLError(f"cannot write weights to {path}: {error.strerror or error}; free some space or choose "
+                           "another folder (an earlier file of that name is untouched)") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata that `save_weights` wrote; reads the header only.
+
+    Raises:
+        DiffIMLError: the file is missing, truncated, or not written by `save_weights`.
+    """
+    with _refusing(path), safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+    if _METADATA_KEY not in header:
+        raise DiffIMLError(f"{_identity(path)} holds weights, but not of this package (its header lacks "
+                           f"{_METADATA_KEY!r}); pass a file written by `benco train`")
+    return json.loads(header[_METADATA_KEY])
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the metadata that `save_weights` wrote; raises as `read_metadata`."""
+    metadata = read_metadata(path)
+    with _refusing(path):
+        return safetensors.torch.load_file(path), metadata
+
+
+def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:
+    """Loads `state_dict`, read from `path`, into a module whose parameters and buffers it fits one to one.
+
+    Raises:
+        DiffIMLError: keys or shapes differ; names both models and the first keys. The module is unchanged.
+    """
+    expected = module.state_dict()
+    faults = {
+        "missing": [key for key in expected if key not in state_dict],
+        "unexpected": [key for key in state_dict if key not in expected],
+        "of another shape": [
+            f"{key} {list(state_dict[key].shape)} for {list(tensor.shape)}"
+            for key, tensor in expected.items() if key in state_dict and state_dict[key].shape != tensor.shape
+        ],
+    }
+    if any(faults.values()):
+        stored, built = _architectures(path, module)
+        quoted = "; ".join(f"{len(keys)} {fault} ({', '.join(keys[:_SHOWN])}{', ...' * (len(keys) > _SHOWN)})"
+                           for fault, keys in faults.items() if keys)
+        raise DiffIMLError(f"{path} holds {stored}, but the model is {built}. Its tensors: {quoted}. "
+                           "Build the model with the settings of the file, or choose another file")
+    module.load_state_dict(state_dict)
+
+
+def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
+    """The file's model and the module's, each with the settings in which they differ."""
+    try:
+        metadata = read_metadata(path)
+    except DiffIMLError:  # the tensors may come from a file of another format
+        metadata = {}
+    config = getattr(module, "config", None)
+    stored, built = metadata.get("config", {}), asdict(config) if is_dataclass(config) else {}
+    differing = [name for name in ARCHITECTURE_FIELDS if name in stored and name in built
+                 and stored[name] != built[name]]
+
+    def described(model: str, settings: dict[str, Any]) -> str:
+        listed = ", ".join(f"{name}={settings[name]!r}" for name in differing)
+        return f"{model} ({listed})" if listed else model
+
+    return (described(metadata.get("model", "an unnamed model"), stored),
+            described(type(module).__name__, built))
+
+
+@contextmanager
+def _refusing(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiffIMLError(f"cannot read weights from {path}: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:
+        raise DiffIMLError(f"{_identity(path)} is truncated or no safetensors file ({error}); "
+                           "fetch or write it again") from error
+
+
+def _identity(path: str | Path) -> str:
+    content = Path(path).read_bytes()
+    return f"{path} ({len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()})"
