@@ -12,12 +12,15 @@ import torch
 from IMDLBenCo.datasets.abstract_dataset import AbstractDataset
 from PIL import Image
 
+from diffiml_plugin.bench.images import SUFFIXES, read_image
 from diffiml_plugin.bench.tamper import KINDS, REALISTIC, Tampered, TamperSettings, jpeg, tamper
 from diffiml_plugin.errors import DiffIMLError
 
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
+
+# The demo's handful is decoded once; a large folder costs no memory.
+_read_photograph = functools.lru_cache(maxsize=16)(read_image)
 
 
 class SyntheticTampering(AbstractDataset):
@@ -138,12 +141,6 @@ def write_tampered(stream: SyntheticTampering, folder: str | Path) -> Path:
     listing = folder / "list.json"
     listing.write_text(json.dumps(pairs, indent=1))
     return listing
-
-
-@functools.lru_cache(maxsize=16)  # the demo's handful is decoded once; a large folder costs no memory
-def _read_photograph(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
 
 
 def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:

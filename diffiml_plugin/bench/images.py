@@ -1,0 +1,57 @@
+"""Finds and reads image files as they are stored: no EXIF rotation, no re-encoding, no colour management."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffiml_plugin.errors import DiffIMLError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def find_images(paths: Iterable[str | Path]) -> list[tuple[Path, Path]]:
+    """The files named, and those with a suffix of SUFFIXES anywhere below the folders named.
+
+    Returns:
+        (file, its path relative to the folder it was found in; for a file, its name), each file once.
+
+    Raises:
+        DiffIMLError: a path that does not exist, or a folder without images.
+    """
+    found = {}
+    for path in map(Path, paths):
+        if path.is_file():
+            found.setdefault(path.resolve(), (path, Path(path.name)))
+            continue
+        if not path.is_dir():
+            raise DiffIMLError(f"{path} does not exist; expected an image or a folder of images")
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        inside = [file for file in files if file.suffix.lower() in SUFFIXES]
+        if not inside:
+            raise DiffIMLError(f"{path} holds no image; looked for {', '.join(SUFFIXES)} in it and below")
+        for file in inside:
+            found.setdefault(file.resolve(), (file, file.relative_to(path)))
+    return list(found.values())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The stored pixels as [H, W, 3] uint8 RGB: grey is repeated, alpha dropped, 16 bits cut to 8.
+
+    Raises:
+        DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
+    if image.mode.startswith("I;16") or image.mode == "I":
+        pixels = np.array(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise DiffIMLError(f"{path} holds 32-bit integers; convert it to 8 or 16 bits per channel")
+        return np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise DiffIMLError(f"{path} holds floating-point pixels; convert it to 8 or 16 bits per channel")
+    return np.array(image.convert("RGB"))
