@@ -6,6 +6,7 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 
 DENOISERS = ("light", "paper")
 LATENT_CODECS = ("lightvae", "sd-vae")
+SAMPLERS = ("ddim", "ancestral")
 LATENT_STRIDE = 8  # pixels per latent cell, both codecs
 LATENT_CHANNELS = 4  # per target: mask, edge
 SIZE_MULTIPLE = 32  # pixels; the coarsest encoder stage
@@ -28,13 +29,14 @@ class DiffIMLConfig:
     num_train_timesteps: int = 1000  # T
     beta_start: float = 1e-4  # linear schedule, variance of the first step
     beta_end: float = 0.02  # variance of the last step
-    num_inference_steps: int = 8  # S, DDIM steps
+    sampler: str = "ddim"  # ddim (sigma = 0) | ancestral (Eq. 3-5)
+    num_inference_steps: int = 8  # S, sampling steps
     ensemble_size: int = 5  # N, members whose latents are averaged (Alg. 2)
     tta: bool = False  # fuse with the prediction of the mirrored image
     noise_seed: int = 0  # key of the sampling noise, beside the image name and the member
 
     def __post_init__(self):
-        for name, allowed in (("denoiser", DENOISERS), ("latent_codec", LATENT_CODECS)):
+        for name, allowed in (("denoiser", DENOISERS), ("latent_codec", LATENT_CODECS), ("sampler", SAMPLERS)):
             value = getattr(self, name)
             if value not in allowed:
                 raise DiffIMLError(f"{name}={value!r} is not one of {', '.join(allowed)}{nearest(value, allowed)}")

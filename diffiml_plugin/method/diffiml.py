@@ -1,0 +1,162 @@
+"""DiffIML: `training_loss` is Alg. 1, `predict` is Alg. 2."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE, SIZE_MULTIPLE, DiffIMLConfig
+from diffiml_plugin.method.sampler import SAMPLERS, KeyedNoise
+from diffiml_plugin.method.schedule import NoiseSchedule
+from diffiml_plugin.method.unet import DENOISERS
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """`loss` is the scalar to minimise; the parts are before weighting (`edge_loss` None without edges)."""
+
+    loss: Tensor
+    mask_loss: Tensor
+    edge_loss: Tensor | None
+    timesteps: Tensor  # [B] int64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Probabilities in [0, 1] at the image's size. The last three are None unless `details` was asked for.
+
+    With test-time augmentation `members` holds the 2N members of both views, and `steps` shows the upright one.
+    """
+
+    probability: Tensor  # [B, 1, H, W]
+    members: Tensor | None = None  # [B, N, 1, H, W]: each member decoded by itself
+    edge: Tensor | None = None  # [B, 1, H, W]; None without edge supervision too
+    steps: Tensor | None = None  # [B, S, 1, H, W]: the first member's clean estimate at each step
+
+    @property
+    def uncertainty(self) -> Tensor | None:
+        """Standard deviation over the members, [B, 1, H, W] in [0, 0.5]."""
+        return None if self.members is None else self.members.std(1, correction=0)
+
+    @property
+    def score(self) -> Tensor:
+        """Image score in [0, 1], [B]: the highest mean probability over one cell of the latent's grid."""
+        return F.avg_pool2d(self.probability, LATENT_STRIDE).amax((1, 2, 3))
+
+
+class DiffIML(nn.Module):
+    """A conditional latent diffusion model of the manipulation mask, p(y|x).
+
+    Args:
+        config: the method's settings.
+        encoder: the condition encoder; `encoder(image)` gives four stages at strides 4, 8, 16, 32 with
+            `encoder.channels` channels.
+        codec: a LightVAE or the SD VAE; it is frozen here.
+    """
+
+    def __init__(self, config: DiffIMLConfig, encoder: nn.Module, codec: nn.Module):
+        super().__init__()
+        self.config = config
+        self.condition_encoder = encoder
+        self.codec = codec.requires_grad_(False)
+        self.denoiser = DENOISERS[config.denoiser](encoder.channels, config.joint_channels)
+        self.schedule = NoiseSchedule(config.num_train_timesteps, config.beta_start, config.beta_end)
+
+    def train(self, mode: bool = True) -> "DiffIML":
+        super().train(mode)
+        self.codec.eval()  # frozen, whatever the mode
+        return self
+
+    def training_loss(self, image: Tensor, mask: Tensor, edge: Tensor | None = None) -> TrainingLoss:
+        """Alg. 1: the latent loss of Eq. 8-10 at a random timestep for each image.
+
+        Args:
+            image: [B, 3, H, W], ImageNet-normalised; sides are multiples of 32.
+            mask, edge: [B, 1, H, W] in {0, 1}; the edge map (Eq. 7) only with edge supervision.
+        """
+        self._check_image(image)
+        # 1. The clean joint latent.
+        z0 = self._encode_targets(mask, edge)  # [B, 8, h, w]
+        # 2. Noise it, with the error prior (Eq. 15).
+        t = torch.randint(self.config.num_train_timesteps, (len(image),), device=image.device)  # [B]
+        noise, prior = torch.randn_like(z0), torch.randn_like(z0)
+        zt = self.schedule.add_noise(z0, t, noise, prior, self.config.prior_rate)  # [B, 8, h, w]
+        # 3. Predict it back under the condition.
+        fused = self.denoiser.fuse(self.condition_encoder(image))
+        estimate = self.denoiser(zt, t, fused).float()  # [B, 8, h, w]
+        # 4. Weigh the mask's error against the edge's.
+        mask_loss = F.mse_loss(estimate[:, :LATENT_CHANNELS], z0[:, :LATENT_CHANNELS])
+        if not self.config.edge_supervision:
+            return TrainingLoss(mask_loss, mask_loss, None, t)
+        edge_loss = F.mse_loss(estimate[:, LATENT_CHANNELS:], z0[:, LATENT_CHANNELS:])
+        alpha = self.config.seg_weight
+        return TrainingLoss(alpha * mask_loss + (1 - alpha) * edge_loss, mask_loss, edge_loss, t)
+
+    @torch.no_grad()
+    def predict(self, image: Tensor, names: Sequence[str], details: bool = False) -> Prediction:
+        """Alg. 2: sample N latents for each image, average them, decode once.
+
+        Args:
+            image: [B, 3, H, W], ImageNet-normalised; sides are multiples of 32.
+            names: one for each image; with `config.noise_seed` and the member it keys the noise, so that a
+                prediction depends on nothing else in the batch.
+            details: give members, edge and steps too (each is decoded: N + S + 1 times the decoder's cost).
+        """
+        self._check_image(image)
+        views = [image, image.flip(-1)] if self.config.tta else [image]
+        samples = [self._sample(view, [f"{name}/{v}" for name in names]) for v, view in enumerate(views)]
+        upright = samples[0]
+        decoded = [self._decode(latents.mean(1)) for latents, _ in samples]  # of [B, 1, H, W]
+        if self.config.tta:
+            decoded[1] = decoded[1].flip(-1)
+        probability = torch.stack(decoded).mean(0)  # [B, 1, H, W]
+        if not details:
+            return Prediction(probability)
+
+        members = [self._decode_each(latents) for latents, _ in samples]
+        if self.config.tta:
+            members[1] = members[1].flip(-1)
+        edge = self._decode(upright[0].mean(1), "edge") if self.config.edge_supervision else None
+        return Prediction(probability, torch.cat(members, 1), edge, self._decode_each(upright[1]))
+
+    def _sample(self, image: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The members' clean latents [B, N, C, h, w], and the first member's estimates by step [B, S, C, h, w]."""
+        config, members = self.config, self.config.ensemble_size
+        fused = self.denoiser.fuse(self.condition_encoder(image))
+        noise = KeyedNoise([f"{config.noise_seed}/{key}/{member}" for key in keys for member in range(members)])
+        shape = (config.joint_channels, *(side // LATENT_STRIDE for side in image.shape[-2:]))
+
+        def denoise(z: Tensor, t: int) -> Tensor:
+            return self.denoiser(z, torch.tensor([t], device=z.device), fused).float()
+
+        z, estimates = SAMPLERS[config.sampler](
+            denoise, noise, noise.draw(shape, image.device), self.schedule.respaced(config.num_inference_steps)
+        )
+        return z.unflatten(0, (-1, members)), torch.stack([e[::members] for e in estimates], 1)
+
+    def _encode_targets(self, mask: Tensor, edge: Tensor | None) -> Tensor:
+        if edge is None and self.config.edge_supervision:
+            raise DiffIMLError("edge supervision needs the edge map of the mask (method.edges.edge_map); none was given")
+        with torch.no_grad(), torch.autocast(mask.device.type, enabled=False):
+            z = self.codec.encode(mask.float(), "mask")
+            return torch.cat([z, self.codec.encode(edge.float(), "edge")], 1) if self.config.edge_supervision else z
+
+    def _decode(self, z: Tensor, target: str = "mask") -> Tensor:
+        part = z[:, :LATENT_CHANNELS] if target == "mask" else z[:, LATENT_CHANNELS:]
+        with torch.autocast(z.device.type, enabled=False):
+            return self.codec.decode(part, target)
+
+    def _decode_each(self, z: Tensor) -> Tensor:
+        return self._decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # [B, K, C, h, w] → [B, K, 1, H, W]
+
+    @staticmethod
+    def _check_image(image: Tensor) -> None:
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise DiffIMLError(f"image has shape {tuple(image.shape)}; expected [B, 3, H, W]")
+        if any(side % SIZE_MULTIPLE for side in image.shape[-2:]):
+            raise DiffIMLError(
+                f"image sides {tuple(image.shape[-2:])} are not multiples of {SIZE_MULTIPLE}; resize or pad it"
+            )

@@ -1,0 +1,44 @@
+"""The forward diffusion: linear betas, the noising of Eq. 2 with the error prior of Eq. 15, respaced timesteps."""
+
+import torch
+from torch import Tensor, nn
+
+
+class NoiseSchedule(nn.Module):
+    """Linear beta schedule over `num_train_timesteps` steps; timestep t in 0..T-1 is the paper's t+1.
+
+    Args:
+        num_train_timesteps: T.
+        beta_start, beta_end: variance of the first and the last step.
+
+    `alphas_cumprod` is worked out in float64, kept in float32 of shape [T], and not stored in checkpoints.
+    """
+
+    def __init__(self, num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02):
+        super().__init__()
+        betas = torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float64)
+        self.register_buffer("alphas_cumprod", torch.cumprod(1 - betas, 0).float(), persistent=False)
+
+    def add_noise(self, z0: Tensor, timestep: Tensor, noise: Tensor, prior_noise: Tensor, prior_rate: float) -> Tensor:
+        """Eq. 15: z_t = sqrt(abar_t)(z0 + lambda xi) + sqrt(1 - abar_t) eps; lambda = 0 gives Eq. 2.
+
+        Args:
+            z0, noise, prior_noise: [B, C, h, w]: the clean latent, eps and xi.
+            timestep: [B] int64 in 0..T-1.
+            prior_rate: lambda, in standard deviations of the latent.
+        """
+        abar = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)  # [B, 1, 1, 1]
+        return abar.sqrt() * (z0 + prior_rate * prior_noise) + (1 - abar).sqrt() * noise
+
+    def respaced(self, num_inference_steps: int) -> list[tuple[int, float, float]]:
+        """The S sampling steps as (t, abar_t, abar_next), from t = T-1 down to the clean latent (abar_next = 1).
+
+        The spacing is "trailing": the first step is the last trained one, where the latent is pure noise.
+        """
+        total = len(self.alphas_cumprod)
+        timesteps = [round(total - i * total / num_inference_steps) - 1 for i in range(num_inference_steps)]
+        abar = self.alphas_cumprod.tolist()
+        return [
+            (t, abar[t], abar[t_next] if t_next is not None else 1.0)
+            for t, t_next in zip(timesteps, [*timesteps[1:], None])
+        ]

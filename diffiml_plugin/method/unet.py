@@ -1,0 +1,174 @@
+"""The denoisers: a light U-Net that predicts the clean latent from a noisy one, its timestep and the condition.
+
+Both split their first convolution over [latent, condition] in two: it is linear, and the condition's share is the
+same at every step and for every ensemble member, so `fuse` works it out once for each image.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffiml_plugin.method.config import LATENT_STRIDE
+
+Features = Sequence[Tensor]  # [B, C_i, H/s, W/s] for s in 4, 8, 16, 32
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, channels // 4), channels)
+
+
+class ResBlock(nn.Module):
+    """Two normalised 3×3 convolutions around the timestep's shift, with a residual path."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int):
+        super().__init__()
+        self.norm1, self.conv1 = _norm(in_channels), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time = nn.Linear(time_channels, out_channels)
+        self.norm2, self.conv2 = _norm(out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class SelfAttention(nn.Module):
+    """Residual multi-head attention over all positions."""
+
+    def __init__(self, channels: int, head_channels: int = 32):
+        super().__init__()
+        self.heads = channels // head_channels
+        self.norm = _norm(channels)
+        self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # [B, heads, h·w, c/heads]
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class UNet(nn.Module):
+    """A residual U-Net with attention at its coarsest level, of any input size.
+
+    Args:
+        channels: width of each level; each level but the last halves the resolution.
+        blocks: residual blocks of a level on the way down (one more on the way up).
+        out_channels: channels of the result.
+    """
+
+    def __init__(self, channels: Sequence[int], blocks: int, out_channels: int):
+        super().__init__()
+        self.embedding_channels = channels[0]
+        time = 4 * channels[0]
+        self.time = nn.Sequential(nn.Linear(channels[0], time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
+
+        self.down, skips, width = nn.ModuleList(), [channels[0]], channels[0]
+        for level, out in enumerate(channels):
+            for _ in range(blocks):
+                self.down.append(ResBlock(width, out, time))
+                width = out
+                skips.append(width)
+            if level < len(channels) - 1:
+                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                skips.append(width)
+        self.middle = nn.ModuleList([ResBlock(width, width, time), SelfAttention(width), ResBlock(width, width, time)])
+        self.up = nn.ModuleList()
+        for level, out in reversed(list(enumerate(channels))):
+            for _ in range(blocks + 1):
+                self.up.append(ResBlock(width + skips.pop(), out, time))
+                width = out
+            if level > 0:
+                self.up.append(nn.Conv2d(width, width, 3, padding=1))
+        self.out = nn.Sequential(_norm(width), nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """x [B, channels[0], h, w], timestep [B] or [1] in 0..T-1 → [B, out_channels, h, w]."""
+        time = self.time(timestep_embedding(timestep, self.embedding_channels).to(x.dtype))  # [B or 1, 4·channels[0]]
+        skips = [x]
+        for block in self.down:
+            x = block(x, time) if isinstance(block, ResBlock) else block(x)
+            skips.append(x)
+        for block in self.middle:
+            x = block(x, time) if isinstance(block, ResBlock) else block(x)
+        for block in self.up:
+            if isinstance(block, ResBlock):
+                x = block(torch.cat([x, skips.pop()], 1), time)
+            else:
+                x = block(F.interpolate(x, size=skips[-1].shape[-2:], mode="nearest"))
+        return self.out(x)
+
+
+def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
+    """Sines and cosines of t at geometrically spaced frequencies from 1 to 1e-4: [B] → [B, channels] float32."""
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(channels // 2, device=timestep.device) / (channels // 2))
+    angles = timestep[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class LightDenoiser(nn.Module):
+    """Four levels of (32, 64, 128, 128) channels, conditioned on all four encoder stages; fits the published cost
+    with every sampling step counted."""
+
+    condition_channels = 64
+
+    def __init__(self, feature_channels: Sequence[int], latent_channels: int):
+        super().__init__()
+        width, channels = self.condition_channels, (32, 64, 128, 128)
+        self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in feature_channels)
+        self.mix = nn.Sequential(nn.Conv2d(4 * width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU())
+        self.condition_in = nn.Conv2d(width, channels[0], 3, padding=1)
+        self.latent_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1, bias=False)
+        self.unet = UNet(channels, 1, latent_channels)
+
+    def fuse(self, features: Features) -> Tensor:
+        """The condition's share of the first convolution: stages at strides 4 to 32 → [B, 32, H/8, W/8]."""
+        size = features[0].shape[-2:]  # stride 4
+        stages = [_resize(project(f), size) for project, f in zip(self.project, features)]
+        condition = self.mix(torch.cat(stages, 1))  # [B, 64, H/4, W/4]
+        return self.condition_in(F.avg_pool2d(condition, LATENT_STRIDE // 4))
+
+    def forward(self, z: Tensor, timestep: Tensor, fused: Tensor) -> Tensor:
+        """The clean latent [B·N, C, h, w] from z_t [B·N, C, h, w], t [B·N] or [1], and `fuse`'s [B, 32, h, w]."""
+        return self.unet(_add_to_members(self.latent_in(z), fused), timestep)
+
+
+class PaperDenoiser(nn.Module):
+    """One level of 128 channels at the latent's resolution, conditioned on the last encoder stage: the reading of
+    Table 4 in which a single denoising step is counted."""
+
+    def __init__(self, feature_channels: Sequence[int], latent_channels: int):
+        super().__init__()
+        width = 128
+        self.project = nn.Conv2d(feature_channels[-1], width, 3, padding=1)
+        self.condition_in = nn.Conv2d(width, width, 3, padding=1)
+        self.latent_in = nn.Sequential(
+            nn.Conv2d(latent_channels, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1, bias=False)
+        )
+        self.unet = UNet((width,), 2, latent_channels)
+
+    def fuse(self, features: Features) -> Tensor:
+        """The condition's share of the second convolution: the stage at stride 32 → [B, 128, H/8, W/8]."""
+        size = [side * 32 // LATENT_STRIDE for side in features[-1].shape[-2:]]
+        return self.condition_in(self.project(_resize(features[-1], size)))
+
+    def forward(self, z: Tensor, timestep: Tensor, fused: Tensor) -> Tensor:
+        """As `LightDenoiser.forward`, with `fused` [B, 128, h, w]."""
+        return self.unet(_add_to_members(self.latent_in(z), fused), timestep)
+
+
+def _add_to_members(latent: Tensor, fused: Tensor) -> Tensor:
+    """latent [B·N, C, h, w] + fused [B, C, h, w], each image's share added to its N members without a copy."""
+    return (latent.unflatten(0, (len(fused), -1)) + fused[:, None]).flatten(0, 1)
+
+
+DENOISERS = {"light": LightDenoiser, "paper": PaperDenoiser}
