@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
@@ -24,7 +25,7 @@ def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict
     """Writes weights so that `path` is at any moment the old file or the whole new one.
 
     Args:
-        metadata: what JSON can hold; `load_into` quotes its "model" (a name) and "config" (settings) in errors.
+        metadata: what JSON can hold; errors of `load_into` quote "model" (a name) and "config" (settings).
 
     Raises:
         DiffIMLError: the file cannot be written (full disk, missing folder); an earlier file is untouched.
@@ -40,8 +41,8 @@ def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise DiffIMLError(f"cannot write weights to {path}: {error.strerror or error}; free some space or choose "
-                           "another folder (an earlier file of that name is untouched)") from error
+        raise DiffIMLError(f"cannot write weights to {path}: {error.strerror or error}; free some space or "
+                           "choose another folder (an earlier file of that name is untouched)") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,6 +66,23 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     metadata = read_metadata(path)
     with _refusing(path):
         return safetensors.torch.load_file(path), metadata
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of anyone's file, on the CPU: .safetensors, else PyTorch's format, whose code is not run.
+
+    Raises:
+        DiffIMLError: the file is missing, truncated, or holds anything but named tensors.
+    """
+    if Path(path).suffix == ".safetensors":
+        with _refusing(path):
+            return safetensors.torch.load_file(path)
+    with _refusing(path):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else {}
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise DiffIMLError(f"{_identity(path)} holds no named tensors; pass a file of weights")
+    return tensors
 
 
 def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:
@@ -116,8 +134,9 @@ def _refusing(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DiffIMLError(f"cannot read weights from {path}: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        raise DiffIMLError(f"{_identity(path)} is truncated or no safetensors file ({error}); "
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = f"{type(error).__name__} {' '.join(str(error).split()):.100}"
+        raise DiffIMLError(f"{_identity(path)} is truncated or no file of weights ({reason}); "
                            "fetch or write it again") from error
 
 

@@ -1,0 +1,80 @@
+"""ImageNet weights for condition encoders, from a local file or, when asked for by name, from the hub."""
+
+from pathlib import Path
+
+import huggingface_hub
+import timm
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from torch import Tensor, nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.encoders import TimmEncoder
+from diffiml_plugin.weights.files import load_into, read_tensors
+from diffiml_plugin.weights.mit_layouts import to_our_layout
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
+
+
+def load_encoder_weights(encoder: nn.Module, name: str, source: str | Path) -> None:
+    """Loads published weights into an encoder of `build_encoder(name)`, all of them or none.
+
+    Args:
+        source: "none" keeps the weights; "imagenet" takes the published ones from the hub or its cache;
+            anything else is the path of a file: .safetensors, or PyTorch's .pth or .bin. A Mix Transformer
+            reads NVIDIA's and the Hugging Face layouts, other encoders the layout of their timm model.
+
+    Raises:
+        DiffIMLError: the file cannot be had (says what to fetch by hand) or holds another model's weights.
+    """
+    if source == "none":
+        return
+    path = _fetch(name) if source == "imagenet" else Path(source)
+    tensors = read_tensors(path)
+    if isinstance(encoder, TimmEncoder):
+        load_into(encoder.net, _timm_features(encoder, tensors, path), path)
+    else:
+        load_into(encoder, to_our_layout(tensors, encoder, path), path)
+
+
+def _fetch(name: str) -> Path:
+    repository = _hub_repository(name)
+    try:
+        return Path(_download_if_there(repository, _HUB_FILES[0])
+                    or huggingface_hub.hf_hub_download(repository, _HUB_FILES[1]))
+    except (OSError, EntryNotFoundError) as error:
+        url = f"https://huggingface.co/{repository}/resolve/main"
+        raise DiffIMLError(f"cannot fetch the ImageNet weights of {name!r} ({type(error).__name__}); "
+                           f"download {url}/{_HUB_FILES[0]} or, if there is none, {url}/{_HUB_FILES[1]} "
+                           "where there is a network, put it on this machine, and pass its path: "
+                           "--encoder_weights PATH") from error
+
+
+def _download_if_there(repository: str, file: str) -> str | None:
+    try:
+        return huggingface_hub.hf_hub_download(repository, file)
+    except LocalEntryNotFoundError:  # there is no network; a kind of EntryNotFoundError
+        raise
+    except EntryNotFoundError:
+        return None
+
+
+def _hub_repository(name: str) -> str:
+    if name.startswith("segformer_"):
+        return f"nvidia/mit-{name.removeprefix('segformer_')}"
+    published = timm.get_pretrained_cfg(name)
+    if not (published and published.hf_hub_id):
+        raise DiffIMLError(f"timm publishes no weights of {name!r}; pass a file or none by --encoder_weights")
+    return published.hf_hub_id
+
+
+def _timm_features(encoder: TimmEncoder, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """timm converts its published files itself, but checks them only when it builds the whole classifier."""
+    try:
+        for options in ({}, encoder.timm_options):
+            net = timm.create_model(encoder.name, pretrained=True,
+                                    pretrained_cfg_overlay={"state_dict": dict(tensors)}, **options)
+    except Exception as error:  # conversion of another model's tensors fails in any way
+        reason = " ".join(str(error).split())
+        raise DiffIMLError(f"{path} does not hold the weights of timm model {encoder.name!r} "
+                           f"({reason:.200}); pass a file of this model") from error
+    return net.state_dict()

@@ -1,0 +1,186 @@
+import huggingface_hub
+import pytest
+import safetensors.torch
+import timm
+import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from torch import nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.encoders import build_encoder
+from diffiml_plugin.method.mit import MIT_VARIANTS
+from diffiml_plugin.weights.encoders import load_encoder_weights
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Makes every tensor differ from its initial constant, so that none can be mistaken for another."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.add_(0.05 * torch.randn_like(tensor))
+    return model.eval()
+
+
+def hugging_face(name: str) -> nn.Module:
+    from transformers import SegformerConfig, SegformerForImageClassification
+
+    channels, depths = MIT_VARIANTS[name]
+    return randomise(SegformerForImageClassification(SegformerConfig(hidden_sizes=channels, depths=depths)))
+
+
+def nvidia(name: str, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    from IMDLBenCo.modules.backbones.segformer import MixVisionTransformer
+
+    channels, depths = MIT_VARIANTS[name]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda path: {})  # its constructor insists on a file
+        model = MixVisionTransformer(embed_dims=list(channels), depths=list(depths))
+    model.head = nn.Linear(channels[-1], 1000)  # as in the published files
+    model.deconv_model = nn.Identity()
+    return randomise(model)
+
+
+def largest_difference(features, expected):
+    return max((ours - theirs).abs().max().item() for ours, theirs in zip(features, expected, strict=True))
+
+
+@pytest.fixture
+def image():
+    return torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "segformer_b3"])
+@pytest.mark.parametrize("layout", ["transformers 4.x", "transformers 5.x"])
+@torch.no_grad()
+def test_agrees_with_transformers(name, layout, image, tmp_path):
+    reference, path = hugging_face(name), tmp_path / "model.safetensors"
+    if layout == "transformers 4.x":
+        reference.save_pretrained(tmp_path)  # in the names that published files have
+        assert "segformer.encoder.patch_embeddings.0.proj.weight" in safetensors.torch.load_file(path)
+    else:
+        safetensors.torch.save_file(reference.segformer.state_dict(), path)
+    encoder = build_encoder(name).eval()
+    load_encoder_weights(encoder, name, path)
+    expected = reference.segformer(image, output_hidden_states=True).hidden_states
+    assert largest_difference(encoder(image), expected) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "segformer_b3"])
+@torch.no_grad()
+def test_agrees_with_the_framework(name, image, tmp_path, monkeypatch):
+    reference = nvidia(name, monkeypatch)
+    torch.save(reference.state_dict(), tmp_path / "mit.pth")
+    encoder = build_encoder(name).eval()
+    load_encoder_weights(encoder, name, str(tmp_path / "mit.pth"))
+    expected = []
+    for norm in (reference.norm1, reference.norm2, reference.norm3, reference.norm4):
+        norm.register_forward_hook(lambda module, inputs, output: expected.append(output))
+    reference(image, torch.zeros(1, encoder.channels[-1], 2, 3))
+    features = [x.flatten(2).transpose(1, 2) for x in encoder(image)]
+    assert largest_difference(features, expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "message"),
+    [
+        ("segformer_b1", "segformer_b2", r"missing \(stages.0.blocks.2"),
+        ("segformer_b2", "segformer_b1", r"unexpected \(encoder.block.0.2"),
+        ("segformer_b1", "segformer_b0", r"another shape \(stages.0.embed.proj.weight \[64, 3, 7, 7\] for"),
+    ],
+)
+def test_weights_of_another_variant_are_refused(stored, wanted, message, tmp_path):
+    hugging_face(stored).save_pretrained(tmp_path)
+    with pytest.raises(DiffIMLError, match=message):
+        load_encoder_weights(build_encoder(wanted), wanted, tmp_path / "model.safetensors")
+
+
+def test_an_unknown_layout_names_the_first_tensors(tmp_path):
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file({"conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(DiffIMLError, match=rf"{path} is neither .* first tensors are conv1.weight"):
+        load_encoder_weights(build_encoder("segformer_b0"), "segformer_b0", path)
+
+
+def test_none_keeps_the_weights():
+    encoder = build_encoder("segformer_b0")
+    before = {key: tensor.clone() for key, tensor in encoder.state_dict().items()}
+    load_encoder_weights(encoder, "segformer_b0", "none")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in encoder.state_dict().items())
+
+
+class Hub:
+    """Stands in for the hub: holds `files`, or is out of reach."""
+
+    def __init__(self, files=(), offline=False):
+        self.files, self.offline, self.asked = dict(files), offline, []
+
+    def __call__(self, repository, file):
+        self.asked.append(f"{repository}/{file}")
+        if self.offline:
+            raise LocalEntryNotFoundError("offline")
+        if file not in self.files:
+            raise EntryNotFoundError(file)
+        return str(self.files[file])
+
+
+@pytest.mark.parametrize("files", [["model.safetensors"], ["pytorch_model.bin"],
+                                   ["model.safetensors", "pytorch_model.bin"]])
+def test_imagenet_weights_come_from_the_hub_safetensors_first(files, tmp_path, monkeypatch):
+    reference = hugging_face("segformer_b0")
+    reference.save_pretrained(tmp_path)
+    torch.save(safetensors.torch.load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    hub = Hub({file: tmp_path / file for file in files})
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    encoder = build_encoder("segformer_b0")
+    assert hub.asked == []
+    load_encoder_weights(encoder, "segformer_b0", "imagenet")
+    assert hub.asked[0] == "nvidia/mit-b0/model.safetensors" and hub.asked[-1] == f"nvidia/mit-b0/{files[0]}"
+    assert torch.equal(encoder.stages[2].norm.weight, reference.segformer.stages[2].layer_norm.weight)
+
+
+@pytest.mark.parametrize(("name", "repository"), [("segformer_b3", "nvidia/mit-b3"),
+                                                  ("resnet50", "timm/resnet50.a1_in1k")])
+def test_offline_says_what_to_fetch_and_where_to_put_it(name, repository, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub(offline=True))
+    with pytest.raises(DiffIMLError) as error:
+        load_encoder_weights(build_encoder(name), name, "imagenet")
+    assert f"https://huggingface.co/{repository}/resolve/main/model.safetensors" in str(error.value)
+    assert "--encoder_weights PATH" in str(error.value)
+
+
+def test_a_model_that_timm_never_published():
+    with pytest.raises(DiffIMLError, match="timm publishes no weights of 'regnetz_005'"):
+        load_encoder_weights(nn.Identity(), "regnetz_005", "imagenet")
+
+
+TIMM = ["resnet10t", "mobilenetv3_small_050", "convnext_atto"]
+
+
+@pytest.mark.parametrize("name", TIMM)
+@torch.no_grad()
+def test_weights_of_a_timm_classifier(name, tmp_path, monkeypatch):
+    classifier = randomise(timm.create_model(name, pretrained=False))
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(classifier.state_dict(), path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub({"model.safetensors": path}))
+    image = torch.randn(1, 3, 64, 64)
+    expected = classifier.forward_intermediates(image, intermediates_only=True)[-1]
+    for source in ("imagenet", path):
+        encoder = build_encoder(name).eval()
+        assert not torch.allclose(encoder(image)[-1], expected, atol=1e-4)
+        load_encoder_weights(encoder, name, source)
+        assert torch.allclose(encoder(image)[-1], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_weights_of_another_timm_model_are_refused(name, tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(timm.create_model("resnet18", pretrained=False).state_dict(), path)
+    with pytest.raises(DiffIMLError, match=f"{path} does not hold .* timm model '{name}'") as error:
+        load_encoder_weights(build_encoder(name), name, path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DiffIMLError, match=r"cannot read weights from .*nowhere\.pth: No such file"):
+        load_encoder_weights(build_encoder("segformer_b0"), "segformer_b0", tmp_path / "nowhere.pth")
