@@ -2,16 +2,14 @@
 
 import functools
 import json
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from IMDLBenCo.datasets.abstract_dataset import AbstractDataset
 from PIL import Image
 
+from diffiml_plugin.bench.framework import JsonDataset
 from diffiml_plugin.bench.images import SUFFIXES, read_image
 from diffiml_plugin.bench.tamper import KINDS, REALISTIC, Tampered, TamperSettings, jpeg, tamper
 from diffiml_plugin.errors import DiffIMLError
@@ -23,22 +21,21 @@ _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer tha
 _read_photograph = functools.lru_cache(maxsize=16)(read_image)
 
 
-class SyntheticTampering(AbstractDataset):
+class SyntheticTampering(JsonDataset):
     """The framework's sample dict, from photographs tampered on the fly.
 
-    Sample `index` of epoch e is a function of (seed, e, index) alone, augmentation included, so the number of
-    workers does not matter. Its host is photograph `index % len(photographs)`, its donor any other one.
+    The host of sample `index` is photograph `index % len(photographs)`, its donor any other one. The rest
+    is drawn from numpy's global generator, which `data.SeededDataset` starts from (seed, epoch, index).
 
     Args:
         photographs: a folder (a `regions` folder beside it, if any, holds label maps, STEM.png), or a list of
             files, whose regions are drawn.
-        seed: of the whole stream.
         samples: images per epoch; None means one per photograph.
         kinds: the manipulations to draw from, of `tamper.KINDS`.
         authentic: share of the images left as they are (label 0, empty mask).
         window: pixels; a random square of at least this side is cut out and shrunk to it before tampering.
             None takes the whole photograph, shrunk to 1024 pixels where it is longer.
-        framework: what IMDLBenCo's `AbstractDataset` takes: is_resizing, output_size, post_funcs...
+        framework: what IMDLBenCo's datasets takes: is_resizing, output_size, post_funcs...
 
     Raises:
         DiffIMLError: fewer than two photographs, an unreadable one, or a label map of another size.
@@ -48,7 +45,6 @@ class SyntheticTampering(AbstractDataset):
         self,
         photographs: str | Path | Sequence[Path],
         *,
-        seed: int = 0,
         samples: int | None = None,
         kinds: Sequence[str] = KINDS,
         authentic: float = 0.1,
@@ -58,18 +54,11 @@ class SyntheticTampering(AbstractDataset):
     ):
         self.photographs, self.regions = _find(photographs)
         self.samples = samples or len(self.photographs)
-        self.seed, self.kinds, self.authentic = seed, tuple(kinds), authentic
-        self.window, self.settings = window, settings
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # running workers see it too
+        self.kinds, self.authentic, self.window, self.settings = tuple(kinds), authentic, window, settings
         super().__init__(photographs, **framework)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch's images; call it before the loader is iterated."""
-        self._epoch.fill_(epoch)
-
-    def draw(self, index: int) -> Tampered:
+    def draw(self, index: int, rng: np.random.Generator) -> Tampered:
         """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if nothing was done."""
-        rng = self._generator(index)
         number = index % len(self.photographs)
         host, regions = self._read(number, rng)
         if rng.random() < self.authentic:
@@ -80,31 +69,19 @@ class SyntheticTampering(AbstractDataset):
         donor, donor_regions = self._read(other, rng)
         return tamper(host, donor, rng, str(rng.choice(self.kinds)), regions, donor_regions, self.settings)
 
-    def __getitem__(self, index: int) -> dict:
-        # The framework's augmentations draw from the global generators: seeded here, and left as they were.
-        states = random.getstate(), np.random.get_state()
-        seed = int(self._generator(index).bit_generator.random_raw() % 2**32)
-        random.seed(seed)
-        np.random.seed(seed)
-        try:
-            return super().__getitem__(index)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
     def _init_dataset_path(self, path) -> tuple[list[str], list[str]]:
         self.entry_path = str(path)
         return [""] * self.samples, [""] * self.samples  # their length is the dataset's
 
     def _get_image(self, index: int) -> tuple:
-        made = self.draw(index)
-        name = f"{self.photographs[index % len(self.photographs)].stem}_{made.kind}_{index:06d}.png"
-        size = made.mask.shape[::-1]
+        made = self.draw(index, np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint64)))
+        name, size = self.name(index, made), made.mask.shape[::-1]
         mask = np.repeat(made.mask[..., None] * 255, 3, axis=2)
         return made.image, mask, int(made.kind != "authentic"), size, size, name, name
 
-    def _generator(self, index: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, int(self._epoch), index))
+    def name(self, index: int, made: Tampered) -> str:
+        """Its file name: photograph, kind, number."""
+        return f"{self.photographs[index % len(self.photographs)].stem}_{made.kind}_{index:06d}.png"
 
     def _read(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         photo = _read_photograph(self.photographs[number])
@@ -123,21 +100,22 @@ class SyntheticTampering(AbstractDataset):
         return photo, regions
 
 
-def write_tampered(stream: SyntheticTampering, folder: str | Path) -> Path:
+def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
     """Stores one epoch of `stream` as `Tp/`, `Gt/` (PNG, so the compression traces stay) and `list.json`.
 
     Returns:
         the list, `[[image, mask | "Negative"], ...]`, relative to itself.
     """
-    folder, pairs = Path(folder), []
+    pairs = []
     for part in ("Tp", "Gt"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for index in range(len(stream)):
-        image, mask, label, *_, name = stream._get_image(index)
-        Image.fromarray(image).save(folder / "Tp" / name)
-        if label:
-            Image.fromarray(mask[..., 0]).save(folder / "Gt" / name)
-        pairs.append([f"Tp/{name}", f"Gt/{name}" if label else "Negative"])
+        made = stream.draw(index, np.random.default_rng((seed, index)))
+        name = stream.name(index, made)
+        Image.fromarray(made.image).save(folder / "Tp" / name)
+        if made.mask.any():
+            Image.fromarray(made.mask * 255).save(folder / "Gt" / name)
+        pairs.append([f"Tp/{name}", f"Gt/{name}" if made.mask.any() else "Negative"])
     listing = folder / "list.json"
     listing.write_text(json.dumps(pairs, indent=1))
     return listing
