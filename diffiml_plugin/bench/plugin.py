@@ -1,0 +1,111 @@
+"""DiffIML in IMDL-BenCo's registry: the adapter between the framework's dictionaries and the method's tensors."""
+
+import hashlib
+import inspect
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.method.diffiml import DiffIML
+from diffiml_plugin.method.edges import edge_map
+from diffiml_plugin.method.encoders import build_encoder
+from diffiml_plugin.weights.codecs import load_codec
+from diffiml_plugin.weights.encoders import load_encoder_weights
+
+NAME = "DiffIML"
+
+
+def _from_settings(init):
+    """Gives `init` one keyword for each field of DiffIMLConfig: the framework makes a flag of every parameter."""
+    own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default,
+                          annotation=_flag if f.type is bool else f.type)
+        for f in fields(DiffIMLConfig)
+    ]
+    init.__signature__ = inspect.Signature([*own, *settings])
+    return init
+
+
+def _flag(text: str | bool) -> bool:
+    """true/false as people type them; `bool` would read "false" as true."""
+    word = str(text).lower()
+    if word not in ("true", "1", "yes", "false", "0", "no"):
+        raise DiffIMLError(f"{text!r} is neither true nor false")
+    return word in ("true", "1", "yes")
+
+
+class DiffIMLModel(nn.Module):
+    """DiffIML behind the framework's forward interface.
+
+    Args:
+        encoder_weights: none, imagenet, or a file for the condition encoder.
+        codec_weights: default, none, or a file or folder for the latent codec.
+        settings: the fields of `DiffIMLConfig`.
+    """
+
+    @_from_settings
+    def __init__(self, encoder_weights: str = "none", codec_weights: str = "default", **settings):
+        super().__init__()
+        config = DiffIMLConfig(**settings)
+        encoder = build_encoder(config.encoder)
+        load_encoder_weights(encoder, config.encoder, encoder_weights)
+        self.diffiml = DiffIML(config, encoder, load_codec(config.latent_codec, codec_weights))
+
+    def forward(self, image, mask=None, label=None, edge_map=None, name=None, details=False, *args, **kwargs) -> dict:
+        """One training step's loss, or a prediction.
+
+        Args:
+            image: [B, 3, H, W], ImageNet-normalised.
+            mask, edge_map: [B, 1, H, W] in {0, 1}, any dtype; read in training only.
+            name: B image names, the keys of the sampling noise; without them the image's content is the key.
+            details: when predicting, add `visual_image` (edge, uncertainty, denoising steps).
+
+        Returns:
+            Training: `backward_loss`, `visual_loss`, `timesteps` [B]. Else: `pred_mask` [B, 1, H, W] in [0, 1] and
+            `pred_label` [B] in [0, 1].
+        """
+        if self.training:
+            return self._training_step(image, mask, edge_map)
+        names = name if name is not None else [content_name(one) for one in image]
+        prediction = self.diffiml.predict(image, names, details=bool(details))
+        output = {"pred_mask": prediction.probability, "pred_label": prediction.score}
+        if details:
+            output["visual_image"] = {"uncertainty": 2 * prediction.uncertainty}  # from [0, 0.5] to a picture's [0, 1]
+            if prediction.edge is not None:
+                output["visual_image"]["edge"] = prediction.edge
+            for number, step in enumerate(prediction.steps.unbind(1), start=1):
+                output["visual_image"][f"denoising step {number}"] = step
+        return output
+
+    def _training_step(self, image: Tensor, mask: Tensor, edge: Tensor | None) -> dict:
+        losses = self.diffiml.training_loss(image, mask, edge)
+        parts = {"mask_loss": losses.mask_loss, "edge_loss": losses.edge_loss}
+        return {
+            "backward_loss": losses.loss,
+            "visual_loss": {"loss": losses.loss, **{key: value for key, value in parts.items() if value is not None}},
+            "timesteps": losses.timesteps,
+        }
+
+
+def content_name(image: Tensor) -> str:
+    """A name for an image [3, H, W] that has none: a digest of its values."""
+    values = image.detach().to("cpu", torch.float32).contiguous()
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+
+def diffiml_post_func(sample: dict) -> None:
+    """Adds the edge map of Eq. 7 to a sample, in the loader's worker: `edge_map` [1, S, S] float32 in {0, 1}."""
+    mask = sample["mask"][0].numpy().astype("uint8")
+    sample["edge_map"] = torch.from_numpy(edge_map(mask)).float()[None]
+
+
+def register() -> None:
+    """Puts the model and its post function into the framework's registries, once."""
+    if not MODELS.has(NAME):
+        MODELS.register_module(name=NAME, module=DiffIMLModel)
+        POSTFUNCS.register_module(module=diffiml_post_func)

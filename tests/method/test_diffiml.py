@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.method.diffiml import DiffIML
+from diffiml_plugin.method.encoders import build_encoder
+from diffiml_plugin.method.lightvae import LightVAE
+
+
+def _model(**settings):
+    torch.manual_seed(0)
+    config = DiffIMLConfig(encoder="segformer_b0", num_inference_steps=2, ensemble_size=3, **settings)
+    return DiffIML(config, build_encoder("segformer_b0"), LightVAE()).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return _model()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(4, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+def test_prediction_does_not_depend_on_batch_or_order(model, images):
+    names = list("abcd")
+    together = model.predict(images, names, details=True)
+    for i in (3, 1):
+        alone = model.predict(images[i : i + 1], names[i : i + 1], details=True)
+        assert (together.probability[i] - alone.probability[0]).abs().max() < 1e-5
+        assert (together.members[i] - alone.members[0]).abs().max() < 1e-5
+
+
+def test_prediction_leaves_the_global_random_state_alone(model, images):
+    state = torch.get_rng_state()
+    model.predict(images[:1], ["a"])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_noise_changes_with_name_and_seed(model, images):
+    one, other = (model.predict(images[:1], [name]).probability for name in ("a", "b"))
+    reseeded = _model(noise_seed=1).predict(images[:1], ["a"]).probability
+    assert not torch.equal(one, other) and not torch.equal(one, reseeded)
+
+
+def test_the_condition_is_encoded_once_per_view(images):
+    for tta, expected in ((False, 1), (True, 2)):
+        model, calls = _model(tta=tta), []
+        model.condition_encoder.register_forward_hook(lambda *_: calls.append(1))
+        model.predict(images, list("abcd"))
+        assert len(calls) == expected
+
+
+def test_details(model, images):
+    prediction = model.predict(images[:2], ["a", "b"], details=True)
+    assert prediction.probability.shape == prediction.edge.shape == prediction.uncertainty.shape == (2, 1, 64, 96)
+    assert prediction.members.shape == (2, 3, 1, 64, 96) and prediction.steps.shape == (2, 2, 1, 64, 96)
+    assert prediction.score.shape == (2,) and 0 <= prediction.score.min() and prediction.score.max() <= 1
+
+
+def test_tta_is_the_mean_of_both_views(model, images):
+    upright = model._decode(model._sample(images[:1], ["a/0"])[0].mean(1))
+    mirrored = model._decode(model._sample(images[:1].flip(-1), ["a/1"])[0].mean(1)).flip(-1)
+    fused = _model(tta=True).predict(images[:1], ["a"]).probability
+    torch.testing.assert_close(fused, (upright + mirrored) / 2, atol=1e-6, rtol=0)
+
+
+def test_loss_is_the_weighted_latent_error(images):
+    model, mask = _model(seg_weight=0.3), (torch.rand(4, 1, 64, 96) > 0.5).double()
+    losses = model.training_loss(images, mask, mask)
+    expected = 0.3 * losses.mask_loss + 0.7 * losses.edge_loss
+    torch.testing.assert_close(losses.loss, expected)
+    assert losses.timesteps.shape == (4,)
+
+
+def test_only_the_codec_is_frozen_and_all_else_is_trained(images):
+    model, mask = _model().train(), (torch.rand(4, 1, 64, 96) > 0.5).float()
+    model.training_loss(images, mask, mask).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) != name.startswith("codec."), name
+    assert not model.codec.training
+
+
+def test_without_edge_supervision_the_latent_is_the_mask_alone(images):
+    model = _model(edge_supervision=False)
+    losses = model.training_loss(images, torch.ones(4, 1, 64, 96))
+    assert losses.edge_loss is None and model.predict(images[:1], ["a"], details=True).edge is None
+
+
+@pytest.mark.parametrize("image", [torch.zeros(1, 3, 50, 64), torch.zeros(1, 1, 64, 64), torch.zeros(3, 64, 64)])
+def test_unusable_images_are_refused(model, image):
+    with pytest.raises(DiffIMLError, match="image"):
+        model.predict(image, ["a"])
+
+
+def test_settings_out_of_range_are_refused():
+    for settings in ({"denoiser": "lite"}, {"seg_weight": 1.5}, {"num_inference_steps": 0}, {"ensemble_size": 0}):
+        with pytest.raises(DiffIMLError, match=next(iter(settings))):
+            DiffIMLConfig(**settings)
