@@ -1,6 +1,7 @@
 """Every constant of the method, with its unit and its equation. Imports nothing heavy."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 
@@ -12,28 +13,33 @@ LATENT_CHANNELS = 4  # per target: mask, edge
 SIZE_MULTIPLE = 32  # pixels; the coarsest encoder stage
 
 
+def _setting(default: Any, text: str) -> Any:
+    """A field whose text is also the help of its flag."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class DiffIMLConfig:
-    """The method's settings; the defaults are the paper's unless a comment says otherwise.
+    """The method's settings; the defaults are the paper's unless the text says otherwise.
 
     Raises:
         DiffIMLError: a value outside its range, with the range.
     """
 
-    encoder: str = "segformer_b3"  # condition encoder; a name of `encoders.ENCODERS` or of a timm model
-    denoiser: str = "light"  # light | paper: two readings of Table 4 (ours: light)
-    latent_codec: str = "lightvae"  # lightvae | sd-vae
-    edge_supervision: bool = True  # joint latent concat[z_mask, z_edge]; False: the mask latent alone
-    prior_rate: float = 0.1  # lambda of Eq. 15, in latent standard deviations
-    seg_weight: float = 0.2  # alpha of Eq. 10: share of the mask term, in [0, 1]
-    num_train_timesteps: int = 1000  # T
-    beta_start: float = 1e-4  # linear schedule, variance of the first step
-    beta_end: float = 0.02  # variance of the last step
-    sampler: str = "ddim"  # ddim (sigma = 0) | ancestral (Eq. 3-5)
-    num_inference_steps: int = 8  # S, sampling steps
-    ensemble_size: int = 5  # N, members whose latents are averaged (Alg. 2)
-    tta: bool = False  # fuse with the prediction of the mirrored image
-    noise_seed: int = 0  # key of the sampling noise, beside the image name and the member
+    encoder: str = _setting("segformer_b3", "condition encoder: segformer_b0 to _b5, resnet50, resnet101, a timm model")
+    denoiser: str = _setting("light", "light | paper: two readings of Table 4 (ours: light)")
+    latent_codec: str = _setting("lightvae", "latent codec: lightvae | sd-vae")
+    edge_supervision: bool = _setting(True, "joint latent concat[z_mask, z_edge]; false: the mask latent alone")
+    prior_rate: float = _setting(0.1, "lambda of Eq. 15, in latent standard deviations")
+    seg_weight: float = _setting(0.2, "alpha of Eq. 10: share of the mask term, in [0, 1]")
+    num_train_timesteps: int = _setting(1000, "T, steps of the schedule")
+    beta_start: float = _setting(1e-4, "linear schedule, variance of the first step")
+    beta_end: float = _setting(0.02, "variance of the last step")
+    sampler: str = _setting("ddim", "ddim (sigma = 0) | ancestral (Eq. 3-5)")
+    num_inference_steps: int = _setting(8, "S, sampling steps")
+    ensemble_size: int = _setting(5, "N, members whose latents are averaged (Alg. 2)")
+    tta: bool = _setting(False, "fuse with the prediction of the mirrored image")
+    noise_seed: int = _setting(0, "key of the sampling noise, beside the image name and the member")
 
     def __post_init__(self):
         for name, allowed in (("denoiser", DENOISERS), ("latent_codec", LATENT_CODECS), ("sampler", SAMPLERS)):
@@ -61,4 +67,4 @@ class DiffIMLConfig:
 # What a stored model is: these fields fix its weights' shapes or the meaning of its latents.
 ARCHITECTURE_FIELDS = ("encoder", "denoiser", "latent_codec", "edge_supervision", "num_train_timesteps",
                        "beta_start", "beta_end")
-FIELD_NAMES = tuple(field.name for field in fields(DiffIMLConfig))
+FIELD_NAMES = tuple(setting.name for setting in fields(DiffIMLConfig))

@@ -1,0 +1,22 @@
+"""DiffIML, image manipulation localization by sampling masks, as a plugin of IMDL-BenCo.
+
+Importing the package is instant; the names below load on first use.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DiffIML": "diffiml_plugin.method.diffiml",
+    "DiffIMLConfig": "diffiml_plugin.method.config",
+    "DiffIMLError": "diffiml_plugin.errors",
+    "Prediction": "diffiml_plugin.method.diffiml",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,180 @@
+"""Flags: a verb's own, those of the model it names, and where a config file comes in between."""
+
+import argparse
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from types import ModuleType, NoneType
+from typing import Any, get_args
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.method.config import DiffIMLConfig
+
+DEFAULT_MODEL = "DiffIML"
+_COMMON = ("help", "config", "dry_run")  # never keys of a config file
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes no abbreviations, suggests the nearest flag, and raises `DiffIMLError` in place of exiting."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
+
+    def error(self, message: str) -> None:
+        raise DiffIMLError(f"{message} (`{self.prog} --help` explains the flags)")
+
+    def flags(self) -> dict[str, argparse.Action]:
+        """Flag -> action, for the long flags."""
+        return {flag: action for action in self._actions for flag in action.option_strings
+                if flag.startswith("--")}
+
+    def settings(self) -> dict[str, argparse.Action]:
+        """Config key -> action: the flag without its dashes."""
+        return {flag[2:]: action for flag, action in self.flags().items() if flag[2:] not in _COMMON}
+
+    def given(self, argv: list[str]) -> set[str]:
+        """The attributes that a command line sets by long flags; an unknown flag is an error."""
+        flags = self.flags()
+        used = [word.partition("=")[0] for word in argv if word.startswith("--")]
+        for flag in used:
+            if flag not in flags:
+                raise DiffIMLError(f"unknown flag {flag}{nearest(flag, flags)} "
+                                   f"(`{self.prog} --help` lists the flags)")
+        return {flags[flag].dest for flag in used}
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse.Namespace:
+    """The settings of one command line: flags over config file over defaults.
+
+    Args:
+        program: the words before the flags, for messages.
+        verb: a module as described in `cli.main`.
+        argv: the words after the verb.
+
+    Raises:
+        DiffIMLError: an unknown flag, model or config key, with the nearest valid name, or a wrong value.
+    """
+    parser = Parser(prog=program, description=verb.__doc__)
+    verb.add_arguments(parser)
+    for target in (early := Parser(prog=program, add_help=False), parser):
+        target.add_argument("--config", metavar="FILE", help="YAML settings; keys are flag names, flags win over them")
+    parser.add_argument("--dry_run", action="store_true", help="print the resolved settings as YAML and stop")
+    early.add_argument("--model")
+    first, _ = early.parse_known_args(argv)
+    settings = {}
+    if first.config:
+        from diffiml_plugin.cli.config_file import apply_settings, read_config
+
+        settings = read_config(first.config)
+    uses_model = getattr(verb, "USES_MODEL", False)
+    if uses_model:
+        wanted = first.model or ("model" in settings and settings["model"].value)
+        own = set(parser.settings())
+        model, model_flags = add_model_arguments(parser, str(wanted or DEFAULT_MODEL))
+    given = parser.given(argv)
+    if settings:
+        given |= apply_settings(parser, settings, given)
+    args = parser.parse_args(argv)
+    if uses_model:
+        args.model = model if wanted else args.model
+        args.model_flags = {name: getattr(args, name) for name in model_flags}
+        args.model_flags_given = given & set(model_flags)
+        for name in set(model_flags) - own:
+            delattr(args, name)
+    return args
+
+
+def add_model_arguments(parser: Parser, model: str) -> tuple[str, list[str]]:
+    """Adds `--model`, and the flags of that model's constructor, as far as the parser lacks them.
+
+    Returns:
+        The model's registered name (upper and lower case do not matter) and the names of all its flags.
+
+    Raises:
+        DiffIMLError: no such model, with the nearest name.
+    """
+    if model.lower() == DEFAULT_MODEL.lower():
+        model, flags = DEFAULT_MODEL, [*_field_flags(DiffIMLConfig), *_ADAPTER_FLAGS]
+    else:
+        from diffiml_plugin.bench.framework import MODELS  # seconds: it imports the framework
+        from diffiml_plugin.bench.models import model_class
+
+        model = {name.lower(): name for name in MODELS.module_dict}.get(model.lower(), model)
+        flags = list(_constructor_flags(model_class(model)))
+    if "model" not in parser.settings():
+        parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="name in the framework's registry")
+    own = parser.settings()
+    group = parser.add_argument_group(f"settings of {model}")
+    for flag in flags:
+        if flag.name not in own:
+            flag.add_to(group)
+    return model, [flag.name for flag in flags]
+
+
+def add_fields(parser: argparse._ActionsContainer, settings: type, skip: Iterable[str] = ()) -> None:
+    """A flag for each field of a dataclass: its type and default, and `help` and `choices` of its metadata."""
+    for flag in _field_flags(settings):
+        if flag.name not in skip:
+            flag.add_to(parser)
+
+
+@dataclass(frozen=True)
+class _Flag:
+    name: str
+    converter: Callable
+    default: Any
+    help: str
+    choices: Sequence | None = None
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        options = {"type": self.converter, "default": self.default, "help": self.help, "choices": self.choices}
+        if self.converter is str2bool:
+            options |= {"nargs": "?", "const": True, "metavar": "true|false"}  # `--tta` is `--tta true`
+        parser.add_argument(f"--{self.name}", **options)
+
+
+def str2bool(text: str) -> bool:
+    """A truth value as people write it; `bool("False")` is True."""
+    try:
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false") from None
+
+
+_ADAPTER_FLAGS = (  # what DiffIML's constructor in the registry takes beside its config
+    _Flag("encoder_weights", str, "none", "start of the condition encoder: none (random) | imagenet | a local file"),
+    _Flag("codec_weights", str, "default", "of the latent codec: default | none (random) | a local file or folder"),
+)
+
+
+def _field_flags(settings: type) -> Iterable[_Flag]:
+    for field in fields(settings):
+        converter = _converter(field.type, field.default)
+        yield _Flag(field.name, converter, field.default, field.metadata["help"], field.metadata.get("choices"))
+
+
+def _constructor_flags(constructor: Callable) -> Iterable[_Flag]:
+    """The parameters that a word on a command line can set, read as the framework's scripts read them."""
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        default = None if parameter.default is parameter.empty else parameter.default
+        annotation = str if parameter.annotation is parameter.empty else parameter.annotation
+        if parameter.annotation is parameter.empty and isinstance(default, (int, float)):
+            annotation = type(default)
+        if converter := _converter(annotation, default):
+            yield _Flag(name, converter, default, f"constructor argument of {constructor.__name__}")
+
+
+def _converter(annotation: Any, default: Any) -> Callable | None:
+    """From a word to a value of this annotation; None where no word makes one (lists, devices, layers)."""
+    if not isinstance(default, (NoneType, int, float, str)):
+        return None
+    if NoneType in get_args(annotation):  # Optional[X], X | None
+        annotation, = (kind for kind in get_args(annotation) if kind is not NoneType)
+    if annotation is bool or isinstance(default, bool):
+        return str2bool
+    return annotation if callable(annotation) and not get_args(annotation) else None

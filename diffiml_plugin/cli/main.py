@@ -1,0 +1,93 @@
+"""The command: `benco VERB ...` (through the start-up hook) and `diffiml VERB ...` are this one program.
+
+A verb is a module of `diffiml_plugin.cli` with
+    add_arguments(parser) -> None    adds its flags; imports nothing heavy, so that `--help` answers at once
+    run(args) -> int                 does the work and returns the exit status; imports late
+    USES_MODEL = True                if it takes `--model` and that model's constructor flags (added by this program)
+and with its help text as docstring. Every verb gets `--config FILE` and `--dry_run` here. With USES_MODEL, `args` has
+    model: str                       the registered name
+    model_flags: dict                the values of that model's constructor flags, coerced to their types
+    model_flags_given: set           those set by a flag or a config file, which alone may override a checkpoint's own
+A flag that is both the verb's and the model constructor's is the verb's; the model gets its value too.
+
+What a user can mend is raised as `DiffIMLError` or `OSError`: one line on stderr and exit status 2.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from diffiml_plugin import __version__
+from diffiml_plugin.cli.arguments import parse_arguments
+from diffiml_plugin.errors import DiffIMLError, nearest
+
+VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
+    "demo": ("demo", "see it work in minutes: train, test and predict on real photographs tampered on the fly"),
+    "train": ("train", "train DiffIML, or any model of the framework's registry"),
+    "test": ("test", "score a checkpoint on one or more datasets"),
+    "predict": ("predict", "masks for your own images"),
+    "robust": ("robust", "score a checkpoint under JPEG compression, blur and noise"),
+    "complexity": ("complexity", "parameters and FLOPs of a model"),
+    "distill": ("distill", "train LightVAE, the mask autoencoder"),
+    "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
+    "datasets": ("datasets", "list, prepare and check the benchmark's datasets"),
+    "report": ("report", "tables of runs beside the published figures"),
+}
+VERBS = {verb: entry for verb, entry in VERBS.items() if find_spec(f"{__package__}.{entry[0]}")}
+FRAMEWORK_VERBS = {
+    "init": "write the framework's scripts into this folder",
+    "env": "versions of the framework and its environment",
+}
+FRAMEWORK_WORDS = (*FRAMEWORK_VERBS, "-v", "--version")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: `sys.argv`) and returns the exit status.
+
+    0 done, 2 a mistake of the user's, 130 interrupted. `init`, `env` and `-v` are the framework's own.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if next((word for word in argv if word in VERBS or word in FRAMEWORK_WORDS), None) in FRAMEWORK_WORDS:
+        from diffiml_plugin.hook import framework_main
+
+        sys.argv[1:] = argv
+        return framework_main() or 0
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (DiffIMLError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(argv: list[str]) -> int:
+    program = "benco" if Path(sys.argv[0]).stem == "benco" else "diffiml"
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help(program))
+        return 0
+    verb = argv[0]
+    if verb not in VERBS:
+        raise DiffIMLError(f"unknown verb {verb!r}{nearest(verb, (*VERBS, *FRAMEWORK_WORDS))} "
+                           f"(`{program} --help` lists the verbs)")
+    module = importlib.import_module(f"{__package__}.{VERBS[verb][0]}")
+    args = parse_arguments(f"{program} {verb}", module, argv[1:])
+    if args.dry_run:
+        from diffiml_plugin.cli.config_file import resolved_settings
+
+        print(resolved_settings(args), end="")
+        return 0
+    return module.run(args)
+
+
+def _help(program: str) -> str:
+    lines = [f"usage: {program} VERB [flags]        ({program} VERB --help lists a verb's flags)", "",
+             f"DiffIML {__version__}: image manipulation localization by sampling masks, on IMDL-BenCo.", "", "verbs:"]
+    lines += [f"  {verb:<14}{text}" for verb, (_, text) in VERBS.items()]
+    lines += ["", "of the framework:"]
+    lines += [f"  {verb:<14}{text}" for verb, text in FRAMEWORK_VERBS.items()]
+    lines += [f"  {'-v':<14}the framework's version"]
+    return "\n".join(lines)
