@@ -1,0 +1,141 @@
+"""What a training run leaves behind: weights that say how to rebuild their model, and the state to go on from."""
+
+import argparse
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffiml_plugin.bench.models import build_model, constructor_flags, resolve_flags
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
+from diffiml_plugin.weights.files import load_into, load_weights, save_weights
+
+BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
+_INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # the checkpoint holds all weights
+_SIMPLE = (bool, int, float, str, list, tuple, type(None))
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A model rebuilt from a checkpoint. `input` holds the `InputSettings` it was trained with, if stored."""
+
+    model: nn.Module
+    name: str
+    flags: dict[str, Any]
+    input: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(path: Path, model: nn.Module, name: str, flags: Mapping[str, Any], **facts: Any) -> None:
+    """Writes the weights with what rebuilds the model. `facts` (epoch, figures, input...) go into the metadata.
+
+    Raises:
+        DiffIMLError: the file cannot be written; an earlier one of that name is untouched.
+    """
+    stored = {key: value for key, value in flags.items() if isinstance(value, _SIMPLE) and key != "device"}
+    save_weights(path, model.state_dict(), {"model": name, "config": stored, **facts})
+
+
+def restore(
+    path: str | Path, name: str = "", flags: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None
+) -> Restored:
+    """Rebuilds the model of a checkpoint and loads its weights, strictly.
+
+    Args:
+        path: a file of `benco train`, a `.pth` of the framework's scripts, or a run's folder (its best weights).
+        name: the model, for a file that does not say; otherwise it must agree.
+        flags: change how the model runs (ensemble_size...); what fixes its weights must agree.
+        shared: settings of the run that the constructor may want, as `models.resolve_flags` takes them; for
+            those that are None the stored input settings stand in.
+
+    Raises:
+        DiffIMLError: no such file, a damaged or foreign one, or another model or architecture.
+    """
+    path, flags = find_checkpoint(path), dict(flags or {})
+    state_dict, metadata = _load_pth(path) if path.suffix in (".pth", ".pt") else load_weights(path)
+    stored_name, stored = metadata.get("model", ""), metadata.get("config", {})
+    if not (name or stored_name):
+        raise DiffIMLError(f"{path} does not say which model it holds; pass --model")
+    if name and stored_name and name != stored_name:
+        raise DiffIMLError(f"{path} holds a {stored_name}, not a {name}; leave --model out or pass another file")
+    name = name or stored_name
+
+    for flag in ARCHITECTURE_FIELDS:
+        if flag in flags and flag in stored and flags[flag] != stored[flag]:
+            raise DiffIMLError(f"{path} was trained with --{flag} {stored[flag]}, which its weights depend on, not "
+                               f"{flags[flag]}; leave the flag out")
+    known = constructor_flags(name)
+    neutral = {flag: value for flag, value in _INITIALISATION.items() if flag in known}
+    trained_input = metadata.get("input", {})
+    run = {key: trained_input.get(key) if value is None else value for key, value in (shared or {}).items()}
+    resolved = resolve_flags(name, {**stored, **neutral, **flags}, run)
+    model = build_model(name, resolved)
+    load_into(model, state_dict, path)
+    return Restored(model, name, resolved, trained_input, path)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The file itself, or a folder's best weights. Raises DiffIMLError if there is none."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DiffIMLError(f"checkpoint {path} does not exist; pass a weights file or the output_dir of a training")
+    if (path / BEST).is_file():
+        return path / BEST
+    others = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "no weights"
+    raise DiffIMLError(f"{path} has no {BEST} (made when --test_data_path is given); it has {others}: name a file")
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes the training state so that `path` is at any moment the old state or the whole new one.
+
+    Raises:
+        DiffIMLError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        raise DiffIMLError(f"cannot write {path}: {error}; free some space and go on with --resume auto (the earlier "
+                           "state is untouched)") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The training state. Raises DiffIMLError if the file is missing, damaged or none of ours."""
+    state = _load_pickle(path)
+    if not isinstance(state, dict) or not {"settings", "model", "optimizer", "epoch"} <= state.keys():
+        raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
+    return state
+
+
+def _load_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint of the framework's scripts, {"model": state dict, "args": Namespace...}, or a bare state dict."""
+    content = _load_pickle(path)
+    state_dict = content.get("model", content) if isinstance(content, dict) else None
+    if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise DiffIMLError(f"{path} holds no state dict, neither at its top nor under 'model'")
+    name = getattr(content.get("args"), "model", "")
+    return state_dict, {"model": name} if name else {}
+
+
+def _load_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the framework stores its arguments as one
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DiffIMLError(f"{path} does not exist") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DiffIMLError(f"{path} is damaged, or holds more than tensors and plain values ({error})") from error

@@ -1,0 +1,196 @@
+"""The framework's datasets, fed with checked pairs, in an order and with an augmentation that the seed decides."""
+
+import math
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from diffiml_plugin.bench.framework import BalancedDataset, JsonDataset, get_albu_transforms
+from diffiml_plugin.bench.imagecheck import check_lists
+from diffiml_plugin.bench.imagelists import ImageList, read_balanced, read_list
+from diffiml_plugin.bench.settings import CommonSettings
+from diffiml_plugin.bench.synthetic import SYNTH_PREFIX, SyntheticTampering
+
+Sample = dict[str, Any]
+
+
+class PairsDataset(JsonDataset):
+    """The framework's dataset, of pairs that were read and checked before."""
+
+    def _init_dataset_path(self, path: ImageList) -> tuple[list[str], list[str]]:
+        self.entry_path = path.source
+        return list(path.images), list(path.masks)
+
+
+class BalancedPairsDataset(BalancedDataset):
+    """The framework's balanced sampling: `sample_number` random images of each list per epoch."""
+
+    def __init__(self, lists: list[ImageList], sample_number: int = 1840, **framework):
+        self.sample_number = sample_number
+        self.settings_list = [[listed, PairsDataset] for listed in lists]
+        self.dataset_list = [PairsDataset(listed, **framework) for listed in lists]
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How images reach the model: resized or padded to a square of `image_size` pixels; stored with the weights."""
+
+    image_size: int = 512
+    if_padding: bool = False
+    edge_mask_width: int | None = None
+
+    @classmethod
+    def of(cls, settings: CommonSettings, stored: Mapping[str, Any] | None = None) -> "InputSettings":
+        """As the flags say; what they leave open as it was `stored`, else the default."""
+        made = replace(cls(), **(stored or {}))
+        if settings.if_padding or settings.if_resizing:
+            made = replace(made, if_padding=settings.if_padding)
+        given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width")}
+        return replace(made, **{name: value for name, value in given.items() if value is not None})
+
+    def framework(self, transform: Any, post_function: Callable[[dict], None] | None) -> dict[str, Any]:
+        """The framework's dataset arguments. `transform` is an albumentations pipeline, applied before resizing."""
+        return {
+            "is_resizing": not self.if_padding,
+            "is_padding": self.if_padding,
+            "output_size": (self.image_size, self.image_size),
+            "edge_width": self.edge_mask_width,
+            "common_transforms": transform,
+            "post_funcs": post_function,
+        }
+
+
+def train_transform() -> Any:
+    """The augmentation after MVSS-Net: flips, brightness, JPEG, blur, and copy-moved or inpainted rectangles."""
+    return get_albu_transforms("train")
+
+
+def test_transform() -> Any:
+    """Nothing; the framework's dataset then takes an image's label from its mask."""
+    return get_albu_transforms("test")
+
+
+def read_training_set(path: str, check: bool, progress: bool = False, **framework: Any) -> Dataset:
+    """The dataset that --data_path names: a folder, a JSON list, a balanced JSON, or `synth:FOLDER` of photographs.
+
+    Args:
+        check: look at every file first.
+        framework: the framework's dataset arguments.
+
+    Raises:
+        DiffIMLError: as `imagelists` and `imagecheck` do.
+    """
+    if path.startswith(SYNTH_PREFIX):
+        return SyntheticTampering(path.removeprefix(SYNTH_PREFIX), **framework)
+    balanced = read_balanced(path)
+    lists = balanced or [read_list(path)]
+    if check:
+        check_lists(lists, progress)
+    return BalancedPairsDataset(lists, **framework) if balanced else PairsDataset(lists[0], **framework)
+
+
+class SeededDataset(Dataset):
+    """Samples that depend on (seed, epoch, index) alone, whoever loads them. Indexed by (epoch, index).
+
+    Adds `index` to the sample. The process's random states are left as they were.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        _seed_cpu(self.seed, epoch, index)
+        try:
+            return {**self.dataset[index], "index": index}
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+def seed_all(*key: int) -> None:
+    """Starts Python's, numpy's and torch's generators, of all devices, from `key`."""
+    torch.cuda.manual_seed_all(_seed_cpu(*key))
+
+
+def _seed_cpu(*key: int) -> int:
+    python, numpy, pytorch = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.default_generator.manual_seed(pytorch)
+    return pytorch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One process's share of one forward pass; `weight` makes the summed losses the mean over the whole update."""
+
+    indices: tuple[int, ...]
+    images: int  # 0: the index is there only to keep step with the other processes
+    weight: float
+    last: bool  # of its update
+
+
+def plan_epoch(
+    images: int, key: tuple[int, ...], batch_size: int, accumulation: int, rank: int = 0, processes: int = 1
+) -> list[MicroBatch]:
+    """An epoch in shuffled order, each image once, cut into updates of batch_size × accumulation × processes images.
+
+    The last update may hold fewer images; its gradient is the mean over those. All processes get equally many
+    micro-batches: one for which no image is left repeats one with weight 0.
+    """
+    order = np.random.default_rng(key).permutation(images)
+    total = batch_size * accumulation * processes
+    plan = []
+    for start in range(0, images, total):
+        update = order[start:start + total]
+        steps = math.ceil(len(update) / (batch_size * processes))
+        shares = np.array_split(update, steps * processes)[rank::processes]
+        plan += [
+            MicroBatch(
+                tuple(int(index) for index in (share if len(share) else update[:1])),
+                images=len(share),
+                weight=len(share) * processes / len(update),
+                last=step == steps - 1,
+            )
+            for step, share in enumerate(shares)
+        ]
+    return plan
+
+
+def make_loader(dataset: SeededDataset, epoch: int, batches: list[tuple[int, ...]], workers: int, device: torch.device) -> DataLoader:
+    """A loader that yields the samples of each tuple of indices as one batch, in that order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=[[(epoch, index) for index in batch] for batch in batches],
+        num_workers=min(workers, len(batches)),
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the loader's own draw leaves the global state alone
+    )
+
+
+def worker_count(asked: int | None, processes: int) -> int:
+    """Loader workers per process: as asked, else this process's share of the cores, at most 8."""
+    return min(8, (os.cpu_count() or 1) // processes) if asked is None else asked
+
+
+def to_device(batch: Sample, device: torch.device) -> Sample:
+    """Moves the tensors of a batch."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # its threads do not survive the fork

@@ -1,0 +1,16 @@
+"""The door to IMDLBenCo: importing it prints and warns, which is kept off the user's terminal here."""
+
+import contextlib
+import io
+import warnings
+
+with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import IMDLBenCo.model_zoo  # noqa: F401  (fills the registries)
+    from IMDLBenCo.datasets import BalancedDataset, JsonDataset, denormalize
+    from IMDLBenCo.evaluation import ImageAccuracy, ImageAUC, ImageF1, PixelAUC, PixelF1, PixelIOU
+    from IMDLBenCo.registry import DATASETS, MODELS, POSTFUNCS
+    from IMDLBenCo.transforms import get_albu_transforms
+
+__all__ = ["DATASETS", "MODELS", "POSTFUNCS", "BalancedDataset", "ImageAUC", "ImageAccuracy", "ImageF1",
+           "JsonDataset", "PixelAUC", "PixelF1", "PixelIOU", "denormalize", "get_albu_transforms"]

@@ -1,0 +1,124 @@
+"""Where images and masks are: reads a dataset's folder or JSON into pairs of absolute paths."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffiml_plugin.errors import DiffIMLError
+
+NEGATIVE = "Negative"  # in place of a mask: the image is authentic
+_LAYOUT = "expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | \"Negative\"], ...]"
+_SCRIPT_NAMES = ("ManiDataset", "JsonDataset")  # of a balanced JSON, [[class, path], ...]
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """`images[i]` belongs to `masks[i]`, absolute paths or NEGATIVE; `source` is what the user named."""
+
+    source: str
+    images: tuple[str, ...]
+    masks: tuple[str, ...]
+
+
+def read_list(path: str | Path) -> ImageList:
+    """One dataset: a folder ("Mani" layout) or a JSON list; relative paths are relative to the list.
+
+    Raises:
+        DiffIMLError: missing or empty, not of that form, or images and masks that do not pair up.
+    """
+    path = _existing(path)
+    return _read_folder(path) if path.is_dir() else _from_records(path, _read_json(path))
+
+
+def read_balanced(path: str | Path) -> list[ImageList] | None:
+    """The sets of a balanced JSON, `[["ManiDataset" | "JsonDataset", path], ...]`; None if it is not one."""
+    path = _existing(path)
+    if path.is_dir():
+        return None
+    records = _read_json(path)
+    if not (isinstance(records, list) and records and all(_is_pair(r) and r[0] in _SCRIPT_NAMES for r in records)):
+        return None
+    return [read_list(_resolve(path, entry)) for _, entry in records]
+
+
+def read_test_sets(path: str | Path) -> dict[str, ImageList]:
+    """The test sets by name: those of a JSON `{name: path}`, or the one that `read_list` accepts."""
+    path = _existing(path)
+    content = None if path.is_dir() else _read_json(path)
+    if isinstance(content, dict):
+        if not content:
+            raise DiffIMLError(f"{path} names no dataset; expected {{name: path}}")
+        return {name: read_list(_resolve(path, entry)) for name, entry in content.items()}
+    name = path.parent.name if path.stem == "list" else path.stem
+    return {path.resolve().name if path.is_dir() else name: read_list(path)}
+
+
+def _read_folder(folder: Path) -> ImageList:
+    files = {}
+    for part in ("Tp", "Gt"):
+        if not (folder / part).is_dir():
+            raise DiffIMLError(f"{folder} has no {part}/ in it; {_LAYOUT}")
+        files[part] = sorted(f for f in (folder / part).iterdir() if f.is_file() and not f.name.startswith("."))
+        if not files[part]:
+            raise DiffIMLError(f"{folder / part} is empty; {_LAYOUT}")
+    pairs = _pair(folder, files["Tp"], files["Gt"])
+    return ImageList(str(folder), *(tuple(str(file.absolute()) for file in column) for column in zip(*pairs, strict=True)))
+
+
+def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Path, Path]]:
+    """By equal stems where there are any; otherwise in order, as the framework does."""
+    mend = "add the missing file, remove the other, or give a JSON list that states the pairs"
+    by_stem = {file.stem: file for file in masks}
+    stems = {file.stem for file in images}
+    if stems & by_stem.keys():
+        for file in [*images, *masks]:
+            if file.stem not in by_stem or file.stem not in stems:
+                missing = "mask" if file.parent.name == "Tp" else "image"
+                raise DiffIMLError(f"{file} has no {missing} of the same stem; {mend}")
+        if len(images) != len(masks):
+            raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks (a stem twice?); {mend}")
+        return [(file, by_stem[file.stem]) for file in images]
+
+    pairs = list(zip(images, masks, strict=False))
+    # Where masks are named after their images (x.jpg, x_gt.png), a shift shows in the names.
+    strangers = [(image, mask) for image, mask in pairs if image.stem not in mask.stem]
+    named_after = 2 * len(strangers) < len(pairs)
+    if strangers and named_after:
+        image, mask = strangers[0]
+        raise DiffIMLError(f"{image} would be paired with {mask.name}, which is not named after it; {mend}")
+    if len(images) != len(masks):
+        raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks; {mend}")
+    return pairs
+
+
+def _from_records(path: Path, records: object) -> ImageList:
+    if not isinstance(records, list) or not records:
+        raise DiffIMLError(f"{path} holds no pairs; {_LAYOUT}")
+    for number, record in enumerate(records):
+        if not _is_pair(record):
+            raise DiffIMLError(f"{path}: entry {number} is {record!r}; {_LAYOUT}")
+    images = tuple(_resolve(path, image) for image, _ in records)
+    return ImageList(str(path), images, tuple(m if m == NEGATIVE else _resolve(path, m) for _, m in records))
+
+
+def _is_pair(record: object) -> bool:
+    return isinstance(record, list) and len(record) == 2 and all(isinstance(entry, str) for entry in record)
+
+
+def _resolve(listing: Path, entry: str) -> str:
+    """`${DATA_ROOT}` expanded; relative to the list, not to the current directory."""
+    return str(listing.absolute().parent / os.path.expandvars(entry))
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).exists():
+        raise DiffIMLError(f"{path} does not exist; {_LAYOUT}")
+    return Path(path)
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DiffIMLError(f"{path} is no JSON ({error}); {_LAYOUT}") from error

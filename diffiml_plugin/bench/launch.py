@@ -1,0 +1,108 @@
+"""Processes and devices: starts torchrun, or joins what torchrun or SLURM started."""
+
+import os
+import re
+from collections.abc import MutableMapping, Sequence
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+
+from diffiml_plugin.errors import DiffIMLError
+
+
+def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None:
+    """Runs `diffiml ARGUMENTS` once on each of `gpus` GPUs and returns the exit status.
+
+    None if there is nothing to start: this process is one of them already, or one process is enough.
+
+    Raises:
+        DiffIMLError: more GPUs than the machine has, or GPUs on the CPU.
+    """
+    if gpus is None or "RANK" in os.environ or _slurm_tasks(os.environ) > 1:
+        return None
+    present = torch.cuda.device_count()
+    if device == "cpu":
+        raise DiffIMLError(f"--gpus {gpus} with --device cpu: leave one of them out (several CPU processes: "
+                           "torchrun --nproc_per_node 2 -m diffiml_plugin ...)")
+    if gpus > present:
+        raise DiffIMLError(f"--gpus {gpus}, but this machine has {present}; ask for at most {present}, or --device cpu")
+    if gpus == 1:
+        return None
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.run(run.parse_args(["--standalone", f"--nproc_per_node={gpus}", "-m", "diffiml_plugin", *arguments]))
+    except ChildFailedError as error:
+        return max(1, error.get_first_failure()[1].exitcode)  # a signal counts as negative
+    return 0
+
+
+def join_slurm(environment: MutableMapping[str, str]) -> None:
+    """Under `srun` with several tasks, says in torchrun's variables what SLURM says in its own."""
+    if "RANK" in environment or _slurm_tasks(environment) <= 1:
+        return
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
+    environment |= {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+    }
+    environment.setdefault("MASTER_ADDR", _first_node(nodes))
+    environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+
+
+def start(device: str, precision: str, find_unused_parameters: bool = False) -> Accelerator:
+    """This process's device, its process group if there are several, and autocast. For training.
+
+    Raises:
+        DiffIMLError: the device is not there, or cannot compute in that precision.
+    """
+    cpu = _use_cpu(device)
+    name = _precision(precision, cpu)
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)]
+    return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
+
+
+def start_inference(device: str) -> PartialState:
+    """This process's device, and its process group if there are several."""
+    return PartialState(cpu=_use_cpu(device))
+
+
+def is_main_process() -> bool:
+    """Before the process group exists: rank 0, or the only process."""
+    join_slurm(os.environ)
+    return os.environ.get("RANK", "0") == "0"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The forward pass in `precision` of `settings.PRECISIONS`."""
+    name = _precision(precision, device.type == "cpu")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def _use_cpu(device: str) -> bool:
+    join_slurm(os.environ)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DiffIMLError("--device cuda, but torch finds no usable GPU here; pass --device cpu, or install the "
+                           "driver and a CUDA build of torch")
+    return device == "cpu" or not torch.cuda.is_available()
+
+
+def _precision(precision: str, cpu: bool) -> str:
+    if precision == "auto":
+        return "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp16" and cpu:
+        raise DiffIMLError("--precision fp16 needs a GPU; pass fp32 or bf16 on the CPU")
+    return precision
+
+
+def _slurm_tasks(environment: MutableMapping[str, str]) -> int:
+    return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
+
+
+def _first_node(nodes: str) -> str:
+    """`gpu[03-05,9],cpu1` → `gpu03`."""
+    prefix, digits = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes).groups()
+    return prefix + (digits or "")

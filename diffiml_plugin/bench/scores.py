@@ -1,0 +1,122 @@
+"""Figures of one image, and of a dataset from its images; the framework's own evaluators do the arithmetic."""
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from diffiml_plugin.bench.framework import ImageAccuracy, ImageAUC, ImageF1, PixelAUC, PixelF1, PixelIOU
+from diffiml_plugin.errors import DiffIMLError
+
+Record = dict[str, Any]
+
+THRESHOLD = 0.5  # fixed, as in the paper; exactly 0.5 counts as authentic
+# The framework's AUC depends on the order of equal scores; scikit-learn's stands beside it.
+PIXEL_FIGURES = {
+    "f1": "pixel-level F1",
+    "iou": "pixel-level IOU",
+    "auc": "pixel-level AUC",
+    "auc_sklearn": "pixel-level AUC (scikit-learn)",
+}
+
+
+def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], with_auc: bool = True) -> list[Record]:
+    """One record per image of the batch: `name`, `index`, `label` (1 tampered), `score` (None: the model has none),
+    the pixel figures (None for an authentic image), and `false_alarm_area`, the share of an authentic image's real
+    pixels that are called tampered (None for a tampered one).
+
+    Args:
+        output: of the model in test mode: `pred_mask` [B, 1, S, S] in [0, 1]; `pred_label` [B] or absent.
+        batch: of the framework's dataset, `shape_mask` (1 = real pixels) where images were padded.
+
+    Raises:
+        DiffIMLError: no mask, one of another shape, or a value that is not finite; names the image.
+    """
+    probability, mask, scores = output.get("pred_mask"), batch["mask"], output.get("pred_label")
+    if probability is None or probability.shape != mask.shape:
+        given = "none" if probability is None else list(probability.shape)
+        raise DiffIMLError(f"the model's pred_mask must have the mask's shape {list(mask.shape)}; it gave {given}")
+    if scores is not None and scores.numel() != len(mask):
+        raise DiffIMLError(f"the model's pred_label must have shape [{len(mask)}]; it gave {list(scores.shape)}")
+    scores = [None] * len(mask) if scores is None else scores.detach().float().flatten().tolist()
+    probability = probability.detach().float()
+    broken = [name for name, p, score in zip(batch["name"], probability, scores, strict=True)
+              if not (p.isfinite().all() and (score is None or abs(score) < float("inf")))]
+    if broken:
+        raise DiffIMLError(f"the prediction for {', '.join(broken)} is not finite; the weights have probably diverged")
+
+    real = batch.get("shape_mask")
+    figures = _pixel_figures(probability, mask, real, with_auc)
+    area = _share_called_tampered(probability, real)
+    records = []
+    for i, label in enumerate(batch["label"].tolist()):
+        tampered = label == 1
+        records.append({
+            "name": batch["name"][i],
+            "index": int(batch["index"][i]),
+            "label": label,
+            **{name: values[i] if tampered else None for name, values in figures.items()},
+            "false_alarm_area": None if tampered else area[i],
+            "score": scores[i],
+        })
+    return records
+
+
+def summarise(records: Iterable[Record]) -> dict[str, Any]:
+    """A dataset's figures: pixel figures are means over its tampered images, `false_alarm_area` over its authentic
+    ones; image-level figures need a score for each image, and images of both kinds."""
+    records = list(records)
+    tampered = [record for record in records if record["label"] == 1]
+    summary = {"images": len(records), "tampered": len(tampered)}
+    for key, name in {**PIXEL_FIGURES, "false_alarm_area": "false_alarm_area"}.items():
+        values = [record[key] for record in records if record.get(key) is not None]
+        if values:
+            summary[name] = fmean(values)
+    if 0 < len(tampered) < len(records) and all(record["score"] is not None for record in records):
+        summary |= _image_figures(records)
+    return summary
+
+
+def average(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each figure over the datasets that have it."""
+    summaries = list(summaries)
+    names = dict.fromkeys(name for summary in summaries for name in summary if name not in ("images", "tampered"))
+    return {name: fmean(summary[name] for summary in summaries if name in summary) for name in names}
+
+
+def _pixel_figures(probability: Tensor, mask: Tensor, real: Tensor | None, with_auc: bool) -> dict[str, list]:
+    evaluators = {"f1": PixelF1(THRESHOLD), "iou": PixelIOU(THRESHOLD), **({"auc": PixelAUC()} if with_auc else {})}
+    figures = {key: evaluator.batch_update(predict=probability, mask=mask, shape_mask=real).tolist()
+               for key, evaluator in evaluators.items()}
+    if with_auc:
+        figures["auc_sklearn"] = [
+            _auc(p, m, None if real is None else real[i]) for i, (p, m) in enumerate(zip(probability, mask, strict=True))
+        ]
+        figures["auc"] = [auc if exact is not None else None
+                          for auc, exact in zip(figures["auc"], figures["auc_sklearn"], strict=True)]
+    return figures
+
+
+def _auc(probability: Tensor, mask: Tensor, real: Tensor | None) -> float | None:
+    inside = torch.ones_like(mask, dtype=torch.bool) if real is None else real > 0
+    truth = mask[inside].cpu().numpy()
+    return float(roc_auc_score(truth, probability[inside].cpu().numpy())) if 0 < truth.mean() < 1 else None
+
+
+def _share_called_tampered(probability: Tensor, real: Tensor | None) -> list[float]:
+    called = (probability > THRESHOLD).double()
+    real = torch.ones_like(called) if real is None else real
+    return ((called * real).sum((1, 2, 3)) / real.sum((1, 2, 3))).tolist()
+
+
+def _image_figures(records: list[Record]) -> dict[str, float]:
+    scores = torch.tensor([record["score"] for record in records], dtype=torch.float64)
+    labels = torch.tensor([record["label"] for record in records])
+    figures = {}
+    for evaluator in (ImageF1(THRESHOLD), ImageAUC(THRESHOLD), ImageAccuracy(THRESHOLD)):
+        evaluator.remain_update(predict_label=scores, label=labels)  # the path that needs no process group
+        figures[evaluator.name] = float(evaluator.epoch_update())
+    return figures

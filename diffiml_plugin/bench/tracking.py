@@ -1,0 +1,128 @@
+"""What a training run says: one progress line, log.jsonl, TensorBoard, and how it was started."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from diffiml_plugin.bench.framework import denormalize
+
+LOG = "log.jsonl"
+_PACKAGES = ("diffiml-plugin", "torch", "imdlbenco", "accelerate", "timm", "albumentations", "numpy",
+             "opencv-python-headless", "opencv-python")
+
+
+class Tracker:
+    """Reports one run. On a terminal one line that moves; elsewhere one line per epoch.
+
+    Args:
+        folder: of log.jsonl; lines of epochs from `first_epoch` on, of a run that is resumed, are dropped.
+        log_dir: of the TensorBoard files.
+        epochs, images: of the whole run, and of one epoch.
+    """
+
+    def __init__(self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0):
+        self.log, self.epochs, self.images = folder / LOG, epochs, images
+        earlier = self.log.read_text().splitlines() if first_epoch and self.log.exists() else []
+        kept = [line for line in earlier if json.loads(line)["epoch"] < first_epoch]
+        self.log.write_text("".join(line + "\n" for line in kept))
+        self.writer = SummaryWriter(str(log_dir))
+        self.started, self.first_epoch = time.monotonic(), first_epoch
+        self.bar = tqdm(total=epochs * images, initial=first_epoch * images, unit="img", disable=None, dynamic_ncols=True)
+
+    def step(self, images: int) -> None:
+        """So many images more have been trained on."""
+        self.bar.update(images)
+
+    def losses(self, values: Mapping[str, float], learning_rate: float, update: int) -> None:
+        """A point of the loss curves."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"train_loss/{name}", value, update)
+        self.writer.add_scalar("lr", learning_rate, update)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """The end of an epoch: `epoch`, `loss` by name, `lr`, and `test` with the summary of each test set, if any."""
+        speed = (record["epoch"] + 1 - self.first_epoch) * self.images / (time.monotonic() - self.started)
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps({**record, "images_per_second": round(speed, 2)}) + "\n")
+        for dataset, summary in record.get("test", {}).items():
+            for figure, value in summary.items():
+                self.writer.add_scalar(f"{figure}/{dataset}", value, record["epoch"])
+        self.writer.flush()
+
+        shown = {name: f"{value:.4f}" for name, value in list(record["loss"].items())[:1]}
+        shown |= {"lr": f"{record['lr']:.1e}"} | ({"F1": f"{record['f1']:.4f}"} if "f1" in record else {})
+        if self.bar.disable:
+            left = timedelta(seconds=int((self.epochs - record["epoch"] - 1) * self.images / speed))
+            figures = "  ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"epoch {record['epoch'] + 1}/{self.epochs}  {figures}  {speed:.1f} img/s  {left} left", flush=True)
+        else:
+            self.bar.set_description(f"epoch {record['epoch'] + 1}/{self.epochs}", refresh=False)
+            self.bar.set_postfix(shown)
+
+    def pictures(self, strips: Tensor, epoch: int) -> None:
+        """[B, 3, H, W] in [0, 1]."""
+        self.writer.add_images("test/strips", strips, epoch)
+
+    def close(self) -> None:
+        """Ends the line and the files."""
+        self.bar.close()
+        self.writer.close()
+
+
+def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tensor:
+    """Each image beside its mask, edge map, prediction and what else the model shows (uncertainty, denoising steps).
+
+    Args:
+        batch: of the framework's dataset.
+        output: of the model; of `visual_image`, the pictures of the batch's size count.
+
+    Returns:
+        [B, 3, H, n W] in [0, 1].
+    """
+    tiles = {key: batch[key] for key in ("mask", "edge_map", "edge_mask") if key in batch}
+    tiles |= {"pred_mask": output["pred_mask"]} | (output.get("visual_image") or {})
+    size = batch["image"].shape[-2:]
+    fitting = [denormalize(batch["image"]), *(tile for tile in tiles.values() if tile.shape[-2:] == size)]
+    return torch.cat([tile.detach().float().cpu().expand(-1, 3, -1, -1) for tile in fitting], 3).clamp(0, 1)
+
+
+def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
+    """Writes config.yaml, which `--config` takes, and run.json: command line, versions, git revision."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(configuration), sort_keys=False))
+    facts = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
+    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_revision() -> str | None:
+    """Of the checkout this package runs from, with "+changes" where files differ; None if it is installed."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        revision = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*here, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+changes" if changed else "")

@@ -1,0 +1,31 @@
+"""Scores a checkpoint on one or more datasets: pixel-F1 at a fixed 0.5 on tampered images, false alarms on authentic.
+
+The checkpoint says which model it holds; flags of the model change how it runs (--ensemble_size, --tta ...), not what
+it is. Writes results.json and per_image.jsonl to the output folder, and prints a table.
+"""
+
+import argparse
+import sys
+from dataclasses import fields
+
+from diffiml_plugin.bench.settings import TestSettings
+from diffiml_plugin.cli.arguments import add_fields
+
+USES_MODEL = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_fields(parser, TestSettings)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = TestSettings(**{field.name: getattr(args, field.name) for field in fields(TestSettings)})
+    from diffiml_plugin.bench.launch import spawn
+
+    status = spawn(settings.gpus, settings.device, sys.argv[1:])
+    if status is not None:
+        return status
+    from diffiml_plugin.bench.test import test
+
+    test(settings, {name: args.model_flags[name] for name in args.model_flags_given})
+    return 0
