@@ -11,14 +11,16 @@ from diffiml_plugin.errors import DiffIMLError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def find_images(paths: Iterable[str | Path]) -> list[tuple[Path, Path]]:
+def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Path, Path]]:
     """The files named, and those with a suffix of SUFFIXES anywhere below the folders named.
+
+    What an earlier run left in `output_dir` is no input, where that is a folder inside one of those searched.
 
     Returns:
         (file, its path relative to the folder it was found in; for a file, its name), each file once.
 
     Raises:
-        DiffIMLError: a path that does not exist, or a folder without images.
+        DiffIMLError: a path that does not exist, a folder without images, or one that is `output_dir` itself.
     """
     found = {}
     for path in map(Path, paths):
@@ -27,7 +29,11 @@ def find_images(paths: Iterable[str | Path]) -> list[tuple[Path, Path]]:
             continue
         if not path.is_dir():
             raise DiffIMLError(f"{path} does not exist; expected an image or a folder of images")
+        if path.resolve() == output_dir.resolve():
+            raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
         files = sorted(file for file in path.rglob("*") if file.is_file())
+        if output_dir.resolve().is_relative_to(path.resolve()):
+            files = [file for file in files if not file.resolve().is_relative_to(output_dir.resolve())]
         inside = [file for file in files if file.suffix.lower() in SUFFIXES]
         if not inside:
             raise DiffIMLError(f"{path} holds no image; looked for {', '.join(SUFFIXES)} in it and below")

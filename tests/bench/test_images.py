@@ -51,10 +51,20 @@ def test_find_images(tmp_path):
     (tmp_path / "deep").mkdir()
     for name in ("b.PNG", "deep/a.jpg", "notes.txt"):
         (tmp_path / name).touch()
-    found = find_images([tmp_path, tmp_path / "b.PNG"])
+    found = find_images([tmp_path, tmp_path / "b.PNG"], tmp_path / "out")
     assert [str(relative) for _, relative in found] == ["b.PNG", "deep/a.jpg"]
     with pytest.raises(DiffIMLError, match="missing does not exist"):
-        find_images([tmp_path / "missing"])
+        find_images([tmp_path / "missing"], tmp_path)
     (tmp_path / "deep" / "a.jpg").unlink()
     with pytest.raises(DiffIMLError, match="deep holds no image"):
-        find_images([tmp_path / "deep"])
+        find_images([tmp_path / "deep"], tmp_path)
+
+
+def test_output_folder_is_left_out(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("a.jpg", "out/a_mask.png"):
+        (tmp_path / name).touch()
+    assert len(find_images([tmp_path], tmp_path / "out")) == 1
+    assert len(find_images([tmp_path / "out" / "a_mask.png"], tmp_path)) == 1
+    with pytest.raises(DiffIMLError, match="is the folder of the images"):
+        find_images([tmp_path], tmp_path)

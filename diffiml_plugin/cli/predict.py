@@ -1,0 +1,26 @@
+"""Masks for your own images: probability, binary mask, overlay and uncertainty of each, and their scores."""
+
+import argparse
+
+USES_MODEL = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, or a folder with sub-folders")
+    parser.add_argument("--checkpoint_path", required=True, help="weights: a file, or a training's folder")
+    parser.add_argument("--output_dir", required=True, help="folder for masks and scores.json")
+    parser.add_argument("--threshold", type=float, default=0.5, help="a pixel above it is tampered")
+    parser.add_argument("--image_size", type=int, help="side in pixels that the model works at (as trained)")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to compute")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from diffiml_plugin.bench.predict import Predictor, predict
+
+    flags = {name: args.model_flags[name] for name in args.model_flags_given}
+    predictor = Predictor(args.checkpoint_path, args.image_size, args.device, args.model, flags)
+    failures = predict(predictor, args.paths, Path(args.output_dir), args.threshold)
+    print(f"masks and scores.json are in {args.output_dir}")
+    return 1 if failures else 0

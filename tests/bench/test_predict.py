@@ -1,0 +1,128 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+predict_module = pytest.importorskip("diffiml_plugin.bench.predict")
+from diffiml_plugin.bench.checkpoints import save_checkpoint  # noqa: E402
+from diffiml_plugin.bench.framework import MODELS  # noqa: E402
+from diffiml_plugin.bench.predict import Failure, Predictor, predict  # noqa: E402
+from diffiml_plugin.errors import DiffIMLError  # noqa: E402
+
+
+class BrightnessModel(nn.Module):
+    """Calls bright pixels tampered: what it answers can be worked out by hand."""
+
+    def __init__(self, gain: float = 1.0):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, image, mask=None, label=None, name=None, details=False, *args, **kwargs):
+        brightness = torch.sigmoid(4 * self.gain * image.mean(1, keepdim=True))
+        return {"pred_mask": brightness, "pred_label": brightness.amax((1, 2, 3)),
+                "visual_image": {"uncertainty": brightness * 0 + 0.5}}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    if not MODELS.has("BrightnessModel"):
+        MODELS.register_module(module=BrightnessModel)
+    path = tmp_path / "weights.safetensors"
+    save_checkpoint(path, BrightnessModel(), "BrightnessModel", {"gain": 1.0}, input={"image_size": 64})
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A dark image with a bright right half, 90x60; and its twin of the same stem in a sub-folder."""
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    pixels[:, 45:] = 255
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.png", "a.bmp", "deep/a.png"):
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    return tmp_path / "in"
+
+
+def read(path):
+    return np.array(Image.open(path))
+
+
+def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
+    out = tmp_path / "out"
+    assert predict(Predictor(checkpoint, device="cpu"), [str(folder)], out) == []
+    assert {str(p.relative_to(out)) for p in out.rglob("*_mask.png")} == {
+        "a.png_mask.png", "a.bmp_mask.png", "deep/a_mask.png"}
+    mask, binary = read(out / "deep/a_mask.png"), read(out / "deep/a_binary.png")
+    assert mask.shape == (60, 90) and mask[:, :40].max() < 10 and mask[:, 50:].min() > 245
+    assert np.array_equal(np.unique(binary), [0, 255])
+    assert (read(out / "deep/a_uncertainty.png") == 128).all()
+    assert read(out / "deep/a_overlay.jpg").shape == (60, 90, 3)
+    scores = {entry["image"]: entry for entry in json.loads((out / "scores.json").read_text())}
+    assert len(scores) == 3
+    entry = scores[str(folder / "deep" / "a.png")]
+    assert entry["area"] == pytest.approx(0.5, abs=0.03) and entry["score"] > 0.9
+    assert (out / entry["mask"]).is_file()
+
+
+def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder, tmp_path, capsys):
+    (folder / "broken.jpg").write_bytes(b"no image")
+    failures = predict(Predictor(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    assert [failure.path.name for failure in failures] == ["broken.jpg"]
+    assert "broken.jpg cannot be read" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 3
+
+
+def test_earlier_output_is_no_input(checkpoint, folder):
+    predictor = Predictor(checkpoint, device="cpu")
+    for _ in range(2):
+        predict(predictor, [str(folder)], folder / "out")
+    assert len(list(folder.rglob("*_mask.png"))) == 3
+
+
+def test_threshold(checkpoint, folder, tmp_path):
+    predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path, threshold=0.9999)
+    assert not read(tmp_path / "a_binary.png").any()
+
+
+def test_padded_model_keeps_pixels_in_place_and_refuses_larger_images(checkpoint, folder):
+    trained = {"image_size": 96, "if_padding": True}
+    save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input=trained)
+    fits, = Predictor(checkpoint, device="cpu").predict([folder / "a.png"])
+    assert np.array_equal(fits.probability > 0.5, fits.image[..., 0] > 127)
+    too_large, = Predictor(checkpoint, image_size=64, device="cpu").predict([folder / "a.png"])
+    assert isinstance(too_large, Failure) and "90x60" in too_large.reason
+
+
+def test_checkpoint_of_another_model(checkpoint):
+    with pytest.raises(DiffIMLError, match="BrightnessModel"):
+        Predictor(checkpoint, device="cpu", model="DiffIML")
+
+
+def test_same_mask_as_benco_test(tmp_path):
+    """The probabilities of an image equal those of the test loader, also when others are tested beside it."""
+    pytest.importorskip("diffiml_plugin.weights.lightvae")
+    from diffiml_plugin.bench.data import InputSettings, PairsDataset, test_transform
+    from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
+    from diffiml_plugin.bench.models import build_model, post_function
+
+    flags = {"encoder": "segformer_b0", "num_inference_steps": 2, "ensemble_size": 2}
+    torch.manual_seed(0)
+    model = build_model("DiffIML", flags).eval()
+    weights = tmp_path / "weights.safetensors"
+    save_checkpoint(weights, model, "DiffIML", flags, input={"image_size": 64})
+    files = []
+    for number in range(2):
+        files.append(tmp_path / f"{number}.png")
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(files[-1])
+
+    framework = InputSettings(64).framework(test_transform(), post_function("DiffIML"))
+    dataset = PairsDataset(ImageList("", tuple(map(str, files)), (NEGATIVE,) * 2), **framework)
+    with torch.no_grad():
+        tested = model(**torch.utils.data.default_collate([dataset[0], dataset[1]]))["pred_mask"]
+    for expected, result in zip(tested, Predictor(weights, device="cpu").predict(files), strict=True):
+        assert np.abs(result.probability - expected[0].numpy()).max() < 1e-5
+        assert 0 < result.uncertainty.max() <= 0.5
