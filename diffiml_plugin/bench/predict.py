@@ -84,7 +84,7 @@ class Predictor:
         height, width = image.shape[:2]
         side = self.inputs.image_size
         if self.inputs.if_padding and max(height, width) > side:
-            raise DiffIMLError(f"{sample['name']} ({width}x{height} pixels) cannot be padded to {side}x{side}; "
+            raise DiffIMLError(f"{sample['name']} ({width}x{height} pixels) cannot be padded to {side}; "
                                "pass a larger --image_size")
         with testing_mode(self.model), torch.inference_mode():
             output = self.model(**to_device(default_collate([sample]), self.device), details=True)

@@ -21,7 +21,7 @@ class BrightnessModel(nn.Module):
         self.gain = nn.Parameter(torch.tensor(gain))
 
     def forward(self, image, mask=None, label=None, name=None, details=False, *args, **kwargs):
-        brightness = torch.sigmoid(4 * self.gain * image.mean(1, keepdim=True))
+        brightness = torch.sigmoid(2 * self.gain * image.mean(1, keepdim=True))
         return {"pred_mask": brightness, "pred_label": brightness.amax((1, 2, 3)),
                 "visual_image": {"uncertainty": brightness * 0 + 0.5}}
 
@@ -83,7 +83,7 @@ def test_earlier_output_is_no_input(checkpoint, folder):
 
 
 def test_threshold(checkpoint, folder, tmp_path):
-    predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path, threshold=0.9999)
+    predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path, threshold=0.999)
     assert not read(tmp_path / "a_binary.png").any()
 
 
