@@ -26,7 +26,7 @@ def check_lists(lists: Sequence[ImageList], progress: bool = False) -> None:
     pairs = [pair for listed in lists for pair in zip(listed.images, listed.masks, strict=True)]
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
         found = tqdm(pool.map(lambda pair: find_fault(*pair), pairs), "checking", len(pairs), unit="img", leave=False,
-                     disable=not progress)
+                     disable=None if progress else True)
         faults = [fault for fault in found if fault]
     if faults:
         more = f" ({len(faults) - 1} more of {len(pairs)} pairs are faulty)" if len(faults) > 1 else ""
@@ -35,37 +35,41 @@ def check_lists(lists: Sequence[ImageList], progress: bool = False) -> None:
 
 def find_fault(image: str, mask: str) -> str | None:
     """What is wrong with a pair and how to mend it, or None."""
+    path = image
     try:
-        size = _image_size(image)
-        return None if mask == NEGATIVE else _mask_fault(image, mask, size)
-    except FileNotFoundError as error:
-        return f"{error.filename} does not exist; mend the list that names it"
+        size = _decode(image)
+        if mask == NEGATIVE:
+            return None
+        path = mask
+        with Image.open(mask) as opened:
+            if opened.size != size:
+                return (f"{mask} is {opened.size[0]}x{opened.size[1]} pixels, its image {image} {size[0]}x{size[1]}; "
+                        "resize the mask (nearest neighbour) or pair it with its own image")
+            fault = _level_fault(opened)
+            return fault and f"{mask} {fault}"
+    except FileNotFoundError:
+        return f"{path} does not exist; mend the list that names it"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        broken = mask if "size" in locals() else image
-        return f"{broken} cannot be decoded ({error}); replace it or remove the pair"
+        return f"{path} cannot be decoded ({error}); replace it or remove the pair"
 
 
-def _image_size(path: str) -> tuple[int, int]:
+def _decode(path: str) -> tuple[int, int]:
+    """Width and height of an image whose whole stream can be read."""
     with Image.open(path) as image:
         size = image.size
-        image.draft("L", (1, 1))  # a JPEG's whole stream is still read, but few pixels are made of it
+        image.draft("L", (1, 1))  # few pixels are made of a JPEG, which is quicker
         image.load()
         return size
 
 
-def _mask_fault(image: str, path: str, size: tuple[int, int]) -> str | None:
-    with Image.open(path) as mask:
-        if mask.size != size:
-            return (f"{path} is {mask.size[0]}x{mask.size[1]} pixels, its image {image} {size[0]}x{size[1]}; "
-                    "resize the mask (nearest neighbour) or pair it with its own image")
-        levels = np.asarray(mask.convert("RGB")).mean(2)
-        alpha = mask.getchannel("A") if "A" in mask.getbands() else None
+def _level_fault(mask: Image.Image) -> str | None:
+    levels = np.asarray(mask.convert("RGB")).mean(2)
     top = levels.max()
     if 0 < top <= _THRESHOLD:
-        return f"{path} is dark (its highest level is {top:g}), so it would count as empty; store tampered pixels as 255"
-    if top == 0 and alpha is not None and len(set(alpha.getextrema())) > 1:
-        return f"{path} has its shape in the alpha channel, which is not read; store it as black and white"
+        return f"is dark (highest level {top:g}), so it would count as empty; store tampered pixels as 255"
+    if top == 0 and "A" in mask.getbands() and len(set(mask.getchannel("A").getextrema())) > 1:
+        return "has its shape in the alpha channel, which is not read; store it as black and white"
     grey = ((levels > _GREY[0]) & (levels < _GREY[1])).mean()
     if grey > _GREY_SHARE:
-        return f"{path} is not black and white ({grey:.0%} of it is grey); binarise it to 0 and 255"
+        return f"is not black and white ({grey:.0%} of it is grey or coloured); binarise it to 0 and 255"
     return None

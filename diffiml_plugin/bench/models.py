@@ -1,10 +1,17 @@
 """Any model of the framework's registry, built by name."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
+import timm
+import torch
+import torch.utils.model_zoo
 from torch import nn
+from torch.nn.modules.module import _IncompatibleKeys
 
 from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
 from diffiml_plugin.bench.plugin import register
@@ -58,10 +65,40 @@ def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any]
     return values
 
 
-def build_model(name: str, flags: Mapping[str, Any]) -> nn.Module:
-    """Builds the model with resolved flags. Raises DiffIMLError if files that its constructor wants are missing."""
+def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) -> nn.Module:
+    """Builds the model with resolved flags.
+
+    Args:
+        pretrained: let the constructor fetch and load weights; False leaves them random, which is for models that
+            a checkpoint fills next, or whose weights do not matter.
+
+    Raises:
+        DiffIMLError: a file that the constructor wants is not there.
+    """
+    with nullcontext() if pretrained else _nothing_loaded(), redirect_stdout(io.StringIO()):
+        try:
+            return model_class(name)(**flags)
+        except OSError as error:  # a failed download is one too
+            raise DiffIMLError(f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
+                               "choose flags that do without") from error
+
+
+@contextmanager
+def _nothing_loaded() -> Iterator[None]:
+    """Inside, whatever a zoo model's constructor downloads or loads is empty; several do so without being asked."""
+    create_model = timm.create_model
+    replacements = {
+        (torch, "load"): lambda *args, **kwargs: defaultdict(dict),
+        (torch.hub, "load_state_dict_from_url"): lambda *args, **kwargs: {},
+        (torch.utils.model_zoo, "load_url"): lambda *args, **kwargs: {},
+        (nn.Module, "load_state_dict"): lambda *args, **kwargs: _IncompatibleKeys([], []),
+        (timm, "create_model"): lambda *args, **kwargs: create_model(*args, **{**kwargs, "pretrained": False}),
+    }
+    originals = {place: getattr(*place) for place in replacements}
     try:
-        return model_class(name)(**flags)
-    except OSError as error:  # downloads fail with a subclass too
-        raise DiffIMLError(f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or choose "
-                           "flags that do without") from error
+        for place, replacement in replacements.items():
+            setattr(*place, replacement)
+        yield
+    finally:
+        for place, original in originals.items():
+            setattr(*place, original)

@@ -35,7 +35,7 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0):
-        self.log, self.epochs, self.images = folder / LOG, epochs, images
+        self.log, self.epochs = folder / LOG, epochs
         earlier = self.log.read_text().splitlines() if first_epoch and self.log.exists() else []
         kept = [line for line in earlier if json.loads(line)["epoch"] < first_epoch]
         self.log.write_text("".join(line + "\n" for line in kept))
@@ -54,23 +54,25 @@ class Tracker:
         self.writer.add_scalar("lr", learning_rate, update)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """The end of an epoch: `epoch`, `loss` by name, `lr`, and `test` with the summary of each test set, if any."""
-        speed = (record["epoch"] + 1 - self.first_epoch) * self.images / (time.monotonic() - self.started)
+        """The end of an epoch: `epoch`, `loss` by name, `lr`, `images_per_second`, and if it was tested `f1` and
+        `test`, the summary of each test set."""
         with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**record, "images_per_second": round(speed, 2)}) + "\n")
+            file.write(json.dumps(record) + "\n")
         for dataset, summary in record.get("test", {}).items():
             for figure, value in summary.items():
                 self.writer.add_scalar(f"{figure}/{dataset}", value, record["epoch"])
         self.writer.flush()
 
-        shown = {name: f"{value:.4f}" for name, value in list(record["loss"].items())[:1]}
+        shown = {name: f"{value:.4f}" for name, value in [*record["loss"].items()][:1]}
         shown |= {"lr": f"{record['lr']:.1e}"} | ({"F1": f"{record['f1']:.4f}"} if "f1" in record else {})
+        done = record["epoch"] + 1
         if self.bar.disable:
-            left = timedelta(seconds=int((self.epochs - record["epoch"] - 1) * self.images / speed))
+            elapsed = time.monotonic() - self.started
+            left = timedelta(seconds=round(elapsed / (done - self.first_epoch) * (self.epochs - done)))
             figures = "  ".join(f"{name} {value}" for name, value in shown.items())
-            print(f"epoch {record['epoch'] + 1}/{self.epochs}  {figures}  {speed:.1f} img/s  {left} left", flush=True)
+            print(f"epoch {done}/{self.epochs}  {figures}  {record['images_per_second']} img/s  {left} left", flush=True)
         else:
-            self.bar.set_description(f"epoch {record['epoch'] + 1}/{self.epochs}", refresh=False)
+            self.bar.set_description(f"epoch {done}/{self.epochs}", refresh=False)
             self.bar.set_postfix(shown)
 
     def pictures(self, strips: Tensor, epoch: int) -> None:
@@ -101,10 +103,12 @@ def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tenso
 
 
 def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
-    """Writes config.yaml, which `--config` takes, and run.json: command line, versions, git revision."""
+    """Writes config.yaml, which `--config` takes, and to run.json, a list, how this start came about."""
     (folder / "config.yaml").write_text(yaml.safe_dump(dict(configuration), sort_keys=False))
-    facts = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
-    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+    path = folder / "run.json"
+    starts = json.loads(path.read_text()) if path.exists() else []
+    start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
+    path.write_text(json.dumps([*starts, start], indent=2) + "\n")
 
 
 def _versions() -> dict[str, str]:

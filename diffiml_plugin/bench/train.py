@@ -96,6 +96,8 @@ class _Run:
         # 1. The data, looked at before anything costs time.
         post, check = post_function(settings.model), launch.is_main_process()
         if dataset is None:
+            if not settings.data_path:
+                raise DiffIMLError("give the training set with --data_path")
             framework = self.inputs.framework(train_transform(), post)
             dataset = read_training_set(settings.data_path, check, progress=True, **framework)
         self.dataset = SeededDataset(dataset, settings.seed)
@@ -133,14 +135,16 @@ class _Run:
         self.tracker = Tracker(self.folder, log_dir, settings.epochs, len(self.dataset), self.epoch) if main else None
         for epoch in range(self.epoch, settings.epochs):
             started = time.monotonic()
-            record = {"epoch": epoch, "loss": self._train_epoch(epoch), "lr": self.optimizer.param_groups[0]["lr"]}
+            record = {"epoch": epoch, "loss": self._train_epoch(epoch), "update": self.update,
+                      "lr": self.optimizer.param_groups[0]["lr"]}
+            record["images_per_second"] = round(len(self.dataset) / (time.monotonic() - started), 2)
             last = epoch + 1 == settings.epochs
             if self.tests and (last or (epoch + 1) % settings.test_period == 0):
                 record |= self._validate(epoch)
             self.epoch = epoch + 1
             if main:
                 self._save(record)
-                self.tracker.epoch({**record, "update": self.update, "seconds": round(time.monotonic() - started, 2)})
+                self.tracker.epoch(record)
             self.accelerator.wait_for_everyone()
         if main:
             self.tracker.close()

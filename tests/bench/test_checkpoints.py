@@ -1,0 +1,89 @@
+import argparse
+import errno
+
+import pytest
+import torch
+
+from diffiml_plugin.bench import checkpoints
+from diffiml_plugin.bench.checkpoints import restore, save_checkpoint, save_state
+from diffiml_plugin.bench.models import build_model, resolve_flags
+from diffiml_plugin.errors import DiffIMLError
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A stored TinyIML of width 6 and its model."""
+    flags = resolve_flags("TinyIML", {"width": 6})
+    model = build_model("TinyIML", flags)
+    save_checkpoint(tmp_path / checkpoints.BEST, model, "TinyIML", flags, input={"image_size": 64}, epoch=3)
+    return tmp_path, model
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_checkpoint_rebuilds_its_model_without_flags(tiny):
+    folder, model = tiny
+    for path in (folder, folder / checkpoints.BEST):  # a folder means its best weights
+        restored = restore(path)
+        assert same(restored.model, model)
+        assert (restored.name, restored.flags["width"], restored.input) == ("TinyIML", 6, {"image_size": 64})
+
+
+def test_flags_may_change_how_it_runs_but_not_what_it_is(tiny):
+    folder, _ = tiny
+    assert restore(folder, flags={"poison": "x"}).model.poison == "x"
+    with pytest.raises(DiffIMLError, match="TinyIML.*of another shape.*layers.0.weight"):
+        restore(folder, flags={"width": 8})
+    with pytest.raises(DiffIMLError, match="holds a TinyIML, not a DiffIML"):
+        restore(folder, "DiffIML")
+
+
+def test_diffiml_refuses_another_architecture_and_takes_other_sampling(tmp_path):
+    flags = resolve_flags("DiffIML", {"encoder": "segformer_b0", "codec_weights": "none"})
+    save_checkpoint(tmp_path / "x.safetensors", build_model("DiffIML", flags), "DiffIML", flags)
+    with pytest.raises(DiffIMLError, match="was trained with --encoder segformer_b0.*not segformer_b3"):
+        restore(tmp_path / "x.safetensors", flags={"encoder": "segformer_b3"})
+    restored = restore(tmp_path / "x.safetensors", flags={"ensemble_size": 2, "encoder": "segformer_b0"})
+    assert restored.model.diffiml.config.ensemble_size == 2
+    assert restored.flags["encoder_weights"] == "none"
+
+
+def test_the_frameworks_checkpoints_load(tiny, tmp_path):
+    _, model = tiny
+    args = argparse.Namespace(model="TinyIML", lr=1e-4)
+    torch.save({"model": model.state_dict(), "args": args, "epoch": 3}, tmp_path / "checkpoint-3.pth")
+    assert same(restore(tmp_path / "checkpoint-3.pth", flags={"width": 6}).model, model)
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    assert same(restore(tmp_path / "bare.pth", "TinyIML", {"width": 6}).model, model)
+    with pytest.raises(DiffIMLError, match="bare.pth does not say which model it holds; pass --model"):
+        restore(tmp_path / "bare.pth")
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"model": 3}, tmp_path / "odd.pth")
+    for path, message in (("text.pth", "text.pth is damaged"), ("odd.pth", "odd.pth holds no state dict"),
+                          ("gone", "gone does not exist"), (".", "has no best.safetensors")):
+        with pytest.raises(DiffIMLError, match=message):
+            restore(tmp_path / path, "TinyIML")
+
+
+def test_a_full_disk_leaves_earlier_files_alone(tiny, tmp_path, monkeypatch):
+    folder, model = tiny
+    state = folder / checkpoints.STATE
+    save_state(state, {"epoch": 1})
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DiffIMLError, match="best.safetensors.*No space left"):
+        save_checkpoint(folder / checkpoints.BEST, model, "TinyIML", {})
+    with pytest.raises(DiffIMLError, match="training_state.pt.*No space left"):
+        save_state(state, {"epoch": 2})
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -1,0 +1,120 @@
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from diffiml_plugin.bench.data import (
+    BalancedPairsDataset,
+    InputSettings,
+    PairsDataset,
+    SeededDataset,
+    make_loader,
+    plan_epoch,
+    read_training_set,
+    test_transform,
+    train_transform,
+)
+from diffiml_plugin.bench.imagelists import read_list
+from diffiml_plugin.bench.settings import TrainSettings
+from diffiml_plugin.errors import DiffIMLError
+
+test_transform.__test__ = False
+CPU = torch.device("cpu")
+
+
+def load(dataset, workers, epoch=0):
+    batches = [(0, 1), (2,), (1, 0)]
+    return list(make_loader(SeededDataset(dataset, seed=1), epoch, batches, workers, CPU))
+
+
+@pytest.fixture
+def augmented(tiny_dataset):
+    return PairsDataset(read_list(tiny_dataset), **InputSettings(64).framework(train_transform(), None))
+
+
+def test_samples_do_not_depend_on_workers_or_company(augmented):
+    alone, shared = load(augmented, 0), load(augmented, 2)
+    for one, other in zip(alone, shared, strict=True):
+        assert torch.equal(one["image"], other["image"]) and torch.equal(one["mask"], other["mask"])
+    assert torch.equal(alone[0]["image"][0], alone[2]["image"][1])
+
+
+def test_augmentation_changes_with_epoch_and_seed(augmented):
+    first = load(augmented, 0)[0]["image"]
+    assert not torch.equal(first, load(augmented, 0, epoch=1)[0]["image"])
+    other = SeededDataset(augmented, seed=2)[0, 0]["image"]
+    assert not torch.equal(first[0], other)
+
+
+def test_loading_leaves_the_random_states_alone(augmented):
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    load(augmented, 0)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+def test_balanced_sampling_is_seeded(tiny_dataset, tmp_path):
+    (tmp_path / "balanced.json").write_text(json.dumps([["JsonDataset", "tiny/list.json"], ["ManiDataset", "tiny"]]))
+    dataset = read_training_set(str(tmp_path / "balanced.json"), True, **InputSettings(64).framework(None, None))
+    assert isinstance(dataset, BalancedPairsDataset) and len(dataset) == 2 * 1840
+    seeded = SeededDataset(dataset, 3)
+    names = [seeded[0, index]["name"] for index in range(12)]
+    assert names == [seeded[0, index]["name"] for index in range(12)]
+    assert len(set(names)) > 1
+
+
+def test_input_settings_take_the_flags_then_what_was_stored():
+    stored = {"image_size": 256, "if_padding": True, "edge_mask_width": 7}
+    assert InputSettings.of(TrainSettings()) == InputSettings(512, False, None)
+    assert InputSettings.of(TrainSettings(), stored) == InputSettings(256, True, 7)
+    assert InputSettings.of(TrainSettings(image_size=64, if_resizing=True), stored) == InputSettings(64, False, 7)
+
+
+def test_padding_tells_real_pixels(tiny_dataset):
+    dataset = PairsDataset(read_list(tiny_dataset), **InputSettings(128, if_padding=True).framework(test_transform(), None))
+    sample = dataset[0]
+    assert sample["image"].shape == (3, 128, 128)
+    assert sample["shape_mask"].sum() == 64 * 96
+
+
+@pytest.mark.parametrize(("images", "batch", "accumulation", "processes"), [
+    (11, 2, 2, 1), (11, 2, 1, 2), (11, 1, 2, 3), (8, 4, 1, 2), (1, 4, 2, 4), (100, 3, 4, 2), (5, 8, 1, 1),
+])
+def test_plan_takes_each_image_once_and_weighs_them_alike(images, batch, accumulation, processes):
+    plans = [plan_epoch(images, (0, 0), batch, accumulation, rank, processes) for rank in range(processes)]
+    assert len({len(plan) for plan in plans}) == 1, "processes must keep step"
+    assert len({tuple(micro.last for micro in plan) for plan in plans}) == 1
+    taken = [index for plan in plans for micro in plan for index in micro.indices[: micro.images]]
+    assert sorted(taken) == list(range(images))
+    assert all(1 <= len(micro.indices) <= batch for plan in plans for micro in plan)
+
+    total, start = batch * accumulation * processes, 0
+    for update in zip(*[split(plan) for plan in plans], strict=True):  # one update on each process
+        micros = [micro for share in update for micro in share]
+        size = sum(micro.images for micro in micros)
+        assert size == min(total, images - start)
+        # DDP averages over processes: then every image weighs 1 / size.
+        assert all(micro.weight * size == pytest.approx(micro.images * processes) for micro in micros)
+        start += size
+
+
+def split(plan):
+    updates = [[]]
+    for micro in plan:
+        updates[-1].append(micro)
+        if micro.last:
+            updates.append([])
+    assert not updates.pop()
+    return updates
+
+
+def test_plan_is_shuffled_anew_each_epoch():
+    order = [plan_epoch(50, key, 1, 1) for key in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert order[0] == order[1]
+    assert order[0] != order[2] and order[0] != order[3]
+
+
+def test_an_empty_photograph_folder_is_named(tmp_path):
+    with pytest.raises(DiffIMLError, match=str(tmp_path)):
+        read_training_set(f"synth:{tmp_path}", True, **InputSettings(64).framework(None, None))

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffiml_plugin.bench.imagecheck import check_lists, find_fault
+from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_list
+from diffiml_plugin.errors import DiffIMLError
+
+SQUARE = np.zeros((32, 48), np.uint8)
+SQUARE[8:24, 8:24] = 255
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def store(tmp_path):
+    def make(array, name="mask.png", **options):
+        Image.fromarray(array, **options).save(tmp_path / name)
+        return str(tmp_path / name)
+
+    return make
+
+
+def test_good_masks_pass(image, store):
+    ramp = np.repeat(np.linspace(0, 255, 5, dtype=np.uint8)[1:-1], 8)  # a soft border
+    soft = SQUARE.copy()
+    soft[8, 8:32] = ramp
+    assert find_fault(image, NEGATIVE) is None
+    assert find_fault(image, store(SQUARE)) is None
+    assert find_fault(image, store(SQUARE, "mask.jpg")) is None
+    assert find_fault(image, store(soft)) is None
+    assert find_fault(image, store(np.repeat(SQUARE[..., None], 3, 2))) is None
+    assert find_fault(image, store(np.zeros_like(SQUARE))) is None  # authentic, with a black mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "fault"),
+    [
+        (SQUARE // 255, "mask.png is dark"),
+        (SQUARE // 2, "mask.png is dark"),
+        ((SQUARE // 255).astype(np.uint16), "mask.png is dark"),
+        (np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1)), "mask.png is not black and white"),
+        (SQUARE[:, ::-1][:16], "mask.png is 48x16 pixels, its image .*image.jpg 48x32"),
+        (np.stack([SQUARE * 0, SQUARE], 2), "mask.png has its shape in the alpha channel"),
+    ],
+)
+def test_masks_that_would_be_silently_wrong(image, store, mask, fault):
+    import re
+
+    assert re.search(fault, find_fault(image, store(mask)))
+
+
+def test_undecodable_files_are_named(image, store, tmp_path):
+    content = open(image, "rb").read()
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(content[: len(content) // 2])
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    assert "cut.jpg cannot be decoded" in find_fault(str(cut), NEGATIVE)
+    assert "empty.png cannot be decoded" in find_fault(image, str(empty))
+    assert "gone.png does not exist" in find_fault(image, str(tmp_path / "gone.png"))
+
+
+def test_one_error_for_all_faults(image, store):
+    dark = store(SQUARE // 255)
+    with pytest.raises(DiffIMLError, match=r"mask.png is dark.*\(1 more of 3 pairs are faulty\)"):
+        check_lists([ImageList("x", (image, image, image), (dark, NEGATIVE, dark))])
+
+
+def test_real_data_passes(bsds):
+    check_lists([read_list(bsds / "val" / "list.json")])

@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from diffiml_plugin.bench.imagelists import NEGATIVE, read_balanced, read_list, read_test_sets
+from diffiml_plugin.errors import DiffIMLError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes Tp/ and Gt/ with empty files of the given names."""
+
+    def make(images, masks, name="set"):
+        for part, files in (("Tp", images), ("Gt", masks)):
+            (tmp_path / name / part).mkdir(parents=True)
+            for file in files:
+                (tmp_path / name / part / file).touch()
+        return tmp_path / name
+
+    return make
+
+
+def names(listed):
+    return [(image.rsplit("/", 1)[1], mask.rsplit("/", 1)[1]) for image, mask in zip(listed.images, listed.masks)]
+
+
+def test_equal_stems_pair_whatever_their_order(folder):
+    listed = read_list(folder(["a.jpg", "a-b.jpg", ".DS_Store"], ["a.png", "a-b.png"]))
+    assert sorted(names(listed)) == [("a-b.jpg", "a-b.png"), ("a.jpg", "a.png")]
+
+
+def test_other_stems_pair_in_order(folder):
+    assert names(read_list(folder(["1t.tif", "2t.tif"], ["1forged.tif", "2forged.tif"]))) == [
+        ("1t.tif", "1forged.tif"), ("2t.tif", "2forged.tif")]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "named"),
+    [
+        (["a.jpg", "b.jpg", "c.jpg"], ["a.png", "b.png"], "c.jpg has no mask"),
+        (["a.jpg", "b.jpg"], ["a.png", "b.png", "c.png"], "c.png has no image"),
+        (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "c_gt.png", "d_gt.png"], "b.jpg would be paired with c_gt.png"),
+        (["1t.tif", "2t.tif"], ["1forged.tif"], "2 images but 1 masks"),
+        (["a.jpg", "a.png"], ["a.png"], "a stem twice"),
+        ([], ["a.png"], "Tp is empty"),
+    ],
+)
+def test_what_does_not_pair_is_named(folder, images, masks, named):
+    if named.startswith("b.jpg"):
+        images, masks = [*images, "e.jpg", "f.jpg", "g.jpg"], [*masks, "e_gt.png", "f_gt.png", "g_gt.png"]
+    with pytest.raises(DiffIMLError, match=named):
+        read_list(folder(images, masks))
+
+
+def test_paths_in_a_list_are_relative_to_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", "/data")
+    (tmp_path / "list.json").write_text(json.dumps([["x.jpg", "y.png"], ["${DATA_ROOT}/z.jpg", NEGATIVE]]))
+    monkeypatch.chdir("/")
+    listed = read_list(tmp_path / "list.json")
+    assert listed.images == (str(tmp_path / "x.jpg"), "/data/z.jpg")
+    assert listed.masks == (str(tmp_path / "y.png"), NEGATIVE)
+
+
+def test_a_json_of_names_gives_several_sets(folder, tmp_path):
+    folder(["a.jpg"], ["a.png"], "one")
+    (tmp_path / "two.json").write_text(json.dumps([["x.jpg", NEGATIVE]]))
+    (tmp_path / "sets.json").write_text(json.dumps({"One": "one", "Two": "two.json"}))
+    assert {name: len(listed.images) for name, listed in read_test_sets(tmp_path / "sets.json").items()} == {"One": 1, "Two": 1}
+    assert list(read_test_sets(tmp_path / "one")) == ["one"]
+    assert list(read_test_sets(tmp_path / "two.json")) == ["two"]
+
+
+def test_a_balanced_json(folder, tmp_path):
+    folder(["a.jpg"], ["a.png"], "one")
+    (tmp_path / "balanced.json").write_text(json.dumps([["ManiDataset", "one"], ["ManiDataset", "one"]]))
+    assert len(read_balanced(tmp_path / "balanced.json")) == 2
+    assert read_balanced(tmp_path / "one") is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '[["a.jpg"]]', '[["a.jpg", 3]]', '"text"'])
+def test_what_is_no_list_is_named(tmp_path, content):
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(DiffIMLError, match="bad.json"):
+        read_test_sets(tmp_path / "bad.json")
+
+
+def test_missing_path_is_named(tmp_path):
+    with pytest.raises(DiffIMLError, match="nowhere does not exist"):
+        read_list(tmp_path / "nowhere")
+    with pytest.raises(DiffIMLError, match="has no Tp/"):
+        read_list(tmp_path)

@@ -1,0 +1,197 @@
+import errno
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from diffiml_plugin.bench import train as training
+from diffiml_plugin.bench.optimization import accumulation, learning_rate
+from diffiml_plugin.bench.settings import TrainSettings
+from diffiml_plugin.bench.tracking import Tracker
+from diffiml_plugin.bench.train import train
+from diffiml_plugin.errors import DiffIMLError
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+
+
+@pytest.fixture
+def settings(tiny_dataset, tmp_path):
+    """A run of two epochs over four images, in updates of two."""
+    return TrainSettings(
+        model="TinyIML", data_path=str(tiny_dataset / "list.json"), test_data_path=str(tiny_dataset / "list.json"),
+        image_size=64, batch_size=2, total_batch_size=2, test_batch_size=3, epochs=2, lr=1e-2, test_period=1,
+        num_workers=0, device="cpu", output_dir=str(tmp_path / "run"),
+    )
+
+
+def weights(folder, name="last"):
+    return load_file(f"{folder}/{name}.safetensors")
+
+
+def equal(one, other, tolerance=0.0):
+    assert one.keys() == other.keys()
+    return all(torch.allclose(one[key], other[key], rtol=0, atol=tolerance) for key in one)
+
+
+def log(folder):
+    return [json.loads(line) for line in open(f"{folder}/log.jsonl")]
+
+
+def test_a_run_learns_and_leaves_everything_behind(settings, capsys):
+    done = train(replace(settings, epochs=8, save_period=4), {"width": 6})
+    records = log(done.folder)
+    assert [record["epoch"] for record in records] == list(range(8))
+    assert records[-1]["loss"]["loss"] < records[0]["loss"]["loss"]
+    assert done.f1 == max(record["f1"] for record in records)
+    assert {f.name for f in done.folder.glob("*.safetensors")} == {
+        "best.safetensors", "last.safetensors", "epoch_0004.safetensors", "epoch_0008.safetensors"}
+    assert list(done.folder.glob("events.out.tfevents*"))
+    config = yaml.safe_load((done.folder / "config.yaml").read_text())
+    assert (config["width"], config["image_size"], config["epochs"]) == (6, 64, 8)
+    start, = json.loads((done.folder / "run.json").read_text())
+    assert {"command", "versions", "git"} <= start.keys() and start["versions"]["torch"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and lines[0].startswith("epoch 1/8  loss 0.")  # no terminal: a line per epoch
+
+
+def test_tensorboard_has_curves_and_strips(settings):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train(settings).folder
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"train_loss/loss", "lr", "pixel-level F1/tiny"} <= set(events.Tags()["scalars"])
+    strip = events.Images(events.Tags()["images"][0])[0]
+    assert (strip.height, strip.width) == (64, 3 * 64)  # input, mask, prediction
+
+
+def test_accumulated_small_batches_equal_the_big_batch(settings, tmp_path):
+    """Four images in updates of three: the last update, of one image, counts as well."""
+    runs = [
+        train(replace(settings, batch_size=batch, total_batch_size=3, output_dir=str(tmp_path / str(batch)))).folder
+        for batch in (1, 3)
+    ]
+    assert equal(weights(runs[0]), weights(runs[1]), tolerance=1e-6)
+    assert log(runs[0])[-1]["update"] == 4
+
+
+def test_worker_count_does_not_matter(settings, tmp_path):
+    one, other = (train(replace(settings, num_workers=n, output_dir=str(tmp_path / str(n)))).folder for n in (0, 2))
+    assert equal(weights(one), weights(other))
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, ema_decay):
+    settings = replace(settings, ema_decay=ema_decay, epochs=3)
+    straight = train(replace(settings, output_dir=str(tmp_path / "straight"))).folder
+
+    report = Tracker.epoch
+
+    def stop(self, record):
+        report(self, record)
+        if record["epoch"] == 1:
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Tracker, "epoch", stop)
+        train(settings)
+    resumed = train(replace(settings, resume="auto")).folder
+    for name in ("last", "best"):
+        assert equal(weights(straight, name), weights(resumed, name))
+    figures = ("epoch", "loss", "lr", "f1", "update")
+    assert [{key: r[key] for key in figures} for r in log(resumed)] == [{key: r[key] for key in figures} for r in log(straight)]
+    assert len(json.loads((resumed / "run.json").read_text())) == 2
+
+
+def test_ema_is_what_is_tested_and_stored(settings):
+    plain, averaged = train(settings).folder, train(replace(settings, ema_decay=0.9, output_dir=settings.output_dir + "ema")).folder
+    state = torch.load(averaged / "training_state.pt", weights_only=True)
+    assert equal(state["model"], weights(plain))  # the average does not touch the training
+    assert equal(state["ema"], weights(averaged)) and not equal(state["ema"], state["model"])
+
+
+def test_resume_refuses_other_settings_and_names_them(settings):
+    train(settings)
+    with pytest.raises(DiffIMLError, match=r"other settings: --epochs 2 \(now 3\), --lr 0.01 \(now 0.02\); give those"):
+        train(replace(settings, resume="auto", epochs=3, lr=0.02))
+    with pytest.raises(DiffIMLError, match=r"--width 4 \(now 5\)"):
+        train(replace(settings, resume="auto"), {"width": 5})
+
+
+def test_a_finished_run_is_not_overwritten(settings):
+    folder = train(settings).folder
+    before = (folder / "last.safetensors").stat().st_mtime_ns
+    with pytest.raises(DiffIMLError, match="holds a training run already; go on with --resume auto"):
+        train(settings)
+    assert (folder / "last.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(settings):
+    with pytest.raises(DiffIMLError, match=r"the loss is nan at step \d, images .*2.png.*, t \[0, 1\]"):
+        train(settings, {"poison": "2.png"})
+
+
+def test_a_full_disk_leaves_earlier_checkpoints_alone(settings, monkeypatch):
+    settings = replace(settings, epochs=3, save_period=1)
+    save = training.checkpoints.save_state
+
+    def full(path, state):
+        if state["epoch"] == 2:
+            monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        save(path, state)
+
+    monkeypatch.setattr(training.checkpoints, "save_state", full)
+    with pytest.raises(DiffIMLError, match="training_state.pt.*No space left.*--resume auto"):
+        train(settings)
+    monkeypatch.undo()
+    assert torch.load(f"{settings.output_dir}/training_state.pt", weights_only=True)["epoch"] == 1
+    assert train(replace(settings, resume="auto")).folder  # and it goes on
+
+
+def test_bad_data_is_said_before_anything_is_written(settings, tiny_dataset, tmp_path):
+    (tiny_dataset / "Gt" / "1.png").write_bytes(b"")
+    with pytest.raises(DiffIMLError, match="1.png cannot be decoded"):
+        train(settings)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DiffIMLError, match="--data_path"):
+        train(replace(settings, data_path=""))
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"epochs": 0}, "--epochs 0 must be a positive number"),
+    ({"lr": 0.0}, "--lr 0.0 must be above 0"),
+    ({"warmup_epochs": 2, "epochs": 2}, "--warmup_epochs 2 must be 0 to 1"),
+    ({"if_padding": True, "if_resizing": True}, "exclude each other"),
+    ({"precision": "fp8"}, "--precision fp8 is not one of auto, fp32, bf16, fp16; did you mean"),
+])
+def test_wrong_settings_are_named(wrong, message):
+    with pytest.raises(DiffIMLError, match=message):
+        TrainSettings(**wrong)
+
+
+def test_accumulation_is_derived_and_must_divide():
+    assert accumulation(128, 16, 8) == 1
+    assert accumulation(128, 4, 1) == 32
+    with pytest.raises(DiffIMLError, match="128 cannot be made of 3 processes.*multiple of 3"):
+        accumulation(128, 16, 3)
+    with pytest.raises(DiffIMLError, match="choose --batch_size one of 1, 2, 4, 8$"):
+        accumulation(8, 16, 1)
+
+
+def test_learning_rate_is_the_frameworks():
+    from IMDLBenCo.training_scripts.schedular.cos_lr_schedular import adjust_learning_rate
+
+    for warmup in (0, 3):
+        settings = TrainSettings(epochs=10, warmup_epochs=warmup, lr=1e-4, min_lr=1e-6)
+        group = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        for progress in (0, 0.5, 2.9, 3, 7.25, 9.99):
+            assert learning_rate(progress, settings) == pytest.approx(adjust_learning_rate(group, progress, settings))
+
+
