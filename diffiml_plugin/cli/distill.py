@@ -1,0 +1,43 @@
+"""Train LightVAE, the mask autoencoder, with or without a teacher (Eq. 6)."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `cli.main`."""
+    from diffiml_plugin.bench.distill_settings import DistillSettings
+    from diffiml_plugin.cli.arguments import add_fields
+
+    parser.add_argument("--teacher", default="none", metavar="NAME|PATH|none",
+                        help="AutoencoderKL to learn from: stabilityai/sd-vae-ft-mse, a local folder, or none")
+    parser.add_argument("--masks", nargs="+", default=["synthetic"], metavar="DIR|JSON|synthetic",
+                        help="training masks, any number of sources")
+    parser.add_argument("--label_maps", metavar="DIR", help="maps of hand-drawn regions, whose unions are masks too")
+    parser.add_argument("--val_masks", metavar="DIR|JSON", help="masks to validate on (every tenth of --masks)")
+    parser.add_argument("--binarise", action="store_true", help="cut masks that are not binary, with a warning")
+    parser.add_argument("--output_dir", default="./output_dir", help="folder for lightvae.safetensors and log.jsonl")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"), help="where to compute")
+    add_fields(parser, DistillSettings)
+
+
+def run(args: argparse.Namespace) -> int:
+    """See `cli.main`."""
+    import torch
+
+    from diffiml_plugin.bench.distill import distill
+    from diffiml_plugin.bench.distill_settings import DistillSettings
+    from diffiml_plugin.bench.mask_sources import read_sources
+    from diffiml_plugin.weights.sdvae import load_sdvae
+
+    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    settings = DistillSettings(**{name: getattr(args, name) for name in DistillSettings.__dataclass_fields__})
+    mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)
+    teacher = None if args.teacher == "none" else load_sdvae(args.teacher).to(device).requires_grad_(False)
+    if teacher is not None and device == "cuda":
+        teacher.half()
+    output_dir = Path(args.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    distill(settings, mixture, held_out, output_dir, {"teacher": args.teacher, "data": described}, teacher, device)
+    print(f"weights: {output_dir / 'lightvae.safetensors'}")
+    return 0

@@ -1,0 +1,49 @@
+"""Stable Diffusion's VAE as a latent codec: the "VAE" row of DiffIML's Table 4, and LightVAE's teacher."""
+
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE
+
+LATENT_SCALE = 0.18215  # makes the published VAE's latents of photographs unit variance
+_WIDTHS = (128, 256, 512, 512)
+
+
+class SDVAE(nn.Module):
+    """The frozen SD VAE behind LightVAE's interface.
+
+    Args:
+        vae: a diffusers AutoencoderKL with four latent channels; None builds Stable Diffusion's own
+            architecture (83.65 M parameters) with random weights.
+    """
+
+    latent_channels = LATENT_CHANNELS
+
+    def __init__(self, vae: AutoencoderKL | None = None):
+        super().__init__()
+        stages = len(_WIDTHS)
+        self.vae = vae or AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * stages, up_block_types=("UpDecoderBlock2D",) * stages,
+            block_out_channels=_WIDTHS, layers_per_block=2, latent_channels=LATENT_CHANNELS)
+        stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        if (self.vae.config.latent_channels, stride) != (LATENT_CHANNELS, LATENT_STRIDE):
+            raise DiffIMLError(f"this AutoencoderKL has {self.vae.config.latent_channels} latent channels at 1/{stride} "
+                               f"resolution; expected {LATENT_CHANNELS} at 1/{LATENT_STRIDE}, as Stable Diffusion's")
+        self.requires_grad_(False)
+
+    def encode(self, y: Tensor, target: str = "mask") -> Tensor:
+        """Maps [B, 1, H, W] in [0, 1], sides multiples of 8, to [B, 4, H/8, W/8]: the mode times 0.18215.
+
+        `target` ("mask" | "edge") makes no difference here: one published scale serves both.
+        """
+        if y.shape[-2] % LATENT_STRIDE or y.shape[-1] % LATENT_STRIDE:
+            raise DiffIMLError(f"a map of {y.shape[-2]}x{y.shape[-1]} pixels cannot be encoded; pad its sides to "
+                               f"multiples of {LATENT_STRIDE} and crop what is decoded")
+        picture = 2 * y.to(self.vae.dtype).expand(-1, 3, -1, -1) - 1  # [B, 3, H, W] in [-1, 1]
+        return self.vae.encode(picture).latent_dist.mode() * LATENT_SCALE
+
+    def decode(self, z: Tensor, target: str = "mask") -> Tensor:
+        """Latents [B, 4, h, w] to probabilities [B, 1, 8h, 8w] in [0, 1], the mean of the three channels."""
+        picture = self.vae.decode(z.to(self.vae.dtype) / LATENT_SCALE).sample  # [B, 3, 8h, 8w]
+        return (picture.mean(1, keepdim=True) / 2 + 0.5).clamp(0, 1)
