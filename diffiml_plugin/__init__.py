@@ -3,8 +3,6 @@
 Importing the package is instant; the names below load on first use.
 """
 
-import importlib
-
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -17,6 +15,8 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str):
+    import importlib  # here: the start-up hook imports this package into every interpreter
+
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -29,8 +29,10 @@ class Parser(argparse.ArgumentParser):
                 if flag.startswith("--")}
 
     def settings(self) -> dict[str, argparse.Action]:
-        """Config key -> action: the flag without its dashes."""
-        return {flag[2:]: action for flag, action in self.flags().items() if flag[2:] not in _COMMON}
+        """Config key -> action: the flag without its dashes, or the name of what has no flag."""
+        keys = {flag[2:]: action for flag, action in self.flags().items()}
+        keys |= {action.dest: action for action in self._actions if not action.option_strings}
+        return {key: action for key, action in keys.items() if key not in _COMMON}
 
     def given(self, argv: list[str]) -> set[str]:
         """The attributes that a command line sets by long flags; an unknown flag is an error."""
@@ -45,7 +47,8 @@ class Parser(argparse.ArgumentParser):
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        unset = action.default is None or action.default is False or action.default == ""
+        return action.help if unset else super()._get_help_string(action)
 
 
 def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse.Namespace:
@@ -67,14 +70,13 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     early.add_argument("--model")
     first, _ = early.parse_known_args(argv)
     settings = {}
-    if first.config:
+    for config in filter(None, (getattr(verb, "CONFIG", None), first.config)):
         from diffiml_plugin.cli.config_file import apply_settings, read_config
 
-        settings = read_config(first.config)
+        settings |= read_config(config)
     uses_model = getattr(verb, "USES_MODEL", False)
     if uses_model:
         wanted = first.model or ("model" in settings and settings["model"].value)
-        own = set(parser.settings())
         model, model_flags = add_model_arguments(parser, str(wanted or DEFAULT_MODEL))
     given = parser.given(argv)
     if settings:
@@ -82,10 +84,8 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     args = parser.parse_args(argv)
     if uses_model:
         args.model = model if wanted else args.model
-        args.model_flags = {name: getattr(args, name) for name in model_flags}
+        args.model_flags = {name: vars(args).pop(name) for name in model_flags}
         args.model_flags_given = given & set(model_flags)
-        for name in set(model_flags) - own:
-            delattr(args, name)
     return args
 
 
@@ -93,7 +93,7 @@ def add_model_arguments(parser: Parser, model: str) -> tuple[str, list[str]]:
     """Adds `--model`, and the flags of that model's constructor, as far as the parser lacks them.
 
     Returns:
-        The model's registered name (upper and lower case do not matter) and the names of all its flags.
+        The model's registered name (upper and lower case do not matter) and the names of the constructor's flags added.
 
     Raises:
         DiffIMLError: no such model, with the nearest name.
@@ -108,11 +108,11 @@ def add_model_arguments(parser: Parser, model: str) -> tuple[str, list[str]]:
         flags = list(_constructor_flags(model_class(model)))
     if "model" not in parser.settings():
         parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="name in the framework's registry")
-    own = parser.settings()
+    taken = parser.settings()
+    flags = [flag for flag in flags if flag.name not in taken]
     group = parser.add_argument_group(f"settings of {model}")
     for flag in flags:
-        if flag.name not in own:
-            flag.add_to(group)
+        flag.add_to(group)
     return model, [flag.name for flag in flags]
 
 

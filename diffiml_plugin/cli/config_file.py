@@ -95,8 +95,7 @@ def apply_settings(parser: "Parser", settings: dict[str, Setting], given: set[st
 def resolved_settings(args: argparse.Namespace) -> str:
     """The settings as YAML that `--config` reads back."""
     settings = {key: value for key, value in vars(args).items() if key not in _NOT_SETTINGS}
-    settings |= getattr(args, "model_flags", {})
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(settings | getattr(args, "model_flags", {}), sort_keys=False, allow_unicode=True)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -4,11 +4,13 @@ A verb is a module of `diffiml_plugin.cli` with
     add_arguments(parser) -> None    adds its flags; imports nothing heavy, so that `--help` answers at once
     run(args) -> int                 does the work and returns the exit status; imports late
     USES_MODEL = True                if it takes `--model` and that model's constructor flags (added by this program)
+    CONFIG = "benco_configs/x.yaml"  if its defaults stand in a config file
 and with its help text as docstring. Every verb gets `--config FILE` and `--dry_run` here. With USES_MODEL, `args` has
     model: str                       the registered name
     model_flags: dict                the values of that model's constructor flags, coerced to their types
     model_flags_given: set           those set by a flag or a config file, which alone may override a checkpoint's own
-A flag that is both the verb's and the model constructor's is the verb's; the model gets its value too.
+A flag that is both the verb's and the model constructor's is the verb's alone. `arguments.add_fields` makes a flag of
+every field of a dataclass.
 
 What a user can mend is raised as `DiffIMLError` or `OSError`: one line on stderr and exit status 2.
 """

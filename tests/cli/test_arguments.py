@@ -1,0 +1,88 @@
+import inspect
+from dataclasses import fields
+
+import pytest
+
+from diffiml_plugin.cli.arguments import Parser, add_model_arguments
+from diffiml_plugin.method.config import DiffIMLConfig
+
+
+def test_every_setting_of_the_method_is_a_flag_with_its_default(probe):
+    assert probe("--data_path", "x") == 0
+    expected = {field.name: field.default for field in fields(DiffIMLConfig)}
+    assert probe.args.model_flags == expected | {"encoder_weights": "none", "codec_weights": "default"}
+    assert probe.args.model == "DiffIML" and probe.args.model_flags_given == set()
+    assert not set(vars(probe.args)) & set(expected)
+
+
+def test_flags_of_diffiml_are_its_constructors():
+    from diffiml_plugin.bench.plugin import DiffIMLModel
+
+    parser = Parser()
+    add_model_arguments(parser, "DiffIML")
+    parameters = inspect.signature(DiffIMLModel).parameters
+    flags = {key: action.default for key, action in parser.settings().items() if key != "model"}
+    assert flags == {name: parameter.default for name, parameter in parameters.items()}
+
+
+def test_model_flags_are_coerced_and_the_given_ones_named(probe):
+    assert probe("--data_path", "x", "--prior_rate", "1e-1", "--ensemble_size=3", "--edge_supervision", "false",
+                 "--tta") == 0
+    flags = probe.args.model_flags
+    assert (flags["prior_rate"], flags["ensemble_size"]) == (0.1, 3)
+    assert flags["edge_supervision"] is False and flags["tta"] is True
+    assert probe.args.model_flags_given == {"prior_rate", "ensemble_size", "edge_supervision", "tta"}
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["--dta_path", "x"], "did you mean '--data_path'?"),
+    (["--data_path", "x", "--encodr", "y"], "did you mean '--encoder'?"),
+    (["--data_path", "x", "--data", "y"], "unknown flag --data;"),  # no abbreviations
+    (["--data_path", "x", "--tta", "maybe"], "'maybe' is not true or false"),
+    (["--data_path", "x", "--epochs", "many"], "invalid int value: 'many'"),
+    (["--data_path", "x", "--device", "gpu"], "choose from"),
+    ([], "--data_path"),
+])
+def test_wrong_flags_are_explained(probe, words, complaint, capsys):
+    assert probe(*words) == 2
+    assert complaint in capsys.readouterr().err
+    assert probe.args is None
+
+
+def test_name_of_our_model_may_be_lower_case(probe):
+    assert probe("--data_path", "x", "--model", "diffiml") == 0
+    assert probe.args.model == "DiffIML"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("MVSNet", "MVSSNet"), ("DifIML", "DiffIML")])
+def test_misspelt_model_gets_the_nearest(probe, typed, meant, capsys):
+    assert probe("--data_path", "x", "--model", typed) == 2
+    assert f"did you mean {meant!r}" in capsys.readouterr().err
+
+
+def test_flags_of_a_model_of_the_zoo(probe):
+    assert probe("--data_path", "x", "--model", "mvssnet", "--pretrained_base", "false", "--n_input", "3") == 0
+    assert probe.args.model == "MVSSNet"
+    assert probe.args.model_flags_given == {"pretrained_base", "n_input"}
+    assert probe.args.model_flags["pretrained_base"] is False and probe.args.model_flags["n_input"] == 3
+
+
+def test_every_registered_model_has_a_parser():
+    from diffiml_plugin.bench.framework import MODELS
+
+    for name in list(MODELS.module_dict):
+        parser = Parser()
+        add_model_arguments(parser, name)
+        parser.format_help()
+
+
+def test_a_flag_of_the_verb_is_not_the_models(probe, monkeypatch):
+    from diffiml_plugin.bench.framework import MODELS
+
+    def net(epochs: int = 1, depth: int | None = None, layers: list = (1, 2), eager=False):
+        """A constructor with an argument of every sort."""
+
+    monkeypatch.setitem(MODELS.module_dict, "ProbeNet", net)
+    assert probe("--data_path", "x", "--model", "probenet", "--epochs", "7", "--depth", "4", "--eager") == 0
+    assert probe.args.epochs == 7
+    assert probe.args.model_flags == {"depth": 4, "eager": True}

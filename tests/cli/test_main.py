@@ -1,0 +1,90 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from diffiml_plugin.cli.main import VERBS, main
+from diffiml_plugin.errors import DiffIMLError
+
+
+def answer(*words: str) -> tuple[subprocess.CompletedProcess, float]:
+    """A fresh interpreter's answer, and its seconds (best of two: the machine may be busy)."""
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "diffiml_plugin", *words], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+    return done, min(seconds)
+
+
+def test_help_lists_every_verb_at_once():
+    done, seconds = answer("--help")
+    assert done.returncode == 0
+    for verb in (*VERBS, "init", "env", "-v"):
+        assert f"\n  {verb} " in done.stdout
+    assert seconds < 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_explains_its_flags_at_once(verb):
+    done, seconds = answer(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--config" in done.stdout and "--dry_run" in done.stdout
+    assert seconds < 1
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("tset", "test"), ("Predict", "predict")])
+def test_misspelt_verb_gets_the_nearest(typed, meant, capsys):
+    assert main([typed]) == 2
+    assert f"did you mean {meant!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", [DiffIMLError("no\n such thing"), FileNotFoundError(2, "gone", "x.png"),
+                                   OSError(28, "No space left on device")])
+def test_user_mistakes_are_one_line_and_status_2(probe, fault, capsys):
+    probe.fault = fault
+    assert probe("--data_path", "x") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+
+
+def test_our_own_mistakes_are_not_hidden(probe):
+    probe.fault = TypeError("a bug")
+    with pytest.raises(TypeError):
+        probe("--data_path", "x")
+
+
+def test_interrupted_is_130(probe):
+    probe.fault = KeyboardInterrupt()
+    assert probe("--data_path", "x") == 130
+
+
+def test_dry_run_prints_the_settings_and_does_not_run(probe, capsys):
+    import yaml
+
+    assert probe("--data_path", "x", "--tta", "--dry_run") == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    assert settings["data_path"] == "x" and settings["tta"] is True and settings["lr"] == 1e-4
+    assert "dry_run" not in settings and probe.args is None
+
+
+def test_dry_run_output_is_a_config_file(probe, tmp_path, capsys):
+    words = ["a.png", "--data_path", "x", "--tta", "--if_resizing", "--sizes", "64", "128", "--epochs", "3"]
+    probe(*words)
+    direct = vars(probe.args)
+    probe(*words, "--dry_run")
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert probe("--config", tmp_path / "printed.yaml") == 0
+    again = vars(probe.args)
+    for name in direct.keys() - {"config", "model_flags_given"}:
+        assert again[name] == direct[name], name
+
+
+@pytest.mark.parametrize("words", [["init", "base"], ["env"], ["-v"], ["--version"], ["--config", "x", "init"]])
+def test_the_framework_answers_its_own_words(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["diffiml", *words])
+    seen = []
+    monkeypatch.setattr("diffiml_plugin.hook.framework_main", lambda: seen.append(sys.argv[1:]))
+    assert main() == 0
+    assert seen == [words]

@@ -1,0 +1,45 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def bsds() -> Path:
+    """Real tampered photographs: `train` and `val` (list.json, Tp, Gt), `photos` and `regions`."""
+    folder = Path(os.environ.get("DIFFIML_TEST_DATA", CHECKOUT.parent / "shared" / "data" / "bsds-tamper"))
+    if not folder.is_dir():
+        pytest.skip(f"no data in {folder}; DIFFIML_TEST_DATA names another folder")
+    return folder
+
+
+@pytest.fixture
+def tiny_dataset(tmp_path: Path) -> Path:
+    """A folder of 3 tampered images (Tp, Gt) and a list.json that adds an authentic one; paths relative to it."""
+    root = tmp_path / "tiny"
+    random = np.random.default_rng(0)
+    for folder in ("Tp", "Gt", "Au"):
+        (root / folder).mkdir(parents=True)
+    pairs = []
+    for index in range(3):
+        image = random.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        mask = np.zeros((64, 96), np.uint8)
+        mask[8 * index + 8 : 8 * index + 32, 16:48] = 255
+        Image.fromarray(image).save(root / "Tp" / f"{index}.png")
+        Image.fromarray(mask).save(root / "Gt" / f"{index}.png")
+        pairs.append([f"Tp/{index}.png", f"Gt/{index}.png"])
+    Image.fromarray(random.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(root / "Au" / "clean.png")
+    (root / "list.json").write_text(json.dumps([*pairs, ["Au/clean.png", "Negative"]]))
+    return root
