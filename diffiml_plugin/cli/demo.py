@@ -1,0 +1,34 @@
+"""Trains a small model on real photographs tampered on the fly, and tests it on photographs it never saw.
+
+The photographs travel with scikit-image, scikit-learn and matplotlib. The settings are those of benco_configs/demo.yaml.
+Writes report.html, the tampered images, the weights and the predictions to the output folder.
+"""
+
+import argparse
+from dataclasses import fields
+
+from diffiml_plugin.bench.settings import TrainSettings
+from diffiml_plugin.cli.arguments import add_fields
+
+USES_MODEL = True
+CONFIG = "benco_configs/demo.yaml"
+_NOT_HERE = ("data_path", "test_data_path", "test_period", "gpus")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_fields(parser, TrainSettings, skip=_NOT_HERE)
+    parser.add_argument("--train_images", type=int, default=512, help="tampered images per epoch")
+    parser.add_argument("--test_images", type=int, default=60, help="tampered images of the unseen photographs")
+
+
+def run(args: argparse.Namespace) -> int:
+    from diffiml_plugin.bench.demo import demo
+
+    names = [field.name for field in fields(TrainSettings) if field.name not in _NOT_HERE]
+    settings = TrainSettings(**{name: getattr(args, name) for name in names})
+    result = demo(settings, args.model_flags, args.train_images, args.test_images)
+    print(f"F1 before training: {result.before:.4f}")
+    print(f"F1 of the best constant answer: {result.constant:.4f}")
+    print(f"F1 after training, on unseen photographs: {result.after:.4f}")
+    print(f"report: {result.report}")
+    return 0
