@@ -79,6 +79,14 @@ def restore(
     return Restored(model, name, resolved, trained_input, path)
 
 
+def load_model(path: str | Path) -> nn.Module:
+    """The model of a checkpoint, ready to predict: `model(image=..., name=...)["pred_mask"]`.
+
+    Arguments and errors as `restore`.
+    """
+    return restore(path).model.eval()
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """The file itself, or a folder's best weights. Raises DiffIMLError if there is none."""
     path = Path(path)
