@@ -1,7 +1,7 @@
 """Trains a small model on real photographs tampered on the fly, and tests it on photographs it never saw.
 
-The photographs travel with scikit-image, scikit-learn and matplotlib. The settings are those of benco_configs/demo.yaml.
-Writes report.html, the tampered images, the weights and the predictions to the output folder.
+The photographs travel with scikit-image, scikit-learn and matplotlib. Writes report.html, the tampered images,
+the weights and the predictions to the output folder. The defaults stand in benco_configs/demo.yaml.
 """
 
 import argparse
