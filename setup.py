@@ -25,9 +25,9 @@ class BuildWithExtras(build_py):
 
 setup(
     name="diffiml-plugin",
-    version=re.search(r'__version__ = "(.+)"', (ROOT / "diffiml_plugin" / "__init__.py").read_text())[1],
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "diffiml_plugin" / "__init__.py").read_text(encoding="utf-8"))[1],
     description="DiffIML, image manipulation localization by conditional latent diffusion, for IMDL-BenCo",
-    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
@@ -45,7 +45,8 @@ setup(
         "imdlbenco>=0.1.45",
         "matplotlib>=3.7",
         "numpy>=1.23,<2",
-        "opencv-python>=4.7,<4.12",
+        "opencv-python-headless>=4.7,<4.12",  # opencv-python without windows: albumentations needs this one too
+        "pillow>=9.5",
         "PyYAML>=6.0",
         "requests>=2.28",
         "safetensors>=0.4",
@@ -58,7 +59,7 @@ setup(
         "tqdm>=4.65",
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.8", "transformers>=4.45"],
+        "dev": ["pytest>=8", "ruff>=0.8", "setuptools>=77", "transformers>=4.45", "uv>=0.4"],
         "hub": ["huggingface_hub>=0.25"],
     },
 )

@@ -55,7 +55,7 @@ def test_the_method_knows_no_command_line():
 
 def test_the_package_and_its_settings_import_nothing_heavy():
     code = ("import diffiml_plugin, diffiml_plugin.method.config, diffiml_plugin.cli.main, sys; "
-            "print(sorted({'torch', 'numpy', 'IMDLBenCo', 'yaml'} & set(sys.modules)))")
+            "print(sorted({'torch', 'numpy', 'IMDLBenCo'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

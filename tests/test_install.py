@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "diffiml_plugin.pth", "diffiml_plugin",
+SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "diffiml_plugin.pth", "diffiml_plugin",
            "benco_configs")
 UV = shutil.which("uv", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
 INSTALLERS = ("pip install .", "pip install -e .", "uv pip install .")

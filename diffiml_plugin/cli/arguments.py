@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from types import ModuleType, NoneType
 from typing import Any, get_args
 
+from diffiml_plugin.cli.config_file import apply_settings, read_config
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.method.config import DiffIMLConfig
 
@@ -71,16 +72,13 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     first, _ = early.parse_known_args(argv)
     settings = {}
     for config in filter(None, (getattr(verb, "CONFIG", None), first.config)):
-        from diffiml_plugin.cli.config_file import apply_settings, read_config
-
         settings |= read_config(config)
     uses_model = getattr(verb, "USES_MODEL", False)
     if uses_model:
         wanted = first.model or ("model" in settings and settings["model"].value)
         model, model_flags = add_model_arguments(parser, str(wanted or DEFAULT_MODEL))
     given = parser.given(argv)
-    if settings:
-        given |= apply_settings(parser, settings, given)
+    given |= apply_settings(parser, settings, given)
     args = parser.parse_args(argv)
     if uses_model:
         args.model = model if wanted else args.model

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from diffiml_plugin import __version__
 from diffiml_plugin.cli.arguments import parse_arguments
+from diffiml_plugin.cli.config_file import resolved_settings
 from diffiml_plugin.errors import DiffIMLError, nearest
 
 VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
@@ -78,8 +79,6 @@ def _run(argv: list[str]) -> int:
     module = importlib.import_module(f"{__package__}.{VERBS[verb][0]}")
     args = parse_arguments(f"{program} {verb}", module, argv[1:])
     if args.dry_run:
-        from diffiml_plugin.cli.config_file import resolved_settings
-
         print(resolved_settings(args), end="")
         return 0
     return module.run(args)
