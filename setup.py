@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+INIT = (ROOT / "diffiml_plugin" / "__init__.py").read_text(encoding="utf-8")
 
 
 class BuildWithExtras(build_py):
@@ -25,7 +26,7 @@ class BuildWithExtras(build_py):
 
 setup(
     name="diffiml-plugin",
-    version=re.search(r'__version__ = "(.+)"', (ROOT / "diffiml_plugin" / "__init__.py").read_text(encoding="utf-8"))[1],
+    version=re.search(r'__version__ = "(.+)"', INIT)[1],
     description="DiffIML, image manipulation localization by conditional latent diffusion, for IMDL-BenCo",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -24,6 +24,6 @@ fi
 
 if [[ ! "$done_mark" -nt setup.py ]]; then
     echo "==> installing into .venv (PyTorch and its libraries are some gigabytes: this takes minutes)"
-    .venv/bin/python -m pip install --disable-pip-version-check --quiet --editable ".${extra:+[$extra]}"
+    .venv/bin/python -m pip install --disable-pip-version-check --editable ".${extra:+[$extra]}"
     touch "$done_mark"
 fi
