@@ -17,6 +17,7 @@ from diffiml_plugin.weights.files import load_into, load_weights, save_weights
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
 _INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # the checkpoint holds all weights
+_OF_THE_RUN = ("image_size", "if_padding", "edge_mask_width", "device")
 _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
 
@@ -50,8 +51,8 @@ def restore(
         path: a file of `benco train`, a `.pth` of the framework's scripts, or a run's folder (its best weights).
         name: the model, for a file that does not say; otherwise it must agree.
         flags: change how the model runs (ensemble_size...); what fixes its weights must agree.
-        shared: settings of the run that the constructor may want, as `models.resolve_flags` takes them; for
-            those that are None the stored input settings stand in.
+        shared: settings of the run that the constructor may want, as `models.resolve_flags` takes them. Of
+            those only the input's and the device count before what is stored, and only where they are not None.
 
     Raises:
         DiffIMLError: no such file, a damaged or foreign one, or another model or architecture.
@@ -71,9 +72,9 @@ def restore(
                                f"{flags[flag]}; leave the flag out")
     known = constructor_flags(name)
     neutral = {flag: value for flag, value in _INITIALISATION.items() if flag in known}
-    trained_input = metadata.get("input", {})
-    run = {key: trained_input.get(key) if value is None else value for key, value in (shared or {}).items()}
-    resolved = resolve_flags(name, {**stored, **neutral, **flags}, run)
+    trained_input, shared = metadata.get("input", {}), shared or {}
+    now = {flag: shared[flag] for flag in _OF_THE_RUN if flag in known and shared.get(flag) is not None}
+    resolved = resolve_flags(name, {**stored, **now, **neutral, **flags}, {**shared, **trained_input})
     model = build_model(name, resolved, pretrained=False)
     load_into(model, state_dict, path)
     return Restored(model, name, resolved, trained_input, path)

@@ -79,7 +79,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     results = {
         "model": restored.name,
         "checkpoint": str(restored.path),
-        "settings": {**asdict(settings), **asdict(inputs), **restored.flags},
+        "settings": {**asdict(settings), **restored.flags, **asdict(inputs)},
         "datasets": summaries,
         "mean": average(summaries.values()),
     }

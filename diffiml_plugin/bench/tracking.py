@@ -76,8 +76,8 @@ class Tracker:
             self.bar.set_postfix(shown)
 
     def pictures(self, strips: Tensor, epoch: int) -> None:
-        """[B, 3, H, W] in [0, 1]."""
-        self.writer.add_images("test/strips", strips, epoch)
+        """Shows strips [B, 3, H, W] in [0, 1], one below the other."""
+        self.writer.add_image("test/strips", torch.cat([*strips], dim=1), epoch)
 
     def close(self) -> None:
         """Ends the line and the files."""

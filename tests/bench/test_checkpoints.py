@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("tiny_model")
 @pytest.fixture
 def tiny(tmp_path):
     """A stored TinyIML of width 6 and its model."""
-    flags = resolve_flags("TinyIML", {"width": 6})
+    flags = resolve_flags("TinyIML", {"width": 6, "image_size": 64})
     model = build_model("TinyIML", flags)
     save_checkpoint(tmp_path / checkpoints.BEST, model, "TinyIML", flags, input={"image_size": 64}, epoch=3)
     return tmp_path, model
@@ -40,6 +40,12 @@ def test_flags_may_change_how_it_runs_but_not_what_it_is(tiny):
         restore(folder, flags={"width": 8})
     with pytest.raises(DiffIMLError, match="holds a TinyIML, not a DiffIML"):
         restore(folder, "DiffIML")
+
+
+def test_input_settings_of_the_run_come_before_the_stored_ones(tiny):
+    folder, _ = tiny
+    assert restore(folder, shared={"image_size": 128, "seed": 1}).flags["image_size"] == 128
+    assert restore(folder, shared={"image_size": None}).flags["image_size"] == 64
 
 
 def test_diffiml_refuses_another_architecture_and_takes_other_sampling(tmp_path):

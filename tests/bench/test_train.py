@@ -1,6 +1,8 @@
 import errno
 import json
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -65,7 +67,7 @@ def test_tensorboard_has_curves_and_strips(settings):
     events.Reload()
     assert {"train_loss/loss", "lr", "pixel-level F1/tiny"} <= set(events.Tags()["scalars"])
     strip = events.Images(events.Tags()["images"][0])[0]
-    assert (strip.height, strip.width) == (64, 3 * 64)  # input, mask, prediction
+    assert (strip.height, strip.width) == (4 * 64, 3 * 64)  # four images: input, mask, prediction
 
 
 def test_accumulated_small_batches_equal_the_big_batch(settings, tmp_path):
@@ -195,3 +197,39 @@ def test_learning_rate_is_the_frameworks():
             assert learning_rate(progress, settings) == pytest.approx(adjust_learning_rate(group, progress, settings))
 
 
+
+
+def flags_of(settings):
+    return [f"--{name}={value}" for name, value in asdict(settings).items() if value not in (None, "")]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(settings, tiny_model, child_environment, tmp_path):
+    """Four images in updates of three: for the last, one process has no image left."""
+    settings = replace(settings, batch_size=1, total_batch_size=2, epochs=2)
+    settings = replace(settings, data_path=str(tmp_path / "tiny"))  # three images
+    alone = train(settings).folder
+    both = replace(settings, output_dir=str(tmp_path / "both"))
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tiny_model), "train"]
+    subprocess.run([*run, *flags_of(both)], check=True, env=child_environment)
+    assert equal(weights(alone), weights(both.output_dir), tolerance=1e-6)
+    losses = [[record["loss"]["loss"] for record in log(folder)] for folder in (alone, both.output_dir)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_diffiml_trains_on_real_photographs(bsds, child_environment, tmp_path):
+    """The command, from training to the table, on the CPU."""
+    flags = ["--model", "DiffIML", "--data_path", bsds / "train", "--test_data_path", bsds / "val" / "list.json",
+             "--encoder", "segformer_b0", "--image_size", "64", "--batch_size", "25", "--total_batch_size", "50",
+             "--epochs", "3", "--lr", "1e-3", "--test_period", "3", "--ensemble_size", "1", "--output_dir", tmp_path / "run"]
+    command = [sys.executable, "-m", "diffiml_plugin"]
+    subprocess.run([*command, "train", *map(str, flags)], check=True, env=child_environment)
+    losses = [record["loss"]["loss"] for record in log(tmp_path / "run")]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.8 * losses[0]
+
+    flags = ["--checkpoint_path", tmp_path / "run", "--test_data_path", bsds / "val" / "list.json", "--ensemble_size", "2",
+             "--output_dir", tmp_path / "out"]
+    done = subprocess.run([*command, "test", *map(str, flags)], check=True, env=child_environment, capture_output=True, text=True)
+    assert "pixel F1" in done.stdout
+    assert json.load(open(tmp_path / "out" / "results.json"))["datasets"]["val"]["images"] == 80
