@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffiml_plugin.bench.maskfiles import stacked
 from diffiml_plugin.method.config import LATENT_STRIDE
@@ -14,16 +15,33 @@ THRESHOLD = 0.5
 
 
 def f1_score(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Pixel-F1 of two masks; 1 if both are empty."""
+    """Pixel-F1 of two masks [H, W] in {0, 1}; 1 if both are empty."""
     total = int(prediction.sum()) + int(truth.sum())
     return 2 * int((prediction & truth).sum()) / total if total else 1.0
 
 
+def iou(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two masks; 1 if both are empty."""
+    union = int((prediction | truth).sum())
+    return int((prediction & truth).sum()) / union if union else 1.0
+
+
+def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: int = 2) -> float:
+    """F-measure of the contours of two masks, where `tolerance` pixels of distance still count as met."""
+    contours = [mask - cv2.erode(mask, np.ones((3, 3), np.uint8)) for mask in (prediction, truth)]
+    if not all(contour.any() for contour in contours):
+        return float(not any(contour.any() for contour in contours))
+    distances = [cv2.distanceTransform(1 - contour, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for contour in contours]
+    precision = (distances[1][contours[0] > 0] <= tolerance).mean()
+    recall = (distances[0][contours[1] > 0] <= tolerance).mean()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
 @torch.inference_mode()
-def encode_maps(codec, maps: Sequence[np.ndarray], target: str) -> list[Tensor]:
+def encode_maps(codec: nn.Module, maps: Sequence[np.ndarray], target: str) -> list[Tensor]:
     """The latents of maps [H, W] in {0, 1} of any sizes, each [1, 4, h, w]; sides are padded to multiples of 8.
 
-    Padding repeats the last row and column; `decode_latents` crops it away.
+    Padding repeats the last row and column; `decode_masks` crops it away.
     """
     device = codec_device(codec)
     latents = []
@@ -35,10 +53,13 @@ def encode_maps(codec, maps: Sequence[np.ndarray], target: str) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def decode_latents(codec, latents: Sequence[Tensor], shapes: Sequence[tuple[int, int]], target: str) -> list[np.ndarray]:
-    """Probabilities [H, W] of each latent, cropped to its map's shape."""
-    decoded = (codec.decode(latent, target)[0, 0].float().cpu().numpy() for latent in latents)
-    return [probability[:height, :width] for probability, (height, width) in zip(decoded, shapes, strict=True)]
+def decode_masks(
+    codec: nn.Module, latents: Sequence[Tensor], maps: Sequence[np.ndarray], target: str
+) -> list[np.ndarray]:
+    """What is decoded, above the threshold: [H, W] uint8 in {0, 1}, cropped to the shapes of `maps`."""
+    decoded = (codec.decode(latent, target)[0, 0, :y.shape[0], :y.shape[1]]
+               for latent, y in zip(latents, maps, strict=True))
+    return [(probability > THRESHOLD).byte().cpu().numpy() for probability in decoded]
 
 
 def disturbed(latents: Sequence[Tensor], level: float, seed: int = 0) -> list[Tensor]:
@@ -47,11 +68,12 @@ def disturbed(latents: Sequence[Tensor], level: float, seed: int = 0) -> list[Te
     return [z + level * torch.randn(z.shape, generator=generator).to(z) for z in latents]
 
 
-def reconstruction_f1(codec, maps: Sequence[np.ndarray], target: str = "mask", noise: float = 0.0) -> np.ndarray:
-    """Pixel-F1 of every map [H, W] in {0, 1} after encoding and decoding, threshold 0.5."""
-    latents = disturbed(encode_maps(codec, maps, target), noise)
-    decoded = decode_latents(codec, latents, [y.shape for y in maps], target)
-    return np.array([f1_score(p > THRESHOLD, y > 0) for p, y in zip(decoded, maps, strict=True)])
+def reconstruction_f1(
+    codec: nn.Module, maps: Sequence[np.ndarray], target: str = "mask", noise: float = 0.0
+) -> np.ndarray:
+    """Pixel-F1 of each map [H, W] in {0, 1} after encoding and decoding, with latent noise of this deviation."""
+    decoded = decode_masks(codec, disturbed(encode_maps(codec, maps, target), noise), maps, target)
+    return np.array([f1_score(*pair) for pair in zip(decoded, maps, strict=True)])
 
 
 def latent_statistics(latents: Sequence[Tensor]) -> tuple[list[float], list[float]]:
@@ -60,6 +82,6 @@ def latent_statistics(latents: Sequence[Tensor]) -> tuple[list[float], list[floa
     return values.mean(1).tolist(), values.std(1).tolist()
 
 
-def codec_device(codec) -> torch.device:
+def codec_device(codec: nn.Module) -> torch.device:
     """Where the codec's parameters are."""
     return next(codec.parameters()).device

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from diffiml_plugin.bench.codec_metrics import encode_maps, latent_statistics, reconstruction_f1
 from diffiml_plugin.bench.distill_settings import DistillSettings
@@ -59,7 +59,7 @@ def distill(
     held_out = [resized(mask, settings.image_size) for mask in held_out]
     scale_masks = _scale_masks(mixture, settings.image_size, np.random.default_rng(settings.seed))
     student = LightVAE(settings.width).to(device, memory_format=torch.channels_last)
-    average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(_EMA_DECAY))
+    average = AveragedModel(student, avg_fn=_moving_average)
     optimizer = torch.optim.AdamW(student.parameters(), settings.lr, betas=(0.9, 0.99),
                                   weight_decay=settings.weight_decay)
     log, started, checked = output_dir / LOG, time.monotonic(), 0
@@ -68,7 +68,7 @@ def distill(
         progress = max(step / settings.steps, (time.monotonic() - started) / 60 / (settings.minutes or float("inf")))
         if progress * _CHECKS >= checked + 1 or progress >= 1:  # 1. validate and store
             checked = int(progress * _CHECKS)
-            codec = average.module if step > _WARMUP else student
+            codec = average.module
             set_latent_scale(codec, scale_masks)
             figures = validation(codec, held_out)
             save_lightvae(output_dir / WEIGHTS, codec, provenance | asdict(settings) | {
@@ -136,6 +136,11 @@ def _batch(mixture: MaskMixture, settings: DistillSettings, rng: np.random.Gener
 def _teacher_latents(teacher: nn.Module, maps: Tensor, edges: int) -> Tensor:
     kinds = zip(maps.split([len(maps) - edges, edges]), TARGETS, strict=True)
     return torch.cat([teacher.encode(kind, target).float() for kind, target in kinds if len(kind)])
+
+
+def _moving_average(average: Tensor, current: Tensor, count: Tensor) -> Tensor:
+    decay = min(_EMA_DECAY, (1 + count.item()) / (10 + count.item()))  # the first steps are soon forgotten
+    return torch.lerp(current, average, decay)
 
 
 def _note(log: Path, entry: dict[str, Any]) -> None:

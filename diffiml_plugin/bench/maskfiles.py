@@ -47,7 +47,7 @@ def read_mask(path: Path, binarise: bool = False) -> np.ndarray:
         return np.ones(levels.shape, np.uint8)
     told = f"{path} is not binary: {len(found)} levels from {found[0]} to {found[-1]}"
     if not binarise:
-        raise DiffIMLError(f"{told}, expected 0 and one other; mend the file, or give --binarise to cut it at {top // 2}")
+        raise DiffIMLError(f"{told}, expected 0 and one other; mend it, or cut it at {top // 2} by --binarise")
     warnings.warn(f"{told}; cut at {top // 2}", stacklevel=2)
     return (levels > top // 2).astype(np.uint8)
 

@@ -28,8 +28,8 @@ class SDVAE(nn.Module):
             block_out_channels=_WIDTHS, layers_per_block=2, latent_channels=LATENT_CHANNELS)
         stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
         if (self.vae.config.latent_channels, stride) != (LATENT_CHANNELS, LATENT_STRIDE):
-            raise DiffIMLError(f"this AutoencoderKL has {self.vae.config.latent_channels} latent channels at 1/{stride} "
-                               f"resolution; expected {LATENT_CHANNELS} at 1/{LATENT_STRIDE}, as Stable Diffusion's")
+            raise DiffIMLError(f"this AutoencoderKL has {self.vae.config.latent_channels} latent channels at stride "
+                               f"{stride}; expected {LATENT_CHANNELS} at {LATENT_STRIDE}, as Stable Diffusion's")
         self.requires_grad_(False)
 
     def encode(self, y: Tensor, target: str = "mask") -> Tensor:

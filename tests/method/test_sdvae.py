@@ -1,0 +1,45 @@
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.sdvae import SDVAE
+from diffiml_plugin.weights.sdvae import load_sdvae
+
+
+def tiny_vae(stages=4, latent_channels=4):
+    torch.manual_seed(0)
+    return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * stages, up_block_types=("UpDecoderBlock2D",) * stages,
+                         block_out_channels=(4,) * stages, norm_num_groups=2, latent_channels=latent_channels).eval()
+
+
+def test_latents_are_the_scaled_mode_of_three_equal_channels():
+    vae = tiny_vae()
+    codec, y = SDVAE(vae), torch.rand(2, 1, 32, 48)
+    latent = codec.encode(y)
+    expected = vae.encode((2 * y - 1).repeat(1, 3, 1, 1)).latent_dist.mode() * 0.18215
+    assert latent.shape == (2, 4, 4, 6) and torch.allclose(latent, expected, atol=1e-6)
+    decoded = codec.decode(latent, "edge")
+    picture = vae.decode(latent / 0.18215).sample
+    assert torch.allclose(decoded, (picture.mean(1, keepdim=True) + 1).div(2).clamp(0, 1), atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in codec.parameters())
+
+
+def test_a_vae_of_other_latents_is_refused():
+    with pytest.raises(DiffIMLError, match="stride 4"):
+        SDVAE(tiny_vae(stages=3))
+    with pytest.raises(DiffIMLError, match="8 latent channels"):
+        SDVAE(tiny_vae(latent_channels=8))
+
+
+def test_a_folder_is_loaded_and_a_missing_one_explained(tmp_path, monkeypatch):
+    vae = tiny_vae()
+    vae.save_pretrained(tmp_path / "vae")
+    y = torch.rand(1, 1, 16, 16)
+    assert torch.equal(load_sdvae(tmp_path / "vae").encode(y), SDVAE(vae).encode(y))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DiffIMLError, match="diffusion_pytorch_model.safetensors"):
+        load_sdvae(tmp_path / "absent")
+    (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(DiffIMLError, match="cannot load the SD VAE"):
+        load_sdvae(tmp_path / "vae")
