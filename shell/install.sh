@@ -25,5 +25,5 @@ fi
 if [[ ! "$done_mark" -nt setup.py ]]; then
     echo "==> installing into .venv (PyTorch and its libraries are some gigabytes: this takes minutes)"
     .venv/bin/python -m pip install --disable-pip-version-check --editable ".${extra:+[$extra]}"
-    touch "$done_mark"
+    touch .venv/installed "$done_mark"
 fi
