@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# MVSS protocol: tests the weights of 20_train_mvss.sh on the seven test sets.
+# usage: DATA_ROOT=/folder/of/datasets shell/30_test_mvss.sh [flags of benco test]
+set -euo pipefail
+
+: "${DATA_ROOT:?set it to the folder that holds the datasets}"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+exec benco test --config mvss_test --test_data_json "$root/benco_configs/mvss_sets.json" "$@"
