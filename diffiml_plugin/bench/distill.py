@@ -28,7 +28,7 @@ _WARMUP = 100  # steps
 _EMA_DECAY = 0.999
 _MAX_GRADIENT = 1.0  # norm
 _CHECKS = 12  # validations, and stored weights, of a run
-_SCALE_MASKS = 128  # masks that the latent scale is computed from
+_SCALE_MASKS = 64  # masks that the latent scale is computed from
 
 
 def distill(

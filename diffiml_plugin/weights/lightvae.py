@@ -1,5 +1,6 @@
 """The LightVAE that travels with the package, and those that `benco distill` writes."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def load_lightvae(path: str | Path | None = None) -> LightVAE:
     path = SHIPPED if path is None else Path(path)
     tensors, metadata = load_weights(path)
     if metadata.get("model") != "LightVAE":
-        raise DiffIMLError(f"{path} holds {metadata.get('model')!r}, not a LightVAE; "
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        raise DiffIMLError(f"{path} (sha256 {sha256}) holds {metadata.get('model')!r}, not a LightVAE; "
                            "pass a file written by `benco distill`")
     codec = LightVAE(**metadata["config"])
     load_into(codec, tensors, path)

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from diffiml_plugin.bench.codec_metrics import encode_maps, latent_statistics, reconstruction_f1
+from diffiml_plugin.bench.maskfiles import find_masks, read_mask, resized
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.edges import edge_map
+from diffiml_plugin.method.lightvae import LightVAE
+from diffiml_plugin.weights.files import read_metadata, save_weights
+from diffiml_plugin.weights.lightvae import SHIPPED, load_lightvae, save_lightvae
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_lightvae()
+
+
+def test_shipped_weights_are_small_and_say_how_they_were_trained(shipped):
+    assert SHIPPED.stat().st_size < 1_000_000
+    assert sum(parameter.numel() for parameter in shipped.parameters()) <= 80_000
+    provenance = read_metadata(SHIPPED)["provenance"]
+    assert provenance["teacher"] == "none" and provenance["steps"] > 0 and provenance["data"]
+
+
+def test_shipped_weights_keep_an_empty_mask_empty(shipped):
+    for side in (128, 512, 1024):
+        latent = shipped.encode(torch.zeros(1, 1, side, side))
+        assert (shipped.decode(latent) > 0.5).float().mean() < 1e-5
+        assert latent[..., 2:-2, 2:-2].std((2, 3)).max() < 1e-3  # a constant, but for the border
+
+
+def test_shipped_weights_on_masks_that_people_drew(shipped, bsds):
+    masks = [resized(read_mask(file), 512) for file in find_masks(bsds / "val" / "Gt")[::4]]
+    f1 = reconstruction_f1(shipped, masks)
+    assert f1.mean() > 0.995 and f1.min() > 0.95
+    assert reconstruction_f1(shipped, masks, noise=0.3).mean() > 0.994
+    for target, maps in (("mask", masks), ("edge", [edge_map(mask) for mask in masks])):
+        means, deviations = latent_statistics(encode_maps(shipped, maps, target))
+        assert max(map(abs, means)) < 0.3 and all(0.7 < deviation < 1.4 for deviation in deviations)
+
+
+def test_another_width_is_rebuilt_from_its_file(tmp_path):
+    codec, y = LightVAE(width=5), torch.rand(1, 1, 16, 16)
+    save_lightvae(tmp_path / "a.safetensors", codec, {})
+    assert torch.equal(load_lightvae(tmp_path / "a.safetensors").encode(y), codec.encode(y))
+
+
+def test_truncated_and_foreign_files_are_refused_by_name_and_hash(tmp_path):
+    truncated, foreign = tmp_path / "truncated.safetensors", tmp_path / "foreign.safetensors"
+    truncated.write_bytes(SHIPPED.read_bytes()[:-1000])
+    save_weights(foreign, {"weight": torch.zeros(2)}, {"model": "Other"})
+    for path in (truncated, foreign):
+        with pytest.raises(DiffIMLError, match=rf"{path.name}.*sha256 [0-9a-f]{{64}}"):
+            load_lightvae(path)
