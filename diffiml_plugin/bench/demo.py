@@ -9,19 +9,17 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from diffiml_plugin.bench import page
 from diffiml_plugin.bench.checkpoints import LAST, STATE, save_checkpoint
 from diffiml_plugin.bench.data import InputSettings, seed_all, test_transform
+from diffiml_plugin.bench.demo_report import write_report
 from diffiml_plugin.bench.images import read_image
 from diffiml_plugin.bench.models import build_model, post_function, resolve_flags
 from diffiml_plugin.bench.photographs import photographs
-from diffiml_plugin.bench.pictures import heat
 from diffiml_plugin.bench.predict import Predictor, predict
 from diffiml_plugin.bench.settings import TestSettings, TrainSettings
 from diffiml_plugin.bench.synthetic import SyntheticTampering, write_tampered
-from diffiml_plugin.bench.tamper import KINDS, TamperSettings
+from diffiml_plugin.bench.tamper import TamperSettings
 from diffiml_plugin.bench.test import test
 from diffiml_plugin.bench.train import train
 from diffiml_plugin.errors import DiffIMLError
@@ -88,56 +86,24 @@ def demo(
     after = tested(training / LAST, "after")
 
     # 3. Masks of unseen pictures.
-    shown = [Path(record["path"]) for record in after[:_SHOWN]]
-    predictor = Predictor(training / LAST, device=settings.device)
-    predict(predictor, [str(path) for path in shown], folder / "predictions")
+    shown = [record["path"] for record in after[:_SHOWN]]
+    predict(Predictor(training / LAST, device=settings.device), shown, folder / "predictions")
 
     # 4. The report.
-    result = DemoResult(_mean(before), _best_constant(unseen), _mean(after), folder / "report.html")
+    result = DemoResult(_mean_f1(before), _best_constant(unseen), _mean_f1(after), folder / "report.html")
+    figures = {"pixel-F1 before training": result.before, "the best constant answer": result.constant,
+               "pixel-F1 after training": result.after}
     minutes = (time.monotonic() - started) / 60
-    _write_report(result, settings, after, shown, minutes, train_images)
+    effort = f"trained on {settings.epochs * train_images} images in {minutes:.1f} minutes, tests included"
+    write_report(result.report, figures, f"{settings.model}, {effort}", after, folder / "predictions", _SHOWN)
     return result
 
 
-def _mean(records: list[dict[str, Any]], kind: str = "") -> float:
-    return fmean(record["f1"] for record in records if kind in record["name"])
+def _mean_f1(records: list[dict[str, Any]]) -> float:
+    return fmean(record["f1"] for record in records)
 
 
 def _best_constant(listing: Path) -> float:
     """Pixel-F1 of calling every pixel tampered: 2a / (1 + a) for a region of share a. Calling none so scores 0."""
     shares = [np.mean(read_image(listing.parent / mask) > 127) for _, mask in json.loads(listing.read_text())]
     return fmean(2 * share / (1 + share) for share in shares)
-
-
-def _write_report(
-    result: DemoResult,
-    settings: TrainSettings,
-    records: list[dict[str, Any]],
-    shown: list[Path],
-    minutes: float,
-    train_images: int,
-) -> None:
-    names = {part: ", ".join(photo.name for photo in photographs(part)) for part in ("train", "test")}
-    rows = [[kind.replace("_", "-"), str(sum(kind in record["name"] for record in records)),
-             f"{_mean(records, kind):.3f}"] for kind in KINDS if any(kind in record["name"] for record in records)]
-    strips = []
-    for record, path in zip(records, shown, strict=False):
-        target = result.report.parent / "predictions" / path.stem
-        maps = {name: np.array(Image.open(f"{target}_{name}.png")) / 255 for name in ("mask", "uncertainty")}
-        truth = np.array(Image.open(path.parent.parent / "Gt" / path.name)) / 255
-        strips.append(page.strip(
-            {"input": read_image(path), "truth": truth, "prediction": maps["mask"],
-             "uncertainty": heat(maps["uncertainty"])},
-            f"{path.stem}: pixel-F1 {record['f1']:.2f}"))
-    page.write_page(
-        result.report, "DiffIML, a demonstration",
-        f"{settings.model} was trained for {settings.epochs} epochs of {train_images} images, tampered on the fly from "
-        f"the photographs {names['train']}. It was tested on {len(records)} tampered images of others, which it never "
-        f"saw: {names['test']}. All of it took {minutes:.1f} minutes. The tampering is easier to see than in the wild.",
-        page.figures({"pixel-F1 before training": f"{result.before:.3f}",
-                      "the best constant answer": f"{result.constant:.3f}",
-                      "pixel-F1 after training": f"{result.after:.3f}"}),
-        "<h2>By manipulation</h2>", page.table(["manipulation", "images", "pixel-F1"], rows),
-        "<h2>Unseen photographs</h2>",
-        "<p>The uncertainty is the standard deviation over the ensemble's members, from black (none) to yellow.</p>",
-        *strips)
