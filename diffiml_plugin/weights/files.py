@@ -115,8 +115,9 @@ def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
         metadata = read_metadata(path)
     except DiffIMLError:  # the tensors may come from a file of another format
         metadata = {}
-    config = getattr(module, "config", None)
-    stored, built = metadata.get("config", {}), asdict(config) if is_dataclass(config) else {}
+    configs = (getattr(part, "config", None) for part in module.modules())
+    stored = metadata.get("config", {})
+    built = next((asdict(config) for config in configs if is_dataclass(config)), {})
     differing = [name for name in ARCHITECTURE_FIELDS if name in stored and name in built
                  and stored[name] != built[name]]
 

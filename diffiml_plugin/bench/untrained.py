@@ -1,0 +1,75 @@
+"""Models of the registry with random weights, built and run on the CPU without any file of weights."""
+
+import inspect
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from diffiml_plugin.bench.models import build_model, constructor_flags, resolve_flags
+from diffiml_plugin.errors import DiffIMLError
+
+_CONFIGS = Path(find_spec("IMDLBenCo").origin).parent / "statics" / "model_zoo" / "configs"
+_STAND_INS = {  # what constructors insist on, although weights are not read here
+    "Cat_Net": {"cfg_file": str(_CONFIGS / "CAT_full.yaml")},
+    "Trufor": {"config_path": str(_CONFIGS / "trufor.yaml")},
+    "PSCC_Net": {"pretrain_path": ""},
+    "MSCDI_Net": {"backbone_weights_path": "none"},
+}
+_NO_WEIGHTS = {"encoder_weights": "none", "codec_weights": "none"}  # DiffIML's own way to ask for it
+_SIZE_FLAGS = ("image_size", "input_size", "img_size")
+
+
+@contextmanager
+def untrained() -> Iterator[None]:
+    """Inside, what the zoo's models read or download as weights is empty, and they stay on the CPU and quiet."""
+    create_model = timm.create_model
+    with ExitStack() as stack:
+        for replaced in ("torch.load", "torch.hub.load_state_dict_from_url", "torch.utils.model_zoo.load_url"):
+            stack.enter_context(patch(replaced, lambda *args, **options: {}))
+        stack.enter_context(patch.object(nn.Module, "load_state_dict", lambda *args, **options: ([], [])))
+        stack.enter_context(patch("timm.create_model", lambda *args, **options: create_model(
+            *args, **{**options, "pretrained": False})))
+        for moved in (nn.Module, Tensor):
+            stack.enter_context(patch.object(moved, "cuda", lambda self, *args, **options: self))
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
+
+
+def build_untrained(name: str, flags: Mapping[str, Any], image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The model in evaluation mode, and all its constructor flags; to be called inside `untrained`.
+
+    Raises:
+        DiffIMLError: no such model or flag, or a model that wants more than weights.
+    """
+    known = constructor_flags(name)
+    required = {flag: "" for flag, parameter in known.items() if parameter.default is parameter.empty}
+    needed = {**required, **{flag: image_size for flag in _SIZE_FLAGS if flag in known}, **_STAND_INS.get(name, {})}
+    neutral = {flag: value for flag, value in _NO_WEIGHTS.items() if flag in known}
+    resolved = resolve_flags(name, {**needed, **flags, **neutral})
+    try:
+        return build_model(name, resolved).eval(), resolved
+    except RuntimeError as error:  # `unet` fetches its very code from the internet
+        raise DiffIMLError(f"{name} cannot be built with random weights ({error})") from error
+
+
+def blank_batch(model: nn.Module, image_size: int) -> dict[str, Any]:
+    """One black image with all that the framework's datasets give `model.forward` beside it."""
+    plane = torch.zeros(1, 1, image_size, image_size)
+    batch = {
+        "image": torch.zeros(1, 3, image_size, image_size), "mask": plane, "edge_mask": plane,
+        "label": torch.zeros(1, dtype=torch.int64), "shape": torch.tensor([[image_size, image_size]]),
+        "name": ["blank"], "DCT_coef": plane[0], "qtables": torch.ones(1, 8, 8),
+    }
+    accepted = inspect.signature(model.forward).parameters
+    return {key: value for key, value in batch.items() if key in accepted}
