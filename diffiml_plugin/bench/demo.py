@@ -53,11 +53,13 @@ def demo(
         test_images: tampered images, of the test photographs alone.
 
     Raises:
-        DiffIMLError: as training does; a photograph is missing.
+        DiffIMLError: as training does; no images asked for; a photograph is missing.
     """
     folder, training = Path(settings.output_dir), Path(settings.output_dir, "training")
     if (training / STATE).exists() and not settings.resume:
         raise DiffIMLError(f"{folder} holds a demo already; go on with --resume auto, or choose another --output_dir")
+    if min(train_images, test_images) < 1:
+        raise DiffIMLError(f"--train_images {train_images} and --test_images {test_images} must be 1 or more")
     started = time.monotonic()
     inputs = InputSettings.of(settings)
 
@@ -67,7 +69,7 @@ def demo(
             settings=VISIBLE, **inputs.framework(test_transform(), post_function(settings.model)))
 
     def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
-        test(TestSettings(checkpoint_path=str(checkpoint), test_data_path=str(unseen.parent), device=settings.device,
+        test(TestSettings(checkpoint_path=str(checkpoint), test_data_path=str(unseen), device=settings.device,
                           num_workers=settings.num_workers, output_dir=str(folder / name)))
         return [json.loads(line) for line in (folder / name / "per_image.jsonl").read_text().splitlines()]
 

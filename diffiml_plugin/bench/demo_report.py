@@ -47,8 +47,9 @@ def write_report(
         *(page.strip(row, f"{Path(record['name']).stem}: pixel-F1 {record['f1']:.2f}")
           for row, record in zip(rows, records, strict=False)),
     )
-    picture = np.vstack([strip(*row.values()) for row in rows[:_IN_PICTURE]])
-    Image.fromarray(picture).save(path.with_name("pictures.jpg"), quality=92)
+    below = ((0, 4), (0, 0), (0, 0))  # a white line
+    picture = [np.pad(strip(*row.values()), below, constant_values=255) for row in rows[:_IN_PICTURE]]
+    Image.fromarray(np.vstack(picture)).save(path.with_name("pictures.jpg"), quality=92)
 
 
 def _by_kind(records: Sequence[dict[str, Any]]) -> list[list[str]]:
