@@ -17,9 +17,6 @@ from diffiml_plugin.errors import DiffIMLError
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR
 _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
 
-# The demo's handful is decoded once; a large folder costs no memory.
-_read_photograph = functools.lru_cache(maxsize=16)(read_image)
-
 
 class SyntheticTampering(JsonDataset):
     """The framework's sample dict, from photographs tampered on the fly.
@@ -34,7 +31,7 @@ class SyntheticTampering(JsonDataset):
         kinds: the manipulations to draw from, of `tamper.KINDS`.
         authentic: share of the images left as they are (label 0, empty mask).
         window: pixels; a random square of at least this side is cut out and shrunk to it before tampering.
-            None takes the whole photograph, shrunk to 1024 pixels where it is longer.
+            None takes the whole photograph. In either case it is first shrunk to 1024 pixels, where longer.
         framework: what IMDLBenCo's datasets takes: is_resizing, output_size, post_funcs...
 
     Raises:
@@ -84,16 +81,16 @@ class SyntheticTampering(JsonDataset):
         return f"{self.photographs[index % len(self.photographs)].stem}_{made.kind}_{index:06d}.png"
 
     def _read(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-        photo = _read_photograph(self.photographs[number])
-        regions = self.regions[number] and cv2.imread(str(self.regions[number]), cv2.IMREAD_UNCHANGED)
+        photo, regions = _photograph(self.photographs[number]), self.regions[number]
         height, width = photo.shape[:2]
-        if self.window:
-            side = rng.integers(min(self.window, height, width), min(height, width) + 1)
-            top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-            cut, size = np.s_[top:top + side, left:left + side], (self.window, self.window)
-        else:
-            scale = min(1, _MAX_SIDE / max(height, width))
-            cut, size = np.s_[:, :], (round(width * scale), round(height * scale))
+        if regions is not None:
+            labels = cv2.imread(str(regions), cv2.IMREAD_UNCHANGED)
+            regions = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+        if self.window is None:
+            return photo, regions
+        side = rng.integers(min(self.window, height, width), min(height, width) + 1)
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        cut, size = np.s_[top:top + side, left:left + side], (self.window, self.window)
         photo = cv2.resize(photo[cut], size, interpolation=cv2.INTER_AREA)
         if regions is not None:
             regions = cv2.resize(regions[cut], size, interpolation=cv2.INTER_NEAREST)
@@ -119,6 +116,13 @@ def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
     listing = folder / "list.json"
     listing.write_text(json.dumps(pairs, indent=1))
     return listing
+
+
+@functools.lru_cache(maxsize=16)  # the demo's handful is decoded once; of a large folder little is held
+def _photograph(path: Path) -> np.ndarray:
+    photo = read_image(path)
+    scale = min(1, _MAX_SIDE / max(photo.shape))
+    return cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:

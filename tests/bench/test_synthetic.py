@@ -79,6 +79,18 @@ def test_window_size(folder):
     assert draw(make(folder, window=32), 0).image.shape == (32, 32, 3)
 
 
+def test_large_photographs_are_shrunk_with_their_regions(folder):
+    regions = folder.parent / "regions"
+    regions.mkdir()
+    labels = np.zeros((800, 2048), np.uint8)
+    labels[200:600, 400:1000] = 3
+    for photo in folder.iterdir():
+        cv2.imwrite(str(photo), np.random.default_rng(0).integers(0, 256, (800, 2048, 3), dtype=np.uint8))
+        cv2.imwrite(str(regions / photo.name), labels)
+    made = draw(make(folder, kinds=["removal"], authentic=0), 0)
+    assert made.image.shape == (400, 1024, 3) and np.array_equal(made.mask, labels[::2, ::2] == 3)
+
+
 def test_bad_folders(folder, tmp_path):
     with pytest.raises(DiffIMLError, match="nowhere is not a folder"):
         make(tmp_path / "nowhere")
