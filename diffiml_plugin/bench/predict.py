@@ -118,8 +118,10 @@ def predict(
         the files that could not be predicted; they are in scores.json and on stderr too.
 
     Raises:
-        DiffIMLError: a path that does not exist, or holds no image.
+        DiffIMLError: a path that does not exist, or holds no image; a threshold outside [0, 1].
     """
+    if not 0 <= threshold <= 1:
+        raise DiffIMLError(f"--threshold {threshold} is outside [0, 1]; probabilities are compared with it")
     found = find_images(paths, output_dir)
     stems = Counter(relative.with_suffix("") for _, relative in found)
     failures, entries = [], []

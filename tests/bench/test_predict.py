@@ -85,6 +85,8 @@ def test_earlier_output_is_no_input(checkpoint, folder):
 def test_threshold(checkpoint, folder, tmp_path):
     predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path, threshold=0.999)
     assert not read(tmp_path / "a_binary.png").any()
+    with pytest.raises(DiffIMLError, match="--threshold 50"):
+        predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path, threshold=50)
 
 
 def test_padded_model_keeps_pixels_in_place_and_refuses_larger_images(checkpoint, folder):
