@@ -1,4 +1,4 @@
-"""DiffIML in IMDL-BenCo's registry: the adapter between the framework's dictionaries and the method's tensors."""
+"""DiffIML and its discriminative counterpart in IMDL-BenCo's registry: between its dictionaries and our tensors."""
 
 import hashlib
 import inspect
@@ -13,6 +13,7 @@ from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.encoders import build_encoder
+from diffiml_plugin.method.segmenter import Segmenter
 from diffiml_plugin.weights.codecs import load_codec
 from diffiml_plugin.weights.encoders import load_encoder_weights
 
@@ -92,6 +93,29 @@ class DiffIMLModel(nn.Module):
         }
 
 
+class SegFormerIML(nn.Module):
+    """DiffIML's condition encoder under a discriminative head (Table 5), behind the framework's forward interface.
+
+    Args:
+        encoder: the condition encoder's name.
+        encoder_weights: none, imagenet, or a file for it.
+    """
+
+    def __init__(self, encoder: str = "segformer_b3", encoder_weights: str = "none"):
+        super().__init__()
+        backbone = build_encoder(encoder)
+        load_encoder_weights(backbone, encoder, encoder_weights)
+        self.segmenter = Segmenter(backbone)
+
+    def forward(self, image, mask=None, label=None, *args, **kwargs) -> dict:
+        """As `DiffIMLModel.forward`, from the image alone: there is no noise to key."""
+        if self.training:
+            loss = self.segmenter.training_loss(image, mask)
+            return {"backward_loss": loss, "visual_loss": {"loss": loss}}
+        prediction = self.segmenter.predict(image)
+        return {"pred_mask": prediction.probability, "pred_label": prediction.score}
+
+
 def content_name(image: Tensor) -> str:
     """A name for an image [3, H, W] that has none: a digest of its values."""
     values = image.detach().to("cpu", torch.float32).contiguous()
@@ -105,7 +129,8 @@ def diffiml_post_func(sample: dict) -> None:
 
 
 def register() -> None:
-    """Puts the model and its post function into the framework's registries, once."""
+    """Puts the models and DiffIML's post function into the framework's registries, once."""
     if not MODELS.has(NAME):
         MODELS.register_module(name=NAME, module=DiffIMLModel)
+        MODELS.register_module(module=SegFormerIML)
         POSTFUNCS.register_module(module=diffiml_post_func)

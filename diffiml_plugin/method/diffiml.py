@@ -77,7 +77,7 @@ class DiffIML(nn.Module):
             image: [B, 3, H, W], ImageNet-normalised; sides are multiples of 32.
             mask, edge: [B, 1, H, W] in {0, 1}; the edge map (Eq. 7) only with edge supervision.
         """
-        self._check_image(image)
+        check_image(image)
         # 1. The clean joint latent.
         z0 = self._encode_targets(mask, edge)  # [B, 8, h, w]
         # 2. Noise it, with the error prior (Eq. 15).
@@ -95,9 +95,8 @@ class DiffIML(nn.Module):
         alpha = self.config.seg_weight
         return TrainingLoss(alpha * mask_loss + (1 - alpha) * edge_loss, mask_loss, edge_loss, t)
 
-    @torch.no_grad()
     def predict(self, image: Tensor, names: Sequence[str], details: bool = False) -> Prediction:
-        """Alg. 2: sample N latents for each image, average them, decode once.
+        """Alg. 2: encode the condition once, sample N latents for each image, average them, decode once.
 
         Args:
             image: [B, 3, H, W], ImageNet-normalised; sides are multiples of 32.
@@ -105,9 +104,20 @@ class DiffIML(nn.Module):
                 prediction depends on nothing else in the batch.
             details: give members, edge and steps too (each is decoded: N + S + 1 times the decoder's cost).
         """
-        self._check_image(image)
+        return self.sample(self.condition(image), names, details)
+
+    @torch.no_grad()
+    def condition(self, image: Tensor) -> list[Tensor]:
+        """All that sampling needs of the images: [B, C, h, w] of the upright view, and with `tta` of the mirrored."""
+        check_image(image)
         views = [image, image.flip(-1)] if self.config.tta else [image]
-        samples = [self._sample(view, [f"{name}/{v}" for name in names]) for v, view in enumerate(views)]
+        return [self.denoiser.fuse(self.condition_encoder(view)) for view in views]
+
+    @torch.no_grad()
+    def sample(self, conditions: Sequence[Tensor], names: Sequence[str], details: bool = False) -> Prediction:
+        """Alg. 2 from the condition on, which serves any sampling settings; a mirrored view not wanted is left out."""
+        views = conditions[: 1 + self.config.tta]
+        samples = [self._sample(fused, [f"{name}/{v}" for name in names]) for v, fused in enumerate(views)]
         upright = samples[0]
         decoded = [self._decode(latents.mean(1)) for latents, _ in samples]  # of [B, 1, H, W]
         if self.config.tta:
@@ -122,18 +132,17 @@ class DiffIML(nn.Module):
         edge = self._decode(upright[0].mean(1), "edge") if self.config.edge_supervision else None
         return Prediction(probability, torch.cat(members, 1), edge, self._decode_each(upright[1]))
 
-    def _sample(self, image: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _sample(self, fused: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The members' clean latents [B, N, C, h, w], and the first member's estimates by step [B, S, C, h, w]."""
         config, members = self.config, self.config.ensemble_size
-        fused = self.denoiser.fuse(self.condition_encoder(image))
         noise = KeyedNoise([f"{config.noise_seed}/{key}/{member}" for key in keys for member in range(members)])
-        shape = (config.joint_channels, *(side // LATENT_STRIDE for side in image.shape[-2:]))
+        shape = (config.joint_channels, *fused.shape[-2:])
 
         def denoise(z: Tensor, t: int) -> Tensor:
             return self.denoiser(z, torch.tensor([t], device=z.device), fused).float()
 
         z, estimates = SAMPLERS[config.sampler](
-            denoise, noise, noise.draw(shape, image.device), self.schedule.respaced(config.num_inference_steps)
+            denoise, noise, noise.draw(shape, fused.device), self.schedule.respaced(config.num_inference_steps)
         )
         return z.unflatten(0, (-1, members)), torch.stack([e[::members] for e in estimates], 1)
 
@@ -152,11 +161,12 @@ class DiffIML(nn.Module):
     def _decode_each(self, z: Tensor) -> Tensor:
         return self._decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # [B, K, C, h, w] → [B, K, 1, H, W]
 
-    @staticmethod
-    def _check_image(image: Tensor) -> None:
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise DiffIMLError(f"image has shape {tuple(image.shape)}; expected [B, 3, H, W]")
-        if any(side % SIZE_MULTIPLE for side in image.shape[-2:]):
-            raise DiffIMLError(
-                f"image sides {tuple(image.shape[-2:])} are not multiples of {SIZE_MULTIPLE}; resize or pad it"
-            )
+
+def check_image(image: Tensor) -> None:
+    """Raises DiffIMLError unless `image` is [B, 3, H, W] with sides that are multiples of 32."""
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise DiffIMLError(f"image has shape {tuple(image.shape)}; expected [B, 3, H, W]")
+    if any(side % SIZE_MULTIPLE for side in image.shape[-2:]):
+        raise DiffIMLError(
+            f"image sides {tuple(image.shape[-2:])} are not multiples of {SIZE_MULTIPLE}; resize or pad it"
+        )

@@ -111,7 +111,8 @@ def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
-def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, to (height, width)."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
@@ -133,7 +134,7 @@ class LightDenoiser(nn.Module):
     def fuse(self, features: Features) -> Tensor:
         """The condition's share of the first convolution: stages at strides 4 to 32 → [B, 32, H/8, W/8]."""
         size = features[0].shape[-2:]  # stride 4
-        stages = [_resize(project(f), size) for project, f in zip(self.project, features)]
+        stages = [resize(project(f), size) for project, f in zip(self.project, features)]
         condition = self.mix(torch.cat(stages, 1))  # [B, 64, H/4, W/4]
         return self.condition_in(F.avg_pool2d(condition, LATENT_STRIDE // 4))
 
@@ -159,7 +160,7 @@ class PaperDenoiser(nn.Module):
     def fuse(self, features: Features) -> Tensor:
         """The condition's share of the second convolution: the stage at stride 32 → [B, 128, H/8, W/8]."""
         size = [side * 32 // LATENT_STRIDE for side in features[-1].shape[-2:]]
-        return self.condition_in(self.project(_resize(features[-1], size)))
+        return self.condition_in(self.project(resize(features[-1], size)))
 
     def forward(self, z: Tensor, timestep: Tensor, fused: Tensor) -> Tensor:
         """As `LightDenoiser.forward`, with `fused` [B, 128, h, w]."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,10 +63,18 @@ def test_details(model, images):
 
 
 def test_tta_is_the_mean_of_both_views(model, images):
-    upright = model._decode(model._sample(images[:1], ["a/0"])[0].mean(1))
-    mirrored = model._decode(model._sample(images[:1].flip(-1), ["a/1"])[0].mean(1)).flip(-1)
+    upright = model._decode(model._sample(*model.condition(images[:1]), ["a/0"])[0].mean(1))
+    mirrored = model._decode(model._sample(*model.condition(images[:1].flip(-1)), ["a/1"])[0].mean(1)).flip(-1)
     fused = _model(tta=True).predict(images[:1], ["a"]).probability
     torch.testing.assert_close(fused, (upright + mirrored) / 2, atol=1e-6, rtol=0)
+
+
+def test_one_condition_serves_other_sampling_settings(images):
+    model = _model(tta=True)
+    conditions = model.condition(images[:1])
+    for settings in ({"tta": True}, {"tta": False}, {"tta": False, "num_inference_steps": 4, "noise_seed": 3}):
+        model.config = replace(model.config, **settings)
+        assert torch.equal(model.sample(conditions, ["a"]).probability, model.predict(images[:1], ["a"]).probability)
 
 
 def test_loss_is_the_weighted_latent_error(images):
