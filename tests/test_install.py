@@ -104,6 +104,7 @@ def test_the_command_comes_stays_and_goes(tmp_path, framework, checkout, install
     assert time.perf_counter() - start < 1
     assert environment.run("diffiml", "--help") == ours.replace("benco", "diffiml")
     assert "encoder: resnet50" in environment.run("benco", "train", "--config", "benco_configs/packaged", "--dry_run")
+    environment.run("python", "-c", "from diffiml_plugin.weights.lightvae import load_lightvae; load_lightvae()")
     assert environment.run("python", "-W", "error", "-c", "pass") == ""
     script = "from IMDLBenCo.registry import MODELS; print('known:', MODELS.has('DiffIML'))"
     assert "known: True" in environment.run("python", "-c", script)

@@ -18,7 +18,6 @@ What a user can mend is raised as `DiffIMLError` or `OSError`: one line on stder
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from diffiml_plugin import __version__
@@ -31,14 +30,10 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "train": ("train", "train DiffIML, or any model of the framework's registry"),
     "test": ("test", "score a checkpoint on one or more datasets"),
     "predict": ("predict", "masks for your own images"),
-    "robust": ("robust", "score a checkpoint under JPEG compression, blur and noise"),
     "complexity": ("complexity", "parameters and FLOPs of a model"),
     "distill": ("distill", "train LightVAE, the mask autoencoder"),
     "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
-    "datasets": ("datasets", "list, prepare and check the benchmark's datasets"),
-    "report": ("report", "tables of runs beside the published figures"),
 }
-VERBS = {verb: entry for verb, entry in VERBS.items() if find_spec(f"{__package__}.{entry[0]}")}
 FRAMEWORK_VERBS = {
     "init": "write the framework's scripts into this folder",
     "env": "versions of the framework and its environment",
@@ -63,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (DiffIMLError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = str(error).rpartition("DiffIMLError: ")[2]  # what a loader's worker raised comes with its traceback
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 2
 
 

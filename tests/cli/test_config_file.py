@@ -2,6 +2,7 @@ import pytest
 
 from diffiml_plugin.cli import config_file
 from diffiml_plugin.cli.config_file import find_config, packaged_folder, read_config
+from diffiml_plugin.cli.main import VERBS, main
 from diffiml_plugin.errors import DiffIMLError
 
 
@@ -104,3 +105,10 @@ def test_a_misspelt_packaged_file_gets_the_nearest(tmp_path):
     for path in packaged_folder().glob("*.yaml"):
         with pytest.raises(DiffIMLError, match=f"did you mean '{path.stem}'"):
             find_config(path.stem + "x", tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(packaged_folder().glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_packages_own_files_suit_a_verb(path, monkeypatch, capsys):
+    monkeypatch.setenv("DATA_ROOT", "/data")
+    statuses = [main([verb, "--config", str(path), "--dry_run"]) for verb in VERBS]
+    assert 0 in statuses, capsys.readouterr().err
