@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
-from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.method.config import DiffIMLConfig, true_or_false
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.encoders import build_encoder
@@ -25,19 +24,11 @@ def _from_settings(init):
     own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
     settings = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default,
-                          annotation=_flag if f.type is bool else f.type)
+                          annotation=true_or_false if f.type is bool else f.type)
         for f in fields(DiffIMLConfig)
     ]
     init.__signature__ = inspect.Signature([*own, *settings])
     return init
-
-
-def _flag(text: str | bool) -> bool:
-    """true/false as people type them; `bool` would read "false" as true."""
-    word = str(text).lower()
-    if word not in ("true", "1", "yes", "false", "0", "no"):
-        raise DiffIMLError(f"{text!r} is neither true nor false")
-    return word in ("true", "1", "yes")
 
 
 class DiffIMLModel(nn.Module):

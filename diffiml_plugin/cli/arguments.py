@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from diffiml_plugin.cli.config_file import apply_settings, read_config
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.method.config import DiffIMLConfig, true_or_false
 
 DEFAULT_MODEL = "DiffIML"
 _COMMON = ("help", "config", "dry_run")  # never keys of a config file
@@ -132,17 +132,9 @@ class _Flag:
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         options = {"type": self.converter, "default": self.default, "help": self.help, "choices": self.choices}
-        if self.converter is str2bool:
+        if self.converter is true_or_false:
             options |= {"nargs": "?", "const": True, "metavar": "true|false"}  # `--tta` is `--tta true`
         parser.add_argument(f"--{self.name}", **options)
-
-
-def str2bool(text: str) -> bool:
-    """A truth value as people write it; `bool("False")` is True."""
-    try:
-        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not true or false") from None
 
 
 _ADAPTER_FLAGS = (  # what DiffIML's constructor in the registry takes beside its config
@@ -175,5 +167,5 @@ def _converter(annotation: Any, default: Any) -> Callable | None:
     if NoneType in get_args(annotation):  # Optional[X], X | None
         annotation, = (kind for kind in get_args(annotation) if kind is not NoneType)
     if annotation is bool or isinstance(default, bool):
-        return str2bool
+        return true_or_false
     return annotation if callable(annotation) and not get_args(annotation) else None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -45,6 +46,8 @@ def read_config(name: str) -> dict[str, Setting]:
         chain.append(path)
         content = _load(path)
         name = content.pop("extends", None)
+        if not isinstance(name, (str, NoneType)):
+            raise DiffIMLError(f"{path}: extends: expected the name of one file, got {name!r}")
         settings = {**{key: Setting(value, path) for key, value in content.items()}, **settings}
     return settings
 
@@ -52,8 +55,8 @@ def read_config(name: str) -> dict[str, Setting]:
 def find_config(name: str, folder: Path) -> Path:
     """The file called `name` seen from `folder`, else the package's own of that name."""
     own = packaged_folder()
-    places = [Path(folder, name), Path(own, Path(name).relative_to(FOLDER) if Path(name).parts[0] == FOLDER else name)]
-    for path in (place.with_name(place.name + suffix) for place in places for suffix in ("", ".yaml")):
+    places = [folder / name, own / name.removeprefix(f"{FOLDER}/")]
+    for path in (Path(f"{place}{suffix}") for place in places for suffix in ("", ".yaml")):
         if path.is_file():
             return path.resolve()
     known = [path.stem for path in own.glob("*.yaml")]
@@ -85,7 +88,7 @@ def apply_settings(parser: "Parser", settings: dict[str, Setting], given: set[st
             continue
         try:
             action.default = _value(action, _expand(setting.value))
-        except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        except ValueError as error:
             raise DiffIMLError(f"{setting.file}: {key}: {error}") from error
         action.required = False
         applied.add(action.dest)
@@ -95,7 +98,10 @@ def apply_settings(parser: "Parser", settings: dict[str, Setting], given: set[st
 def resolved_settings(args: argparse.Namespace) -> str:
     """The settings as YAML that `--config` reads back."""
     settings = {key: value for key, value in vars(args).items() if key not in _NOT_SETTINGS}
-    return yaml.safe_dump(settings | getattr(args, "model_flags", {}), sort_keys=False, allow_unicode=True)
+    for name, value in getattr(args, "model_flags", {}).items():
+        if name in args.model_flags_given or "checkpoint_path" not in settings:  # else it is the checkpoint's own
+            settings[name] = value
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -129,8 +135,7 @@ def _value(action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ValueError(f"expected true or false, got {value!r}")
         return action.const if value else action.default
-    many = action.nargs in ("*", "+") or isinstance(action.nargs, int)
-    if many:
+    if action.nargs in ("*", "+") or isinstance(action.nargs, int):
         return [_convert(action, item) for item in (value if isinstance(value, list) else [value])]
     return _convert(action, value)
 
@@ -141,7 +146,9 @@ def _convert(action: argparse.Action, value: Any) -> Any:
     kind: Callable = action.type or str
     try:
         converted = kind(str(value))
-    except (ValueError, TypeError) as error:
+    except DiffIMLError:
+        raise
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise ValueError(f"{value!r} is no {getattr(kind, '__name__', 'valid value')}") from error
     if action.choices is not None and converted not in action.choices:
         known = [str(choice) for choice in action.choices]

@@ -18,6 +18,14 @@ def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+def true_or_false(text: str) -> bool:
+    """A truth value as people write it; `bool("false")` is True. Raises DiffIMLError for another word."""
+    word = str(text).lower()
+    if word not in ("true", "yes", "1", "false", "no", "0"):
+        raise DiffIMLError(f"{text!r} is neither true nor false")
+    return word in ("true", "yes", "1")
+
+
 @dataclass(frozen=True)
 class DiffIMLConfig:
     """The method's settings; the defaults are the paper's unless the text says otherwise.

@@ -38,7 +38,7 @@ def test_model_flags_are_coerced_and_the_given_ones_named(probe):
     (["--dta_path", "x"], "did you mean '--data_path'?"),
     (["--data_path", "x", "--encodr", "y"], "did you mean '--encoder'?"),
     (["--data_path", "x", "--data", "y"], "unknown flag --data;"),  # no abbreviations
-    (["--data_path", "x", "--tta", "maybe"], "'maybe' is not true or false"),
+    (["--data_path", "x", "--tta", "maybe"], "invalid true_or_false value: 'maybe'"),
     (["--data_path", "x", "--epochs", "many"], "invalid int value: 'many'"),
     (["--data_path", "x", "--device", "gpu"], "choose from"),
     ([], "--data_path"),

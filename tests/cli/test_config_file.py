@@ -74,7 +74,8 @@ def test_the_file_names_the_model(probe, config):
     ("epochs: [1, 2]", "epochs: expected one value"),
     ("device: cpuu", "did you mean 'cpu'?"),
     ("if_resizing: 3", "if_resizing: expected true or false, got 3"),
-    ("tta: maybe", "tta: 'maybe' is not true or false"),
+    ("tta: maybe", "tta: 'maybe' is neither true nor false"),
+    ("extends: [a, b]", "extends: expected the name of one file"),
     ("- a\n- b", "expected lines of `flag: value`, got list"),
     ("a: [", "is not YAML"),
     ("", "expected lines of `flag: value`"),
@@ -86,9 +87,10 @@ def test_mistakes_name_the_file_and_the_key(probe, config, text, complaint, caps
     assert probe.args is None
 
 
-def test_a_missing_file_is_named(probe, capsys):
-    assert probe("--config", "nowhere.yaml") == 2
-    assert "nowhere.yaml" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["nowhere.yaml", "benco_configs/nowhere", ".", "benco_configs", "/"])
+def test_a_missing_file_is_named(probe, name, capsys):
+    assert probe("--config", name) == 2
+    assert f"no config file {name}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["own", "own.yaml", "benco_configs/own.yaml", "benco_configs/own"])

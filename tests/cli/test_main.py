@@ -88,6 +88,12 @@ def test_dry_run_output_is_a_config_file(probe, tmp_path, capsys):
         assert again[name] == direct[name], name
 
 
+def test_dry_run_leaves_to_the_checkpoint_what_was_not_given(capsys):
+    assert main(["predict", "a.png", "--checkpoint_path", "c", "--output_dir", "o", "--tta", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "tta: true" in printed and "encoder" not in printed
+
+
 @pytest.mark.parametrize("words", [["init", "base"], ["env"], ["-v"], ["--version"], ["--config", "x", "init"]])
 def test_the_framework_answers_its_own_words(words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["diffiml", *words])
