@@ -1,6 +1,6 @@
 """The command: `benco VERB ...` (through the start-up hook) and `diffiml VERB ...` are this one program.
 
-A verb is a module of `diffiml_plugin.cli` with
+A verb is a row of VERBS and a module of `diffiml_plugin.cli` with
     add_arguments(parser) -> None    adds its flags; imports nothing heavy, so that `--help` answers at once
     run(args) -> int                 does the work and returns the exit status; imports late
     USES_MODEL = True                if it takes `--model` and that model's constructor flags (added by this program)
@@ -30,6 +30,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "train": ("train", "train DiffIML, or any model of the framework's registry"),
     "test": ("test", "score a checkpoint on one or more datasets"),
     "predict": ("predict", "masks for your own images"),
+    "robust": ("robust", "score a checkpoint under JPEG compression, blur and noise"),
     "complexity": ("complexity", "parameters and FLOPs of a model"),
     "distill": ("distill", "train LightVAE, the mask autoencoder"),
     "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
