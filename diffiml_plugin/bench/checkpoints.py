@@ -18,6 +18,9 @@ from diffiml_plugin.weights.files import load_into, load_weights, save_weights
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
 _INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # the checkpoint holds all weights
 _OF_THE_RUN = ("image_size", "if_padding", "edge_mask_width", "device")
+# What a continued run may change: where and how it runs, not what is trained.
+_MAY_CHANGE = {"batch_size", "device", "find_unused_parameters", "gpus", "log_dir", "log_per_epoch_count",
+               "num_workers", "output_dir", "resume", "save_period", "test_batch_size"}
 _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
 
@@ -121,11 +124,31 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """The training state. Raises DiffIMLError if the file is missing, damaged or none of ours."""
+def state_to_resume(folder: Path, resume: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The training state that `resume` asks for: "auto" that of `folder`, if any; "" none; else the file's.
+
+    Args:
+        settings: of the run that is to go on; the state's must agree.
+
+    Raises:
+        DiffIMLError: `folder` holds a run that would be overwritten; a file that is missing, damaged or none of ours;
+            a run with other settings, which are named.
+    """
+    path = folder / STATE if resume in ("", "auto") else Path(resume)
+    if resume in ("", "auto") and not path.exists():
+        return None
+    if not resume:
+        raise DiffIMLError(f"{folder} holds a training run already; go on with --resume auto, or choose another "
+                           "--output_dir")
     state = _load_pickle(path)
     if not isinstance(state, dict) or not {"settings", "model", "optimizer", "epoch"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
+    stored = state["settings"]
+    changed = [name for name in settings if name not in _MAY_CHANGE and stored.get(name) != settings[name]]
+    if changed:
+        listed = ", ".join(f"--{name} {stored.get(name)} (now {settings[name]})" for name in changed)
+        raise DiffIMLError(f"{path} was trained with other settings: {listed}; give those, or start anew in another "
+                           "--output_dir")
     return state
 
 

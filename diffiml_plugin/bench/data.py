@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,6 +56,12 @@ class InputSettings:
         given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width")}
         return replace(made, **{name: value for name, value in given.items() if value is not None})
 
+    def warn_if_cut(self, longest_side: int) -> None:
+        """Says on stderr that images of so many pixels lose some: the framework's padding cuts what does not fit."""
+        if self.if_padding and longest_side > self.image_size:
+            print(f"warning: --if_padding cuts images of up to {longest_side} pixels to their upper left "
+                  f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing", file=sys.stderr)
+
     def framework(self, transform: Any, post_function: Callable[[dict], None] | None) -> dict[str, Any]:
         """The framework's dataset arguments. `transform` is an albumentations pipeline, applied before resizing."""
         return {
@@ -77,22 +84,24 @@ def test_transform() -> Any:
     return get_albu_transforms("test")
 
 
-def read_training_set(path: str, check: bool, progress: bool = False, **framework: Any) -> Dataset:
+def read_training_set(
+    path: str, inputs: InputSettings, post_function: Callable[[dict], None] | None, check: bool
+) -> Dataset:
     """The dataset that --data_path names: a folder, a JSON list, a balanced JSON, or `synth:FOLDER` of photographs.
 
     Args:
         check: look at every file first.
-        framework: the framework's dataset arguments.
 
     Raises:
         DiffIMLError: as `imagelists` and `imagecheck` do.
     """
+    framework = inputs.framework(train_transform(), post_function)
     if path.startswith(SYNTH_PREFIX):
         return SyntheticTampering(path.removeprefix(SYNTH_PREFIX), **framework)
     balanced = read_balanced(path)
     lists = balanced or [read_list(path)]
     if check:
-        check_lists(lists, progress)
+        inputs.warn_if_cut(check_lists(lists))
     return BalancedPairsDataset(lists, **framework) if balanced else PairsDataset(lists[0], **framework)
 
 
@@ -170,7 +179,9 @@ def plan_epoch(
     return plan
 
 
-def make_loader(dataset: SeededDataset, epoch: int, batches: list[tuple[int, ...]], workers: int, device: torch.device) -> DataLoader:
+def make_loader(
+    dataset: SeededDataset, epoch: int, batches: list[tuple[int, ...]], workers: int, device: torch.device
+) -> DataLoader:
     """A loader that yields the samples of each tuple of indices as one batch, in that order."""
     return DataLoader(
         dataset,

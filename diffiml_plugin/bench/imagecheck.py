@@ -1,8 +1,11 @@
-"""Looks at every image and mask before training or testing starts: what would crash, or be silently wrong."""
+"""Looks at images and masks before anything depends on them: what would crash, or be silently wrong."""
 
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -11,65 +14,123 @@ from tqdm import tqdm
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
 from diffiml_plugin.errors import DiffIMLError
 
-_THRESHOLD = 127.5  # of the framework, on the mean of the three channels
+THRESHOLD = 127.5  # of the framework, on the mean of the three channels
 _GREY = (32, 224)  # levels between these are neither black nor white
 _GREY_SHARE = 0.05  # of the pixels; soft borders and JPEG masks stay well below
+_STOPPING = ("missing", "undecodable", "size", "dark", "alpha", "not binary")  # training and testing refuse them
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
-def check_lists(lists: Sequence[ImageList], progress: bool = False) -> None:
-    """Decodes all files of `lists`, in parallel.
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a file, and how to mend it; `harmful` if it would stop a run or falsify a score."""
+
+    kind: str
+    path: str
+    text: str
+    harmful: bool = True
+
+
+def check_lists(lists: Sequence[ImageList]) -> int:
+    """Decodes all files of `lists`, in parallel: the quick part of `benco datasets check`.
+
+    Returns:
+        The longest side of all images in pixels.
 
     Raises:
         DiffIMLError: the first file that is missing, undecodable, or a mask that is of another size or not
             black and white, how to mend it, and how many more there are.
     """
     pairs = [pair for listed in lists for pair in zip(listed.images, listed.masks, strict=True)]
-    with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
-        found = tqdm(pool.map(lambda pair: find_fault(*pair), pairs), "checking", len(pairs), unit="img", leave=False,
-                     disable=None if progress else True)
-        faults = [fault for fault in found if fault]
+    found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
+    faults = [fault for _, faults in found for fault in faults if fault.kind in _STOPPING]
     if faults:
         more = f" ({len(faults) - 1} more of {len(pairs)} pairs are faulty)" if len(faults) > 1 else ""
-        raise DiffIMLError(faults[0] + more)
+        raise DiffIMLError(faults[0].text + more)
+    return max(max(size) for size, _ in found)
 
 
-def find_fault(image: str, mask: str) -> str | None:
-    """What is wrong with a pair and how to mend it, or None."""
-    path = image
+def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> Iterator[_Result]:
+    """The results of `function` in the order of `items`, computed by threads, under a progress bar."""
+    with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
+        yield from tqdm(pool.map(function, items), title, len(items), unit="img", leave=False, disable=None)
+
+
+def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
+    """Width and height of an image, (0, 0) if unreadable, and what is wrong with it or its mask.
+
+    A mask has one fault at most; one of the wrong size is not looked into.
+    """
+    path, size, faults = image, (0, 0), []
     try:
-        size = _decode(image)
-        if mask == NEGATIVE:
-            return None
-        path = mask
-        with Image.open(mask) as opened:
-            if opened.size != size:
-                return (f"{mask} is {opened.size[0]}x{opened.size[1]} pixels, its image {image} {size[0]}x{size[1]}; "
-                        "resize the mask (nearest neighbour) or pair it with its own image")
-            fault = _level_fault(opened)
-            return fault and f"{mask} {fault}"
+        size, exif = _decode(image)
+        if not _is_exif(exif):
+            faults.append(Fault("EXIF", image, f"{image} has a broken EXIF block; its pixels are read all the same",
+                                harmful=False))
+        if mask != NEGATIVE:
+            path = mask
+            with Image.open(mask) as opened:
+                if opened.size != size:
+                    text = (f"{mask} is {opened.size[0]}x{opened.size[1]} pixels, its image {image} "
+                            f"{size[0]}x{size[1]}; resize the mask (nearest neighbour) or pair it with its own image")
+                    faults.append(Fault("size", mask, text))
+                else:
+                    faults += _mask_faults(opened, mask)
     except FileNotFoundError:
-        return f"{path} does not exist; mend the list that names it"
+        faults.append(Fault("missing", path, f"{path} does not exist; mend the list that names it"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"{path} cannot be decoded ({error}); replace it or remove the pair"
+        text = f"{path} cannot be decoded ({error}); replace it or remove the pair"
+        faults.append(Fault("undecodable", path, text))
+    return size, faults
 
 
-def _decode(path: str) -> tuple[int, int]:
-    """Width and height of an image whose whole stream can be read."""
+def _decode(path: str) -> tuple[tuple[int, int], bytes]:
+    """Width, height and EXIF block of an image whose whole stream can be read."""
     with Image.open(path) as image:
         size = image.size
         image.draft("L", (1, 1))  # few pixels are made of a JPEG, which is quicker
         image.load()
-        return size
+        return size, image.info.get("exif", b"")
 
 
-def _level_fault(mask: Image.Image) -> str | None:
+def _is_exif(block: bytes) -> bool:
+    """Whether the block's TIFF header and first directory are whole. Pillow only warns, and not per thread."""
+    block = block.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if not block or order is None:
+        return not block
+    try:
+        start, = struct.unpack_from(order + "L", block, 4)
+        entries, = struct.unpack_from(order + "H", block, start)
+    except struct.error:
+        return False
+    return start + 2 + 12 * entries <= len(block)
+
+
+def _mask_faults(mask: Image.Image, path: str) -> list[Fault]:
     levels = np.asarray(mask.convert("RGB")).mean(2)
-    top = levels.max()
-    if 0 < top <= _THRESHOLD:
-        return f"is dark (highest level {top:g}), so it would count as empty; store tampered pixels as 255"
+    top, deep = levels.max(), mask.mode.startswith("I")
+    if 0 < top <= THRESHOLD:
+        return [Fault("dark", path, f"{path} is dark (highest level {top:g}{' of 16 bits' if deep else ''}), so it "
+                      "would count as empty; store tampered pixels as 255")]
     if top == 0 and "A" in mask.getbands() and len(set(mask.getchannel("A").getextrema())) > 1:
-        return "has its shape in the alpha channel, which is not read; store it as black and white"
+        return [Fault("alpha", path, f"{path} has its shape in the alpha channel, which is not read; store it as "
+                      "black and white")]
+    if top == 0:
+        return [Fault("empty", path, f"{path} is empty, so its image counts as authentic; list that as "
+                      f"\"{NEGATIVE}\" if it is, replace the mask if not")]
     grey = ((levels > _GREY[0]) & (levels < _GREY[1])).mean()
     if grey > _GREY_SHARE:
-        return f"is not black and white ({grey:.0%} of it is grey or coloured); binarise it to 0 and 255"
-    return None
+        return [Fault("not binary", path, f"{path} is not black and white ({grey:.0%} of it is grey or coloured); "
+                      "binarise it to 0 and 255")]
+    if _looks_inverted(levels > THRESHOLD):
+        return [Fault("inverted", path, f"{path} looks inverted (white all around a black region); white means "
+                      "tampered")]
+    if deep:
+        return [Fault("16-bit", path, f"{path} has 16 bits; it is read rightly, 8 bits are enough", harmful=False)]
+    return []
+
+
+def _looks_inverted(tampered: np.ndarray) -> bool:
+    border = np.concatenate([tampered[0], tampered[-1], tampered[:, 0], tampered[:, -1]])
+    return 0.5 < tampered.mean() < 1 and border.mean() > 0.99

@@ -62,8 +62,8 @@ def _read_folder(folder: Path) -> ImageList:
         files[part] = sorted(f for f in (folder / part).iterdir() if f.is_file() and not f.name.startswith("."))
         if not files[part]:
             raise DiffIMLError(f"{folder / part} is empty; {_LAYOUT}")
-    pairs = _pair(folder, files["Tp"], files["Gt"])
-    return ImageList(str(folder), *(tuple(str(file.absolute()) for file in column) for column in zip(*pairs, strict=True)))
+    pairs = [(str(image.absolute()), str(mask.absolute())) for image, mask in _pair(folder, files["Tp"], files["Gt"])]
+    return ImageList(str(folder), *zip(*pairs, strict=True))
 
 
 def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Path, Path]]:
@@ -95,6 +95,8 @@ def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Pat
 def _from_records(path: Path, records: object) -> ImageList:
     if not isinstance(records, list) or not records:
         raise DiffIMLError(f"{path} holds no pairs; {_LAYOUT}")
+    # ForensicHub's form of the same list.
+    records = [[r["path"], r["mask"]] if isinstance(r, dict) and {"path", "mask"} <= r.keys() else r for r in records]
     for number, record in enumerate(records):
         if not _is_pair(record):
             raise DiffIMLError(f"{path}: entry {number} is {record!r}; {_LAYOUT}")

@@ -4,14 +4,12 @@ import inspect
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from typing import Any
+from unittest.mock import patch
 
 import timm
-import torch
-import torch.utils.model_zoo
 from torch import nn
-from torch.nn.modules.module import _IncompatibleKeys
 
 from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
 from diffiml_plugin.bench.plugin import register
@@ -36,9 +34,8 @@ def post_function(name: str) -> Callable[[dict], None] | None:
 
 def constructor_flags(name: str) -> dict[str, inspect.Parameter]:
     """The model's constructor parameters, each of which is a flag."""
-    made = model_class(name)
-    parameters = inspect.signature(made).parameters
-    return {key: value for key, value in parameters.items() if value.kind not in (value.VAR_KEYWORD, value.VAR_POSITIONAL)}
+    parameters = inspect.signature(model_class(name)).parameters.values()
+    return {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 
 def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -65,6 +62,19 @@ def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any]
     return values
 
 
+@contextmanager
+def nothing_loaded() -> Iterator[None]:
+    """Inside, whatever a model's constructor downloads or loads is empty; several of the zoo's do so unasked."""
+    create_model = timm.create_model
+    with ExitStack() as stack:
+        for name in ("torch.load", "torch.hub.load_state_dict_from_url", "torch.utils.model_zoo.load_url"):
+            stack.enter_context(patch(name, lambda *args, **options: defaultdict(dict)))
+        stack.enter_context(patch.object(nn.Module, "load_state_dict", lambda *args, **options: ([], [])))
+        stack.enter_context(patch("timm.create_model", lambda *args, **options: create_model(
+            *args, **{**options, "pretrained": False})))
+        yield
+
+
 def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) -> nn.Module:
     """Builds the model with resolved flags.
 
@@ -75,30 +85,9 @@ def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) ->
     Raises:
         DiffIMLError: a file that the constructor wants is not there.
     """
-    with nullcontext() if pretrained else _nothing_loaded(), redirect_stdout(io.StringIO()):
+    with nullcontext() if pretrained else nothing_loaded(), redirect_stdout(io.StringIO()):
         try:
             return model_class(name)(**flags)
         except OSError as error:  # a failed download is one too
             raise DiffIMLError(f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
                                "choose flags that do without") from error
-
-
-@contextmanager
-def _nothing_loaded() -> Iterator[None]:
-    """Inside, whatever a zoo model's constructor downloads or loads is empty; several do so without being asked."""
-    create_model = timm.create_model
-    replacements = {
-        (torch, "load"): lambda *args, **kwargs: defaultdict(dict),
-        (torch.hub, "load_state_dict_from_url"): lambda *args, **kwargs: {},
-        (torch.utils.model_zoo, "load_url"): lambda *args, **kwargs: {},
-        (nn.Module, "load_state_dict"): lambda *args, **kwargs: _IncompatibleKeys([], []),
-        (timm, "create_model"): lambda *args, **kwargs: create_model(*args, **{**kwargs, "pretrained": False}),
-    }
-    originals = {place: getattr(*place) for place in replacements}
-    try:
-        for place, replacement in replacements.items():
-            setattr(*place, replacement)
-        yield
-    finally:
-        for place, original in originals.items():
-            setattr(*place, original)

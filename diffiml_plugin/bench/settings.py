@@ -37,9 +37,9 @@ class CommonSettings:
         for name in ("num_workers", "seed"):
             _require(self, name, lambda value: value is None or value >= 0, "0 or more")
         for entry in type(self).__dataclass_fields__.values():
-            choices, value = entry.metadata.get("choices"), getattr(self, entry.name)
+            name, choices, value = entry.name, entry.metadata["choices"], getattr(self, entry.name)
             if choices and value not in choices:
-                raise DiffIMLError(f"--{entry.name} {value} is not one of {', '.join(choices)}{nearest(value, choices)}")
+                raise DiffIMLError(f"--{name} {value} is not one of {', '.join(choices)}{nearest(value, choices)}")
         if self.if_padding and self.if_resizing:
             raise DiffIMLError("--if_padding and --if_resizing exclude each other; give one of them")
 
@@ -71,7 +71,7 @@ class TrainSettings(CommonSettings):
         super().__post_init__()
         for name in ("batch_size", "total_batch_size", "epochs", "test_period", "save_period", "log_per_epoch_count"):
             _require(self, name, lambda value: value >= 1, "a positive number")
-        _require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1} (under --epochs)")
+        _require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")
         _require(self, "lr", lambda value: value > 0, "above 0")
         _require(self, "min_lr", lambda value: 0 <= value <= self.lr, f"0 to --lr {self.lr}")
         _require(self, "weight_decay", lambda value: value >= 0, "0 or more")

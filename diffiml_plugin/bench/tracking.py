@@ -41,7 +41,8 @@ class Tracker:
         self.log.write_text("".join(line + "\n" for line in kept))
         self.writer = SummaryWriter(str(log_dir))
         self.started, self.first_epoch = time.monotonic(), first_epoch
-        self.bar = tqdm(total=epochs * images, initial=first_epoch * images, unit="img", disable=None, dynamic_ncols=True)
+        done = first_epoch * images
+        self.bar = tqdm(total=epochs * images, initial=done, unit="img", disable=None, dynamic_ncols=True)
 
     def step(self, images: int) -> None:
         """So many images more have been trained on."""
@@ -69,8 +70,9 @@ class Tracker:
         if self.bar.disable:
             elapsed = time.monotonic() - self.started
             left = timedelta(seconds=round(elapsed / (done - self.first_epoch) * (self.epochs - done)))
-            figures = "  ".join(f"{name} {value}" for name, value in shown.items())
-            print(f"epoch {done}/{self.epochs}  {figures}  {record['images_per_second']} img/s  {left} left", flush=True)
+            shown |= {"img/s": f"{record['images_per_second']:.1f}", "left": str(left)}
+            figures = (f"{name} {value}" for name, value in shown.items())
+            print(f"epoch {done}/{self.epochs}", *figures, sep="  ", flush=True)
         else:
             self.bar.set_description(f"epoch {done}/{self.epochs}", refresh=False)
             self.bar.set_postfix(shown)
@@ -123,10 +125,12 @@ def _versions() -> dict[str, str]:
 
 def _git_revision() -> str | None:
     """Of the checkout this package runs from, with "+changes" where files differ; None if it is installed."""
-    here = ["git", "-C", str(Path(__file__).parent)]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        revision = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*here, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return revision + ("+changes" if changed else "")

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from diffiml_plugin.bench.models import build_model, constructor_flags, resolve_flags
+from diffiml_plugin.bench.models import build_model, constructor_flags, nothing_loaded, resolve_flags
 from diffiml_plugin.errors import DiffIMLError
 
 _CONFIGS = Path(find_spec("IMDLBenCo").origin).parent / "statics" / "model_zoo" / "configs"
@@ -31,13 +30,8 @@ _SIZE_FLAGS = ("image_size", "input_size", "img_size")
 @contextmanager
 def untrained() -> Iterator[None]:
     """Inside, what the zoo's models read or download as weights is empty, and they stay on the CPU and quiet."""
-    create_model = timm.create_model
     with ExitStack() as stack:
-        for replaced in ("torch.load", "torch.hub.load_state_dict_from_url", "torch.utils.model_zoo.load_url"):
-            stack.enter_context(patch(replaced, lambda *args, **options: {}))
-        stack.enter_context(patch.object(nn.Module, "load_state_dict", lambda *args, **options: ([], [])))
-        stack.enter_context(patch("timm.create_model", lambda *args, **options: create_model(
-            *args, **{**options, "pretrained": False})))
+        stack.enter_context(nothing_loaded())
         for moved in (nn.Module, Tensor):
             stack.enter_context(patch.object(moved, "cuda", lambda self, *args, **options: self))
         stack.enter_context(redirect_stdout(io.StringIO()))

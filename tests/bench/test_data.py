@@ -56,7 +56,7 @@ def test_loading_leaves_the_random_states_alone(augmented):
 
 def test_balanced_sampling_is_seeded(tiny_dataset, tmp_path):
     (tmp_path / "balanced.json").write_text(json.dumps([["JsonDataset", "tiny/list.json"], ["ManiDataset", "tiny"]]))
-    dataset = read_training_set(str(tmp_path / "balanced.json"), True, **InputSettings(64).framework(None, None))
+    dataset = read_training_set(str(tmp_path / "balanced.json"), InputSettings(64), None, check=True)
     assert isinstance(dataset, BalancedPairsDataset) and len(dataset) == 2 * 1840
     seeded = SeededDataset(dataset, 3)
     names = [seeded[0, index]["name"] for index in range(12)]
@@ -72,10 +72,18 @@ def test_input_settings_take_the_flags_then_what_was_stored():
 
 
 def test_padding_tells_real_pixels(tiny_dataset):
-    dataset = PairsDataset(read_list(tiny_dataset), **InputSettings(128, if_padding=True).framework(test_transform(), None))
-    sample = dataset[0]
+    framework = InputSettings(128, if_padding=True).framework(test_transform(), None)
+    sample = PairsDataset(read_list(tiny_dataset), **framework)[0]
     assert sample["image"].shape == (3, 128, 128)
     assert sample["shape_mask"].sum() == 64 * 96
+
+
+def test_padding_that_cuts_images_is_said(capsys):
+    InputSettings(64).warn_if_cut(96)
+    InputSettings(96, if_padding=True).warn_if_cut(96)
+    assert capsys.readouterr().err == ""
+    InputSettings(64, if_padding=True).warn_if_cut(96)
+    assert "cuts images of up to 96 pixels to their upper left 64x64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("images", "batch", "accumulation", "processes"), [
@@ -117,4 +125,4 @@ def test_plan_is_shuffled_anew_each_epoch():
 
 def test_an_empty_photograph_folder_is_named(tmp_path):
     with pytest.raises(DiffIMLError, match=str(tmp_path)):
-        read_training_set(f"synth:{tmp_path}", True, **InputSettings(64).framework(None, None))
+        read_training_set(f"synth:{tmp_path}", InputSettings(64), None, check=True)

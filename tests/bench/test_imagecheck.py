@@ -1,13 +1,20 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffiml_plugin.bench.imagecheck import check_lists, find_fault
+from diffiml_plugin.bench.imagecheck import check_lists, examine
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.errors import DiffIMLError
 
 SQUARE = np.zeros((32, 48), np.uint8)
 SQUARE[8:24, 8:24] = 255
+
+
+def check_pair(image, mask):
+    size, faults = examine(image, mask)
+    return faults[0].text if faults else size
 
 
 @pytest.fixture
@@ -30,12 +37,14 @@ def test_good_masks_pass(image, store):
     ramp = np.repeat(np.linspace(0, 255, 5, dtype=np.uint8)[1:-1], 8)  # a soft border
     soft = SQUARE.copy()
     soft[8, 8:32] = ramp
-    assert find_fault(image, NEGATIVE) is None
-    assert find_fault(image, store(SQUARE)) is None
-    assert find_fault(image, store(SQUARE, "mask.jpg")) is None
-    assert find_fault(image, store(soft)) is None
-    assert find_fault(image, store(np.repeat(SQUARE[..., None], 3, 2))) is None
-    assert find_fault(image, store(np.zeros_like(SQUARE))) is None  # authentic, with a black mask
+    assert check_pair(image, NEGATIVE) == (48, 32)
+    assert check_pair(image, store(SQUARE)) == (48, 32)
+    assert check_pair(image, store(SQUARE, "mask.jpg")) == (48, 32)
+    assert check_pair(image, store(soft)) == (48, 32)
+    assert check_pair(image, store(np.repeat(SQUARE[..., None], 3, 2))) == (48, 32)
+    assert check_pair(image, store(np.full_like(SQUARE, 255))) == (48, 32)  # wholly generated
+    black = store(np.zeros_like(SQUARE))  # of an authentic image
+    assert check_lists([ImageList("x", (image,), (black,))]) == 48
 
 
 @pytest.mark.parametrize(
@@ -47,12 +56,13 @@ def test_good_masks_pass(image, store):
         (np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1)), "mask.png is not black and white"),
         (SQUARE[:, ::-1][:16], "mask.png is 48x16 pixels, its image .*image.jpg 48x32"),
         (np.stack([SQUARE * 0, SQUARE], 2), "mask.png has its shape in the alpha channel"),
+        (SQUARE * 0, "mask.png is empty"),
+        (255 - SQUARE, "mask.png looks inverted"),
+        (SQUARE.astype(np.uint16) * 257, "mask.png has 16 bits"),
     ],
 )
 def test_masks_that_would_be_silently_wrong(image, store, mask, fault):
-    import re
-
-    assert re.search(fault, find_fault(image, store(mask)))
+    assert re.search(fault, check_pair(image, store(mask)))
 
 
 def test_undecodable_files_are_named(image, store, tmp_path):
@@ -61,9 +71,9 @@ def test_undecodable_files_are_named(image, store, tmp_path):
     cut.write_bytes(content[: len(content) // 2])
     empty = tmp_path / "empty.png"
     empty.touch()
-    assert "cut.jpg cannot be decoded" in find_fault(str(cut), NEGATIVE)
-    assert "empty.png cannot be decoded" in find_fault(image, str(empty))
-    assert "gone.png does not exist" in find_fault(image, str(tmp_path / "gone.png"))
+    assert "cut.jpg cannot be decoded" in check_pair(str(cut), NEGATIVE)
+    assert "empty.png cannot be decoded" in check_pair(image, str(empty))
+    assert "gone.png does not exist" in check_pair(image, str(tmp_path / "gone.png"))
 
 
 def test_one_error_for_all_faults(image, store):
@@ -73,4 +83,15 @@ def test_one_error_for_all_faults(image, store):
 
 
 def test_real_data_passes(bsds):
-    check_lists([read_list(bsds / "val" / "list.json")])
+    assert check_lists([read_list(bsds / "val" / "list.json")]) == 481
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\0"])
+def test_broken_exif_is_told_but_harmless(tmp_path, block):
+    path = str(tmp_path / "image.jpg")
+    Image.new("RGB", (48, 32)).save(path, exif=block)
+    (_, faults), whole = examine(path, NEGATIVE), Image.Exif()
+    assert [(fault.kind, fault.harmful) for fault in faults] == [("EXIF", False)]
+    whole[0x0112] = 6
+    Image.new("RGB", (48, 32)).save(path, exif=whole)
+    assert examine(path, NEGATIVE) == ((48, 32), [])

@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def names(listed):
-    return [(image.rsplit("/", 1)[1], mask.rsplit("/", 1)[1]) for image, mask in zip(listed.images, listed.masks)]
+    return [tuple(path.rsplit("/", 1)[1] for path in pair) for pair in zip(listed.images, listed.masks, strict=True)]
 
 
 def test_equal_stems_pair_whatever_their_order(folder):
@@ -65,7 +65,8 @@ def test_a_json_of_names_gives_several_sets(folder, tmp_path):
     folder(["a.jpg"], ["a.png"], "one")
     (tmp_path / "two.json").write_text(json.dumps([["x.jpg", NEGATIVE]]))
     (tmp_path / "sets.json").write_text(json.dumps({"One": "one", "Two": "two.json"}))
-    assert {name: len(listed.images) for name, listed in read_test_sets(tmp_path / "sets.json").items()} == {"One": 1, "Two": 1}
+    sets = read_test_sets(tmp_path / "sets.json")
+    assert {name: len(listed.images) for name, listed in sets.items()} == {"One": 1, "Two": 1}
     assert list(read_test_sets(tmp_path / "one")) == ["one"]
     assert list(read_test_sets(tmp_path / "two.json")) == ["two"]
 

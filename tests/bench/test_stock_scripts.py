@@ -15,7 +15,7 @@ import torch, torch.distributed, torch.nn.parallel
 torch.cuda.set_device = lambda device: None
 torch.cuda.synchronize = lambda: None
 tensor, join = torch.tensor, torch.distributed.init_process_group
-torch.tensor = lambda *args, device=None, **kwargs: tensor(*args, device="cpu" if device == "cuda" else device, **kwargs)
+torch.tensor = lambda *args, device=None, **kwargs: tensor(*args, device=device and "cpu", **kwargs)
 torch.distributed.init_process_group = lambda backend, **kwargs: join("gloo", **kwargs)
 parallel = torch.nn.parallel.DistributedDataParallel
 torch.nn.parallel.DistributedDataParallel = lambda module, device_ids, **kwargs: parallel(module, **kwargs)
@@ -43,8 +43,8 @@ def test_stock_scripts_train_and_test_diffiml(tiny_dataset, tmp_path, child_envi
     run("-c", "import sys; from IMDLBenCo.cli_funcs import cli_init; cli_init(None, 'base')")
     assert "from mymodel import MyModel" in (scripts / "train.py").read_text()
 
-    torchrun("train.py", f"{COMMON} --data_path {tiny_dataset} --test_data_path {tiny_dataset} --batch_size 1 --epochs 1 "
-                         "--accum_iter 1 --lr 1e-4 --warmup_epochs 0 --output_dir out --log_dir out")
+    torchrun("train.py", f"{COMMON} --data_path {tiny_dataset} --test_data_path {tiny_dataset} --batch_size 1 "
+                         "--epochs 1 --accum_iter 1 --lr 1e-4 --warmup_epochs 0 --output_dir out --log_dir out")
     line, = map(json.loads, (scripts / "out" / "log.txt").read_text().splitlines())
     assert line["train_loss"] > 0 and "test_pixel-level F1" in line
     assert (scripts / "out" / "checkpoint-0.pth").is_file()
