@@ -3,7 +3,7 @@
 import inspect
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +14,8 @@ from torch import nn
 from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
 from diffiml_plugin.bench.plugin import register
 from diffiml_plugin.errors import DiffIMLError, nearest
+
+_MAKES = {"edge_mask": "--edge_mask_width, in pixels (7)", "shape_mask": "--if_padding"}  # keys of a sample
 
 
 def model_class(name: str) -> Callable[..., nn.Module]:
@@ -60,6 +62,16 @@ def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any]
             raise DiffIMLError(f"{name} needs --{flag}")
         values[flag] = value
     return values
+
+
+def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
+    """Raises DiffIMLError, with the flag that helps, if `model.forward` needs what a sample with these keys lacks."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    for name in needed:
+        if name not in sample:
+            mend = f"pass {_MAKES[name]}" if name in _MAKES else "it has no post function that makes it"
+            raise DiffIMLError(f"{type(model).__name__} needs {name}, which the data do not give; {mend}")
 
 
 @contextmanager

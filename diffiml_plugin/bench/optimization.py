@@ -21,9 +21,8 @@ def accumulation(total_batch_size: int, batch_size: int, processes: int) -> int:
     """
     passes, rest = divmod(total_batch_size, batch_size * processes)
     if rest or not passes:
-        per_process = total_batch_size // processes
-        fitting = [str(size) for size in range(1, per_process + 1) if total_batch_size % (size * processes) == 0]
-        mend = f"--batch_size one of {', '.join(fitting)}" if fitting else f"a --total_batch_size that is a multiple of {processes}"
+        fitting = [str(size) for size in range(1, total_batch_size + 1) if total_batch_size % (size * processes) == 0]
+        mend = f"--batch_size {' or '.join(fitting)}" if fitting else f"a --total_batch_size divisible by {processes}"
         raise DiffIMLError(f"--total_batch_size {total_batch_size} cannot be made of {processes} processes with "
                            f"--batch_size {batch_size}; choose {mend}")
     return passes

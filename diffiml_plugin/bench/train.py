@@ -30,7 +30,7 @@ from diffiml_plugin.bench.data import (
 )
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import read_test_sets
-from diffiml_plugin.bench.models import build_model, post_function, resolve_flags
+from diffiml_plugin.bench.models import build_model, post_function, require_inputs, resolve_flags
 from diffiml_plugin.bench.optimization import LossMeter, accumulation, learning_rate, require_finite
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.bench.settings import TrainSettings
@@ -112,6 +112,7 @@ class _Run:
         self.flags = resolve_flags(settings.model, model_flags, shared)
         self.configuration = {**asdict(settings), **asdict(self.inputs), **self.flags}
         model = build_model(settings.model, self.flags)
+        require_inputs(model, self.dataset[0, 0])
         if self.processes > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(self.device)

@@ -185,9 +185,9 @@ def test_wrong_settings_are_named(wrong, message):
 def test_accumulation_is_derived_and_must_divide():
     assert accumulation(128, 16, 8) == 1
     assert accumulation(128, 4, 1) == 32
-    with pytest.raises(DiffIMLError, match="128 cannot be made of 3 processes.*multiple of 3"):
+    with pytest.raises(DiffIMLError, match="128 cannot be made of 3 processes.*--total_batch_size divisible by 3"):
         accumulation(128, 16, 3)
-    with pytest.raises(DiffIMLError, match="choose --batch_size one of 1, 2, 4, 8$"):
+    with pytest.raises(DiffIMLError, match="choose --batch_size 1 or 2 or 4 or 8$"):
         accumulation(8, 16, 1)
 
 
@@ -205,6 +205,21 @@ def test_learning_rate_is_the_frameworks():
 
 def flags_of(settings):
     return [f"--{name}={value}" for name, value in asdict(settings).items() if value not in (None, "")]
+
+
+def test_data_without_what_the_model_needs_is_named(settings, monkeypatch):
+    monkeypatch.setattr("torch.utils.model_zoo.load_url", lambda url: {})
+    with pytest.raises(DiffIMLError, match="MVSSNet needs edge_mask.*--edge_mask_width"):
+        train(replace(settings, model="MVSSNet"))
+
+
+@pytest.mark.slow
+def test_a_model_of_the_zoo_trains(settings, monkeypatch):
+    monkeypatch.setattr("torch.utils.model_zoo.load_url", lambda url: {})  # offline
+    done = train(replace(settings, model="MVSSNet", edge_mask_width=7, epochs=1))
+    record, = log(done.folder)
+    assert record["loss"].keys() == {"predict_loss", "edge_loss", "label_loss", "combined_loss"}
+    assert record["test"]["tiny"]["images"] == 4 and done.f1 > 0
 
 
 @pytest.mark.slow
