@@ -1,6 +1,8 @@
+import importlib.util
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,6 +25,15 @@ def bsds() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data in {folder}; DIFFIML_TEST_DATA names another folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def miniatures() -> ModuleType:
+    """The module miniatures.py beside this file."""
+    spec = importlib.util.spec_from_file_location("miniatures", CHECKOUT / "tests" / "miniatures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

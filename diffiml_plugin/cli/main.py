@@ -34,6 +34,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "complexity": ("complexity", "parameters and FLOPs of a model"),
     "distill": ("distill", "train LightVAE, the mask autoencoder"),
     "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
+    "datasets": ("datasets", "list, describe, prepare and check the benchmark's datasets"),
 }
 FRAMEWORK_VERBS = {
     "init": "write the framework's scripts into this folder",

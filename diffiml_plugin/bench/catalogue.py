@@ -1,0 +1,133 @@
+"""The benchmark's eleven datasets (DiffIML, Table 1): what they are, where to ask for them, how they are laid out."""
+
+from dataclasses import dataclass
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+
+FRAMEWORK_LAYOUTS = (
+    "IMDL-BenCo, ManiDataset: Tp/ and Gt/, paired by equal names or in order; Au/ for authentic images",
+    'IMDL-BenCo, JsonDataset: [[image, mask | "Negative"], ...]',
+    'ForensicHub: [{"path": image, "mask": mask | "Negative", "label": 0 | 1}, ...]',
+)
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """One row of Table 1 and what else a user must know. `mvss`, `catnet`: "train", "test" or "-"."""
+
+    name: str
+    what: str
+    authentic: int  # images, as are all counts
+    tampered: int
+    mvss: str
+    catnet: str
+    licence: str
+    source: str  # where to ask for it
+    layout: str  # of the original download
+    generative: bool = False
+    also: tuple[str, ...] = ()  # other names in use
+
+
+CATALOGUE = (
+    DatasetEntry(
+        "CASIAv2", "splicing and copy-move of small photographs, some blurred afterwards; JPEG, TIFF, BMP",
+        7491, 5063, "train", "train",
+        "research only; no formal licence is known",
+        "github.com/namtpham/casia2groundtruth (masks, images), github.com/SunnyHaze/CASIA2.0-Corrected-Groundtruth",
+        "Au/Au_*, Tp/Tp_*, masks Tp_*_gt.png in any folder; misnamed files are paired by their number at the end",
+        also=("CASIA2", "CASIA2.0", "CASIA 2.0"),
+    ),
+    DatasetEntry(
+        "FantasticReality", "scenes with pasted objects, masks by instance; JPEG",
+        16592, 19423, "-", "train",
+        "research only",
+        "its authors, zefirus.org/MAG; a link is in github.com/mjkwon2021/CAT-Net/issues/51",
+        "ColorRealImages/*.jpg, ColorFakeImages/*.jpg, SegmentationFake/*.npz of the same names",
+        also=("FR",),
+    ),
+    DatasetEntry(
+        "tamperedCOCO", "COCO and RAISE photographs with regions spliced or copied by a program; JPEG",
+        0, 799441, "-", "train",
+        "research only, under the terms of MS COCO and RAISE",
+        "kaggle.com/datasets/qsii24/tampcoco (github.com/mjkwon2021/CAT-Net)",
+        "{cm,sp,bcm,bcmc}_images/, *_masks/ and lists {cm,sp,bcm,bcmc}_COCO_list.txt (or _train_list.txt), "
+        "lines `image,mask`",
+        also=("tampCOCO",),
+    ),
+    DatasetEntry(
+        "compRAISE", "RAISE photographs, compressed once or twice; authentic only; JPEG",
+        24462, 0, "-", "train",
+        "research only, under the terms of RAISE",
+        "kaggle.com/datasets/qsii24/compraise (github.com/mjkwon2021/CAT-Net)",
+        "images in any folder; all of them are authentic",
+    ),
+    DatasetEntry(
+        "CASIAv1", "splicing and copy-move of 384x256 photographs; JPEG",
+        800, 920, "test", "test",
+        "research only; no formal licence is known",
+        "github.com/namtpham/casia1groundtruth (masks, images)",
+        "Au/Au_*, [Modified ]Tp/{CM,Sp}/Sp_*, masks Sp_*_gt.png; misnamed files are paired by their number at the end",
+        also=("CASIA1", "CASIA1.0", "CASIA 1.0"),
+    ),
+    DatasetEntry(
+        "COVERAGE", "copy-move where similar but genuine objects stand beside; TIFF",
+        100, 100, "test", "test",
+        "non-commercial research only",
+        "github.com/wenbihan/coverage",
+        "image/N.tif authentic, image/Nt.tif tampered, mask/Nforged.tif",
+    ),
+    DatasetEntry(
+        "Columbia", "splicing of two cameras' photographs, uncompressed; TIFF, BMP",
+        183, 180, "test", "test",
+        "research only, no redistribution",
+        "www.ee.columbia.edu/ln/dvmm/downloads/authsplcuncmp",
+        "4cam_auth/*.tif, 4cam_splc/*.tif, 4cam_splc/edgemask/*_edgemask.jpg: green is spliced, red is not",
+    ),
+    DatasetEntry(
+        "NIST16", "Nimble Challenge 2016: splicing, copy-move and removal, retouched by hand; JPEG",
+        0, 564, "test", "test",
+        "research; registration with NIST",
+        "mfc.nist.gov",
+        "reference/manipulation/NC2016-manipulation-ref.csv names images in probe/ and masks, black where tampered",
+        also=("NC2016", "NIST2016", "NIST"),
+    ),
+    DatasetEntry(
+        "IMD2020", "manipulations found on the internet, with masks by hand; JPEG, PNG",
+        414, 2010, "test", "train",
+        "research and education only",
+        "staff.utia.cas.cz/novozada/db",
+        "a folder for each photograph: *_orig.jpg authentic, X.jpg or X.png tampered, X_mask.png",
+        also=("IMD",),
+    ),
+    DatasetEntry(
+        "CocoGlide", "objects of COCO photographs inpainted by GLIDE, 256x256; PNG",
+        0, 512, "test", "test",
+        "research and non-profit use, under the terms of MS COCO",
+        "github.com/grip-unina/TruFor",
+        "fake/glide_inpainting_val2017_ID_up.png, mask/*_ID_mask.png; real/ is not part of the benchmark",
+        generative=True,
+    ),
+    DatasetEntry(
+        "AutoSplice", "regions of news photographs regenerated by DALL-E 2 from a text; JPEG quality 100",
+        0, 3621, "test", "test",
+        "non-commercial research at educational institutions",
+        "a form in github.com/shanface33/AutoSplice_Dataset",
+        "Forged_JPEG100/ID_N.jpg (else JPEG90, JPEG75), Mask/ID_mask.png; Authentic/ is not part of the benchmark",
+        generative=True,
+    ),
+)
+
+
+def find_entry(name: str) -> DatasetEntry:
+    """The dataset called `name`, in upper or lower case. Raises DiffIMLError with the nearest name if there is none."""
+    entry = known_entry(name)
+    if entry is None:
+        names = [entry.name for entry in CATALOGUE]
+        raise DiffIMLError(f"no dataset {name!r}{nearest(name, names)} (there are {', '.join(names)})")
+    return entry
+
+
+def known_entry(name: str) -> DatasetEntry | None:
+    """The dataset called `name`, or None."""
+    by_name = {word.lower(): entry for entry in CATALOGUE for word in (entry.name, *entry.also)}
+    return by_name.get(name.lower())

@@ -1,0 +1,141 @@
+"""`benco datasets prepare`: a JSON list of a downloaded dataset; masks that need it are corrected, as copies."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from diffiml_plugin.bench.catalogue import FRAMEWORK_LAYOUTS, DatasetEntry, find_entry, known_entry
+from diffiml_plugin.bench.imagecheck import examine, in_parallel
+from diffiml_plugin.bench.imagelists import NEGATIVE, read_list
+from diffiml_plugin.bench.layouts import LAYOUTS, Files, Found, MaskReader, read_levels
+from diffiml_plugin.errors import DiffIMLError
+
+_USABLE = ("EXIF", "16-bit", "inverted", "empty")  # told by `check`; a corrected copy would not be better
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`output` is the list, `log` the file that names each change; the counts are of images in the list."""
+
+    output: Path
+    log: Path
+    authentic: int
+    tampered: int
+    corrected: int
+    left_out: int
+
+
+def prepare(name: str, root: Path, output: Path | None = None) -> Prepared:
+    """Finds a dataset's pairs and writes `[[image, mask | "Negative"], ...]` with absolute paths.
+
+    No file below `root` is changed. Masks that the framework would misread are binarised and resized to their image
+    (nearest neighbour) as PNG files in a folder beside the list, called as the list with `_masks`.
+
+    Args:
+        name: in the catalogue, or any other for a dataset that is in one of the framework's forms.
+        root: the dataset's folder, or one that holds it under its name.
+        output: the list (`root/NAME.json`).
+
+    Raises:
+        DiffIMLError: no known layout there, or one whose images and masks do not pair up.
+    """
+    if not root.is_dir():
+        raise DiffIMLError(f"--root {root} is no folder; expected the one that {name} was unpacked to")
+    entry = known_entry(name)
+    name = entry.name if entry else name
+    output = (output or root / f"{name}.json").absolute()
+    cache = output.with_name(f"{output.stem}_masks")
+    root = (root / name if (root / name).is_dir() else root).absolute()
+
+    # 1. The pairs.
+    files = dict.fromkeys(sorted(_files(root, {output, cache})))
+    found, reader = _find(entry, root, files)
+    if not found.pairs:
+        entry = entry or find_entry(name)
+        raise DiffIMLError(f"{root} holds {name} in no known layout; expected {entry.layout}; "
+                           f"or {'; or '.join(FRAMEWORK_LAYOUTS)}")
+
+    # 2. The masks.
+    cache.mkdir(parents=True, exist_ok=True)
+
+    mended = list(in_parallel(
+        lambda pair: _mend(*pair, reader, _copy_path(Path(pair[0]), root, cache)), found.pairs, name))
+
+    # 3. The list and the log.
+    records = [(image, mask) for (image, _), (mask, _) in zip(found.pairs, mended, strict=True) if mask]
+    notes = [*(f"left out: {line}" for line in found.left_out), *(note for _, note in mended if note)]
+    if not records:
+        raise DiffIMLError(f"no pair of {name} in {root} can be used; the first of {len(notes)}: {notes[0]}")
+    output.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n", encoding="utf-8")
+    log = cache / "changes.txt"
+    log.write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
+    authentic = sum(mask == NEGATIVE for _, mask in records)
+    left_out = sum(note.startswith("left out") for note in notes)
+    return Prepared(output, log, authentic, len(records) - authentic, len(notes) - left_out, left_out)
+
+
+def _files(folder: Path, skip: set[Path]) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name) not in skip]
+        yield from (Path(place, name) for name in names if not name.startswith(".") and Path(place, name) not in skip)
+
+
+def _find(entry: DatasetEntry | None, root: Path, files: Files) -> tuple[Found, MaskReader | None]:
+    """The original download, with its masks' reader, else the framework's folder, else the one JSON list in `root`."""
+    if entry:
+        layout = LAYOUTS[entry.name]
+        found = layout.find(files)
+        if any(mask != NEGATIVE for _, mask in found.pairs) or found.pairs and not entry.tampered:
+            return found, layout.read_encoded
+    found = Found()
+    lists = [file for file in files if file.parent == root and file.suffix.lower() == ".json"]
+    if (root / "Tp").is_dir() and (root / "Gt").is_dir():
+        source = root
+        if entry is None or entry.authentic:
+            found.add_authentic(file for file in files if file.parent == root / "Au")
+    elif len(lists) == 1:
+        source = lists[0]
+    elif lists:
+        raise DiffIMLError(f"{root} holds {len(lists)} JSON files ({lists[0].name}, {lists[1].name} ...); expected one")
+    else:
+        return found, None
+    listed = read_list(source)
+    found.pairs[:0] = zip(listed.images, listed.masks, strict=True)
+    return found, None
+
+
+def _copy_path(image: Path, root: Path, cache: Path) -> Path:
+    """Named after the image, not the mask: NIST16's images share masks, but not always a size."""
+    inside = image.relative_to(root) if image.is_relative_to(root) else Path(*image.parts[1:])
+    return cache / inside.with_name(f"{inside.name}.png")
+
+
+def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) -> tuple[str | None, str]:
+    """The mask to use, None to leave the pair out, and what to log."""
+    size, faults = examine(image, NEGATIVE if read_encoded else mask)
+    faults = [fault for fault in faults if fault.kind not in _USABLE]
+    unreadable = next((fault for fault in faults if fault.kind in ("missing", "undecodable")), None)
+    if unreadable:
+        return None, f"left out: {image}: {unreadable.text}"
+    if mask == NEGATIVE or not (faults or read_encoded):
+        return mask, ""
+    try:
+        tampered = (read_encoded or read_levels)(mask)
+    except (OSError, SyntaxError, ValueError) as error:
+        return None, f"left out: {image}: {mask} cannot be read ({error})"
+    height, width = tampered.shape
+    changes = ["binarised"]
+    if (width, height) != size:
+        if (height, width) == size:
+            return None, f"left out: {image}: {mask} lies on its side ({width}x{height}); turn it by hand"
+        tampered = cv2.resize(tampered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        changes.append(f"resized from {width}x{height} to {size[0]}x{size[1]}")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tampered.astype(np.uint8) * np.uint8(255)).save(copy)
+    return str(copy), f"{mask}: {', '.join(changes)} -> {copy}"

@@ -1,0 +1,96 @@
+"""The benchmark's datasets: `list` them, `describe NAME`, `prepare NAME` from a download, `check LIST` before use.
+
+`prepare` finds image-mask pairs in the original download, in IMDL-BenCo's folder or list and in ForensicHub's list, and
+writes a JSON list; no image is changed, corrected masks are copies beside the list. `check` takes what --data_path and
+--test_data_json take, and exits with 1 if anything would falsify a score.
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffiml_plugin.bench.catalogue import DatasetEntry
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("list", "describe", "prepare", "check"), help="what to do")
+    parser.add_argument("target", nargs="?", metavar="NAME|LIST",
+                        help="a name; for check, a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}")
+    parser.add_argument("--root", metavar="DIR", help="prepare: the dataset's folder, or one that holds it by its name")
+    parser.add_argument("--output", metavar="FILE", help="prepare: the list to write (DIR/NAME.json)")
+    parser.add_argument("--json", metavar="FILE", help="check: write every fault to this file too")
+
+
+def run(args: argparse.Namespace) -> int:
+    from diffiml_plugin.bench.catalogue import CATALOGUE, find_entry
+    from diffiml_plugin.errors import DiffIMLError
+
+    if args.action == "list":
+        print(_list(CATALOGUE))
+        return 0
+    if not args.target:
+        raise DiffIMLError(f"datasets {args.action} needs {'a list' if args.action == 'check' else 'a name'}, for "
+                           f"example: datasets {args.action} COVERAGE{'.json' if args.action == 'check' else ''}")
+    if args.action == "describe":
+        print(_description(find_entry(args.target)))
+        return 0
+    return _check(args) if args.action == "check" else _prepare(args)
+
+
+def _list(entries: "tuple[DatasetEntry, ...]") -> str:
+    lines = [f"{'dataset':<18}{'authentic':>10}{'tampered':>10}  {'generative':<12}{'MVSS':<7}CAT-Net"]
+    lines += [f"{entry.name:<18}{entry.authentic:>10}{entry.tampered:>10}  {_yes(entry.generative):<12}"
+              f"{entry.mvss:<7}{entry.catnet}" for entry in entries]
+    return "\n".join(lines)
+
+
+def _description(entry: "DatasetEntry") -> str:
+    from diffiml_plugin.bench.catalogue import FRAMEWORK_LAYOUTS
+
+    facts = {
+        "images": f"{entry.authentic} authentic, {entry.tampered} tampered",
+        "generative": _yes(entry.generative),
+        "role": f"MVSS protocol: {entry.mvss}; CAT-Net protocol: {entry.catnet}",
+        "licence": entry.licence,
+        "ask at": entry.source,
+        "names": ", ".join((entry.name, *entry.also)),
+        "layouts": "\n".join((f"the original: {entry.layout}", *FRAMEWORK_LAYOUTS)),
+    }
+    return "\n".join((f"{entry.name}: {entry.what}", *(
+        f"  {label:<12}" + text.replace("\n", "\n" + " " * 14) for label, text in facts.items())))
+
+
+def _yes(truth: bool) -> str:
+    return "yes" if truth else "no"
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from diffiml_plugin.bench.catalogue import known_entry
+    from diffiml_plugin.bench.prepare import prepare
+    from diffiml_plugin.errors import DiffIMLError
+
+    if not args.root:
+        raise DiffIMLError(f"datasets prepare {args.target} needs --root, the folder that it was unpacked to")
+    done = prepare(args.target, Path(args.root), args.output and Path(args.output))
+    entry = known_entry(args.target)
+    expected = f" (Table 1: {entry.authentic}, {entry.tampered})" if entry else ""
+    print(f"{args.target}: {done.authentic} authentic, {done.tampered} tampered images{expected}")
+    print(f"{done.corrected} masks corrected, {done.left_out} files left out: {done.log}")
+    print(f"list: {done.output}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from diffiml_plugin.bench.datasetcheck import check_datasets, table
+
+    reports = check_datasets(args.target)
+    print(table(reports))
+    if args.json:
+        content = {report.name: report.as_json() for report in reports}
+        Path(args.json).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 1 if any(report.harmful for report in reports) else 0

@@ -1,0 +1,130 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffiml_plugin.bench.catalogue import CATALOGUE
+from diffiml_plugin.bench.datasetcheck import check_datasets
+from diffiml_plugin.bench.imagecheck import THRESHOLD
+from diffiml_plugin.bench.imagelists import NEGATIVE
+from diffiml_plugin.bench.prepare import prepare
+from diffiml_plugin.errors import DiffIMLError
+
+NAMES = [entry.name for entry in CATALOGUE]
+
+
+def contents(root):
+    return {file: hashlib.sha256(file.read_bytes()).digest() for file in root.rglob("*") if file.is_file()}
+
+
+def as_the_framework_reads(path):
+    return np.asarray(Image.open(path).convert("RGB")).mean(2) > THRESHOLD
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_original_layouts(miniatures, tmp_path, name):
+    root = tmp_path / "download"
+    authentic, tampered, corrected, left_out = miniatures.fabricate(name, root)
+    before = contents(root)
+    done = prepare(name.lower(), root, tmp_path / "lists" / f"{name}.json")
+    assert (done.authentic, done.tampered, done.corrected, done.left_out) == (authentic, tampered, corrected, left_out)
+    assert contents(root) == before
+
+    # The list is what `check` and the engine read; every mask has the shape that its original meant.
+    records = json.loads(done.output.read_text())
+    assert len(records) == len({image for image, _ in records}) == authentic + tampered
+    for image, mask in records:
+        assert image.startswith(str(root))
+        if mask != NEGATIVE:
+            found = as_the_framework_reads(mask)
+            assert found.shape == (miniatures.HEIGHT, miniatures.WIDTH)
+            assert (found != miniatures.TAMPERED).mean() < 0.04  # the resized ones differ at an edge
+    report, = check_datasets(str(done.output))
+    assert report.name == name and report.harmful == 0
+    assert (report.authentic, report.tampered) == (authentic, tampered)
+
+    # Each change and each file left out has its line.
+    lines = done.log.read_text().splitlines()
+    assert sum(line.startswith("left out") for line in lines) == left_out
+    assert len(lines) == corrected + left_out
+    assert all(str(root) in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["COVERAGE", "CASIAv1", "Columbia"])
+def test_the_list_goes_into_the_folder_above_and_can_be_made_again(miniatures, tmp_path, name):
+    miniatures.fabricate(name, tmp_path / name)
+    first = prepare(name, tmp_path)
+    assert first.output == tmp_path / f"{name}.json"
+    assert prepare(name, tmp_path) == first
+    assert prepare(name, tmp_path / name) == prepare(name, tmp_path / name)  # its own list and masks are no input
+
+
+def test_misnamed_casia_files_get_their_own_masks(miniatures, tmp_path):
+    miniatures.fabricate("CASIAv1", tmp_path)
+    pairs = dict(json.loads(prepare("CASIAv1", tmp_path).output.read_text()))
+    mask, = (mask for image, mask in pairs.items() if "0320" in image)
+    assert mask.endswith("Sp_D_NNN_A_cha0039_nat0019_0320_gt.png")
+    assert not any("Original Tp" in image for image in pairs)
+
+
+def test_a_mask_on_its_side_is_not_squeezed(miniatures, tmp_path):
+    miniatures.fabricate("CASIAv2", tmp_path)
+    assert "11230_gt.png lies on its side (32x48)" in prepare("CASIAv2", tmp_path).log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("mask", "correct"),
+    [
+        (lambda grey: grey, False),
+        (lambda grey: grey // 255, True),
+        (lambda grey: (grey // 255).astype(np.uint16), True),
+        (lambda grey: np.dstack([grey * 0, grey]), True),
+        (lambda grey: np.dstack([grey // 2, grey * 0, grey * 0]), True),
+    ],
+)
+def test_masks_of_the_frameworks_folder_are_corrected_where_it_would_misread_them(miniatures, tmp_path, mask, correct):
+    for part in ("Tp", "Au"):
+        miniatures.photograph(tmp_path / "NIST16" / part / "a.png")
+    miniatures.save(tmp_path / "NIST16" / "Gt" / "a.png", mask(miniatures.GREY))
+    done = prepare("NIST16", tmp_path)  # which has no authentic images
+    (_, used), = json.loads(done.output.read_text())
+    assert np.array_equal(as_the_framework_reads(used), miniatures.TAMPERED)
+    assert done.corrected == correct == ("NIST16_masks" in used)
+
+
+def test_lists_of_the_framework_and_of_forensichub(miniatures, tmp_path):
+    miniatures.photograph(tmp_path / "a.png")
+    miniatures.photograph(tmp_path / "b.png")
+    miniatures.save(tmp_path / "m.png", miniatures.GREY)
+    pairs = [["a.png", "m.png"], ["b.png", NEGATIVE]]
+    (tmp_path / "one").mkdir()
+    for number, records in enumerate((pairs, [{"path": i, "mask": m, "label": m != NEGATIVE} for i, m in pairs])):
+        (tmp_path / "list.json").write_text(json.dumps(records))
+        done = prepare("AutoSplice", tmp_path, tmp_path / "one" / f"{number}.json")
+        expected = [[str(tmp_path / "a.png"), str(tmp_path / "m.png")], [str(tmp_path / "b.png"), NEGATIVE]]
+        assert json.loads(done.output.read_text()) == expected
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(DiffIMLError, match="2 JSON files"):
+        prepare("AutoSplice", tmp_path, tmp_path / "one" / "list.json")
+
+
+def test_what_cannot_be_prepared_is_named(miniatures, tmp_path):
+    with pytest.raises(DiffIMLError, match="gone is no folder"):
+        prepare("COVERAGE", tmp_path / "gone")
+    with pytest.raises(DiffIMLError, match="in no known layout; expected image/N.tif"):
+        prepare("COVERAGE", tmp_path)
+    with pytest.raises(DiffIMLError, match="did you mean 'COVERAGE'"):
+        prepare("COVRAGE", tmp_path)
+    miniatures.photograph(tmp_path / "Tp" / "a.png")
+    miniatures.save(tmp_path / "Gt" / "a.png", np.full_like(miniatures.GREY, 90))
+    with pytest.raises(DiffIMLError, match="no pair of mine in .*it is dark or coloured and has no black"):
+        prepare("mine", tmp_path)
+
+
+def test_real_data(bsds, tmp_path):
+    done = prepare("bsds", bsds / "val", tmp_path / "bsds.json")
+    assert (done.authentic, done.tampered, done.corrected, done.left_out) == (20, 60, 0, 0)
+    report, = check_datasets(str(done.output))
+    assert report.faults == []
