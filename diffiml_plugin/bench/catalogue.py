@@ -40,8 +40,8 @@ CATALOGUE = (
     DatasetEntry(
         "FantasticReality", "scenes with pasted objects, masks by instance; JPEG",
         16592, 19423, "-", "train",
-        "research only",
-        "its authors, zefirus.org/MAG; a link is in github.com/mjkwon2021/CAT-Net/issues/51",
+        "set by its authors (Kniaz et al., NeurIPS 2019)",
+        "its authors, zefirus.org; a link is in github.com/mjkwon2021/CAT-Net/issues/51",
         "ColorRealImages/*.jpg, ColorFakeImages/*.jpg, SegmentationFake/*.npz of the same names",
         also=("FR",),
     ),
@@ -94,7 +94,7 @@ CATALOGUE = (
     DatasetEntry(
         "IMD2020", "manipulations found on the internet, with masks by hand; JPEG, PNG",
         414, 2010, "test", "train",
-        "research and education only",
+        "set by its authors (Novozamsky et al., WACVW 2020)",
         "staff.utia.cas.cz/novozada/db",
         "a folder for each photograph: *_orig.jpg authentic, X.jpg or X.png tampered, X_mask.png",
         also=("IMD",),

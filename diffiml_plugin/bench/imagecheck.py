@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ THRESHOLD = 127.5  # of the framework, on the mean of the three channels
 _GREY = (32, 224)  # levels between these are neither black nor white
 _GREY_SHARE = 0.05  # of the pixels; soft borders and JPEG masks stay well below
 _STOPPING = ("missing", "undecodable", "size", "dark", "alpha", "not binary")  # training and testing refuse them
+_BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
@@ -53,7 +55,8 @@ def check_lists(lists: Sequence[ImageList]) -> int:
 def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> Iterator[_Result]:
     """The results of `function` in the order of `items`, computed by threads, under a progress bar."""
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
-        yield from tqdm(pool.map(function, items), title, len(items), unit="img", leave=False, disable=None)
+        batches = (pool.map(function, items[start:start + _BATCH]) for start in range(0, len(items), _BATCH))
+        yield from tqdm(chain.from_iterable(batches), title, len(items), unit="img", leave=False, disable=None)
 
 
 def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:

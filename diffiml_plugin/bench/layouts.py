@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -19,10 +20,14 @@ MaskReader = Callable[[str], np.ndarray]  # [H, W] bool, True where tampered
 
 @dataclass
 class Found:
-    """`pairs`: (image, mask or NEGATIVE), absolute paths. `left_out`: a line for each file that found no partner."""
+    """`pairs`: (image, mask or NEGATIVE), absolute paths. `left_out`: a line for each file that found no partner.
+
+    `misnamed`: a line for each pair whose names do not agree.
+    """
 
     pairs: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    misnamed: list[str] = field(default_factory=list)
 
     def add(self, image: Path, mask: Path | None) -> None:
         if mask is None:
@@ -79,7 +84,10 @@ def _casia(prefix: str) -> Callable[[Files], Found]:
         for number, group in images.items():
             partners = masks.get(number, [])
             for image in group:
-                found.add(image, partners[0] if len(group) == len(partners) == 1 else None)
+                mask = partners[0] if len(group) == len(partners) == 1 else None
+                found.add(image, mask)
+                if mask:
+                    found.misnamed.append(f"{image}: paired with {mask} by its number {number}")
         found.pairs.sort()
         found.add_authentic(file for file in _images(files) if file.stem.startswith("Au_"))
         return found
@@ -206,8 +214,11 @@ def _fantastic_reality(files: Files) -> Found:
 
 def _read_npz(path: str) -> np.ndarray:
     """One array, [H, W] with axes of length 1 around it: not 0 where tampered."""
-    with np.load(path) as arrays:
-        return arrays[arrays.files[0]].squeeze() > 0
+    try:
+        with np.load(path) as arrays:
+            return arrays[arrays.files[0]].squeeze() > 0
+    except (BadZipFile, EOFError, IndexError) as error:
+        raise ValueError(error) from error
 
 
 def _images(files: Files, folder: str | None = None) -> Iterator[Path]:

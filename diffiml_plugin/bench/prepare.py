@@ -69,15 +69,16 @@ def prepare(name: str, root: Path, output: Path | None = None) -> Prepared:
 
     # 3. The list and the log.
     records = [(image, mask) for (image, _), (mask, _) in zip(found.pairs, mended, strict=True) if mask]
-    notes = [*(f"left out: {line}" for line in found.left_out), *(note for _, note in mended if note)]
+    notes = [*(f"left out: {line}" for line in found.left_out), *found.misnamed, *(note for _, note in mended if note)]
     if not records:
         raise DiffIMLError(f"no pair of {name} in {root} can be used; the first of {len(notes)}: {notes[0]}")
     output.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n", encoding="utf-8")
     log = cache / "changes.txt"
     log.write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
     authentic = sum(mask == NEGATIVE for _, mask in records)
-    left_out = sum(note.startswith("left out") for note in notes)
-    return Prepared(output, log, authentic, len(records) - authentic, len(notes) - left_out, left_out)
+    corrected = sum(bool(mask and note) for mask, note in mended)
+    left_out = len(found.left_out) + len(found.pairs) - len(records)
+    return Prepared(output, log, authentic, len(records) - authentic, corrected, left_out)
 
 
 def _files(folder: Path, skip: set[Path]) -> Iterator[Path]:
@@ -127,9 +128,9 @@ def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) ->
         return mask, ""
     try:
         tampered = (read_encoded or read_levels)(mask)
+        height, width = tampered.shape
     except (OSError, SyntaxError, ValueError) as error:
         return None, f"left out: {image}: {mask} cannot be read ({error})"
-    height, width = tampered.shape
     changes = ["binarised"]
     if (width, height) != size:
         if (height, width) == size:

@@ -48,7 +48,7 @@ def test_original_layouts(miniatures, tmp_path, name):
     # Each change and each file left out has its line.
     lines = done.log.read_text().splitlines()
     assert sum(line.startswith("left out") for line in lines) == left_out
-    assert len(lines) == corrected + left_out
+    assert sum("binarised" in line for line in lines) == corrected
     assert all(str(root) in line for line in lines)
 
 
@@ -64,9 +64,20 @@ def test_the_list_goes_into_the_folder_above_and_can_be_made_again(miniatures, t
 def test_misnamed_casia_files_get_their_own_masks(miniatures, tmp_path):
     miniatures.fabricate("CASIAv1", tmp_path)
     pairs = dict(json.loads(prepare("CASIAv1", tmp_path).output.read_text()))
-    mask, = (mask for image, mask in pairs.items() if "0320" in image)
+    (image, mask), = (pair for pair in pairs.items() if "0320" in pair[0])
     assert mask.endswith("Sp_D_NNN_A_cha0039_nat0019_0320_gt.png")
+    assert f"{image}: paired with {mask} by its number 0320" in (tmp_path / "CASIAv1_masks" / "changes.txt").read_text()
     assert not any("Original Tp" in image for image in pairs)
+
+
+def test_broken_masks_are_left_out(miniatures, tmp_path):
+    miniatures.fabricate("FantasticReality", tmp_path)
+    miniatures.photograph(tmp_path / "dataset" / "ColorFakeImages" / "other.jpg")
+    for content in (b"PK\x03\x04 no archive", b"text", b""):
+        (tmp_path / "dataset" / "SegmentationFake" / "other.npz").write_bytes(content)
+        done = prepare("FantasticReality", tmp_path)
+        assert (done.tampered, done.left_out) == (1, 1)
+        assert "other.npz cannot be read" in done.log.read_text()
 
 
 def test_a_mask_on_its_side_is_not_squeezed(miniatures, tmp_path):
