@@ -68,16 +68,17 @@ def read_levels(path: str) -> np.ndarray:
     return levels > 0
 
 
-def _casia(prefix: str) -> Callable[[Files], Found]:
+def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:
+    """`prefix` of tampered images, `digits` of authentic ones' numbers: people keep both versions in one folder."""
+
     def find(files: Files) -> Found:
         found, images, masks = Found(), {}, {}
         if any("Modified Tp" in file.parts for file in files):  # CASIAv1 comes twice, misnamed and mended
             files = {file: None for file in files if "Original Tp" not in file.parts}
         for file in _images(files):
-            if match := re.fullmatch(r"(.+)_gt\d*", file.stem):
-                masks.setdefault(match[1], file)
-            elif file.stem.startswith(prefix):
-                images[file.stem] = file
+            stem, suffix = re.fullmatch(r"(.+?)(_gt\d*)?", file.stem).groups()
+            if stem.startswith(prefix):
+                (masks if suffix else images).setdefault(stem, file)
         for stem in images.keys() & masks.keys():
             found.add(images.pop(stem), masks.pop(stem))
         images, masks = _by_number(images), _by_number(masks)
@@ -89,7 +90,7 @@ def _casia(prefix: str) -> Callable[[Files], Found]:
                 if mask:
                     found.misnamed.append(f"{image}: paired with {mask} by its number {number}")
         found.pairs.sort()
-        found.add_authentic(file for file in _images(files) if file.stem.startswith("Au_"))
+        found.add_authentic(file for file in _images(files) if re.fullmatch(rf"Au_\D+_\d{{{digits}}}", file.stem))
         return found
 
     return find
@@ -231,11 +232,11 @@ def _present(files: Files, file: Path) -> Path | None:
 
 
 LAYOUTS = {
-    "CASIAv2": Layout(_casia("Tp_")),
+    "CASIAv2": Layout(_casia("Tp_", 5)),
     "FantasticReality": Layout(_fantastic_reality, _read_npz),
     "tamperedCOCO": Layout(_tampered_coco),
     "compRAISE": Layout(_comp_raise),
-    "CASIAv1": Layout(_casia("Sp_")),
+    "CASIAv1": Layout(_casia("Sp_", 4)),
     "COVERAGE": Layout(_coverage),
     "Columbia": Layout(_columbia, _read_columbia),
     "NIST16": Layout(_nist16, _read_nist16),

@@ -43,27 +43,31 @@ def prepare(name: str, root: Path, output: Path | None = None) -> Prepared:
         output: the list (`root/NAME.json`).
 
     Raises:
-        DiffIMLError: no known layout there, or one whose images and masks do not pair up.
+        DiffIMLError: no known layout there, or one whose images and masks do not pair up; a list in the way.
     """
     if not root.is_dir():
         raise DiffIMLError(f"--root {root} is no folder; expected the one that {name} was unpacked to")
     entry = known_entry(name)
     name = entry.name if entry else name
-    output = (output or root / f"{name}.json").absolute()
+    output = Path(os.path.abspath(output or root / f"{name}.json"))
     cache = output.with_name(f"{output.stem}_masks")
-    root = (root / name if (root / name).is_dir() else root).absolute()
+    if output.exists() and not cache.exists():
+        raise DiffIMLError(f"{output} was not made by this command and is not overwritten; choose another --output")
+    root = Path(os.path.abspath(root))
 
-    # 1. The pairs.
-    files = dict.fromkeys(sorted(_files(root, {output, cache})))
-    found, reader = _find(entry, root, files)
-    if not found.pairs:
+    # 1. The pairs: in the folder of that name, else anywhere below.
+    names = {word.lower() for word in (name, *(entry.also if entry else ()))}
+    for place in (*(folder for folder in sorted(root.iterdir()) if folder.name.lower() in names), root):
+        found, reader = _find(entry, place, dict.fromkeys(sorted(_files(place, {output, cache}))))
+        if found.pairs:
+            break
+    else:
         entry = entry or find_entry(name)
         raise DiffIMLError(f"{root} holds {name} in no known layout; expected {entry.layout}; "
                            f"or {'; or '.join(FRAMEWORK_LAYOUTS)}")
 
     # 2. The masks.
     cache.mkdir(parents=True, exist_ok=True)
-
     mended = list(in_parallel(
         lambda pair: _mend(*pair, reader, _copy_path(Path(pair[0]), root, cache)), found.pairs, name))
 

@@ -59,6 +59,20 @@ def test_the_list_goes_into_the_folder_above_and_can_be_made_again(miniatures, t
     assert first.output == tmp_path / f"{name}.json"
     assert prepare(name, tmp_path) == first
     assert prepare(name, tmp_path / name) == prepare(name, tmp_path / name)  # its own list and masks are no input
+    (tmp_path / "mine.json").write_text("[]")
+    with pytest.raises(DiffIMLError, match="mine.json was not made by this command"):
+        prepare(name, tmp_path, tmp_path / "mine.json")
+
+
+def test_both_versions_of_casia_in_one_folder_and_masks_beside_the_images(miniatures, tmp_path):
+    expected = {}
+    for name, folder in (("CASIAv1", "CASIA 1.0"), ("CASIAv2", "CASIA 2.0")):
+        expected[name] = miniatures.fabricate(name, tmp_path / folder)
+        for masks in (tmp_path / folder).glob("* [gG]roundtruth"):
+            masks.rename(tmp_path / masks.name)
+    for name, counts in expected.items():
+        done = prepare(name, tmp_path)
+        assert (done.authentic, done.tampered, done.corrected, done.left_out) == counts
 
 
 def test_misnamed_casia_files_get_their_own_masks(miniatures, tmp_path):
