@@ -25,7 +25,8 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
         raise DiffIMLError(f"--gpus {gpus} with --device cpu: leave one of them out (several CPU processes: "
                            "torchrun --nproc_per_node 2 -m diffiml_plugin ...)")
     if gpus > present:
-        raise DiffIMLError(f"--gpus {gpus}, but this machine has {present}; ask for at most {present}, or --device cpu")
+        mend = f"ask for at most {present}" if present else "leave it out, and the CPU is used"
+        raise DiffIMLError(f"--gpus {gpus}, but torch finds {present} on this machine; {mend}")
     if gpus == 1:
         return None
     from torch.distributed import run

@@ -23,7 +23,8 @@ def model_class(name: str) -> Callable[..., nn.Module]:
     register()
     if not MODELS.has(name):
         known = MODELS.module_dict
-        raise DiffIMLError(f"no model is called {name!r}{nearest(name, known)}; known are {', '.join(sorted(known))}")
+        hint = nearest(name, known) or f"; the registry has {', '.join(sorted(known))}"
+        raise DiffIMLError(f"no model is called {name!r}{hint}")
     return MODELS.module_dict[name]
 
 
