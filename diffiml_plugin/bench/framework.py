@@ -11,6 +11,12 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from IMDLBenCo.evaluation import ImageAccuracy, ImageAUC, ImageF1, PixelAUC, PixelF1, PixelIOU
     from IMDLBenCo.registry import DATASETS, MODELS, POSTFUNCS
     from IMDLBenCo.transforms import get_albu_transforms
+    from IMDLBenCo.transforms.robustness_wrapper import (
+        GaussianBlurWrapper,
+        GaussianNoiseWrapper,
+        JpegCompressionWrapper,
+    )
 
-__all__ = ["DATASETS", "MODELS", "POSTFUNCS", "BalancedDataset", "ImageAUC", "ImageAccuracy", "ImageF1",
-           "JsonDataset", "PixelAUC", "PixelF1", "PixelIOU", "denormalize", "get_albu_transforms"]
+__all__ = ["DATASETS", "MODELS", "POSTFUNCS", "BalancedDataset", "GaussianBlurWrapper", "GaussianNoiseWrapper",
+           "ImageAUC", "ImageAccuracy", "ImageF1", "JpegCompressionWrapper", "JsonDataset", "PixelAUC", "PixelF1",
+           "PixelIOU", "denormalize", "get_albu_transforms"]

@@ -23,7 +23,7 @@ PIXEL_FIGURES = {
 }
 
 
-def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], with_auc: bool = True) -> list[Record]:
+def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], with_auc: bool = False) -> list[Record]:
     """One record per image of the batch: `name`, `index`, `label` (1 tampered), `score` (None: the model has none),
     the pixel figures (None for an authentic image), and `false_alarm_area`, the share of an authentic image's real
     pixels that are called tampered (None for a tampered one).
@@ -92,18 +92,18 @@ def _pixel_figures(probability: Tensor, mask: Tensor, real: Tensor | None, with_
     figures = {key: evaluator.batch_update(predict=probability, mask=mask, shape_mask=real).tolist()
                for key, evaluator in evaluators.items()}
     if with_auc:
-        figures["auc_sklearn"] = [
-            _auc(p, m, None if real is None else real[i]) for i, (p, m) in enumerate(zip(probability, mask, strict=True))
-        ]
-        figures["auc"] = [auc if exact is not None else None
+        inside = torch.ones_like(mask) if real is None else real
+        figures["auc_sklearn"] = [_auc(p[i > 0], m[i > 0]) for p, m, i in zip(probability, mask, inside, strict=True)]
+        figures["auc"] = [None if exact is None else auc
                           for auc, exact in zip(figures["auc"], figures["auc_sklearn"], strict=True)]
     return figures
 
 
-def _auc(probability: Tensor, mask: Tensor, real: Tensor | None) -> float | None:
-    inside = torch.ones_like(mask, dtype=torch.bool) if real is None else real > 0
-    truth = mask[inside].cpu().numpy()
-    return float(roc_auc_score(truth, probability[inside].cpu().numpy())) if 0 < truth.mean() < 1 else None
+def _auc(probability: Tensor, truth: Tensor) -> float | None:
+    """None where only one class is there."""
+    if not 0 < truth.mean() < 1:
+        return None
+    return float(roc_auc_score(truth.cpu().numpy(), probability.cpu().numpy()))
 
 
 def _share_called_tampered(probability: Tensor, real: Tensor | None) -> list[float]:

@@ -1,9 +1,16 @@
 """`benco test`: scores a model on one or many datasets, each image once however many processes there are."""
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +31,17 @@ from diffiml_plugin.bench.data import (
     worker_count,
 )
 from diffiml_plugin.bench.imagecheck import check_lists
-from diffiml_plugin.bench.imagelists import read_test_sets
-from diffiml_plugin.bench.models import post_function
+from diffiml_plugin.bench.imagelists import ImageList, read_test_sets
+from diffiml_plugin.bench.models import post_function, require_inputs
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, Record, average, score_batch, summarise
 from diffiml_plugin.bench.settings import CommonSettings, TestSettings
 from diffiml_plugin.errors import DiffIMLError
 
+PER_IMAGE = "per_image.jsonl"
+PARTS = "unfinished"  # folder of the records of a run until it is done
+# Where and how it runs, not what is computed.
+_NO_CONFIGURATION = ("checkpoint_path", "device", "gpus", "num_workers", "output_dir", "test_batch_size",
+                     "test_data_json", "test_data_path")
 _COLUMNS = {  # of the printed table
     "images": "images",
     PIXEL_FIGURES["f1"]: "pixel F1",
@@ -41,50 +53,102 @@ _COLUMNS = {  # of the printed table
 }
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """A checkpoint, ready to be scored on `lists`. `header` begins every results file: what made the figures."""
+
+    settings: TestSettings
+    lists: dict[str, ImageList]
+    state: PartialState
+    model: nn.Module
+    inputs: InputSettings
+    post: Callable[[dict], None] | None
+    header: dict[str, Any]
+
+    def records(
+        self, name: str, variant: str = "clean", transform: Any = None, model: nn.Module | None = None,
+        score: Callable[..., list[Record]] = score_batch,
+    ) -> list[Record]:
+        """The records of one dataset, from what an interrupted run left in the output folder if that is the same.
+
+        Args:
+            variant: names what the next three arguments change.
+            transform: applied to the images at their own size.
+            model: in place of the checkpoint's.
+            score: from the model's output and the batch to records.
+        """
+        listed = self.lists[name]
+        key = _digest([self.header["configuration"], name, variant, listed.images, listed.masks])
+        part = Path(self.settings.output_dir, PARTS, f"{key}.jsonl")
+        if part.exists():
+            return read_records(part)
+        dataset = PairsDataset(listed, **self.inputs.framework(transform or test_transform(), self.post))
+        found = evaluate(model or self.model, dataset, self.settings, self.state, self.settings.precision,
+                         title=f"{name} {variant}", score=score)
+        found = [{"dataset": name, "path": listed.images[record["index"]], **record} for record in found]
+        if self.state.is_main_process:
+            write_records(part, found)
+        return found
+
+    def finish(self, name: str, results: dict[str, Any], records: Iterable[Record]) -> None:
+        """Writes the results as `name` and all records as per_image.jsonl; from here on nothing is resumed."""
+        folder = Path(self.settings.output_dir)
+        if self.state.is_main_process:
+            write_records(folder / PER_IMAGE, records)
+            write_text(folder / name, json.dumps(results, indent=2, default=str) + "\n")
+            shutil.rmtree(folder / PARTS, ignore_errors=True)
+
+
+def open_scoring(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> Scoring:
+    """Reads and checks the data, and restores the model as its checkpoint describes it.
+
+    Raises:
+        DiffIMLError: bad data, checkpoint or device.
+    """
+    if bool(settings.test_data_json) == bool(settings.test_data_path):
+        raise DiffIMLError("give the test data by --test_data_json or by --test_data_path, one of them")
+    lists = read_test_sets(settings.test_data_json or settings.test_data_path)
+    longest_side = check_lists(list(lists.values())) if launch.is_main_process() else 0
+
+    state = launch.start_inference(settings.device)
+    shared = {**asdict(settings), "device": str(state.device)}
+    restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
+    inputs = InputSettings.of(settings, restored.input)
+    inputs.warn_if_cut(longest_side)
+    values = {**asdict(settings), **restored.flags, **asdict(inputs)}
+    configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
+    header = {
+        "command": shlex.join(sys.argv),
+        "configuration": _digest([restored.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
+        "model": restored.name,
+        "checkpoint": str(restored.path),
+        "settings": values,
+    }
+    model = restored.model.to(state.device)
+    return Scoring(settings, lists, state, model, inputs, post_function(restored.name), header)
+
+
 def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Tests a checkpoint; writes `results.json` and `per_image.jsonl` to `settings.output_dir`, prints a table.
+
+    An interrupted test, started again, goes on after the last dataset that was done.
 
     Args:
         model_flags: constructor flags of the model that differ from the checkpoint's.
 
     Returns:
-        what `results.json` holds: model, checkpoint, settings, datasets (figures by name), mean.
+        what `results.json` holds: command, configuration (a hash), model, checkpoint, settings, datasets (figures by
+        name), mean.
 
     Raises:
         DiffIMLError: bad data, checkpoint or device, said before the first prediction where it can be known.
     """
-    # 1. The data.
-    if bool(settings.test_data_json) == bool(settings.test_data_path):
-        raise DiffIMLError("give the test data by --test_data_json or by --test_data_path, one of them")
-    lists = read_test_sets(settings.test_data_json or settings.test_data_path)
-    if launch.is_main_process():
-        check_lists(list(lists.values()), progress=True)
-
-    # 2. The model, as its checkpoint describes it.
-    state = launch.start_inference(settings.device)
-    shared = {**asdict(settings), "device": str(state.device)}
-    restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
-    inputs = InputSettings.of(settings, restored.input)
-    post = post_function(restored.name)
-
-    # 3. Every dataset; the figures of each image.
-    model, records = restored.model.to(state.device), []
-    for name, listed in lists.items():
-        dataset = PairsDataset(listed, **inputs.framework(test_transform(), post))
-        found = evaluate(model, dataset, settings, state, settings.precision, title=name, with_auc=True)
-        records += [{"dataset": name, "path": listed.images[record["index"]], **record} for record in found]
-
-    # 4. The report.
-    summaries = {name: summarise(r for r in records if r["dataset"] == name) for name in lists}
-    results = {
-        "model": restored.name,
-        "checkpoint": str(restored.path),
-        "settings": {**asdict(settings), **restored.flags, **asdict(inputs)},
-        "datasets": summaries,
-        "mean": average(summaries.values()),
-    }
-    if state.is_main_process:
-        _write(Path(settings.output_dir), results, records)
+    scoring = open_scoring(settings, model_flags)
+    found = {name: scoring.records(name, score=partial(score_batch, with_auc=True)) for name in scoring.lists}
+    summaries = {name: summarise(records) for name, records in found.items()}
+    results = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
+    scoring.finish("results.json", results, chain.from_iterable(found.values()))
+    if scoring.state.is_main_process:
         print(table(results))
     return results
 
@@ -96,9 +160,9 @@ def evaluate(
     state: PartialState,
     precision: str,
     title: str = "test",
-    with_auc: bool = False,
+    score: Callable[..., list[Record]] = score_batch,
 ) -> list[Record]:
-    """The records (`scores.score_batch`) of all images of `dataset`, in order, the same on every process.
+    """The records (of `score`) of all images of `dataset`, in order, the same on every process.
 
     Each process takes every n-th image and none twice, so that no figure depends on batch size or process count.
     """
@@ -117,7 +181,8 @@ def evaluate(
         for batch in bar:
             batch = to_device(batch, state.device)
             inputs = {key: value for key, value in batch.items() if key != "index"}
-            records += score_batch(model(**inputs), batch, with_auc)
+            require_inputs(model, inputs)
+            records += score(model(**inputs), batch)
     return sorted(gather_object(records), key=lambda record: record["index"])
 
 
@@ -149,11 +214,31 @@ def _cell(value: float | int | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def _write(folder: Path, results: dict[str, Any], records: list[Record]) -> None:
+def read_records(path: Path) -> list[Record]:
+    """The records of a file that `write_records` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Writes records, one on a line. Raises DiffIMLError as `write_text`."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is at any moment the old one or the whole new one.
+
+    Raises:
+        DiffIMLError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "per_image.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        (folder / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
     except OSError as error:
-        raise DiffIMLError(f"cannot write the results to {folder}: {error.strerror}; free some space or choose "
+        raise DiffIMLError(f"cannot write the results to {path.parent}: {error.strerror}; free some space or choose "
                            "another --output_dir") from error
+
+
+def _digest(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -31,6 +31,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "test": ("test", "score a checkpoint on one or more datasets"),
     "predict": ("predict", "masks for your own images"),
     "robust": ("robust", "score a checkpoint under JPEG compression, blur and noise"),
+    "sweep": ("sweep", "score a checkpoint under many sampling settings, its encoder run once"),
     "complexity": ("complexity", "parameters and FLOPs of a model"),
     "distill": ("distill", "train LightVAE, the mask autoencoder"),
     "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),

@@ -7,6 +7,8 @@ it is. Writes results.json and per_image.jsonl to the output folder, and prints 
 import argparse
 import sys
 from dataclasses import fields
+from importlib import import_module
+from typing import Any
 
 from diffiml_plugin.bench.settings import TestSettings
 from diffiml_plugin.cli.arguments import add_fields
@@ -19,13 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return run_scoring(args, "test")
+
+
+def run_scoring(args: argparse.Namespace, verb: str, **options: Any) -> int:
+    """Calls the function `verb` of bench/VERB.py with the settings, the model's flags and `options`, on each GPU."""
     settings = TestSettings(**{field.name: getattr(args, field.name) for field in fields(TestSettings)})
     from diffiml_plugin.bench.launch import spawn
 
     status = spawn(settings.gpus, settings.device, sys.argv[1:])
     if status is not None:
         return status
-    from diffiml_plugin.bench.test import test
-
-    test(settings, {name: args.model_flags[name] for name in args.model_flags_given})
+    function = getattr(import_module(f"diffiml_plugin.bench.{verb}"), verb)
+    function(settings, {name: args.model_flags[name] for name in args.model_flags_given}, **options)
     return 0

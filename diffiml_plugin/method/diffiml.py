@@ -1,7 +1,9 @@
 """DiffIML: `training_loss` is Alg. 1, `predict` is Alg. 2."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +71,12 @@ class DiffIML(nn.Module):
         super().train(mode)
         self.codec.eval()  # frozen, whatever the mode
         return self
+
+    def with_settings(self, **settings: Any) -> "DiffIML":
+        """The same weights under other settings of its sampling."""
+        other = copy(self)
+        other.config = replace(self.config, **settings)
+        return other
 
     def training_loss(self, image: Tensor, mask: Tensor, edge: Tensor | None = None) -> TrainingLoss:
         """Alg. 1: the latent loss of Eq. 8-10 at a random timestep for each image.

@@ -15,7 +15,7 @@ from diffiml_plugin.bench import test as testing
 from diffiml_plugin.bench.data import InputSettings, PairsDataset, test_transform
 from diffiml_plugin.bench.framework import PixelF1
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_list
-from diffiml_plugin.bench.models import build_model, post_function, resolve_flags
+from diffiml_plugin.bench.models import post_function
 from diffiml_plugin.bench.scores import average, score_batch, summarise
 from diffiml_plugin.bench.settings import TestSettings
 from diffiml_plugin.errors import DiffIMLError
@@ -23,21 +23,6 @@ from diffiml_plugin.errors import DiffIMLError
 test_transform.__test__ = False
 pytestmark = pytest.mark.usefixtures("tiny_model")
 DIFFIML = {"encoder": "segformer_b0", "codec_weights": "none", "ensemble_size": 2, "num_inference_steps": 2}
-
-
-@pytest.fixture
-def stored(tmp_path):
-    """Makes a checkpoint of random weights."""
-
-    def make(name="TinyIML", size=64, **flags):
-        torch.manual_seed(1)
-        resolved = resolve_flags(name, flags)
-        model = build_model(name, resolved, pretrained=False)
-        path = tmp_path / f"{name}.safetensors"
-        checkpoints.save_checkpoint(path, model, name, resolved, input={"image_size": size})
-        return path
-
-    return make
 
 
 @pytest.fixture
@@ -54,7 +39,7 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
     path = stored()
     results = testing.test(replace(settings, checkpoint_path=str(path)))
     assert json.load(open(f"{settings.output_dir}/results.json")) == results
-    assert {"model", "checkpoint", "settings", "datasets", "mean"} == results.keys()
+    assert {"command", "configuration", "model", "checkpoint", "settings", "datasets", "mean"} == results.keys()
     assert results["model"] == "TinyIML" and results["settings"]["image_size"] == 64  # as it was trained
     tiny = results["datasets"]["tiny"]
     assert (tiny["images"], tiny["tampered"]) == (4, 3)
@@ -74,11 +59,37 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
 def test_several_sets_by_name(settings, stored, tiny_dataset):
     sets = tiny_dataset / "sets.json"
     sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
-    results = testing.test(replace(settings, test_data_path="", test_data_json=str(sets), checkpoint_path=str(stored())))
+    settings = replace(settings, test_data_path="", test_data_json=str(sets), checkpoint_path=str(stored()))
+    results = testing.test(settings)
     assert [results["datasets"][name]["images"] for name in ("All", "Tampered")] == [4, 3]
     f1 = [summary["pixel-level F1"] for summary in results["datasets"].values()]
     assert results["mean"]["pixel-level F1"] == pytest.approx(np.mean(f1))
     assert "false_alarm_area" not in results["datasets"]["Tampered"]
+
+
+def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tiny_dataset, monkeypatch):
+    sets = tiny_dataset / "sets.json"
+    sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
+    settings = replace(settings, test_data_path="", test_data_json=str(sets), checkpoint_path=str(stored()))
+    expected = testing.test(settings)
+    evaluated, evaluate = [], testing.evaluate
+
+    def interrupted(*arguments, title, **options):
+        evaluated.append(title)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, title=title, **options)
+
+    monkeypatch.setattr(testing, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        testing.test(settings)
+    assert testing.test(settings)["datasets"] == expected["datasets"]
+    assert evaluated == ["All clean", "Tampered clean", "Tampered clean"]
+    assert len(records(settings)) == 7
+    torch.manual_seed(2)
+    other = stored(width=5)
+    testing.test(replace(settings, checkpoint_path=str(other)))
+    assert len(evaluated) == 5  # a finished test is not resumed
 
 
 @pytest.mark.parametrize("name", ["TinyIML", "DiffIML"])
@@ -114,8 +125,8 @@ def test_two_processes_give_the_figures_of_one(settings, stored, tiny_model, chi
     settings = replace(settings, checkpoint_path=str(stored("DiffIML", **DIFFIML)))
     alone = testing.test(settings)
     both = replace(settings, output_dir=settings.output_dir + "2", test_batch_size=1)
-    flags = [f"--{key}={getattr(both, key)}" for key in ("checkpoint_path", "test_data_path", "output_dir", "num_workers",
-                                                        "test_batch_size", "device")]
+    names = ("checkpoint_path", "test_data_path", "output_dir", "num_workers", "test_batch_size", "device")
+    flags = [f"--{name}={getattr(both, name)}" for name in names]
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tiny_model), "test"]
     subprocess.run([*run, *flags], check=True, env=child_environment)
     together = json.load(open(f"{both.output_dir}/results.json"))
@@ -139,14 +150,15 @@ def test_only_real_pixels_count_when_padding(tmp_path, settings):
 
 def batch_of(masks, names="ab"):
     masks = torch.tensor(np.array(masks), dtype=torch.float64)[:, None]
-    return {"mask": masks, "label": masks.amax((1, 2, 3)).long(), "name": list(names), "index": torch.arange(len(masks))}
+    labels = masks.amax((1, 2, 3)).long()
+    return {"mask": masks, "label": labels, "name": list(names), "index": torch.arange(len(masks))}
 
 
 def test_pixel_figures_are_scikit_learns():
     random = np.random.default_rng(0)
     masks, guess = random.integers(0, 2, (2, 16, 16)), random.integers(0, 5, (2, 16, 16)) / 4  # many ties
-    found = score_batch({"pred_mask": torch.tensor(guess)[:, None]}, batch_of(masks))
-    for record, mask, probability in zip(found, masks, guess):
+    found = score_batch({"pred_mask": torch.tensor(guess)[:, None]}, batch_of(masks), with_auc=True)
+    for record, mask, probability in zip(found, masks, guess, strict=True):
         assert record["f1"] == pytest.approx(f1_score(mask.ravel(), probability.ravel() > 0.5), abs=1e-7)
         assert record["auc_sklearn"] == roc_auc_score(mask.ravel(), probability.ravel())
 

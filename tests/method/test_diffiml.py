@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -73,8 +71,9 @@ def test_one_condition_serves_other_sampling_settings(images):
     model = _model(tta=True)
     conditions = model.condition(images[:1])
     for settings in ({"tta": True}, {"tta": False}, {"tta": False, "num_inference_steps": 4, "noise_seed": 3}):
-        model.config = replace(model.config, **settings)
-        assert torch.equal(model.sample(conditions, ["a"]).probability, model.predict(images[:1], ["a"]).probability)
+        other = model.with_settings(**settings)
+        assert torch.equal(other.sample(conditions, ["a"]).probability, other.predict(images[:1], ["a"]).probability)
+    assert model.config.tta and model.config.num_inference_steps == 2
 
 
 def test_loss_is_the_weighted_latent_error(images):

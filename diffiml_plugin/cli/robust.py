@@ -1,0 +1,21 @@
+"""Scores a checkpoint under JPEG compression, blur and noise, at the framework's strengths, beside the clean images.
+
+Writes robust.json, robust.png (pixel-F1 against strength) and per_image.jsonl to the output folder, and prints a
+table. Run again after an interruption, it goes on where it stopped.
+"""
+
+import argparse
+
+from diffiml_plugin.bench.settings import TestSettings
+from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.test import run_scoring
+
+USES_MODEL = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_fields(parser, TestSettings)
+
+
+def run(args: argparse.Namespace) -> int:
+    return run_scoring(args, "robust")

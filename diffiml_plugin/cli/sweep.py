@@ -1,0 +1,24 @@
+"""Scores one DiffIML checkpoint under many sampling settings; each image goes through the encoder once.
+
+One setting is varied at a time around the checkpoint's own, or the flags'. Writes sweep.json and per_image.jsonl to
+the output folder, and prints a table of pixel-F1, mean ± standard deviation over the noise seeds.
+"""
+
+import argparse
+
+from diffiml_plugin.bench.settings import TestSettings
+from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.test import run_scoring
+
+USES_MODEL = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_fields(parser, TestSettings)
+    parser.add_argument("--vary", nargs="+", required=True, metavar="NAME=VALUE,VALUE",
+                        help="sampler, num_inference_steps, ensemble_size or tta, and its values")
+    parser.add_argument("--noise_seeds", type=int, default=1, help="runs of each value, each with noise of its own")
+
+
+def run(args: argparse.Namespace) -> int:
+    return run_scoring(args, "sweep", vary=args.vary, noise_seeds=args.noise_seeds)
