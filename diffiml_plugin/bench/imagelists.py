@@ -72,10 +72,11 @@ def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Pat
     by_stem = {file.stem: file for file in masks}
     stems = {file.stem for file in images}
     if stems & by_stem.keys():
-        for file in [*images, *masks]:
-            if file.stem not in by_stem or file.stem not in stems:
-                missing = "mask" if file.parent.name == "Tp" else "image"
-                raise DiffIMLError(f"{file} has no {missing} of the same stem; {mend}")
+        alone = [file for file in [*images, *masks] if file.stem not in by_stem or file.stem not in stems]
+        if alone:
+            missing = "mask" if alone[0].parent.name == "Tp" else "image"
+            more = f" ({len(alone) - 1} more without a partner)" if len(alone) > 1 else ""
+            raise DiffIMLError(f"{alone[0]} has no {missing} of the same stem; {mend}{more}")
         if len(images) != len(masks):
             raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks (a stem twice?); {mend}")
         return [(file, by_stem[file.stem]) for file in images]

@@ -84,10 +84,10 @@ def test_counts_of_table_1(dataset):
 
 
 def test_a_folder_that_does_not_pair_is_a_fault(tiny_dataset):
-    (tiny_dataset / "Gt" / "2.png").unlink()
+    (tiny_dataset / "Gt" / "2.png").rename(tiny_dataset / "Gt" / "3.png")
     report, = check_datasets(str(tiny_dataset))
     assert [fault.kind for fault in report.faults] == ["unpaired"] and report.harmful == 1
-    assert "2.png has no mask" in report.faults[0].text
+    assert "2.png has no mask" in report.faults[0].text and "(1 more without a partner)" in report.faults[0].text
     with pytest.raises(DiffIMLError, match="nowhere does not exist"):
         check_datasets(str(tiny_dataset / "nowhere"))
 
