@@ -47,7 +47,8 @@ def check_datasets(path: str) -> list[DatasetReport]:
     except DiffIMLError as error:
         if not Path(path).exists():
             raise
-        return [DatasetReport(Path(path).stem, 0, 0, [Fault("unpaired", path, str(error))])]
+        kind = "unpaired" if Path(path).is_dir() else "list"
+        return [DatasetReport(Path(path).stem, 0, 0, [Fault(kind, path, str(error))])]
     return [_check(name, listed) for name, listed in lists.items()]
 
 

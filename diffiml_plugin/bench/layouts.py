@@ -175,7 +175,7 @@ def _autosplice(files: Files) -> Found:
     for quality in (100, 90, 75):
         for file in _images(files, f"Forged_JPEG{quality}"):
             folder = file.parents[1] / "Mask"
-            names = (f"{file.stem}_mask.png", f"{file.stem.partition('_')[0]}_mask.png")
+            names = [f"{stem}_mask.png" for stem in (file.stem, file.stem.partition("_")[0])]
             found.add(file, next((folder / name for name in names if _present(files, folder / name)), None))
         if found.pairs:
             break

@@ -83,11 +83,14 @@ def test_counts_of_table_1(dataset):
     assert rows[2].startswith("coverage: count, harmless: ")
 
 
-def test_a_folder_that_does_not_pair_is_a_fault(tiny_dataset):
+def test_what_cannot_be_paired_is_a_fault(tiny_dataset):
     (tiny_dataset / "Gt" / "2.png").rename(tiny_dataset / "Gt" / "3.png")
     report, = check_datasets(str(tiny_dataset))
     assert [fault.kind for fault in report.faults] == ["unpaired"] and report.harmful == 1
     assert "2.png has no mask" in report.faults[0].text and "(1 more without a partner)" in report.faults[0].text
+    (tiny_dataset / "list.json").write_text("[]")
+    report, = check_datasets(str(tiny_dataset / "list.json"))
+    assert [fault.kind for fault in report.faults] == ["list"] and report.harmful == 1
     with pytest.raises(DiffIMLError, match="nowhere does not exist"):
         check_datasets(str(tiny_dataset / "nowhere"))
 
