@@ -32,8 +32,8 @@ def test_shipped_weights_keep_an_empty_mask_empty(shipped):
 def test_shipped_weights_on_masks_that_people_drew(shipped, bsds):
     masks = [resized(read_mask(file), 512) for file in find_masks(bsds / "val" / "Gt")[::4]]
     f1 = reconstruction_f1(shipped, masks)
-    assert f1.mean() > 0.995 and f1.min() > 0.95
-    assert reconstruction_f1(shipped, masks, noise=0.3).mean() > 0.994
+    assert f1.mean() > 0.995 and f1.min() > 0.97
+    assert reconstruction_f1(shipped, masks, noise=0.3).mean() > 0.995
     for target, maps in (("mask", masks), ("edge", [edge_map(mask) for mask in masks])):
         means, deviations = latent_statistics(encode_maps(shipped, maps, target))
         assert max(map(abs, means)) < 0.3 and all(0.7 < deviation < 1.4 for deviation in deviations)
