@@ -110,8 +110,15 @@ def _is_exif(block: bytes) -> bool:
     return start + 2 + 12 * entries <= len(block)
 
 
+def grey_levels(mask: Image.Image) -> np.ndarray:
+    """[H, W], 0 to 255: the mean of the three channels, as the framework cuts it at THRESHOLD."""
+    if mask.mode in ("1", "L"):
+        return np.asarray(mask.convert("L"))
+    return np.asarray(mask.convert("RGB")).mean(2, dtype=np.float32)
+
+
 def _mask_faults(mask: Image.Image, path: str) -> list[Fault]:
-    levels = np.asarray(mask.convert("RGB")).mean(2)
+    levels = grey_levels(mask)
     top, deep = levels.max(), mask.mode.startswith("I")
     if 0 < top <= THRESHOLD:
         return [Fault("dark", path, f"{path} is dark (highest level {top:g}{' of 16 bits' if deep else ''}), so it "

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.bench.imagecheck import THRESHOLD
+from diffiml_plugin.bench.imagecheck import THRESHOLD, grey_levels
 from diffiml_plugin.bench.imagelists import NEGATIVE
 from diffiml_plugin.bench.images import SUFFIXES
 
@@ -58,7 +58,7 @@ def read_levels(path: str) -> np.ndarray:
             levels = np.asarray(mask).astype(float)
             levels *= 255 / 65535 if levels.max() > 255 else 1
         else:
-            levels = np.asarray(mask.convert("RGB")).mean(2)
+            levels = grey_levels(mask)
             if not levels.any() and "A" in mask.getbands():
                 levels = np.asarray(mask.getchannel("A"))
     if levels.max() > THRESHOLD:
@@ -106,11 +106,11 @@ def _by_number(files: dict[str, Path]) -> dict[str, list[Path]]:
 
 def _coverage(files: Files) -> Found:
     found = Found()
-    masks = {file.stem: file for file in _images(files)}
-    for file in _images(files):
-        if re.fullmatch(r"\d+t", file.stem):
-            found.add(file, masks.get(f"{file.stem[:-1]}forged"))
-    found.add_authentic(file for file in _images(files) if re.fullmatch(r"\d+", file.stem))
+    by_stem = {file.stem: file for file in _images(files)}
+    for stem, file in by_stem.items():
+        if re.fullmatch(r"\d+t", stem):
+            found.add(file, by_stem.get(f"{stem[:-1]}forged"))
+    found.add_authentic(file for stem, file in by_stem.items() if stem.isdecimal())
     return found
 
 
