@@ -16,7 +16,7 @@ from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
 from diffiml_plugin.weights.files import load_into, load_weights, save_weights
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
-_INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # the checkpoint holds all weights
+_INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # flags that name initial weights
 _OF_THE_RUN = ("image_size", "if_padding", "edge_mask_width", "device")
 # What a continued run may change: where and how it runs, not what is trained.
 _MAY_CHANGE = {"batch_size", "device", "find_unused_parameters", "gpus", "log_dir", "log_per_epoch_count",
@@ -41,8 +41,17 @@ def save_checkpoint(path: Path, model: nn.Module, name: str, flags: Mapping[str,
     Raises:
         DiffIMLError: the file cannot be written; an earlier one of that name is untouched.
     """
-    stored = {key: value for key, value in flags.items() if isinstance(value, _SIMPLE) and key != "device"}
-    save_weights(path, model.state_dict(), {"model": name, "config": stored, **facts})
+    save_weights(path, model.state_dict(), {"model": name, "config": storable(flags), **facts})
+
+
+def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that JSON can hold, without the device; the others are left at their default."""
+    return {flag: value for flag, value in flags.items() if isinstance(value, _SIMPLE) and flag != "device"}
+
+
+def uninitialised(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags for a model whose weights are filled in afterwards: no initial weights are fetched."""
+    return {flag: _INITIALISATION.get(flag, value) for flag, value in flags.items()}
 
 
 def restore(
@@ -73,11 +82,9 @@ def restore(
         if flag in flags and flag in stored and flags[flag] != stored[flag]:
             raise DiffIMLError(f"{path} was trained with --{flag} {stored[flag]}, which its weights depend on, not "
                                f"{flags[flag]}; leave the flag out")
-    known = constructor_flags(name)
-    neutral = {flag: value for flag, value in _INITIALISATION.items() if flag in known}
-    trained_input, shared = metadata.get("input", {}), shared or {}
+    known, trained_input, shared = constructor_flags(name), metadata.get("input", {}), shared or {}
     now = {flag: shared[flag] for flag in _OF_THE_RUN if flag in known and shared.get(flag) is not None}
-    resolved = resolve_flags(name, {**stored, **now, **neutral, **flags}, {**shared, **trained_input})
+    resolved = uninitialised(resolve_flags(name, {**stored, **now, **flags}, {**shared, **trained_input}))
     model = build_model(name, resolved, pretrained=False)
     load_into(model, state_dict, path)
     return Restored(model, name, resolved, trained_input, path)

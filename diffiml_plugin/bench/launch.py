@@ -70,6 +70,11 @@ def start_inference(device: str) -> PartialState:
     return PartialState(cpu=_use_cpu(device))
 
 
+def leave() -> None:
+    """Leaves the process group, if there is one; NCCL complains of processes that just end."""
+    PartialState().destroy_process_group()
+
+
 def is_main_process() -> bool:
     """Before the process group exists: rank 0, or the only process."""
     join_slurm(os.environ)

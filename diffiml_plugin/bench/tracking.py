@@ -60,8 +60,8 @@ class Tracker:
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         for dataset, summary in record.get("test", {}).items():
-            for figure, value in summary.items():
-                self.writer.add_scalar(f"{figure}/{dataset}", value, record["epoch"])
+            for figure in summary.keys() - {"images", "tampered"}:
+                self.writer.add_scalar(f"{figure}/{dataset}", summary[figure], record["epoch"])
         self.writer.flush()
 
         shown = {name: f"{value:.4f}" for name, value in [*record["loss"].items()][:1]}
@@ -97,11 +97,12 @@ def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tenso
     Returns:
         [B, 3, H, n W] in [0, 1].
     """
+    count, _, *size = batch["image"].shape
     tiles = {key: batch[key] for key in ("mask", "edge_map", "edge_mask") if key in batch}
     tiles |= {"pred_mask": output["pred_mask"]} | (output.get("visual_image") or {})
-    size = batch["image"].shape[-2:]
-    fitting = [denormalize(batch["image"]), *(tile for tile in tiles.values() if tile.shape[-2:] == size)]
-    return torch.cat([tile.detach().float().cpu().expand(-1, 3, -1, -1) for tile in fitting], 3).clamp(0, 1)
+    pictures = [tile for tile in tiles.values() if tile.shape in ((count, 1, *size), (count, 3, *size))]
+    strip = [denormalize(batch["image"]), *(picture.detach().float().cpu() for picture in pictures)]
+    return torch.cat([picture.expand(-1, 3, -1, -1) for picture in strip], 3).clamp(0, 1)
 
 
 def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:

@@ -14,20 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from diffiml_plugin.bench import checkpoints, launch
-from diffiml_plugin.bench.data import (
-    InputSettings,
-    MicroBatch,
-    PairsDataset,
-    SeededDataset,
-    make_loader,
-    plan_epoch,
-    read_training_set,
-    seed_all,
-    test_transform,
-    to_device,
-    worker_count,
-)
+from diffiml_plugin.bench import checkpoints, data, launch
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import read_test_sets
 from diffiml_plugin.bench.models import build_model, post_function, require_inputs, resolve_flags
@@ -88,18 +75,19 @@ class _Step(nn.Module):
 class _Run:
     def __init__(self, settings: TrainSettings, model_flags: dict[str, Any], dataset: Dataset | None):
         self.settings, self.folder = settings, Path(settings.output_dir)
-        self.inputs = InputSettings.of(settings)
+        self.inputs = data.InputSettings.of(settings)
         # 1. The data, looked at before anything costs time.
         if dataset is None and not settings.data_path:
             raise DiffIMLError("give the training set with --data_path")
         post, check = post_function(settings.model), launch.is_main_process()
-        dataset = dataset or read_training_set(settings.data_path, self.inputs, post, check)
-        self.dataset = SeededDataset(dataset, settings.seed)
+        if dataset is None:
+            dataset = data.read_training_set(settings.data_path, self.inputs, post, check)
+        self.dataset = data.SeededDataset(dataset, settings.seed)
         lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
         if check and lists:
             self.inputs.warn_if_cut(check_lists(list(lists.values())))
-        framework = self.inputs.framework(test_transform(), post)
-        self.tests = {name: PairsDataset(listed, **framework) for name, listed in lists.items()}
+        framework = self.inputs.framework(data.test_transform(), post)
+        self.tests = {name: data.PairsDataset(listed, **framework) for name, listed in lists.items()}
 
         # 2. The device, and what follows from the number of processes.
         self.accelerator = launch.start(settings.device, settings.precision, settings.find_unused_parameters)
@@ -107,11 +95,13 @@ class _Run:
         self.accumulation = accumulation(settings.total_batch_size, settings.batch_size, self.processes)
 
         # 3. The model and its optimizer, new or as they were left.
-        seed_all(settings.seed)
+        data.seed_all(settings.seed)
         shared = {**asdict(settings), **asdict(self.inputs), "device": str(self.device)}
         self.flags = resolve_flags(settings.model, model_flags, shared)
-        self.configuration = {**asdict(settings), **asdict(self.inputs), **self.flags}
-        model = build_model(settings.model, self.flags)
+        self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags)}
+        state = checkpoints.state_to_resume(self.folder, settings.resume, self.configuration)
+        flags = checkpoints.uninitialised(self.flags) if state else self.flags
+        model = build_model(settings.model, flags, pretrained=not state)
         require_inputs(model, self.dataset[0, 0])
         if self.processes > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -119,7 +109,7 @@ class _Run:
         self.optimizer = create_optimizer_v2(self.model, "adamw", lr=settings.lr, weight_decay=settings.weight_decay)
         self.ema = ModelEmaV3(self.model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
         self.epoch, self.update, self.best = 0, 0, None  # epochs and updates done, best pixel-F1
-        if state := checkpoints.state_to_resume(self.folder, settings.resume, self.configuration):
+        if state:
             self._restore(state)
         self.step, self.optimizer = self.accelerator.prepare(_Step(self.model), self.optimizer)
 
@@ -130,38 +120,43 @@ class _Run:
             describe_run(self.folder, self.configuration)
             log_dir = Path(self.settings.log_dir or self.folder)
             self.tracker = Tracker(self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch)
-        for epoch in range(self.epoch, self.settings.epochs):
-            started = time.monotonic()
-            record = {"epoch": epoch, "loss": self._train_epoch(epoch), "update": self.update,
-                      "lr": self.optimizer.param_groups[0]["lr"]}
-            record["images_per_second"] = round(len(self.dataset) / (time.monotonic() - started), 2)
-            self.epoch = epoch + 1
-            if self.tests and (self.epoch == self.settings.epochs or self.epoch % self.settings.test_period == 0):
-                record |= self._validate()
+        try:
+            while self.epoch < self.settings.epochs:
+                self._train_and_keep_epoch()
+        finally:
             if self.tracker:
-                self._save(record.get("f1"))
-                self.tracker.epoch(record)
-            self.accelerator.wait_for_everyone()
-        if self.tracker:
-            self.tracker.close()
+                self.tracker.close()
         return Trained(self.folder, self.best)
+
+    def _train_and_keep_epoch(self) -> None:
+        started = time.monotonic()
+        record = {"epoch": self.epoch, "loss": self._train_epoch(self.epoch), "update": self.update,
+                  "lr": self.optimizer.param_groups[0]["lr"]}
+        record["images_per_second"] = round(len(self.dataset) / (time.monotonic() - started), 2)
+        self.epoch += 1
+        if self.tests and (self.epoch == self.settings.epochs or self.epoch % self.settings.test_period == 0):
+            record |= self._validate()
+        if self.tracker:
+            self._save(record.get("f1"))
+            self.tracker.epoch(record)
+        self.accelerator.wait_for_everyone()
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the data; returns the mean of each loss."""
         settings, rank = self.settings, self.accelerator.process_index
         # Noise and dropout follow from (seed, epoch, rank), so that a resumed run needs no stored random state.
-        seed_all(settings.seed, epoch, rank, 1)
-        plan = plan_epoch(len(self.dataset), (settings.seed, epoch), settings.batch_size, self.accumulation, rank,
+        data.seed_all(settings.seed, epoch, rank, 1)
+        plan = data.plan_epoch(len(self.dataset), (settings.seed, epoch), settings.batch_size, self.accumulation, rank,
                           self.processes)
-        loader = make_loader(self.dataset, epoch, [micro.indices for micro in plan],
-                             worker_count(settings.num_workers, self.processes), self.device)
+        loader = data.make_loader(self.dataset, epoch, [micro.indices for micro in plan],
+                             data.worker_count(settings.num_workers, self.processes), self.device)
         updates = sum(micro.last for micro in plan)
         period = max(1, updates // settings.log_per_epoch_count)
         meter, done = LossMeter(), 0
         self.step.train()
         for micro, batch in zip(plan, loader, strict=True):
             with nullcontext() if micro.last else self.accelerator.no_sync(self.step):
-                meter.add(self._backward(micro, to_device(batch, self.device)), micro.images)
+                meter.add(self._backward(micro, data.to_device(batch, self.device)), micro.images)
             if self.tracker:
                 self.tracker.step(micro.images * self.processes)
             if micro.last:
@@ -173,7 +168,7 @@ class _Run:
                         self.tracker.losses(losses, self.optimizer.param_groups[0]["lr"], self.update)
         return meter.mean()
 
-    def _backward(self, micro: MicroBatch, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def _backward(self, micro: data.MicroBatch, batch: dict[str, Any]) -> dict[str, Tensor]:
         batch.pop("index")
         output = self.step(batch, self.settings.if_predict_label)
         require_finite(output, batch["name"], self.update)
@@ -204,10 +199,10 @@ class _Run:
             self._show(next(iter(self.tests.values())))
         return {"test": summaries, "f1": average(summaries.values()).get(PIXEL_FIGURES["f1"], 0.0)}
 
-    def _show(self, dataset: PairsDataset) -> None:
+    def _show(self, dataset: data.PairsDataset) -> None:
         shown = tuple(range(min(_STRIPS, len(dataset))))
-        loader = make_loader(SeededDataset(dataset, self.settings.seed), 0, [shown], 0, self.device)
-        batch = to_device(next(iter(loader)), self.device)
+        loader = data.make_loader(data.SeededDataset(dataset, self.settings.seed), 0, [shown], 0, self.device)
+        batch = data.to_device(next(iter(loader)), self.device)
         batch.pop("index")
         with testing_mode(self._tested_model, self.settings.no_model_eval):
             output = self._tested_model(**batch, details=True)

@@ -27,11 +27,12 @@ def run(args: argparse.Namespace) -> int:
 def run_scoring(args: argparse.Namespace, verb: str, **options: Any) -> int:
     """Calls the function `verb` of bench/VERB.py with the settings, the model's flags and `options`, on each GPU."""
     settings = TestSettings(**{field.name: getattr(args, field.name) for field in fields(TestSettings)})
-    from diffiml_plugin.bench.launch import spawn
+    from diffiml_plugin.bench import launch
 
-    status = spawn(settings.gpus, settings.device, sys.argv[1:])
+    status = launch.spawn(settings.gpus, settings.device, sys.argv[1:])
     if status is not None:
         return status
     function = getattr(import_module(f"diffiml_plugin.bench.{verb}"), verb)
     function(settings, {name: args.model_flags[name] for name in args.model_flags_given}, **options)
+    launch.leave()
     return 0

@@ -20,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
-    from diffiml_plugin.bench.launch import spawn
+    from diffiml_plugin.bench import launch
 
-    status = spawn(settings.gpus, settings.device, sys.argv[1:])
+    status = launch.spawn(settings.gpus, settings.device, sys.argv[1:])
     if status is not None:
         return status
     from diffiml_plugin.bench.train import train
 
     train(settings, args.model_flags)
+    launch.leave()
     return 0

@@ -1,5 +1,6 @@
 import argparse
 import errno
+import json
 
 import pytest
 import torch
@@ -67,6 +68,12 @@ def test_the_frameworks_checkpoints_load(tiny, tmp_path):
     assert same(restore(tmp_path / "bare.pth", "TinyIML", {"width": 6}).model, model)
     with pytest.raises(DiffIMLError, match="bare.pth does not say which model it holds; pass --model"):
         restore(tmp_path / "bare.pth")
+
+
+def test_flags_that_json_cannot_hold_keep_their_default():
+    flags = resolve_flags("SparseViT", {})  # it has a layer among them
+    assert checkpoints.storable({**flags, "device": "cuda"}) == {k: v for k, v in flags.items() if k != "norm_layer"}
+    json.dumps(checkpoints.storable(flags))
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):
