@@ -3,6 +3,9 @@ import torch
 from diffusers import AutoencoderKL
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.method.diffiml import DiffIML
+from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.weights.sdvae import load_sdvae
 
@@ -23,6 +26,16 @@ def test_latents_are_the_scaled_mode_of_three_equal_channels():
     picture = vae.decode(latent / 0.18215).sample
     assert torch.allclose(decoded, (picture.mean(1, keepdim=True) + 1).div(2).clamp(0, 1), atol=1e-6)
     assert not any(parameter.requires_grad for parameter in codec.parameters())
+
+
+def test_diffiml_trains_and_samples_on_it():
+    config = DiffIMLConfig(encoder="segformer_b0", latent_codec="sd-vae", num_inference_steps=2, ensemble_size=2)
+    model = DiffIML(config, build_encoder("segformer_b0"), SDVAE(tiny_vae()))
+    image, mask = torch.randn(2, 3, 64, 64), (torch.rand(2, 1, 64, 64) > 0.5).float()
+    model.training_loss(image, mask, mask).loss.backward()
+    assert all(parameter.grad is None for parameter in model.codec.parameters())
+    probability = model.eval().predict(image, ["a", "b"]).probability
+    assert probability.shape == mask.shape and probability.min() >= 0 and probability.max() <= 1
 
 
 def test_a_vae_of_other_latents_is_refused():
