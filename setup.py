@@ -35,7 +35,11 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["diffiml_plugin*"]),
     package_dir={"": "."},  # an editable install is then one line in a .pth file
-    package_data={"diffiml_plugin": ["py.typed"], "diffiml_plugin.weights": ["*.safetensors"]},
+    package_data={
+        "diffiml_plugin": ["py.typed"],
+        "diffiml_plugin.bench": ["published.json"],
+        "diffiml_plugin.weights": ["*.safetensors"],
+    },
     cmdclass={"build_py": BuildWithExtras},
     entry_points={"console_scripts": ["diffiml = diffiml_plugin.cli.main:main"]},
     install_requires=[

@@ -25,7 +25,7 @@ p { max-width: 46rem; } .lead, figcaption, th { color: var(--soft); }
   border-radius: .6rem; padding: .8rem 1.2rem; }
 .figures b { display: block; font-size: 1.7rem; font-variant-numeric: tabular-nums; }
 .figures div:last-child b { color: var(--accent); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { display: block; overflow-x: auto; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem 1.2rem .35rem 0; border-bottom: 1px solid var(--line); }
 .strip { display: flex; gap: .5rem; margin: 0 0 .3rem; } .strip figure { flex: 1; margin: 0; min-width: 0; }
 .strip img { width: 100%; display: block; border-radius: .35rem; } figcaption { font-size: .82rem; }

@@ -1,13 +1,11 @@
 """`benco robust`: pixel-F1 against the strength of the framework's perturbations (DiffIML, Figure 4)."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib.figure import Figure
 
 from diffiml_plugin.bench.framework import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, average, summarise
@@ -20,11 +18,11 @@ PERTURBATIONS = {  # name -> the framework's wrapper, its standard strengths, wh
     "blur": (GaussianBlurWrapper, (3, 7, 11, 15, 19, 23), "Gaussian blur, kernel in pixels"),
     "noise": (GaussianNoiseWrapper, (3, 7, 11, 15, 19, 23), "Gaussian noise, variance"),
 }
-_CLEAN = "clean"
+CLEAN = "clean"
 
 
 def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Scores a checkpoint on perturbed images; writes robust.json, robust.png and per_image.jsonl, prints a table.
+    """Scores a checkpoint on perturbed images; writes robust.json, _per_image.jsonl and .png, and prints a table.
 
     Images are perturbed at their own size. What is random about it follows from (seed, image), so that the number
     of workers does not matter. An interrupted run, started again, goes on after the last strength that was done.
@@ -36,7 +34,7 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
     Raises:
         DiffIMLError: as `test.test`.
     """
-    scoring = open_scoring(settings, model_flags)
+    scoring = open_scoring(settings, model_flags, RESULTS)
     records = []
 
     def score(variant: str, transform: Any = None) -> dict[str, Any]:
@@ -45,7 +43,7 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
         summaries = {name: summarise(part) for name, part in found.items()}
         return {"datasets": summaries, "mean": average(summaries.values())}
 
-    clean = score(_CLEAN)
+    clean = score(CLEAN)
     curves = {name: [{"strength": strength, **score(f"{name} {strength}", perturbed(name, strength))}
                      for strength in strengths]
               for name, (_, strengths, _) in PERTURBATIONS.items()}
@@ -53,13 +51,15 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
     if scoring.state.is_main_process:
         plot(Path(settings.output_dir, PLOT), {name: curve_of(results, name) for name in scoring.lists})
         print(table(results))
-    scoring.finish(RESULTS, results, records)
+    scoring.finish(results, records)
     return results
 
 
 def perturbed(perturbation: str, strength: int) -> Any:
     """The framework's transform of one strength; from a wrapper of its own, since wrappers remember where they are."""
-    return next(PERTURBATIONS[perturbation][0]([strength]))[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the framework uses what albumentations will rename
+        return next(PERTURBATIONS[perturbation][0]([strength]))[1]
 
 
 def curve_of(results: Mapping[str, Any], dataset: str = "") -> dict[str, dict[int, float]]:
@@ -76,27 +76,27 @@ def curve_of(results: Mapping[str, Any], dataset: str = "") -> dict[str, dict[in
 def plot(path: Path, curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
     """Draws one panel for each perturbation with one line for each entry of `curves`, {label: `curve_of`}."""
     panels = list(dict.fromkeys(perturbation for curve in curves.values() for perturbation in curve))
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3.4), sharey=True, squeeze=False)
+    figure = Figure(figsize=(4 * len(panels), 3.4))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
     for perturbation, panel in zip(panels, axes[0], strict=True):
         strengths = (0, *PERTURBATIONS[perturbation][1])
         for label, curve in curves.items():
             points = curve.get(perturbation, {})
             panel.plot([strengths.index(strength) for strength in points], list(points.values()), "o-", label=label)
-        panel.set_xticks(range(len(strengths)), [_CLEAN, *strengths[1:]])
+        panel.set_xticks(range(len(strengths)), [CLEAN, *strengths[1:]])
         panel.set_xlabel(PERTURBATIONS[perturbation][2])
         panel.grid(alpha=0.3)
     axes[0][0].set_ylabel("pixel-F1")
     axes[0][-1].legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")
-    pyplot.close(figure)
 
 
 def table(results: Mapping[str, Any]) -> str:
     """Mean pixel-F1 over the datasets by strength, as aligned text."""
     lines = []
     for perturbation, curve in curve_of(results).items():
-        rows = {PERTURBATIONS[perturbation][2]: [strength or _CLEAN for strength in curve],
+        rows = {PERTURBATIONS[perturbation][2]: [strength or CLEAN for strength in curve],
                 "  pixel-F1": [f"{value:.4f}" for value in curve.values()]}
         lines += [head.ljust(34) + "".join(str(cell).rjust(8) for cell in row) for head, row in rows.items()]
     return "\n".join(lines)

@@ -89,6 +89,7 @@ class TestSettings(CommonSettings):
     test_data_json: str = flag("", "test sets: a JSON of {name: path}")
     test_data_path: str = flag("", "one test set: a folder with Tp/ and Gt/, or a JSON list")
     precision: str = flag("fp32", "of the forward pass", PRECISIONS)
+    experiment: str = flag("", "rows of `benco report` that this fills, such as 'table5/DiffIML table6d/on'")
 
 
 def _require(settings: CommonSettings, name: str, holds, expected: str) -> None:

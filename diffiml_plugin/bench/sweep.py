@@ -25,7 +25,7 @@ _RECORDED = (*SWEPT, "noise_seed")
 def sweep(
     settings: TestSettings, model_flags: Mapping[str, Any] | None = None, *, vary: Sequence[str], noise_seeds: int
 ) -> dict[str, Any]:
-    """Varies one setting at a time around the model's own; writes sweep.json and per_image.jsonl, prints a table.
+    """Varies one setting at a time around the model's own; writes sweep.json and sweep_per_image.jsonl, prints a table.
 
     Args:
         vary: NAME=VALUE,VALUE,... with a name of `SWEPT`.
@@ -40,7 +40,7 @@ def sweep(
         DiffIMLError: as `test.test`; a setting or value that is none; a model that does not sample.
     """
     values = _read(vary)
-    scoring = open_scoring(settings, model_flags)
+    scoring = open_scoring(settings, model_flags, RESULTS)
     if not isinstance(scoring.model, DiffIMLModel):
         raise DiffIMLError(f"{scoring.header['model']} has no sampling settings to sweep; pass a checkpoint of DiffIML")
     method = scoring.model.diffiml
@@ -62,7 +62,7 @@ def sweep(
 
     rows = [{"setting": name, "value": value, "datasets": row(case)} for (name, value), case in cases.items()]
     results = {**scoring.header, "rows": rows}
-    scoring.finish(RESULTS, results, (record for records in found.values() for record in records))
+    scoring.finish(results, (record for records in found.values() for record in records))
     if scoring.state.is_main_process:
         print(table(results))
     return results

@@ -37,10 +37,9 @@ from diffiml_plugin.bench.scores import PIXEL_FIGURES, Record, average, score_ba
 from diffiml_plugin.bench.settings import CommonSettings, TestSettings
 from diffiml_plugin.errors import DiffIMLError
 
-PER_IMAGE = "per_image.jsonl"
-PARTS = "unfinished"  # folder of the records of a run until it is done
+RESULTS = "results.json"
 # Where and how it runs, not what is computed.
-_NO_CONFIGURATION = ("checkpoint_path", "device", "gpus", "num_workers", "output_dir", "test_batch_size",
+_NO_CONFIGURATION = ("checkpoint_path", "device", "experiment", "gpus", "num_workers", "output_dir", "test_batch_size",
                      "test_data_json", "test_data_path")
 _COLUMNS = {  # of the printed table
     "images": "images",
@@ -57,6 +56,7 @@ _COLUMNS = {  # of the printed table
 class Scoring:
     """A checkpoint, ready to be scored on `lists`. `header` begins every results file: what made the figures."""
 
+    results_file: str
     settings: TestSettings
     lists: dict[str, ImageList]
     state: PartialState
@@ -79,27 +79,35 @@ class Scoring:
         """
         listed = self.lists[name]
         key = _digest([self.header["configuration"], name, variant, listed.images, listed.masks])
-        part = Path(self.settings.output_dir, PARTS, f"{key}.jsonl")
+        part = self._parts / f"{key}.jsonl"
         if part.exists():
             return read_records(part)
         dataset = PairsDataset(listed, **self.inputs.framework(transform or test_transform(), self.post))
         found = evaluate(model or self.model, dataset, self.settings, self.state, self.settings.precision,
                          title=f"{name} {variant}", score=score)
-        found = [{"dataset": name, "path": listed.images[record["index"]], **record} for record in found]
+        found = [{"dataset": name, "path": listed.images[record["index"]], "mask": listed.masks[record["index"]],
+                  **record} for record in found]
         if self.state.is_main_process:
             write_records(part, found)
         return found
 
-    def finish(self, name: str, results: dict[str, Any], records: Iterable[Record]) -> None:
-        """Writes the results as `name` and all records as per_image.jsonl; from here on nothing is resumed."""
-        folder = Path(self.settings.output_dir)
+    def finish(self, results: dict[str, Any], records: Iterable[Record]) -> None:
+        """Writes the results and all records; from here on nothing is resumed."""
         if self.state.is_main_process:
-            write_records(folder / PER_IMAGE, records)
-            write_text(folder / name, json.dumps(results, indent=2, default=str) + "\n")
-            shutil.rmtree(folder / PARTS, ignore_errors=True)
+            path = Path(self.settings.output_dir, self.results_file)
+            write_records(records_file(path), records)
+            write_text(path, json.dumps(results, indent=2, default=str) + "\n")
+            shutil.rmtree(self._parts, ignore_errors=True)
+
+    @property
+    def _parts(self) -> Path:
+        """Folder of the records until the run is done."""
+        return Path(self.settings.output_dir, f"{Path(self.results_file).stem}_unfinished")
 
 
-def open_scoring(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> Scoring:
+def open_scoring(
+    settings: TestSettings, model_flags: Mapping[str, Any] | None = None, results_file: str = RESULTS
+) -> Scoring:
     """Reads and checks the data, and restores the model as its checkpoint describes it.
 
     Raises:
@@ -125,7 +133,7 @@ def open_scoring(settings: TestSettings, model_flags: Mapping[str, Any] | None =
         "settings": values,
     }
     model = restored.model.to(state.device)
-    return Scoring(settings, lists, state, model, inputs, post_function(restored.name), header)
+    return Scoring(results_file, settings, lists, state, model, inputs, post_function(restored.name), header)
 
 
 def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     found = {name: scoring.records(name, score=partial(score_batch, with_auc=True)) for name in scoring.lists}
     summaries = {name: summarise(records) for name, records in found.items()}
     results = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
-    scoring.finish("results.json", results, chain.from_iterable(found.values()))
+    scoring.finish(results, chain.from_iterable(found.values()))
     if scoring.state.is_main_process:
         print(table(results))
     return results
@@ -212,6 +220,11 @@ def table(results: Mapping[str, Any]) -> str:
 
 def _cell(value: float | int | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def records_file(results: Path) -> Path:
+    """The file of the records behind a results file: per_image.jsonl, or NAME_per_image.jsonl of other verbs'."""
+    return results.with_name("per_image.jsonl" if results.name == RESULTS else f"{results.stem}_per_image.jsonl")
 
 
 def read_records(path: Path) -> list[Record]:

@@ -36,6 +36,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "distill": ("distill", "train LightVAE, the mask autoencoder"),
     "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
     "datasets": ("datasets", "list, describe, prepare and check the benchmark's datasets"),
+    "report": ("report", "what runs found beside the published figures"),
 }
 FRAMEWORK_VERBS = {
     "init": "write the framework's scripts into this folder",

@@ -1,6 +1,6 @@
 """Scores a checkpoint under JPEG compression, blur and noise, at the framework's strengths, beside the clean images.
 
-Writes robust.json, robust.png (pixel-F1 against strength) and per_image.jsonl to the output folder, and prints a
+Writes robust.json, robust.png (pixel-F1 against strength) and robust_per_image.jsonl to the output folder, and prints a
 table. Run again after an interruption, it goes on where it stopped.
 """
 

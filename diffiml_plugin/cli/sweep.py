@@ -1,7 +1,8 @@
 """Scores one DiffIML checkpoint under many sampling settings; each image goes through the encoder once.
 
-One setting is varied at a time around the checkpoint's own, or the flags'. Writes sweep.json and per_image.jsonl to
-the output folder, and prints a table of pixel-F1, mean ± standard deviation over the noise seeds.
+One setting is varied at a time around the checkpoint's own, or the flags'. Writes sweep.json and
+sweep_per_image.jsonl to the output folder, and prints a table of pixel-F1, mean ± standard deviation over the noise
+seeds.
 """
 
 import argparse

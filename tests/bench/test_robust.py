@@ -19,7 +19,7 @@ def settings(scored_settings, monkeypatch):
 
 
 def records(settings):
-    return [json.loads(line) for line in open(f"{settings.output_dir}/per_image.jsonl")]
+    return [json.loads(line) for line in open(f"{settings.output_dir}/robust_per_image.jsonl")]
 
 
 def test_curves_are_the_means_of_the_images_and_start_from_one_clean_baseline(settings, capsys):

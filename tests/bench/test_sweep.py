@@ -19,14 +19,14 @@ def settings(scored_settings, stored):
     return replace(scored_settings, checkpoint_path=str(stored("DiffIML", **DIFFIML)))
 
 
-def records(folder):
-    return [json.loads(line) for line in open(f"{folder}/per_image.jsonl")]
+def records(folder, name="per_image.jsonl"):
+    return [json.loads(line) for line in open(f"{folder}/{name}")]
 
 
 def test_each_row_is_what_a_test_with_that_setting_gives(settings, capsys):
     results = sweep(settings, vary=VARY, noise_seeds=2)
     assert json.load(open(f"{settings.output_dir}/sweep.json")) == results
-    printed, lines = capsys.readouterr().out, records(settings.output_dir)
+    printed, lines = capsys.readouterr().out, records(settings.output_dir, "sweep_per_image.jsonl")
     assert len(lines) == 4 * 2 * 4  # images, seeds, distinct settings
     rows = {(row["setting"], row["value"]): row["datasets"]["tiny"] for row in results["rows"]}
     assert rows["num_inference_steps", 2] == rows["ensemble_size", 2]

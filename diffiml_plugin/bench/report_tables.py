@@ -1,0 +1,187 @@
+"""The tables of `benco report`: the published figures (published.json) with ours below them."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from diffiml_plugin.bench.robust import CLEAN, PERTURBATIONS
+from diffiml_plugin.bench.scores import PIXEL_FIGURES, Record, summarise
+from diffiml_plugin.bench.sweep import SWEPT, spread
+
+PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+MISSING = "missing"
+_RESAMPLES = 2000
+_OF_OTHER_MODELS = {"MVSSNet": "MVSS-Net", "Trufor": "TruFor", "Cat_Net": "CAT-Net", "PSCC_Net": "PSCC-Net (256²)",
+                    "MantraNet": "ManTraNet (256²)", "ObjectFormer": "ObjectFormer (224²)",
+                    "IML_ViT": "IML-ViT (1024²)"}  # names in the framework's registry, and in Table 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """A results file of `benco test`, `robust` or `sweep`, and the records of its images."""
+
+    path: Path
+    results: dict[str, Any]
+    records: list[Record]
+
+    @property
+    def label(self) -> str:
+        return str(self.path.parent)
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`interval`: the bootstrap's 95 % over images, in which a mean over datasets gives each the same weight."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        bounds = "" if self.interval is None else " [{:.3f}, {:.3f}]".format(*self.interval)
+        return f"{self.value:.4f}{bounds}"
+
+
+@dataclass(frozen=True)
+class Ours:
+    figures: Mapping[str, Figure]  # by column
+    configuration: str
+
+
+def mean_figure(groups: Sequence[Sequence[float]]) -> Figure:
+    """The mean over groups of the means of their images' values."""
+    random = np.random.default_rng(0)
+    resampled = [np.take(group, random.integers(len(group), size=(_RESAMPLES, len(group)))).mean(1) for group in groups]
+    low, high = np.percentile(np.mean(resampled, 0), (2.5, 97.5))
+    return Figure(fmean(fmean(group) for group in groups), (float(low), float(high)))
+
+
+def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Every table of the paper: its figures, ours, the difference; what is not there is `MISSING`."""
+    ours: dict[str, dict[str, Ours]] = {name: {} for name in PUBLISHED}
+    for run in tests:
+        for experiment in run.results["settings"].get("experiment", "").split():
+            table, _, row = experiment.partition("/")
+            if table in ours:
+                figures = _with_mean(f1_by_dataset(run.records), PUBLISHED[table]["columns"])
+                ours[table][row] = Ours(figures, run.results["configuration"])
+    for run in sweeps:
+        for name, table in PUBLISHED.items():
+            ours[name] |= _swept(run, table.get("sweep"))
+    for cost in costs:
+        ours["table4"] |= _cost(cost)
+    return [_beside(table, ours[name]) for name, table in PUBLISHED.items()]
+
+
+def f1_by_dataset(records: Iterable[Record]) -> dict[str, list[float]]:
+    """Pixel-F1 of the tampered images."""
+    return {dataset: values for (dataset,), values in _grouped(records, "dataset").items()}
+
+
+def _grouped(records: Iterable[Record], *keys: str) -> dict[tuple, list[float]]:
+    found: dict[tuple, list[float]] = {}
+    for record in records:
+        if record["f1"] is not None:
+            found.setdefault(tuple(record[key] for key in keys), []).append(record["f1"])
+    return found
+
+
+def test_table(run: Run) -> Table:
+    """All figures of one test, of each dataset."""
+    names = list(dict.fromkeys(record["dataset"] for record in run.records))
+    summaries = {name: summarise(r for r in run.records if r["dataset"] == name) for name in names}
+    figures = list(dict.fromkeys(figure for summary in summaries.values() for figure in summary))
+    f1 = f1_by_dataset(run.records)
+
+    def cell(name: str, figure: str) -> str:
+        if figure == PIXEL_FIGURES["f1"] and name in f1:
+            return str(mean_figure([f1[name]]))
+        value = summaries[name].get(figure)
+        return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+
+    rows = [[name, *(cell(name, figure) for figure in figures)] for name in names]
+    return Table(f"{run.results['model']}, {run.label}, configuration {run.results['configuration']}",
+                 ["dataset", *figures], rows)
+
+
+def robust_tables(run: Run) -> list[Table]:
+    """Pixel-F1 of one robustness run by dataset and strength, a table for each perturbation."""
+    f1, tables = _grouped(run.records, "dataset", "variant"), []
+    for name, (_, strengths, text) in PERTURBATIONS.items():
+        variants = [CLEAN, *(f"{name} {strength}" for strength in strengths)]
+        rows = [[dataset, *(str(mean_figure([f1[dataset, v]])) if (dataset, v) in f1 else MISSING for v in variants)]
+                for dataset in run.results["datasets"]]
+        tables.append(Table(f"{text}: {run.label}, configuration {run.results['configuration']}",
+                            ["dataset", CLEAN, *map(str, strengths)], rows))
+    return tables
+
+
+def sweep_table(run: Run) -> Table:
+    """Pixel-F1 of one sweep by setting and dataset, mean ± standard deviation over the noise seeds."""
+    names = list(dict.fromkeys(name for row in run.results["rows"] for name in row["datasets"]))
+    rows = [[f"{row['setting']}={row['value']}", *(spread(row["datasets"][name]) for name in names)]
+            for row in run.results["rows"]]
+    return Table(f"{run.label}, configuration {run.results['configuration']}", ["setting", *names], rows)
+
+
+def _with_mean(f1: Mapping[str, list[float]], columns: Sequence[str]) -> dict[str, Figure]:
+    """The mean only where no dataset is missing."""
+    figures = {name: mean_figure([f1[name]]) for name in columns if name in f1}
+    if "mean" in columns and len(figures) == len(columns) - 1:
+        figures["mean"] = mean_figure([f1[name] for name in figures])
+    return figures
+
+
+def _swept(run: Run, setting: str | None) -> dict[str, Ours]:
+    """One entry for each value of the setting; an image's figure is its mean over the noise seeds."""
+    own = {name: run.results["settings"].get(name) for name in SWEPT}
+    found = {}
+    for row in run.results["rows"]:
+        if row["setting"] == setting:
+            wanted = {**own, setting: row["value"]}.items()
+            images = _grouped((r for r in run.records if wanted <= r.items()), "dataset", "index")
+            f1: dict[str, list[float]] = {}
+            for (dataset, _), values in images.items():
+                f1.setdefault(dataset, []).append(fmean(values))
+            figures = {name: mean_figure([values]) for name, values in f1.items()}
+            found[str(row["value"])] = Ours(figures, run.results["configuration"])
+    return found
+
+
+def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
+    """Rows of Table 4 from a row of `benco complexity --json`."""
+    found = {}
+    for size, gflops in cost["GFLOPs"].items():
+        figures = {"params M": cost["params_M"]["total"], "GFLOPs": gflops}
+        if size == "N=1":
+            figures["FPS"] = cost.get("fps")
+        codec = {"lightvae": "LightVAE", "sd-vae": "VAE"}.get(cost["settings"].get("latent_codec"))
+        name = f"DiffIML, {codec}, {size}" if codec else _OF_OTHER_MODELS.get(cost["model"], cost["model"])
+        found[name] = Ours({column: Figure(v) for column, v in figures.items() if v is not None}, "")
+    return found
+
+
+def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
+    columns, rows = table["columns"], []
+    for name in dict.fromkeys((*table["rows"], *ours)):
+        paper = dict(zip(columns, table["rows"].get(name, ()), strict=False))
+        if paper:
+            rows.append([name, "paper", *(f"{paper[column]:g}" for column in columns), ""])
+        if name in ours or name in table["reproduced"]:
+            found = ours.get(name, Ours({}, ""))
+            rows.append([name, "ours", *(str(found.figures.get(c, MISSING)) for c in columns), found.configuration])
+            if paper and found.figures:
+                rows.append([name, "difference", *(f"{found.figures[c].value - paper[c]:+.4f}" if c in found.figures
+                                                   else MISSING for c in columns), ""])
+    return Table(table["title"], ["method", "figures", *columns, "configuration"], rows)

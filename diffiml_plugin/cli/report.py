@@ -1,0 +1,24 @@
+"""Puts what runs found beside what the paper says: report.md, report.tex and a self-contained report.html.
+
+Tests made with --experiment fill rows of the paper's tables, sweeps those of Tables 6e and 7, files of
+`benco complexity --json` those of Table 4; every test is listed with all its figures. Brackets are bootstrap 95 %
+intervals over images.
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN",
+                        help="folder of benco test, robust or sweep, or one above; a file of benco complexity --json")
+    parser.add_argument("--output_dir", default="report", metavar="DIR", help="folder for the report")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from diffiml_plugin.bench.report import report
+
+    report(args.runs, Path(args.output_dir))
+    print(f"report: {Path(args.output_dir) / 'report.html'}")
+    return 0

@@ -1,0 +1,113 @@
+import json
+import re
+from dataclasses import replace
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+from diffiml_plugin.bench import report_tables, robust, sweep
+from diffiml_plugin.bench import test as testing
+from diffiml_plugin.bench.report import report
+from diffiml_plugin.bench.report_tables import PUBLISHED, mean_figure
+from diffiml_plugin.errors import DiffIMLError
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+COST = {"model": "DiffIML", "image_size": 512, "params_M": {"total": 48.5}, "GFLOPs": {"N=1": 52.3, "N=5": 102.2},
+        "fps": 12.0, "settings": {"latent_codec": "lightvae"}}
+
+
+@pytest.fixture
+def runs(scored_settings, tiny_dataset, tmp_path, stored, monkeypatch):
+    """Folder of a test that fills a row of Table 5, a robustness run and a sweep, on two of the benchmark's names."""
+    wrapper, _, text = robust.PERTURBATIONS["jpeg"]
+    monkeypatch.setattr(robust, "PERTURBATIONS", {"jpeg": (wrapper, (90, 50), text)})
+    monkeypatch.setattr(report_tables, "PERTURBATIONS", robust.PERTURBATIONS)
+    sets = tiny_dataset / "sets.json"
+    sets.write_text(json.dumps({"CASIAv1": "list.json", "Columbia": "."}))
+    settings = replace(scored_settings, test_data_path="", test_data_json=str(sets))
+    testing.test(replace(settings, experiment="table5/SegFormerIML", output_dir=str(tmp_path / "runs" / "test")))
+    robust.robust(replace(settings, output_dir=str(tmp_path / "runs" / "robust")))
+    checkpoint = stored("DiffIML", encoder="segformer_b0", num_inference_steps=2, ensemble_size=1)
+    sweep.sweep(replace(settings, checkpoint_path=str(checkpoint), output_dir=str(tmp_path / "runs" / "sweep")),
+                vary=["ensemble_size=1,3"], noise_seeds=2)
+    (tmp_path / "cost.json").write_text(json.dumps([COST]))
+    return tmp_path / "runs"
+
+
+def records(path):
+    return [json.loads(line) for line in open(path)]
+
+
+def rows(text, title):
+    """Cells of a Markdown table by its first two columns."""
+    lines = text.split(f"### {title}")[1].split("###")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("| ")]
+    head, _, *body = cells
+    return {tuple(line[:2]): dict(zip(head[2:], line[2:], strict=False)) for line in body}
+
+
+def test_a_report_of_everything(runs, tmp_path):
+    report([str(runs), str(tmp_path / "cost.json")], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+
+    # ours, the paper's and the difference, from the records of the images
+    table = rows(text, "Table 5")
+    found = [r for r in records(runs / "test" / "per_image.jsonl") if r["dataset"] == "CASIAv1" and r["label"] == 1]
+    f1 = fmean(record["f1"] for record in found)
+    ours = table["SegFormerIML", "ours"]
+    assert ours["CASIAv1"].startswith(f"{f1:.4f} [") and ours["COVERAGE"] == ours["mean"] == "missing"
+    assert table["SegFormerIML", "paper"]["CASIAv1"] == "0.557"
+    assert table["SegFormerIML", "difference"]["CASIAv1"] == f"{f1 - 0.557:+.4f}"
+    assert table["DiffIML", "ours"]["CASIAv1"] == "missing"
+    results = json.loads((runs / "test" / "results.json").read_text())
+    assert ours["configuration"] == results["configuration"] and results["command"] in text
+    assert rows(text, "Table 2")["TruFor", "paper"]["mean"] == "0.395"
+
+    # the sweep: each image's mean over the seeds
+    swept = [r for r in records(runs / "sweep" / "sweep_per_image.jsonl")
+             if (r["dataset"], r["ensemble_size"], r["label"]) == ("CASIAv1", 3, 1)]
+    assert len(swept) == 2 * 3
+    assert f"| ensemble_size=3 | {fmean(r['f1'] for r in swept):.4f} ± " in text
+    assert rows(text, "Table 7")["3", "ours"]["CASIAv1"].startswith(f"{fmean(r['f1'] for r in swept):.4f} [")
+
+    # cost
+    assert rows(text, "Table 4")["DiffIML, LightVAE, N=1", "ours"]["FPS"] == "12.0000"
+    assert rows(text, "Table 4")["DiffIML, LightVAE, N=5", "ours"]["FPS"] == "missing"
+
+    # robustness
+    perturbed = [r["f1"] for r in records(runs / "robust" / "robust_per_image.jsonl")
+                 if (r["dataset"], r["variant"], r["label"]) == ("Columbia", "jpeg 50", 1)]
+    assert f"| {fmean(perturbed):.4f} [" in next(line for line in text.split("JPEG quality")[1].splitlines()
+                                                  if line.startswith("| Columbia"))
+
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert not re.search(r"(src|href)='(?!data:)", html) and "prediction" in html and "Best and worst" in html
+    assert html.count("<img") == 1 + 2 * 3 * 3  # curves; in two sets three images with truth and prediction
+    latex = (tmp_path / "report" / "report.tex").read_text()
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == text.count("### ")
+    assert not re.search(r"(?<!\\)[_#%]", latex) and r"512$\times$512" in latex
+
+
+def test_intervals_cover_the_mean_and_shrink_with_more_images():
+    random = np.random.default_rng(1)
+    few, many = (mean_figure([random.random(n).tolist(), random.random(n).tolist()]) for n in (10, 1000))
+    for figure in (few, many):
+        low, high = figure.interval
+        assert low < figure.value < high
+    deviation = 1.96 * np.sqrt(1 / 12 / 1000 / 2)
+    assert many.interval[1] - many.interval[0] == pytest.approx(2 * deviation, rel=0.1)
+
+
+def test_published_means_are_the_means_of_their_rows():
+    for name, table in PUBLISHED.items():
+        assert all(len(row) == len(table["columns"]) for row in table["rows"].values()), name
+        assert set(table["reproduced"]) <= table["rows"].keys()
+    for name in ("table3", "table5"):
+        for row in PUBLISHED[name]["rows"].values():
+            assert fmean(row[:-1]) == pytest.approx(row[-1], abs=0.002), (name, row)
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    with pytest.raises(DiffIMLError, match="holds no results.json, robust.json, sweep.json"):
+        report([str(tmp_path)], tmp_path / "report")
