@@ -87,6 +87,7 @@ def plot(path: Path, curves: Mapping[str, Mapping[str, Mapping[int, float]]]) ->
         panel.set_xlabel(PERTURBATIONS[perturbation][2])
         panel.grid(alpha=0.3)
     axes[0][0].set_ylabel("pixel-F1")
+    axes[0][0].set_ylim(bottom=0)
     axes[0][-1].legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")

@@ -59,8 +59,8 @@ def find_config(name: str, folder: Path) -> Path:
     for path in (Path(f"{place}{suffix}") for place in places for suffix in ("", ".yaml")):
         if path.is_file():
             return path.resolve()
-    known = [path.stem for path in own.glob("*.yaml")]
-    raise DiffIMLError(f"no config file {places[0]}{nearest(Path(name).stem, known)} (the package's own are in {own})")
+    close = nearest(Path(name).name.removesuffix(".yaml"), [path.stem for path in own.glob("*.yaml")])
+    raise DiffIMLError(f"no config file {places[0]}{close} (the package's own are in {own})")
 
 
 def packaged_folder() -> Path:

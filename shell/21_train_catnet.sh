@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# CAT-Net protocol: trains on five sets; run again, it goes on where it stopped.
+# usage: DATA_ROOT=/folder/of/datasets shell/21_train_catnet.sh [flags of benco train]      e.g. --gpus 8
+set -euo pipefail
+
+: "${DATA_ROOT:?set it to the folder that holds the datasets}"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+exec benco train --config catnet_train --data_path "$root/benco_configs/catnet_train_sets.json" "$@"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# CAT-Net protocol: tests the weights of 21_train_catnet.sh on the six test sets.
+# usage: DATA_ROOT=/folder/of/datasets shell/31_test_catnet.sh [flags of benco test]
+set -euo pipefail
+
+: "${DATA_ROOT:?set it to the folder that holds the datasets}"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+exec benco test --config catnet_test --test_data_json "$root/benco_configs/catnet_sets.json" "$@"

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Figure 4: the weights of 20_train_mvss.sh under JPEG compression, blur and noise.
+# usage: DATA_ROOT=/folder/of/datasets shell/40_robust.sh [flags of benco robust]
+set -euo pipefail
+
+: "${DATA_ROOT:?set it to the folder that holds the datasets}"
+exec benco robust --config mvss_robust "$@"

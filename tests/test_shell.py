@@ -1,0 +1,56 @@
+"""The scripts of shell/ on miniatures of the eleven datasets, with a configuration of seconds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffiml_plugin.bench.catalogue import CATALOGUE
+
+SHELL = Path(__file__).parent.parent / "shell"
+HERE = ["--device", "cpu", "--num_workers", "0"]
+SMALL = [*HERE, "--encoder", "segformer_b0", "--encoder_weights", "none", "--image_size", "64", "--epochs", "1",
+         "--batch_size", "4", "--total_batch_size", "8"]
+FEW = [*HERE, "--num_inference_steps", "1", "--ensemble_size", "1"]
+
+
+@pytest.fixture
+def script(tmp_path, miniatures):
+    """Runs a script in an empty folder, with DATA_ROOT set and `benco` on the path."""
+    for entry in CATALOGUE:
+        miniatures.fabricate(entry.name, tmp_path / "data" / entry.name)
+    benco = tmp_path / "bin" / "benco"
+    benco.parent.mkdir()
+    benco.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m diffiml_plugin "$@"\n')
+    benco.chmod(0o755)
+    environment = {**os.environ, "DATA_ROOT": str(tmp_path / "data"), "OMP_NUM_THREADS": "1", "DIFFIML_HOOK": "0",
+                   "PATH": f"{benco.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(SHELL.parent)}
+
+    def run(name: str, *words: str) -> str:
+        done = subprocess.run([SHELL / name, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+def test_both_protocols_ablations_robustness_and_report(script, tmp_path):
+    script("05_prepare.sh")
+    assert "epoch 1/1" in script("20_train_mvss.sh", *SMALL, "--ensemble_size", "1")
+    assert "epoch 1/1" in script("60_train_ablation.sh", "table5_SegFormerIML", *SMALL)
+    assert "AutoSplice" in script("30_test_mvss.sh", *FEW)
+    script("32_test_plain.sh", *FEW)
+    script("61_test_ablation.sh", "table5_SegFormerIML", *HERE)
+    script("40_robust.sh", *FEW)
+    script("50_sweep.sh", *FEW, "--vary", "ensemble_size=1,3", "--noise_seeds", "2")
+    assert "catnet_train_sets.json" in script("21_train_catnet.sh", "--dry_run")  # an epoch of it is 9200 images
+    script("31_test_catnet.sh", *FEW, "--checkpoint_path", "runs/mvss")
+    script("70_report.sh")
+    text = (tmp_path / "report" / "report.md").read_text()
+    ours = [line for table in ("Table 2", "Table 3", "Table 5")
+            for line in text.split(f"### {table}")[1].split("###")[0].splitlines() if " | ours | " in line]
+    assert len(ours) == 4 and not any("missing" in line for line in ours)
+    assert text.count("### JPEG quality") == 1
