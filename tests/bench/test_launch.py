@@ -32,7 +32,6 @@ def test_nothing_to_start_for_one_process_or_inside_a_group(alone):
     assert launch.spawn(8, "cuda", []) is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["no-such-verb"], 2)])
 def test_a_process_for_each_gpu_runs_the_command(alone, child_environment, arguments, status):
     code = ("import sys, torch; torch.cuda.device_count = lambda: 2; from diffiml_plugin.bench.launch import spawn; "
