@@ -59,7 +59,7 @@ setup(
         "scikit-learn>=1.3",
         "tensorboard>=2.13",
         "timm>=1.0",
-        "torch>=2.4",
+        "torch>=2.5",
         "torchvision>=0.19",
         "tqdm>=4.65",
     ],
