@@ -21,7 +21,7 @@ from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
 from diffiml_plugin.bench.images import find_images, read_image
 from diffiml_plugin.bench.models import post_function
 from diffiml_plugin.bench.scores import THRESHOLD
-from diffiml_plugin.bench.test import testing_mode
+from diffiml_plugin.bench.scoring import testing_mode
 from diffiml_plugin.errors import DiffIMLError
 
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from diffiml_plugin.bench.framework import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, average, summarise
+from diffiml_plugin.bench.scoring import open_scoring
 from diffiml_plugin.bench.settings import TestSettings
-from diffiml_plugin.bench.test import open_scoring
 
 RESULTS, PLOT = "robust.json", "robust.png"
 PERTURBATIONS = {  # name -> the framework's wrapper, its standard strengths, what they are

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from diffiml_plugin.bench.plugin import DiffIMLModel
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, Record, score_batch, summarise
+from diffiml_plugin.bench.scoring import open_scoring
 from diffiml_plugin.bench.settings import TestSettings
-from diffiml_plugin.bench.test import open_scoring
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
@@ -48,8 +48,8 @@ def sweep(
     cases = {(name, value): [replace(method.config, **{name: value}, noise_seed=seed) for seed in seeds]
              for name in values for value in values[name]}
     configs = list(dict.fromkeys(config for case in cases.values() for config in case))  # the model's own comes often
-    model = _ManySamplers(method, configs)
-    found = {name: scoring.records(name, repr(configs), model=model, score=_score) for name in scoring.lists}
+    model, variant = _ManySamplers(method, configs), " ".join([*vary, f"{noise_seeds} seeds"])
+    found = {name: scoring.records(name, variant, model=model, score=_score) for name in scoring.lists}
 
     def row(configs: Sequence[DiffIMLConfig]) -> dict[str, Any]:
         datasets = {}

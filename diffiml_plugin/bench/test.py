@@ -1,46 +1,14 @@
 """`benco test`: scores a model on one or many datasets, each image once however many processes there are."""
 
-import json
-import os
-import shlex
-import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from functools import partial
-from hashlib import sha256
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
-from torch import nn
-from tqdm import tqdm
+from diffiml_plugin.bench.scores import PIXEL_FIGURES, average, score_batch, summarise
+from diffiml_plugin.bench.scoring import open_scoring
+from diffiml_plugin.bench.settings import TestSettings
 
-from diffiml_plugin.bench import checkpoints, launch
-from diffiml_plugin.bench.data import (
-    InputSettings,
-    PairsDataset,
-    SeededDataset,
-    make_loader,
-    test_transform,
-    to_device,
-    worker_count,
-)
-from diffiml_plugin.bench.imagecheck import check_lists
-from diffiml_plugin.bench.imagelists import ImageList, read_test_sets
-from diffiml_plugin.bench.models import post_function, require_inputs
-from diffiml_plugin.bench.scores import PIXEL_FIGURES, Record, average, score_batch, summarise
-from diffiml_plugin.bench.settings import CommonSettings, TestSettings
-from diffiml_plugin.errors import DiffIMLError
-
-RESULTS = "results.json"
-# Where and how it runs, not what is computed.
-_NO_CONFIGURATION = ("checkpoint_path", "device", "experiment", "gpus", "num_workers", "output_dir", "test_batch_size",
-                     "test_data_json", "test_data_path")
 _COLUMNS = {  # of the printed table
     "images": "images",
     PIXEL_FIGURES["f1"]: "pixel F1",
@@ -50,90 +18,6 @@ _COLUMNS = {  # of the printed table
     "image-level F1": "image F1",
     "image-level AUC": "image AUC",
 }
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """A checkpoint, ready to be scored on `lists`. `header` begins every results file: what made the figures."""
-
-    results_file: str
-    settings: TestSettings
-    lists: dict[str, ImageList]
-    state: PartialState
-    model: nn.Module
-    inputs: InputSettings
-    post: Callable[[dict], None] | None
-    header: dict[str, Any]
-
-    def records(
-        self, name: str, variant: str = "clean", transform: Any = None, model: nn.Module | None = None,
-        score: Callable[..., list[Record]] = score_batch,
-    ) -> list[Record]:
-        """The records of one dataset, from what an interrupted run left in the output folder if that is the same.
-
-        Args:
-            variant: names what the next three arguments change.
-            transform: applied to the images at their own size.
-            model: in place of the checkpoint's.
-            score: from the model's output and the batch to records.
-        """
-        listed = self.lists[name]
-        key = _digest([self.header["configuration"], name, variant, listed.images, listed.masks])
-        part = self._parts / f"{key}.jsonl"
-        if part.exists():
-            return read_records(part)
-        dataset = PairsDataset(listed, **self.inputs.framework(transform or test_transform(), self.post))
-        found = evaluate(model or self.model, dataset, self.settings, self.state, self.settings.precision,
-                         title=f"{name} {variant}", score=score)
-        found = [{"dataset": name, "path": listed.images[record["index"]], "mask": listed.masks[record["index"]],
-                  **record} for record in found]
-        if self.state.is_main_process:
-            write_records(part, found)
-        return found
-
-    def finish(self, results: dict[str, Any], records: Iterable[Record]) -> None:
-        """Writes the results and all records; from here on nothing is resumed."""
-        if self.state.is_main_process:
-            path = Path(self.settings.output_dir, self.results_file)
-            write_records(records_file(path), records)
-            write_text(path, json.dumps(results, indent=2, default=str) + "\n")
-            shutil.rmtree(self._parts, ignore_errors=True)
-
-    @property
-    def _parts(self) -> Path:
-        """Folder of the records until the run is done."""
-        return Path(self.settings.output_dir, f"{Path(self.results_file).stem}_unfinished")
-
-
-def open_scoring(
-    settings: TestSettings, model_flags: Mapping[str, Any] | None = None, results_file: str = RESULTS
-) -> Scoring:
-    """Reads and checks the data, and restores the model as its checkpoint describes it.
-
-    Raises:
-        DiffIMLError: bad data, checkpoint or device.
-    """
-    if bool(settings.test_data_json) == bool(settings.test_data_path):
-        raise DiffIMLError("give the test data by --test_data_json or by --test_data_path, one of them")
-    lists = read_test_sets(settings.test_data_json or settings.test_data_path)
-    longest_side = check_lists(list(lists.values())) if launch.is_main_process() else 0
-
-    state = launch.start_inference(settings.device)
-    shared = {**asdict(settings), "device": str(state.device)}
-    restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
-    inputs = InputSettings.of(settings, restored.input)
-    inputs.warn_if_cut(longest_side)
-    values = {**asdict(settings), **restored.flags, **asdict(inputs)}
-    configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
-    header = {
-        "command": shlex.join(sys.argv),
-        "configuration": _digest([restored.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
-        "model": restored.name,
-        "checkpoint": str(restored.path),
-        "settings": values,
-    }
-    model = restored.model.to(state.device)
-    return Scoring(results_file, settings, lists, state, model, inputs, post_function(restored.name), header)
 
 
 def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -161,51 +45,6 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     return results
 
 
-def evaluate(
-    model: nn.Module,
-    dataset: PairsDataset,
-    settings: CommonSettings,
-    state: PartialState,
-    precision: str,
-    title: str = "test",
-    score: Callable[..., list[Record]] = score_batch,
-) -> list[Record]:
-    """The records (of `score`) of all images of `dataset`, in order, the same on every process.
-
-    Each process takes every n-th image and none twice, so that no figure depends on batch size or process count.
-    """
-    indices = list(range(len(dataset)))[state.process_index::state.num_processes]
-    size = settings.test_batch_size
-    loader = make_loader(
-        SeededDataset(dataset, settings.seed),
-        epoch=0,
-        batches=[tuple(indices[start:start + size]) for start in range(0, len(indices), size)],
-        workers=worker_count(settings.num_workers, state.num_processes),
-        device=state.device,
-    )
-    records = []
-    bar = tqdm(loader, title, leave=False, disable=None if state.is_main_process else True)
-    with testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
-        for batch in bar:
-            batch = to_device(batch, state.device)
-            inputs = {key: value for key, value in batch.items() if key != "index"}
-            require_inputs(model, inputs)
-            records += score(model(**inputs), batch)
-    return sorted(gather_object(records), key=lambda record: record["index"])
-
-
-@contextmanager
-def testing_mode(model: nn.Module, no_model_eval: bool = False) -> Iterator[None]:
-    """Without gradients, and in test mode unless `no_model_eval`; afterwards as before."""
-    was_training = model.training
-    model.train(no_model_eval)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-
-
 def table(results: Mapping[str, Any]) -> str:
     """The figures of each dataset and their mean, as aligned text."""
     rows = {**results["datasets"], "mean": results["mean"]}
@@ -220,38 +59,3 @@ def table(results: Mapping[str, Any]) -> str:
 
 def _cell(value: float | int | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
-
-
-def records_file(results: Path) -> Path:
-    """The file of the records behind a results file: per_image.jsonl, or NAME_per_image.jsonl of other verbs'."""
-    return results.with_name("per_image.jsonl" if results.name == RESULTS else f"{results.stem}_per_image.jsonl")
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records of a file that `write_records` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Writes records, one on a line. Raises DiffIMLError as `write_text`."""
-    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it is at any moment the old one or the whole new one.
-
-    Raises:
-        DiffIMLError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DiffIMLError(f"cannot write the results to {path.parent}: {error.strerror}; free some space or choose "
-                           "another --output_dir") from error
-
-
-def _digest(value: Any) -> str:
-    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

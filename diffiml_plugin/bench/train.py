@@ -20,8 +20,8 @@ from diffiml_plugin.bench.imagelists import read_test_sets
 from diffiml_plugin.bench.models import build_model, post_function, require_inputs, resolve_flags
 from diffiml_plugin.bench.optimization import LossMeter, accumulation, learning_rate, require_finite
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, average, summarise
+from diffiml_plugin.bench.scoring import evaluate, testing_mode
 from diffiml_plugin.bench.settings import TrainSettings
-from diffiml_plugin.bench.test import evaluate, testing_mode
 from diffiml_plugin.bench.tracking import Tracker, describe_run, picture_strips
 from diffiml_plugin.errors import DiffIMLError
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from diffiml_plugin.bench import robust as module
+from diffiml_plugin.bench import scoring
 from diffiml_plugin.bench import test as testing
 from diffiml_plugin.bench.robust import PERTURBATIONS, curve_of, perturbed, robust
 
@@ -49,7 +50,7 @@ def test_neither_workers_nor_batch_size_matter(settings):
 
 
 def test_an_interrupted_sweep_goes_on(settings, monkeypatch):
-    expected, evaluate, done = robust(settings), testing.evaluate, []
+    expected, evaluate, done = robust(settings), scoring.evaluate, []
 
     def watched(*arguments, title, **options):
         if len(done) == 3 and not resumed:
@@ -57,7 +58,7 @@ def test_an_interrupted_sweep_goes_on(settings, monkeypatch):
         done.append(title)
         return evaluate(*arguments, title=title, **options)
 
-    monkeypatch.setattr(testing, "evaluate", watched)
+    monkeypatch.setattr(scoring, "evaluate", watched)
     resumed = False
     with pytest.raises(KeyboardInterrupt):
         robust(settings)

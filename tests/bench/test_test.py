@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
-from diffiml_plugin.bench import checkpoints
+from diffiml_plugin.bench import checkpoints, scoring
 from diffiml_plugin.bench import test as testing
 from diffiml_plugin.bench.data import InputSettings, PairsDataset, test_transform
 from diffiml_plugin.bench.framework import PixelF1
@@ -72,7 +72,7 @@ def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tin
     sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
     settings = replace(settings, test_data_path="", test_data_json=str(sets), checkpoint_path=str(stored()))
     expected = testing.test(settings)
-    evaluated, evaluate = [], testing.evaluate
+    evaluated, evaluate = [], scoring.evaluate
 
     def interrupted(*arguments, title, **options):
         evaluated.append(title)
@@ -80,7 +80,7 @@ def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tin
             raise KeyboardInterrupt
         return evaluate(*arguments, title=title, **options)
 
-    monkeypatch.setattr(testing, "evaluate", interrupted)
+    monkeypatch.setattr(scoring, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         testing.test(settings)
     assert testing.test(settings)["datasets"] == expected["datasets"]
