@@ -14,7 +14,8 @@ from diffiml_plugin.bench.images import read_image
 from diffiml_plugin.bench.predict import ImagePrediction, Predictor
 from diffiml_plugin.bench.report_tables import Run, Table, published_tables, robust_tables, sweep_table, test_table
 from diffiml_plugin.bench.scores import Record
-from diffiml_plugin.bench.scoring import RESULTS, read_records, records_file, write_text
+from diffiml_plugin.bench.outputs import write_text
+from diffiml_plugin.bench.scoring import RESULTS, read_records, records_file
 from diffiml_plugin.errors import DiffIMLError
 
 _SHOWN = 2  # best and worst images of each dataset
@@ -40,7 +41,10 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
     for path in map(Path, paths):
         if path.is_file():
             content = _read(path)
-            costs += content if isinstance(content, list) else [content]
+            rows = content if isinstance(content, list) else [content]
+            if not all(isinstance(row, dict) and "GFLOPs" in row for row in rows):
+                raise DiffIMLError(f"{path} is not of benco complexity --json; of other verbs pass the --output_dir")
+            costs += rows
             continue
         files = sorted(file for name in runs for file in path.rglob(name))
         if not files:

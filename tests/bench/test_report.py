@@ -108,6 +108,9 @@ def test_published_means_are_the_means_of_their_rows():
             assert fmean(row[:-1]) == pytest.approx(row[-1], abs=0.002), (name, row)
 
 
-def test_a_folder_without_results_is_named(tmp_path):
+def test_what_holds_no_results_is_named(tmp_path):
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(DiffIMLError, match="other.json is not of benco complexity"):
+        report([str(tmp_path / "other.json")], tmp_path / "report")
     with pytest.raises(DiffIMLError, match="holds no results.json, robust.json, sweep.json"):
         report([str(tmp_path)], tmp_path / "report")
