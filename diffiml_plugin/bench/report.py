@@ -139,7 +139,7 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[ImagePrediction | 
     if not Path(checkpoint).is_file():
         return [None] * len(records)
     flags = {name: settings[name] for name in (*sweep.SWEPT, "noise_seed") if name in settings}
-    predictor = Predictor(checkpoint, settings["image_size"], settings["device"], run.results["model"], flags)
+    predictor = Predictor(checkpoint, settings["image_size"], model=run.results["model"], model_flags=flags)
     found = predictor.predict([Path(record["path"]) for record in records])
     return [result if isinstance(result, ImagePrediction) else None for result in found]
 

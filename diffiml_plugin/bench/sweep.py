@@ -39,6 +39,8 @@ def sweep(
     Raises:
         DiffIMLError: as `test.test`; a setting or value that is none; a model that does not sample.
     """
+    if noise_seeds < 1:
+        raise DiffIMLError(f"--noise_seeds {noise_seeds} must be a positive number")
     values = _read(vary)
     scoring = open_scoring(settings, model_flags, RESULTS)
     if not isinstance(scoring.model, DiffIMLModel):

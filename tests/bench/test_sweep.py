@@ -57,6 +57,11 @@ def test_bad_settings_are_named(settings, vary, message):
         sweep(settings, vary=[vary], noise_seeds=1)
 
 
+def test_no_run_at_all_is_refused(settings):
+    with pytest.raises(DiffIMLError, match="--noise_seeds 0 must be"):
+        sweep(settings, vary=VARY, noise_seeds=0)
+
+
 def test_a_model_that_does_not_sample(scored_settings):
     with pytest.raises(DiffIMLError, match="TinyIML has no sampling settings"):
         sweep(scored_settings, vary=VARY, noise_seeds=1)
