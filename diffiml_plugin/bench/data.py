@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffiml_plugin.bench.framework import BalancedDataset, JsonDataset, get_albu_transforms
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import ImageList, read_balanced, read_list
+from diffiml_plugin.bench.images import open_image
 from diffiml_plugin.bench.settings import CommonSettings
 from diffiml_plugin.bench.synthetic import SYNTH_PREFIX, SyntheticTampering
 
@@ -71,6 +72,7 @@ class InputSettings:
             "edge_width": self.edge_mask_width,
             "common_transforms": transform,
             "post_funcs": post_function,
+            "img_loader": open_image,
         }
 
 
@@ -193,9 +195,10 @@ def make_loader(
     )
 
 
-def worker_count(asked: int | None, processes: int) -> int:
-    """Loader workers per process: as asked, else this process's share of the cores, at most 8."""
-    return min(8, (os.cpu_count() or 1) // processes) if asked is None else asked
+def worker_count(asked: int | None) -> int:
+    """Loader workers per process: as asked, else this process's share of the node's cores at hand, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked is None else asked
 
 
 def to_device(batch: Sample, device: torch.device) -> Sample:

@@ -44,23 +44,27 @@ def read_balanced(path: str | Path) -> list[ImageList] | None:
 
 
 def read_test_sets(path: str | Path) -> dict[str, ImageList]:
-    """The test sets by name: those of a JSON `{name: path}` that are there, or the one that `read_list` accepts.
+    """The test sets by name: those of a JSON `{name: path}`, or the one that `read_list` accepts.
 
-    Those that are not there are named on stderr.
+    A path through a variable, `${DATA_ROOT}/NAME.json`, may be missing, because few hold every set of a protocol; such
+    sets are left out and named on stderr.
 
     Raises:
-        DiffIMLError: as `read_list`; none of the sets is there.
+        DiffIMLError: as `read_list`; a path without a variable is missing, or all are.
     """
     path = _existing(path)
     content = None if path.is_dir() else _read_json(path)
     if isinstance(content, dict):
-        if not content:
-            raise DiffIMLError(f"{path} names no dataset; expected {{name: path}}")
+        if not content or not all(isinstance(entry, str) for entry in content.values()):
+            raise DiffIMLError(f"{path} does not name datasets; expected {{name: path}}")
         places = {name: _resolve(path, entry) for name, entry in content.items()}
         if missing := {name: place for name, place in places.items() if not Path(place).exists()}:
             text = ", ".join(f"{name} ({place})" for name, place in missing.items())
             if len(missing) == len(places):
                 raise DiffIMLError(f"no dataset of {path} is there: {text}; is DATA_ROOT right?")
+            for name, place in missing.items():
+                if "$" not in content[name]:
+                    raise DiffIMLError(f"{name} of {path}, {place}, does not exist; mend the path or remove the entry")
             print(f"warning: left out, since not there: {text}", file=sys.stderr)
         return {name: read_list(place) for name, place in places.items() if name not in missing}
     name = path.parent.name if path.stem == "list" else path.stem

@@ -42,6 +42,11 @@ def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Pat
     return list(found.values())
 
 
+def open_image(path: str) -> Image.Image:
+    """As `read_image`, for the framework's datasets; its own reader turns 16-bit images white."""
+    return Image.fromarray(read_image(Path(path)))
+
+
 def read_image(path: Path) -> np.ndarray:
     """The stored pixels as [H, W, 3] uint8 RGB: grey is repeated, alpha dropped, 16 bits cut to 8.
 

@@ -3,11 +3,14 @@
 import os
 import re
 from collections.abc import MutableMapping, Sequence
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
 
 from diffiml_plugin.errors import DiffIMLError
+
+_PATIENCE = timedelta(hours=12)  # the other processes wait while the first looks at every file of a large corpus
 
 
 def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None:
@@ -16,9 +19,17 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
     None if there is nothing to start: this process is one of them already, or one process is enough.
 
     Raises:
-        DiffIMLError: more GPUs than the machine has, or GPUs on the CPU.
+        DiffIMLError: more GPUs than the machine has, GPUs on the CPU, or another number than torchrun or SLURM started.
     """
-    if gpus is None or "RANK" in os.environ or _slurm_tasks(os.environ) > 1:
+    if gpus is None:
+        return None
+    environment = dict(os.environ)
+    join_slurm(environment)
+    if "RANK" in environment:
+        started = int(environment.get("LOCAL_WORLD_SIZE", gpus))
+        if gpus != started:
+            raise DiffIMLError(f"--gpus {gpus}, but {started} processes were started on this node; leave the flag out, "
+                               "or start one process for each GPU")
         return None
     present = torch.cuda.device_count()
     if device == "cpu":
@@ -48,6 +59,7 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_WORLD_SIZE": environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0],  # "8(x2)" on two nodes
     }
     environment.setdefault("MASTER_ADDR", _first_node(nodes))
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
@@ -61,13 +73,14 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
     """
     cpu = _use_cpu(device)
     name = _precision(precision, cpu)
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)]
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
+                InitProcessGroupKwargs(timeout=_PATIENCE)]
     return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
 
 
 def start_inference(device: str) -> PartialState:
     """This process's device, and its process group if there are several."""
-    return PartialState(cpu=_use_cpu(device))
+    return PartialState(cpu=_use_cpu(device), timeout=_PATIENCE)
 
 
 def leave() -> None:

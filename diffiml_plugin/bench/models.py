@@ -75,6 +75,14 @@ def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
             raise DiffIMLError(f"{type(model).__name__} needs {name}, which the data do not give; {mend}")
 
 
+def require_size(name: str, image_size: int) -> None:
+    """Raises DiffIMLError if the model (its `size_multiple`, where it has one) cannot take squares of that side."""
+    multiple = getattr(model_class(name), "size_multiple", 1)
+    if image_size % multiple:
+        near = max(multiple, round(image_size / multiple) * multiple)
+        raise DiffIMLError(f"--image_size {image_size} is not a multiple of {multiple}, which {name} needs; try {near}")
+
+
 @contextmanager
 def nothing_loaded() -> Iterator[None]:
     """Inside, whatever a model's constructor downloads or loads is empty; several of the zoo's do so unasked."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
-from diffiml_plugin.method.config import DiffIMLConfig, true_or_false
+from diffiml_plugin.method.config import SIZE_MULTIPLE, DiffIMLConfig, true_or_false
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.encoders import build_encoder
@@ -39,6 +39,8 @@ class DiffIMLModel(nn.Module):
         codec_weights: default, none, or a file or folder for the latent codec.
         settings: the fields of `DiffIMLConfig`.
     """
+
+    size_multiple = SIZE_MULTIPLE
 
     @_from_settings
     def __init__(self, encoder_weights: str = "none", codec_weights: str = "default", **settings):
@@ -91,6 +93,8 @@ class SegFormerIML(nn.Module):
         encoder: the condition encoder's name.
         encoder_weights: none, imagenet, or a file for it.
     """
+
+    size_multiple = SIZE_MULTIPLE
 
     def __init__(self, encoder: str = "segformer_b3", encoder_weights: str = "none"):
         super().__init__()

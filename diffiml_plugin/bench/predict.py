@@ -19,7 +19,8 @@ from diffiml_plugin.bench import checkpoints, launch, pictures
 from diffiml_plugin.bench.data import InputSettings, PairsDataset, test_transform, to_device
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
 from diffiml_plugin.bench.images import find_images, read_image
-from diffiml_plugin.bench.models import post_function
+from diffiml_plugin.bench.models import post_function, require_size
+from diffiml_plugin.bench.outputs import make_folder
 from diffiml_plugin.bench.scores import THRESHOLD
 from diffiml_plugin.bench.scoring import testing_mode
 from diffiml_plugin.errors import DiffIMLError
@@ -68,12 +69,13 @@ class Predictor:
         self.post_function = post_function(restored.name)
         trained = InputSettings(**restored.input)
         self.inputs = replace(trained, image_size=image_size or trained.image_size)
+        require_size(restored.name, self.inputs.image_size)
 
     def predict(self, files: Sequence[Path]) -> Iterator[ImagePrediction | Failure]:
         """One result per file, in order. The noise is keyed by the file's name, as in `benco test`."""
         listed = ImageList("the images", tuple(map(str, files)), (NEGATIVE,) * len(files))
         framework = self.inputs.framework(test_transform(), self.post_function)
-        dataset = PairsDataset(listed, img_loader=_load, **framework)
+        dataset = PairsDataset(listed, **framework)
         for index, file in enumerate(files):
             try:
                 yield self._predict(read_image(file), dataset[index])
@@ -123,6 +125,7 @@ def predict(
     if not 0 <= threshold <= 1:
         raise DiffIMLError(f"--threshold {threshold} is outside [0, 1]; probabilities are compared with it")
     found = find_images(paths, output_dir)
+    make_folder(output_dir)
     stems = Counter(relative.with_suffix("") for _, relative in found)
     failures, entries = [], []
     results = predictor.predict([file for file, _ in found])
@@ -140,10 +143,6 @@ def predict(
         entries.append({"image": str(file), "mask": mask, "score": result.score, "area": area})
     (output_dir / "scores.json").write_text(json.dumps(entries, indent=1) + "\n")
     return failures
-
-
-def _load(path: str) -> Image.Image:
-    return Image.fromarray(read_image(Path(path)))
 
 
 def _write(result: ImagePrediction, target: Path, threshold: float) -> float:

@@ -11,10 +11,10 @@ from PIL import Image
 
 from diffiml_plugin.bench import page, robust, sweep
 from diffiml_plugin.bench.images import read_image
+from diffiml_plugin.bench.outputs import write_text
 from diffiml_plugin.bench.predict import ImagePrediction, Predictor
 from diffiml_plugin.bench.report_tables import Run, Table, published_tables, robust_tables, sweep_table, test_table
 from diffiml_plugin.bench.scores import Record
-from diffiml_plugin.bench.outputs import write_text
 from diffiml_plugin.bench.scoring import RESULTS, read_records, records_file
 from diffiml_plugin.errors import DiffIMLError
 

@@ -29,8 +29,9 @@ from diffiml_plugin.bench.data import (
     worker_count,
 )
 from diffiml_plugin.bench.imagecheck import check_lists
-from diffiml_plugin.bench.imagelists import ImageList, read_test_sets
-from diffiml_plugin.bench.models import post_function, require_inputs
+from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_test_sets
+from diffiml_plugin.bench.models import post_function, require_inputs, require_size
+from diffiml_plugin.bench.outputs import make_folder, write_text
 from diffiml_plugin.bench.scores import Record, score_batch
 from diffiml_plugin.bench.settings import CommonSettings, TestSettings
 from diffiml_plugin.errors import DiffIMLError
@@ -67,7 +68,8 @@ class Scoring:
             score: from the model's output and the batch to records.
         """
         listed = self.lists[name]
-        key = _digest([self.header["configuration"], name, variant, listed.images, listed.masks])
+        files = [(file, _stamp(file)) for file in (*listed.images, *listed.masks)]
+        key = _digest([self.header["configuration"], name, variant, files])
         part = self._parts / f"{key}.jsonl"
         if part.exists():
             return read_records(part)
@@ -105,13 +107,15 @@ def open_scoring(
     if bool(settings.test_data_json) == bool(settings.test_data_path):
         raise DiffIMLError("give the test data by --test_data_json or by --test_data_path, one of them")
     lists = read_test_sets(settings.test_data_json or settings.test_data_path)
-    longest_side = check_lists(list(lists.values())) if launch.is_main_process() else 0
-
+    if launch.is_main_process():
+        make_folder(settings.output_dir)
     state = launch.start_inference(settings.device)
     shared = {**asdict(settings), "device": str(state.device)}
     restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
     inputs = InputSettings.of(settings, restored.input)
-    inputs.warn_if_cut(longest_side)
+    require_size(restored.name, inputs.image_size)
+    if state.is_main_process:
+        inputs.warn_if_cut(check_lists(list(lists.values())))
     values = {**asdict(settings), **restored.flags, **asdict(inputs)}
     configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
     header = {
@@ -144,7 +148,7 @@ def evaluate(
         SeededDataset(dataset, settings.seed),
         epoch=0,
         batches=[tuple(indices[start:start + size]) for start in range(0, len(indices), size)],
-        workers=worker_count(settings.num_workers, state.num_processes),
+        workers=worker_count(settings.num_workers),
         device=state.device,
     )
     records = []
@@ -185,20 +189,9 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it is at any moment the old one or the whole new one.
-
-    Raises:
-        DiffIMLError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DiffIMLError(f"cannot write the results to {path.parent}: {error.strerror}; free some space or choose "
-                           "another --output_dir") from error
+def _stamp(file: str) -> list[int]:
+    """Size and time of change, so that a mended file is scored anew; empty for NEGATIVE."""
+    return [] if file == NEGATIVE else [os.stat(file).st_size, os.stat(file).st_mtime_ns]
 
 
 def _digest(value: Any) -> str:

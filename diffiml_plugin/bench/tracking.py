@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from diffiml_plugin.bench.framework import denormalize
+from diffiml_plugin.bench.outputs import write_text
 
 LOG = "log.jsonl"
 _PACKAGES = ("diffiml-plugin", "torch", "imdlbenco", "accelerate", "timm", "albumentations", "numpy",
@@ -37,8 +38,8 @@ class Tracker:
     def __init__(self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0):
         self.log, self.epochs = folder / LOG, epochs
         earlier = self.log.read_text().splitlines() if first_epoch and self.log.exists() else []
-        kept = [line for line in earlier if json.loads(line)["epoch"] < first_epoch]
-        self.log.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line in earlier if _epoch(line) < first_epoch]
+        write_text(self.log, "".join(line + "\n" for line in kept))
         self.writer = SummaryWriter(str(log_dir))
         self.started, self.first_epoch = time.monotonic(), first_epoch
         done = first_epoch * images
@@ -107,11 +108,19 @@ def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tenso
 
 def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
     """Writes config.yaml, which `--config` takes, and to run.json, a list, how this start came about."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(dict(configuration), sort_keys=False))
+    write_text(folder / "config.yaml", yaml.safe_dump(dict(configuration), sort_keys=False))
     path = folder / "run.json"
     starts = json.loads(path.read_text()) if path.exists() else []
     start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
-    path.write_text(json.dumps([*starts, start], indent=2) + "\n")
+    write_text(path, json.dumps([*starts, start], indent=2) + "\n")
+
+
+def _epoch(line: str) -> float:
+    """Of a line of the log; infinite for one that a kill or a full disk cut short."""
+    try:
+        return json.loads(line)["epoch"]
+    except ValueError:
+        return float("inf")
 
 
 def _versions() -> dict[str, str]:
@@ -132,6 +141,7 @@ def _git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails in another project's environment folder
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

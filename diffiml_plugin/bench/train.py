@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from diffiml_plugin.bench import checkpoints, data, launch
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import read_test_sets
-from diffiml_plugin.bench.models import build_model, post_function, require_inputs, resolve_flags
+from diffiml_plugin.bench.models import build_model, post_function, require_inputs, require_size, resolve_flags
 from diffiml_plugin.bench.optimization import LossMeter, accumulation, learning_rate, require_finite
+from diffiml_plugin.bench.outputs import make_folder
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.bench.scoring import evaluate, testing_mode
 from diffiml_plugin.bench.settings import TrainSettings
@@ -76,10 +77,27 @@ class _Run:
     def __init__(self, settings: TrainSettings, model_flags: dict[str, Any], dataset: Dataset | None):
         self.settings, self.folder = settings, Path(settings.output_dir)
         self.inputs = data.InputSettings.of(settings)
-        # 1. The data, looked at before anything costs time.
+        # 1. The device, and what follows from the number of processes.
+        self.accelerator = launch.start(settings.device, settings.precision, settings.find_unused_parameters)
+        self.device, self.processes = self.accelerator.device, self.accelerator.num_processes
+        self.accumulation = accumulation(settings.total_batch_size, settings.batch_size, self.processes)
+
+        # 2. The model, new or as it was left.
+        require_size(settings.model, self.inputs.image_size)
+        data.seed_all(settings.seed)
+        shared = {**asdict(settings), **asdict(self.inputs), "device": str(self.device)}
+        self.flags = resolve_flags(settings.model, model_flags, shared)
+        self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags)}
+        state = checkpoints.state_to_resume(self.folder, settings.resume, self.configuration)
+        flags = checkpoints.uninitialised(self.flags) if state else self.flags
+        model = build_model(settings.model, flags, pretrained=not state)
+
+        # 3. The data, all of it looked at before training starts.
         if dataset is None and not settings.data_path:
             raise DiffIMLError("give the training set with --data_path")
-        post, check = post_function(settings.model), launch.is_main_process()
+        post, check = post_function(settings.model), self.accelerator.is_main_process
+        if check:
+            make_folder(self.folder)
         if dataset is None:
             dataset = data.read_training_set(settings.data_path, self.inputs, post, check)
         self.dataset = data.SeededDataset(dataset, settings.seed)
@@ -88,21 +106,9 @@ class _Run:
             self.inputs.warn_if_cut(check_lists(list(lists.values())))
         framework = self.inputs.framework(data.test_transform(), post)
         self.tests = {name: data.PairsDataset(listed, **framework) for name, listed in lists.items()}
-
-        # 2. The device, and what follows from the number of processes.
-        self.accelerator = launch.start(settings.device, settings.precision, settings.find_unused_parameters)
-        self.device, self.processes = self.accelerator.device, self.accelerator.num_processes
-        self.accumulation = accumulation(settings.total_batch_size, settings.batch_size, self.processes)
-
-        # 3. The model and its optimizer, new or as they were left.
-        data.seed_all(settings.seed)
-        shared = {**asdict(settings), **asdict(self.inputs), "device": str(self.device)}
-        self.flags = resolve_flags(settings.model, model_flags, shared)
-        self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags)}
-        state = checkpoints.state_to_resume(self.folder, settings.resume, self.configuration)
-        flags = checkpoints.uninitialised(self.flags) if state else self.flags
-        model = build_model(settings.model, flags, pretrained=not state)
         require_inputs(model, self.dataset[0, 0])
+
+        # 4. The optimizer.
         if self.processes > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(self.device)
@@ -116,7 +122,6 @@ class _Run:
     def train(self) -> Trained:
         self.tracker = None
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
             describe_run(self.folder, self.configuration)
             log_dir = Path(self.settings.log_dir or self.folder)
             self.tracker = Tracker(self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch)
@@ -149,7 +154,7 @@ class _Run:
         plan = data.plan_epoch(len(self.dataset), (settings.seed, epoch), settings.batch_size, self.accumulation, rank,
                           self.processes)
         loader = data.make_loader(self.dataset, epoch, [micro.indices for micro in plan],
-                             data.worker_count(settings.num_workers, self.processes), self.device)
+                             data.worker_count(settings.num_workers), self.device)
         updates = sum(micro.last for micro in plan)
         period = max(1, updates // settings.log_per_epoch_count)
         meter, done = LossMeter(), 0

@@ -48,7 +48,8 @@ FRAMEWORK_WORDS = (*FRAMEWORK_VERBS, "-v", "--version")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: `sys.argv`) and returns the exit status.
 
-    0 done, 2 a mistake of the user's, 130 interrupted. `init`, `env` and `-v` are the framework's own.
+    0 done, 1 done but with faults found, 2 a mistake of the user's, 130 interrupted. `init`, `env` and `-v` are the
+    framework's own.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if next((word for word in argv if word in VERBS or word in FRAMEWORK_WORDS), None) in FRAMEWORK_WORDS:

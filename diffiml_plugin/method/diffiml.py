@@ -156,7 +156,7 @@ class DiffIML(nn.Module):
 
     def _encode_targets(self, mask: Tensor, edge: Tensor | None) -> Tensor:
         if edge is None and self.config.edge_supervision:
-            raise DiffIMLError("edge supervision needs the edge map of the mask (method.edges.edge_map); none was given")
+            raise DiffIMLError("edge supervision needs the mask's edge map (method.edges.edge_map); none was given")
         with torch.no_grad(), torch.autocast(mask.device.type, enabled=False):
             z = self.codec.encode(mask.float(), "mask")
             return torch.cat([z, self.codec.encode(edge.float(), "edge")], 1) if self.config.edge_supervision else z

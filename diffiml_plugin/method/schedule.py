@@ -40,5 +40,5 @@ class NoiseSchedule(nn.Module):
         abar = self.alphas_cumprod.tolist()
         return [
             (t, abar[t], abar[t_next] if t_next is not None else 1.0)
-            for t, t_next in zip(timesteps, [*timesteps[1:], None])
+            for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True)
         ]

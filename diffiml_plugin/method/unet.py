@@ -134,7 +134,7 @@ class LightDenoiser(nn.Module):
     def fuse(self, features: Features) -> Tensor:
         """The condition's share of the first convolution: stages at strides 4 to 32 → [B, 32, H/8, W/8]."""
         size = features[0].shape[-2:]  # stride 4
-        stages = [resize(project(f), size) for project, f in zip(self.project, features)]
+        stages = [resize(project(f), size) for project, f in zip(self.project, features, strict=True)]
         condition = self.mix(torch.cat(stages, 1))  # [B, 64, H/4, W/4]
         return self.condition_in(F.avg_pool2d(condition, LATENT_STRIDE // 4))
 

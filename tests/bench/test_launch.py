@@ -8,7 +8,7 @@ from diffiml_plugin.bench import launch
 from diffiml_plugin.errors import DiffIMLError
 
 SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_JOB_ID": "4711",
-         "SLURM_STEP_NODELIST": "gpu[03-05,9],cpu1"}
+         "SLURM_STEP_NODELIST": "gpu[03-05,9],cpu1", "SLURM_STEP_TASKS_PER_NODE": "2(x4)"}
 
 
 @pytest.fixture
@@ -29,7 +29,10 @@ def test_more_gpus_than_the_machine_has(alone):
 def test_nothing_to_start_for_one_process_or_inside_a_group(alone):
     assert launch.spawn(None, "cpu", []) is None
     alone.setenv("RANK", "0")
+    alone.setenv("LOCAL_WORLD_SIZE", "8")
     assert launch.spawn(8, "cuda", []) is None
+    with pytest.raises(DiffIMLError, match="8 processes were started"):
+        launch.spawn(2, "cuda", [])
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["no-such-verb"], 2)])

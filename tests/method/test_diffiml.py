@@ -45,12 +45,12 @@ def test_noise_changes_with_name_and_seed(model, images):
     assert not torch.equal(one, other) and not torch.equal(one, reseeded)
 
 
-def test_the_condition_is_encoded_once_per_view(images):
-    for tta, expected in ((False, 1), (True, 2)):
-        model, calls = _model(tta=tta), []
-        model.condition_encoder.register_forward_hook(lambda *_: calls.append(1))
-        model.predict(images, list("abcd"))
-        assert len(calls) == expected
+@pytest.mark.parametrize("tta, expected", [(False, 1), (True, 2)])
+def test_the_condition_is_encoded_once_per_view(images, tta, expected):
+    model, calls = _model(tta=tta), []
+    model.condition_encoder.register_forward_hook(lambda *_: calls.append(1))
+    model.predict(images, list("abcd"))
+    assert len(calls) == expected
 
 
 def test_details(model, images):

@@ -7,7 +7,7 @@ CHANNELS = (8, 16, 24, 32)
 
 
 def _features(batch, height, width):
-    return [torch.randn(batch, c, height // s, width // s) for c, s in zip(CHANNELS, (4, 8, 16, 32))]
+    return [torch.randn(batch, c, height // s, width // s) for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)]
 
 
 @pytest.mark.parametrize("name", DENOISERS)
