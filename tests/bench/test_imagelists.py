@@ -71,12 +71,16 @@ def test_a_json_of_names_gives_several_sets(folder, tmp_path):
     assert list(read_test_sets(tmp_path / "two.json")) == ["two"]
 
 
-def test_sets_that_are_not_there_are_left_out_and_named(folder, tmp_path, capsys):
+def test_sets_that_are_not_there_are_left_out_and_named(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     folder(["a.jpg"], ["a.png"], "one")
     sets = tmp_path / "sets.json"
-    sets.write_text(json.dumps({"One": "one", "Gone": "gone.json"}))
+    sets.write_text(json.dumps({"One": "one", "Gone": "${DATA_ROOT}/gone.json"}))
     assert list(read_test_sets(sets)) == ["One"]
     assert f"not there: Gone ({tmp_path / 'gone.json'})" in capsys.readouterr().err
+    sets.write_text(json.dumps({"One": "one", "Gone": "gone.json"}))
+    with pytest.raises(DiffIMLError, match="Gone of .*gone.json, does not exist; mend the path"):
+        read_test_sets(sets)
     sets.write_text(json.dumps({"Gone": "gone.json"}))
     with pytest.raises(DiffIMLError, match="no dataset of .*sets.json is there: Gone"):
         read_test_sets(sets)
