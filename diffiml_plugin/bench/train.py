@@ -96,8 +96,6 @@ class _Run:
         if dataset is None and not settings.data_path:
             raise DiffIMLError("give the training set with --data_path")
         post, check = post_function(settings.model), self.accelerator.is_main_process
-        if check:
-            make_folder(self.folder)
         if dataset is None:
             dataset = data.read_training_set(settings.data_path, self.inputs, post, check)
         self.dataset = data.SeededDataset(dataset, settings.seed)
@@ -122,7 +120,7 @@ class _Run:
     def train(self) -> Trained:
         self.tracker = None
         if self.accelerator.is_main_process:
-            describe_run(self.folder, self.configuration)
+            describe_run(make_folder(self.folder), self.configuration)
             log_dir = Path(self.settings.log_dir or self.folder)
             self.tracker = Tracker(self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch)
         try:
