@@ -107,8 +107,12 @@ def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tenso
 
 
 def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
-    """Writes config.yaml, which `--config` takes, and to run.json, a list, how this start came about."""
-    write_text(folder / "config.yaml", yaml.safe_dump(dict(configuration), sort_keys=False))
+    """Writes config.yaml, which `--config` takes, and to run.json, a list, how this start came about.
+
+    Constructor arguments that are lists have no flag, and are stored with the weights alone.
+    """
+    flags = {name: value for name, value in configuration.items() if not isinstance(value, (list, tuple))}
+    write_text(folder / "config.yaml", yaml.safe_dump(flags, sort_keys=False))
     path = folder / "run.json"
     starts = json.loads(path.read_text()) if path.exists() else []
     start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}

@@ -112,6 +112,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
     assert len(json.loads((resumed / "run.json").read_text())) == 2
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_learns_in_every_precision(settings, precision):
+    folder = train(replace(settings, device="cuda", precision=precision, epochs=4)).folder
+    losses = [next(iter(record["loss"].values())) for record in log(folder)]
+    assert losses[-1] < losses[0]
+
+
 def test_ema_is_what_is_tested_and_stored(settings):
     plain = train(settings).folder
     averaged = train(replace(settings, ema_decay=0.9, output_dir=settings.output_dir + "ema")).folder
