@@ -9,6 +9,13 @@ _ROW = re.compile(r"^\| ((?:Alg|Eq)\. [^|]+) \| (diffiml_plugin/\S+) \| (\w+) \|
 ROWS = _ROW.findall((ROOT / "README.md").read_text())
 
 
+def test_every_file_it_names_exists():
+    text = (ROOT / "README.md").read_text()
+    named = re.findall(r"(?:shell|benco_configs|diffiml_plugin)/[\w/]+\.\w+", text)
+    named += ["shell/" + script for script in re.findall(r"(?<![\w/])\d\d_\w+\.sh", text)]
+    assert len(named) > 10 and not [name for name in named if not (ROOT / name).is_file()]
+
+
 def test_the_map_names_the_algorithms_and_equations():
     named = " ".join(row[0] for row in ROWS)
     assert all(item in named for item in ("Alg. 1", "Alg. 2", "Eq. 6", "Eq. 7", "15"))
