@@ -109,7 +109,6 @@ def test_an_unknown_flag_is_refused():
         complexity("DiffIML", {"encodr": "segformer_b0"}, 64)
 
 
-@pytest.mark.slow
 def test_the_published_cost():
     """Table 4, LightVAE, with all eight steps counted."""
     light = complexity("DiffIML", {}, 512)
@@ -118,7 +117,6 @@ def test_the_published_cost():
     assert complexity("DiffIML", {"denoiser": "paper"}, 64)["params_M"]["total"] == pytest.approx(48.51, rel=0.01)
 
 
-@pytest.mark.slow
 def test_a_model_of_the_zoo():
     row = complexity("MVSSNet", {}, 512)
     assert row["params_M"]["total"] == pytest.approx(146.88, abs=0.01)

@@ -25,7 +25,6 @@ def first(tmp_path_factory):
     return run(tmp_path_factory.mktemp("demo"))
 
 
-@pytest.mark.slow
 def test_same_seed_gives_the_same_figures(first, tmp_path):
     again = run(tmp_path)
     assert (again.before, again.constant, again.after) == (first.before, first.constant, first.after)

@@ -104,7 +104,7 @@ def test_every_image_counts_once_for_any_batch_size(settings, stored, name):
 
 
 @pytest.mark.parametrize(("name", "flags", "edge"), [
-    ("DiffIML", DIFFIML, None), pytest.param("MVSSNet", {}, 7, marks=pytest.mark.slow)])
+    ("DiffIML", DIFFIML, None), ("MVSSNet", {}, 7)])
 def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, flags, edge):
     from IMDLBenCo.training_scripts.tester import test_one_epoch as framework_test
 
@@ -120,7 +120,6 @@ def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, 
     assert results["datasets"]["tiny"]["pixel-level F1"] == pytest.approx(theirs["pixel-level F1"], abs=1e-6)
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(settings, stored, tiny_model, child_environment):
     settings = replace(settings, checkpoint_path=str(stored("DiffIML", **DIFFIML)))
     alone = testing.test(settings)

@@ -231,7 +231,6 @@ def test_a_model_of_the_zoo_trains(settings, monkeypatch):
     assert record["test"]["tiny"]["images"] == 4 and done.f1 > 0
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(settings, tiny_model, child_environment, tmp_path):
     """Three images in updates of four: two forward passes, in the second of which one process has no image."""
     settings = replace(settings, batch_size=1, total_batch_size=4, data_path=str(tmp_path / "tiny"))
