@@ -57,7 +57,8 @@ class DiffIMLModel(nn.Module):
             image: [B, 3, H, W], ImageNet-normalised.
             mask, edge_map: [B, 1, H, W] in {0, 1}, any dtype; read in training only.
             name: B image names, the keys of the sampling noise; without them the image's content is the key.
-            details: when predicting, add `visual_image` (edge, uncertainty, denoising steps).
+            details: when predicting, add `uncertainty` [B, 1, H, W] in [0, 0.5] and `visual_image` (edge and denoising
+                steps, each [B, 1, H, W] in [0, 1]).
 
         Returns:
             Training: `backward_loss`, `visual_loss`, `timesteps` [B]. Else: `pred_mask` [B, 1, H, W] in [0, 1] and
@@ -69,7 +70,7 @@ class DiffIMLModel(nn.Module):
         prediction = self.diffiml.predict(image, names, details=bool(details))
         output = {"pred_mask": prediction.probability, "pred_label": prediction.score}
         if details:
-            output["visual_image"] = {"uncertainty": 2 * prediction.uncertainty}  # from [0, 0.5] to a picture's [0, 1]
+            output |= {"uncertainty": prediction.uncertainty, "visual_image": {}}
             if prediction.edge is not None:
                 output["visual_image"]["edge"] = prediction.edge
             for number, step in enumerate(prediction.steps.unbind(1), start=1):

@@ -97,12 +97,12 @@ class Predictor:
                 return values[:height, :width]
             return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
 
-        doubled = output.get("visual_image", {}).get("uncertainty")
+        uncertainty = output.get("uncertainty")
         score = output.get("pred_label")
         return ImagePrediction(
             image,
             at_own_size(output["pred_mask"]),
-            None if doubled is None else at_own_size(doubled) / 2,
+            None if uncertainty is None else at_own_size(uncertainty),
             None if score is None else float(score),
         )
 

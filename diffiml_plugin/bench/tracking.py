@@ -89,7 +89,7 @@ class Tracker:
 
 
 def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tensor:
-    """Each image beside its mask, edge map, prediction and what else the model shows (uncertainty, denoising steps).
+    """Each image beside its mask, edge map, prediction and what else the model shows (denoising steps).
 
     Args:
         batch: of the framework's dataset.
