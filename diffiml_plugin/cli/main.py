@@ -16,6 +16,7 @@ What a user can mend is raised as `DiffIMLError` or `OSError`: one line on stder
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,10 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.argv[1:] = argv
         return framework_main() or 0
     try:
-        return _run(argv)
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # while a broken pipe can still be caught
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # of `| head`; what is still buffered must not be flushed into the pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as the shell reports SIGPIPE
     except (DiffIMLError, OSError) as error:
         message = str(error).rpartition("DiffIMLError: ")[2]  # what a loader's worker raised comes with its traceback
         print(f"error: {' '.join(message.split())}", file=sys.stderr)

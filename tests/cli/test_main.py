@@ -67,6 +67,13 @@ def test_interrupted_is_130(probe):
     assert probe("--data_path", "x") == 130
 
 
+@pytest.mark.parametrize("words", ["datasets list", "--help"])
+def test_a_reader_that_leaves_is_no_mistake(words):
+    command = f"{sys.executable} -m diffiml_plugin {words} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
 def test_dry_run_prints_the_settings_and_does_not_run(probe, capsys):
     import yaml
 
