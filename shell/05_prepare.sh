@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lists every dataset found below DATA_ROOT as DATA_ROOT/NAME.json, which the other scripts read.
+# Lists every dataset found below DATA_ROOT as DATA_ROOT/NAME.json, which the other scripts read; CASIAv2's tampered
+# images alone (Figure 4) as DATA_ROOT/CASIAv2_tampered.json.
 # usage: DATA_ROOT=/folder/of/datasets shell/05_prepare.sh
 set -euo pipefail
 
@@ -9,3 +10,6 @@ for name in CASIAv2 FantasticReality tamperedCOCO compRAISE CASIAv1 COVERAGE Col
         benco datasets prepare "$name" --root "$DATA_ROOT"
     fi
 done
+if [[ -d "$DATA_ROOT/CASIAv2" ]]; then
+    benco datasets prepare CASIAv2 --root "$DATA_ROOT" --tampered_only
+fi

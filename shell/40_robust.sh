@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Figure 4: the weights of 20_train_mvss.sh under JPEG compression, blur and noise.
+# Figure 4: the weights of 22_train_tampered.sh under JPEG compression, blur and noise.
 # usage: DATA_ROOT=/folder/of/datasets shell/40_robust.sh [flags of benco robust]
 set -euo pipefail
 

@@ -11,12 +11,22 @@ def make_folder(path: str | Path) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        _probe(folder)
     except OSError as error:
         raise DiffIMLError(f"cannot write to {folder}: {error.strerror}; choose another --output_dir") from error
     return folder
+
+
+def require_writable(path: str | Path) -> None:
+    """Raises DiffIMLError if no file can be written at `path`; for before the work whose result goes there."""
+    path = Path(path)
+    if path.is_dir():
+        raise DiffIMLError(f"{path} is a folder; name a file in it")
+    try:
+        _probe(path.parent)
+    except OSError as error:
+        raise DiffIMLError(f"cannot write {path}: {path.parent}: {error.strerror}; make that folder, or choose "
+                           "another file") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,4 +42,11 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise DiffIMLError(f"cannot write {path}: {error.strerror}; free some space or choose another "
-                           "--output_dir") from error
+                           "place") from error
+
+
+def _probe(folder: Path) -> None:
+    """Raises OSError if no file can be made in the folder."""
+    probe = folder / f".probe.{os.getpid()}"
+    probe.touch()
+    probe.unlink()

@@ -31,7 +31,7 @@ class Prepared:
     left_out: int
 
 
-def prepare(name: str, root: Path, output: Path | None = None) -> Prepared:
+def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bool = False) -> Prepared:
     """Finds a dataset's pairs and writes `[[image, mask | "Negative"], ...]` with absolute paths.
 
     No file below `root` is changed. Masks that the framework would misread are binarised and resized to their image
@@ -40,17 +40,19 @@ def prepare(name: str, root: Path, output: Path | None = None) -> Prepared:
     Args:
         name: in the catalogue, or any other for a dataset that is in one of the framework's forms.
         root: the dataset's folder, or one that holds it under its name.
-        output: the list (`root/NAME.json`).
+        output: the list (`root/NAME.json`, of tampered images only `root/NAME_tampered.json`).
+        tampered_only: leave authentic images out.
 
     Raises:
-        DiffIMLError: no known layout there, or one whose images and masks do not pair up; a list in the way.
+        DiffIMLError: no known layout there, or one whose images and masks do not pair up; nothing to list; a list
+            in the way.
     """
     if not root.is_dir():
         raise DiffIMLError(f"--root {root} is no folder; expected the one that {name} was unpacked to")
     entry = known_entry(name)
     name = entry.name if entry else name
-    output = Path(os.path.abspath(output or root / f"{name}.json"))
-    cache = output.with_name(f"{output.stem}_masks")
+    output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
+    cache = _masks_of(output)
     if output.exists() and not cache.exists():
         raise DiffIMLError(f"{output} was not made by this command and is not overwritten; choose another --output")
     root = Path(os.path.abspath(root))
@@ -65,6 +67,11 @@ def prepare(name: str, root: Path, output: Path | None = None) -> Prepared:
         entry = entry or find_entry(name)
         raise DiffIMLError(f"{root} holds {name} in no known layout; expected {entry.layout}; "
                            f"or {'; or '.join(FRAMEWORK_LAYOUTS)}")
+
+    if tampered_only:
+        found.pairs = [(image, mask) for image, mask in found.pairs if mask != NEGATIVE]
+        if not found.pairs:
+            raise DiffIMLError(f"{root} holds no tampered images of {name}; leave out --tampered_only")
 
     # 2. The masks.
     cache.mkdir(parents=True, exist_ok=True)
@@ -85,6 +92,11 @@ def prepare(name: str, root: Path, output: Path | None = None) -> Prepared:
     return Prepared(output, log, authentic, len(records) - authentic, corrected, left_out)
 
 
+def _masks_of(output: Path) -> Path:
+    """The folder of corrected masks and of the log, beside a list that this command made."""
+    return output.with_name(f"{output.stem}_masks")
+
+
 def _files(folder: Path, skip: set[Path]) -> Iterator[Path]:
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name) not in skip]
@@ -99,7 +111,8 @@ def _find(entry: DatasetEntry | None, root: Path, files: Files) -> tuple[Found, 
         if any(mask != NEGATIVE for _, mask in found.pairs) or found.pairs and not entry.tampered:
             return found, layout.read_encoded
     found = Found()
-    lists = [file for file in files if file.parent == root and file.suffix.lower() == ".json"]
+    lists = [file for file in files if file.parent == root and file.suffix.lower() == ".json"
+             and not _masks_of(file).is_dir()]  # those were made here
     if (root / "Tp").is_dir() and (root / "Gt").is_dir():
         source = root
         if entry is None or entry.authentic:

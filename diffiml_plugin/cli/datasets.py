@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a name; for check, a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}")
     parser.add_argument("--root", metavar="DIR", help="prepare: the dataset's folder, or one that holds it by its name")
     parser.add_argument("--output", metavar="FILE", help="prepare: the list to write (DIR/NAME.json)")
+    parser.add_argument("--tampered_only", action="store_true",
+                        help="prepare: leave authentic images out (the list is DIR/NAME_tampered.json)")
     parser.add_argument("--json", metavar="FILE", help="check: write every fault to this file too")
 
 
@@ -73,7 +75,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
     if not args.root:
         raise DiffIMLError(f"datasets prepare {args.target} needs --root, the folder that it was unpacked to")
-    done = prepare(args.target, Path(args.root), args.output and Path(args.output))
+    done = prepare(args.target, Path(args.root), args.output and Path(args.output), args.tampered_only)
     entry = known_entry(args.target)
     expected = f" (Table 1: {entry.authentic}, {entry.tampered})" if entry else ""
     print(f"{args.target}: {done.authentic} authentic, {done.tampered} tampered images{expected}")
@@ -87,10 +89,13 @@ def _check(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from diffiml_plugin.bench.datasetcheck import check_datasets, table
+    from diffiml_plugin.bench.outputs import require_writable, write_text
 
+    if args.json:
+        require_writable(args.json)
     reports = check_datasets(args.target)
     print(table(reports))
     if args.json:
         content = {report.name: report.as_json() for report in reports}
-        Path(args.json).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(args.json), json.dumps(content, indent=2) + "\n")
     return 1 if any(report.harmful for report in reports) else 0

@@ -52,6 +52,27 @@ def test_original_layouts(miniatures, tmp_path, name):
     assert all(str(root) in line for line in lines)
 
 
+def test_tampered_images_alone(miniatures, tmp_path):
+    _, tampered, *_ = miniatures.fabricate("CASIAv2", tmp_path / "CASIAv2")
+    everything = json.loads(prepare("CASIAv2", tmp_path).output.read_text())
+    done = prepare("CASIAv2", tmp_path, tampered_only=True)
+    assert done.output == tmp_path / "CASIAv2_tampered.json" and (done.authentic, done.tampered) == (0, tampered)
+    listed = [image for image, _ in json.loads(done.output.read_text())]
+    assert listed == [image for image, mask in everything if mask != NEGATIVE]
+
+    miniatures.fabricate("compRAISE", tmp_path / "compRAISE")
+    with pytest.raises(DiffIMLError, match="no tampered images of compRAISE; leave out --tampered_only"):
+        prepare("compRAISE", tmp_path, tampered_only=True)
+
+
+def test_a_list_made_before_is_not_taken_for_the_datasets(tiny_dataset):
+    (tiny_dataset / "Gt").rename(tiny_dataset / "masks")
+    pairs = json.loads((tiny_dataset / "list.json").read_text())
+    (tiny_dataset / "list.json").write_text(json.dumps([[i, m.replace("Gt", "masks")] for i, m in pairs]))
+    assert prepare("mine", tiny_dataset).authentic == 1
+    assert prepare("mine", tiny_dataset, tampered_only=True).tampered == 3
+
+
 @pytest.mark.parametrize("name", ["COVERAGE", "CASIAv1", "Columbia"])
 def test_the_list_goes_into_the_folder_above_and_can_be_made_again(miniatures, tmp_path, name):
     miniatures.fabricate(name, tmp_path / name)
