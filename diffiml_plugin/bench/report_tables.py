@@ -16,9 +16,9 @@ from diffiml_plugin.bench.sweep import SWEPT, spread
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "missing"
 _RESAMPLES = 2000
-_OF_OTHER_MODELS = {"MVSSNet": "MVSS-Net", "Trufor": "TruFor", "Cat_Net": "CAT-Net", "PSCC_Net": "PSCC-Net (256²)",
-                    "MantraNet": "ManTraNet (256²)", "ObjectFormer": "ObjectFormer (224²)",
-                    "IML_ViT": "IML-ViT (1024²)"}  # names in the framework's registry, and in Table 4
+_PUBLISHED_NAMES = {"MVSSNet": "MVSS-Net", "Trufor": "TruFor", "Cat_Net": "CAT-Net", "PSCC_Net": "PSCC-Net",
+                    "MantraNet": "ManTraNet", "IML_ViT": "IML-ViT", "Mesorch": "Mesoscopic"}  # of the registry's
+_CODECS = {"lightvae": "LightVAE", "sd-vae": "VAE"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterabl
             table, _, row = experiment.partition("/")
             if table in ours:
                 figures = _with_mean(f1_by_dataset(run.records), PUBLISHED[table]["columns"])
-                ours[table][row] = Ours(figures, run.results["configuration"])
+                model = run.results["model"]
+                ours[table][row or _PUBLISHED_NAMES.get(model, model)] = Ours(figures, run.results["configuration"])
     for run in sweeps:
         for name, table in PUBLISHED.items():
             ours[name] |= _swept(run, table.get("sweep"))
@@ -159,16 +160,21 @@ def _swept(run: Run, setting: str | None) -> dict[str, Ours]:
     return found
 
 
+def table4_name(row: Mapping[str, Any], members: str) -> str:
+    """The name in Table 4 of a row of `benco complexity --json`, for an ensemble of `members`, such as "N=5"."""
+    codec, side = row["settings"].get("latent_codec"), row["image_size"]
+    name = f"DiffIML, {_CODECS[codec]}, {members}" if codec else _PUBLISHED_NAMES.get(row["model"], row["model"])
+    return name if side == 512 else f"{name} ({side}²)"
+
+
 def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
-    """Rows of Table 4 from a row of `benco complexity --json`."""
+    """Rows of Table 4 from a row of `benco complexity --json`; "fps" is of its first ensemble size."""
     found = {}
-    for size, gflops in cost["GFLOPs"].items():
+    for members, gflops in cost["GFLOPs"].items():
         figures = {"params M": cost["params_M"]["total"], "GFLOPs": gflops}
-        if size == "N=1":
+        if not found:
             figures["FPS"] = cost.get("fps")
-        codec = {"lightvae": "LightVAE", "sd-vae": "VAE"}.get(cost["settings"].get("latent_codec"))
-        name = f"DiffIML, {codec}, {size}" if codec else _OF_OTHER_MODELS.get(cost["model"], cost["model"])
-        found[name] = Ours({column: Figure(v) for column, v in figures.items() if v is not None}, "")
+        found[table4_name(cost, members)] = Ours({c: Figure(v) for c, v in figures.items() if v is not None}, "")
     return found
 
 

@@ -4,6 +4,7 @@ from dataclasses import fields
 import pytest
 
 from diffiml_plugin.cli.arguments import Parser, add_model_arguments
+from diffiml_plugin.cli.main import main
 from diffiml_plugin.method.config import DiffIMLConfig
 
 
@@ -86,3 +87,15 @@ def test_a_flag_of_the_verb_is_not_the_models(probe, monkeypatch):
     assert probe("--data_path", "x", "--model", "probenet", "--epochs", "7", "--depth", "4", "--eager") == 0
     assert probe.args.epochs == 7
     assert probe.args.model_flags == {"depth": 4, "eager": True}
+
+
+def test_a_protocols_file_serves_other_models_too(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert main(["train", "--config", "mvss_train", "--model", "MVSSNet", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "model: MVSSNet" in printed and f"data_path: {tmp_path}" in printed and "encoder_weights" not in printed
+    assert main(["test", "--config", "mvss_test", "--model", "SegFormerIML", "--dry_run"]) == 0
+    assert "tta" not in capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text("model: MVSSNet\ntta: true\n")
+    assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--dry_run"]) == 2  # it names its model itself
+    assert "unknown key 'tta'" in capsys.readouterr().err
