@@ -6,19 +6,23 @@ import random
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import albumentations as albu
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from diffiml_plugin.bench.cropping import GridCrop
 from diffiml_plugin.bench.framework import BalancedDataset, JsonDataset, get_albu_transforms
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import ImageList, read_balanced, read_list
 from diffiml_plugin.bench.images import open_image
-from diffiml_plugin.bench.settings import CommonSettings
+from diffiml_plugin.bench.settings import CommonSettings, TrainSettings
 from diffiml_plugin.bench.synthetic import SYNTH_PREFIX, SyntheticTampering
+from diffiml_plugin.errors import DiffIMLError
 
 Sample = dict[str, Any]
 
@@ -32,12 +36,12 @@ class PairsDataset(JsonDataset):
 
 
 class BalancedPairsDataset(BalancedDataset):
-    """The framework's balanced sampling: `sample_number` random images of each list per epoch."""
+    """The framework's balanced sampling: `sample_number` random images of each dataset per epoch."""
 
-    def __init__(self, lists: list[ImageList], sample_number: int = 1840, **framework):
+    def __init__(self, datasets: list[Dataset], sample_number: int = 1840):
         self.sample_number = sample_number
-        self.settings_list = [[listed, PairsDataset] for listed in lists]
-        self.dataset_list = [PairsDataset(listed, **framework) for listed in lists]
+        self.settings_list = [[dataset.entry_path, type(dataset)] for dataset in datasets]
+        self.dataset_list = datasets
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,18 @@ class InputSettings:
         }
 
 
-def train_transform() -> Any:
-    """The augmentation after MVSS-Net: flips, brightness, JPEG, blur, and copy-moved or inpainted rectangles."""
-    return get_albu_transforms("train")
+def train_transform(augmentation: str = "mvss", crop_size: int | None = None) -> Any:
+    """What is done to a training image before it is resized or padded.
+
+    Args:
+        augmentation: "mvss", after MVSS-Net: flips, scale, brightness, JPEG, blur, copy-moved or inpainted rectangles;
+            "turns": flips and right angles alone.
+        crop_size: pixels; `GridCrop` to that side.
+    """
+    crop = [GridCrop(crop_size)] if crop_size else []
+    if augmentation == "mvss":
+        return albu.Compose([get_albu_transforms("train"), *crop])
+    return albu.Compose([*crop, albu.HorizontalFlip(), albu.VerticalFlip(), albu.RandomRotate90()])
 
 
 def test_transform() -> Any:
@@ -87,7 +100,7 @@ def test_transform() -> Any:
 
 
 def read_training_set(
-    path: str, inputs: InputSettings, post_function: Callable[[dict], None] | None, check: bool
+    settings: TrainSettings, inputs: InputSettings, post_function: Callable[[dict], None] | None, check: bool
 ) -> Dataset:
     """The dataset that --data_path names: a folder, a JSON list, a balanced JSON, or `synth:FOLDER` of photographs.
 
@@ -95,16 +108,30 @@ def read_training_set(
         check: look at every file first.
 
     Raises:
-        DiffIMLError: as `imagelists` and `imagecheck` do.
+        DiffIMLError: as `imagelists` and `imagecheck` do; --crop_size without --if_padding; an unknown kind.
     """
-    framework = inputs.framework(train_transform(), post_function)
+    path, crop_size = settings.data_path, settings.crop_size
+    if crop_size and not inputs.if_padding:
+        raise DiffIMLError(f"--crop_size {crop_size} cuts windows at the images' own resolution; add --if_padding, so "
+                           "that testing keeps it too")
+    shown = replace(inputs, image_size=crop_size or inputs.image_size)
+    framework = shown.framework(train_transform(settings.augmentation, crop_size), post_function)
+
+    def dataset(source: ImageList | Path) -> Dataset:
+        if isinstance(source, Path):
+            return SyntheticTampering(source, kinds=settings.synth_kinds.split(","), **framework)
+        return PairsDataset(source, **framework)
+
     if path.startswith(SYNTH_PREFIX):
-        return SyntheticTampering(path.removeprefix(SYNTH_PREFIX), **framework)
+        return dataset(Path(path.removeprefix(SYNTH_PREFIX)))
     balanced = read_balanced(path)
-    lists = balanced or [read_list(path)]
-    if check:
-        inputs.warn_if_cut(check_lists(lists))
-    return BalancedPairsDataset(lists, **framework) if balanced else PairsDataset(lists[0], **framework)
+    sources = balanced or [read_list(path)]
+    lists = [source for source in sources if isinstance(source, ImageList)]
+    if check and lists:
+        longest = check_lists(lists)
+        if not crop_size:
+            inputs.warn_if_cut(longest)
+    return BalancedPairsDataset([dataset(source) for source in sources]) if balanced else dataset(sources[0])
 
 
 class SeededDataset(Dataset):

@@ -43,7 +43,8 @@ def check_datasets(path: str) -> list[DatasetReport]:
     """
     try:
         balanced = read_balanced(path)
-        lists = {Path(listed.source).stem: listed for listed in balanced} if balanced else read_test_sets(path)
+        lists = read_test_sets(path) if balanced is None else {
+            Path(listed.source).stem: listed for listed in balanced if isinstance(listed, ImageList)}
     except DiffIMLError as error:
         if not Path(path).exists():
             raise

@@ -21,7 +21,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.distillation import distillation_loss
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
-from diffiml_plugin.weights.lightvae import save_lightvae
+from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
 
 WEIGHTS, LOG = "lightvae.safetensors", "log.jsonl"
 _WARMUP = 100  # steps
@@ -52,13 +52,14 @@ def distill(
         The moving average of the weights, its latent scale set from data.
 
     Raises:
-        DiffIMLError: the loss is not finite; names the step.
+        DiffIMLError: the loss is not finite, with the step; no LightVAE to go on from.
     """
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     held_out = [resized(mask, settings.image_size) for mask in held_out]
     scale_masks = _scale_masks(mixture, settings.image_size, np.random.default_rng(settings.seed))
-    student = LightVAE(settings.width).to(device, memory_format=torch.channels_last)
+    student = load_lightvae(settings.student) if settings.student else LightVAE(settings.width)
+    student = student.to(device, memory_format=torch.channels_last)
     average = AveragedModel(student, avg_fn=_moving_average)
     optimizer = torch.optim.AdamW(student.parameters(), settings.lr, betas=(0.9, 0.99),
                                   weight_decay=settings.weight_decay)

@@ -10,6 +10,7 @@ from diffiml_plugin.errors import DiffIMLError
 class DistillSettings:
     """The flags of the training itself. Raises DiffIMLError out of range."""
 
+    student: str = flag("", "LightVAE weights to go on from, whose width counts (none: random ones)")
     width: int = flag(19, "channels of LightVAE at half resolution (19: 0.071 M parameters)")
     latent_weight: float = flag(1e-3, "lambda_lat of Eq. 6; without a teacher, of the latents' mean square")
     noise: float = flag(0.35, "highest standard deviation of the noise on unit-variance latents")

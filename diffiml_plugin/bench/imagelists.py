@@ -10,7 +10,8 @@ from diffiml_plugin.errors import DiffIMLError
 
 NEGATIVE = "Negative"  # in place of a mask: the image is authentic
 _LAYOUT = "expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | \"Negative\"], ...]"
-_SCRIPT_NAMES = ("ManiDataset", "JsonDataset")  # of a balanced JSON, [[class, path], ...]
+_STREAM = "SyntheticTampering"
+_SCRIPT_NAMES = ("ManiDataset", "JsonDataset", _STREAM)  # of a balanced JSON, [[class, path], ...]
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,19 @@ def read_list(path: str | Path) -> ImageList:
     return _read_folder(path) if path.is_dir() else _from_records(path, _read_json(path))
 
 
-def read_balanced(path: str | Path) -> list[ImageList] | None:
-    """The sets of a balanced JSON, `[["ManiDataset" | "JsonDataset", path], ...]`; None if it is not one."""
+def read_balanced(path: str | Path) -> list[ImageList | Path] | None:
+    """The sets of a balanced JSON, `[["ManiDataset" | "JsonDataset" | "SyntheticTampering", path], ...]`.
+
+    The third is a folder of photographs, to be tampered on the fly. None if the file is no balanced JSON.
+    """
     path = _existing(path)
     if path.is_dir():
         return None
     records = _read_json(path)
     if not (isinstance(records, list) and records and all(_is_pair(r) and r[0] in _SCRIPT_NAMES for r in records)):
         return None
-    return [read_list(_resolve(path, entry)) for _, entry in records]
+    places = [(name, Path(_resolve(path, entry))) for name, entry in records]
+    return [place if name == _STREAM else read_list(place) for name, place in places]
 
 
 def read_test_sets(path: str | Path) -> dict[str, ImageList]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffiml_plugin.bench.framework import JsonDataset
 from diffiml_plugin.bench.images import SUFFIXES, read_image
-from diffiml_plugin.bench.tamper import KINDS, REALISTIC, Tampered, TamperSettings, jpeg, tamper
+from diffiml_plugin.bench.tamper import KINDS, REALISTIC, Tampered, TamperSettings, jpeg, require_kind, tamper
 from diffiml_plugin.errors import DiffIMLError
 
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR
@@ -35,7 +35,7 @@ class SyntheticTampering(JsonDataset):
         framework: what IMDLBenCo's datasets takes: is_resizing, output_size, post_funcs...
 
     Raises:
-        DiffIMLError: fewer than two photographs, an unreadable one, or a label map of another size.
+        DiffIMLError: fewer than two photographs, an unreadable one, a label map of another size, an unknown kind.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class SyntheticTampering(JsonDataset):
         **framework,
     ):
         self.photographs, self.regions = _find(photographs)
+        for kind in kinds:
+            require_kind(kind)
         self.samples = samples or len(self.photographs)
         self.kinds, self.authentic, self.window, self.settings = tuple(kinds), authentic, window, settings
         super().__init__(photographs, **framework)

@@ -39,6 +39,12 @@ class Tampered:
     kind: str
 
 
+def require_kind(kind: str) -> None:
+    """Raises DiffIMLError unless `kind` is one of KINDS."""
+    if kind not in KINDS:
+        raise DiffIMLError(f"kind={kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+
+
 def tamper(
     host: np.ndarray,
     donor: np.ndarray,
@@ -59,8 +65,7 @@ def tamper(
         DiffIMLError: an unknown kind.
     """
     kind = kind or KINDS[rng.integers(len(KINDS))]
-    if kind not in KINDS:
-        raise DiffIMLError(f"kind={kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    require_kind(kind)
 
     # Host and donor have a compression history of their own: with the last step, a double compression.
     host = jpeg(host, settings.jpeg_before, rng)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from diffiml_plugin.bench.framework import denormalize
 from diffiml_plugin.bench.outputs import write_text
 
-LOG = "log.jsonl"
+LOG, RUN = "log.jsonl", "run.json"
 _PACKAGES = ("diffiml-plugin", "torch", "imdlbenco", "accelerate", "timm", "albumentations", "numpy",
              "opencv-python-headless", "opencv-python")
 
@@ -113,7 +113,7 @@ def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
     """
     flags = {name: value for name, value in configuration.items() if not isinstance(value, (list, tuple))}
     write_text(folder / "config.yaml", yaml.safe_dump(flags, sort_keys=False))
-    path = folder / "run.json"
+    path = folder / RUN
     starts = json.loads(path.read_text()) if path.exists() else []
     start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
     write_text(path, json.dumps([*starts, start], indent=2) + "\n")

@@ -83,7 +83,8 @@ class _Run:
         self.accumulation = accumulation(settings.total_batch_size, settings.batch_size, self.processes)
 
         # 2. The model, new or as it was left.
-        require_size(settings.model, self.inputs.image_size)
+        for size in {self.inputs.image_size, settings.crop_size or self.inputs.image_size}:
+            require_size(settings.model, size)
         data.seed_all(settings.seed)
         shared = {**asdict(settings), **asdict(self.inputs), "device": str(self.device)}
         self.flags = resolve_flags(settings.model, model_flags, shared)
@@ -97,7 +98,7 @@ class _Run:
             raise DiffIMLError("give the training set with --data_path")
         post, check = post_function(settings.model), self.accelerator.is_main_process
         if dataset is None:
-            dataset = data.read_training_set(settings.data_path, self.inputs, post, check)
+            dataset = data.read_training_set(settings, self.inputs, post, check)
         self.dataset = data.SeededDataset(dataset, settings.seed)
         lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
         if check and lists:

@@ -34,12 +34,13 @@ class DiffIMLConfig:
         DiffIMLError: a value outside its range, with the range.
     """
 
-    encoder: str = _setting("segformer_b3", "condition encoder: segformer_b0 to _b5, resnet50, resnet101, a timm model")
+    encoder: str = _setting("segformer_b3", "condition encoder: segformer_b0 to _b5, a timm model, or srm_ before one")
     denoiser: str = _setting("light", "light | paper: two readings of Table 4 (ours: light)")
     latent_codec: str = _setting("lightvae", "latent codec: lightvae | sd-vae")
     edge_supervision: bool = _setting(True, "joint latent concat[z_mask, z_edge]; false: the mask latent alone")
     prior_rate: float = _setting(0.1, "lambda of Eq. 15, in latent standard deviations")
     seg_weight: float = _setting(0.2, "alpha of Eq. 10: share of the mask term, in [0, 1]")
+    timestep_power: float = _setting(1.0, "k: training draws t as T u^(1/k), u uniform; 1: the paper's, above: noisier")
     num_train_timesteps: int = _setting(1000, "T, steps of the schedule")
     beta_start: float = _setting(1e-4, "linear schedule, variance of the first step")
     beta_end: float = _setting(0.02, "variance of the last step")
@@ -57,6 +58,7 @@ class DiffIMLConfig:
         for name, low, high in (
             ("prior_rate", 0, 10),
             ("seg_weight", 0, 1),
+            ("timestep_power", 1, 100),
             ("num_train_timesteps", 1, 100_000),
             ("num_inference_steps", 1, self.num_train_timesteps),
             ("ensemble_size", 1, 1000),

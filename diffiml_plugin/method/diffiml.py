@@ -89,7 +89,7 @@ class DiffIML(nn.Module):
         # 1. The clean joint latent.
         z0 = self._encode_targets(mask, edge)  # [B, 8, h, w]
         # 2. Noise it, with the error prior (Eq. 15).
-        t = torch.randint(self.config.num_train_timesteps, (len(image),), device=image.device)  # [B]
+        t = self._draw_timesteps(len(image)).to(image.device)  # [B]
         noise, prior = torch.randn_like(z0), torch.randn_like(z0)
         zt = self.schedule.add_noise(z0, t, noise, prior, self.config.prior_rate)  # [B, 8, h, w]
         # 3. Predict it back under the condition.
@@ -139,6 +139,14 @@ class DiffIML(nn.Module):
             members[1] = members[1].flip(-1)
         edge = self._decode(upright[0].mean(1), "edge") if self.config.edge_supervision else None
         return Prediction(probability, torch.cat(members, 1), edge, self._decode_each(upright[1]))
+
+    def _draw_timesteps(self, count: int) -> Tensor:
+        """[count] int64 in 0..T-1: uniform if `timestep_power` is 1, else of density k (t/T)^(k-1).
+
+        A latent with little noise on it shows its mask, and teaches the condition encoder nothing.
+        """
+        share = torch.rand(count, dtype=torch.float64) ** (1 / self.config.timestep_power)
+        return (share * self.config.num_train_timesteps).long().clamp(max=self.config.num_train_timesteps - 1)
 
     def _sample(self, fused: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The members' clean latents [B, N, C, h, w], and the first member's estimates by step [B, S, C, h, w]."""

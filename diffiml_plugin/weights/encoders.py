@@ -8,7 +8,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.method.encoders import TimmEncoder
+from diffiml_plugin.method.encoders import RESIDUALS, TimmEncoder
 from diffiml_plugin.weights.files import load_into, read_tensors
 from diffiml_plugin.weights.mit_layouts import to_our_layout
 
@@ -61,7 +61,7 @@ def _download_if_there(repository: str, file: str) -> str | None:
 def _hub_repository(name: str) -> str:
     if name.startswith("segformer_"):
         return f"nvidia/mit-{name.removeprefix('segformer_')}"
-    published = timm.get_pretrained_cfg(name)
+    published = timm.get_pretrained_cfg(name.removeprefix(RESIDUALS))
     if not (published and published.hf_hub_id):
         raise DiffIMLError(f"timm publishes no weights of {name!r}; pass a file or none by --encoder_weights")
     return published.hf_hub_id

@@ -4,6 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffiml_plugin.bench.data import (
     BalancedPairsDataset,
@@ -56,7 +57,8 @@ def test_loading_leaves_the_random_states_alone(augmented):
 
 def test_balanced_sampling_is_seeded(tiny_dataset, tmp_path):
     (tmp_path / "balanced.json").write_text(json.dumps([["JsonDataset", "tiny/list.json"], ["ManiDataset", "tiny"]]))
-    dataset = read_training_set(str(tmp_path / "balanced.json"), InputSettings(64), None, check=True)
+    settings = TrainSettings(data_path=str(tmp_path / "balanced.json"))
+    dataset = read_training_set(settings, InputSettings(64), None, check=True)
     assert isinstance(dataset, BalancedPairsDataset) and len(dataset) == 2 * 1840
     seeded = SeededDataset(dataset, 3)
     names = [seeded[0, index]["name"] for index in range(12)]
@@ -125,4 +127,24 @@ def test_plan_is_shuffled_anew_each_epoch():
 
 def test_an_empty_photograph_folder_is_named(tmp_path):
     with pytest.raises(DiffIMLError, match=str(tmp_path)):
-        read_training_set(f"synth:{tmp_path}", InputSettings(64), None, check=True)
+        read_training_set(TrainSettings(data_path=f"synth:{tmp_path}"), InputSettings(64), None, check=True)
+
+
+def test_photographs_are_one_of_the_sets_of_a_balanced_list(tiny_dataset, tmp_path):
+    photographs = tmp_path / "photos"
+    photographs.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(photographs / f"{number}.png")
+    listing = tmp_path / "sets.json"
+    listing.write_text(json.dumps([["ManiDataset", str(tiny_dataset)], ["SyntheticTampering", str(photographs)]]))
+    settings = TrainSettings(data_path=str(listing), synth_kinds="removal", crop_size=32, augmentation="turns")
+    dataset = read_training_set(settings, InputSettings(64, if_padding=True), None, check=True)
+    assert len(dataset) == 2 * 1840
+    assert "removal" in dataset[1840]["name"] or "authentic" in dataset[1840]["name"]
+    assert dataset[0]["image"].shape == dataset[1840]["image"].shape == (3, 32, 32)
+
+
+def test_windows_of_resized_images_are_refused(tiny_dataset):
+    with pytest.raises(DiffIMLError, match="--if_padding"):
+        read_training_set(TrainSettings(data_path=str(tiny_dataset), crop_size=32), InputSettings(64), None, check=True)

@@ -87,3 +87,11 @@ def test_settings_are_checked():
         DistillSettings(batch_size=4)
     with pytest.raises(DiffIMLError, match="multiple of 16"):
         DistillSettings(image_size=520)
+
+
+def test_going_on_from_stored_weights_starts_where_they_end(tmp_path, held_out):
+    run(tmp_path / "first", held_out)
+    weights = tmp_path / "first" / WEIGHTS
+    codec, _ = run(tmp_path / "second", held_out, student=str(weights), steps=1, lr=1e-9, width=7)
+    before, after = load_lightvae(weights).state_dict(), codec.state_dict()
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)  # and so is the width

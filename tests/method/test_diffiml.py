@@ -108,3 +108,12 @@ def test_settings_out_of_range_are_refused():
     for settings in ({"denoiser": "lite"}, {"seg_weight": 1.5}, {"num_inference_steps": 0}, {"ensemble_size": 0}):
         with pytest.raises(DiffIMLError, match=next(iter(settings))):
             DiffIMLConfig(**settings)
+
+
+@pytest.mark.parametrize("power", [1.0, 5.0])
+def test_timesteps_are_drawn_with_the_density_of_their_power(power):
+    torch.manual_seed(0)
+    drawn = _model(timestep_power=power)._draw_timesteps(20_000)
+    assert 0 <= drawn.min() and drawn.max() == 999
+    for share in (0.25, 0.5, 0.75):  # P(t < sT) = s^k
+        assert (drawn < 1000 * share).float().mean().item() == pytest.approx(share**power, abs=0.015)

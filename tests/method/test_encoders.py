@@ -2,11 +2,13 @@
 
 import socket
 
+import numpy as np
 import pytest
 import torch
+from timm.data import IMAGENET_DEFAULT_STD
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.method.encoders import STRIDES, build_encoder
+from diffiml_plugin.method.encoders import STRIDES, NoiseResiduals, build_encoder
 
 
 @pytest.fixture(scope="class")
@@ -70,6 +72,11 @@ class TestMobileNet(EncoderTester):
     channels = (8, 16, 24, 288)
 
 
+class TestNoiseResidualsInMobileNet(EncoderTester):
+    name = "srm_mobilenetv3_small_050"
+    channels = (8, 16, 24, 288)
+
+
 class TestPvt(EncoderTester):
     name = "pvt_v2_b0"
     channels = (32, 64, 160, 256)
@@ -126,3 +133,18 @@ def test_building_opens_no_connection(monkeypatch):
 def test_an_unsuitable_name_is_refused(name, message):
     with pytest.raises(DiffIMLError, match=message):
         build_encoder(name)
+
+
+def test_noise_residuals_see_noise_and_neither_level_nor_slope():
+    """A plane is filtered out; one grey level of noise is not, at any brightness, and content is clipped."""
+    deviation = 255 * torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1)
+    slope = torch.arange(32.0).view(1, 1, 1, 32).expand(1, 3, 32, 32)
+    torch.manual_seed(0)
+    noise = torch.randn(1, 3, 32, 32)
+    inside = np.s_[:, 3:, 3:-3, 3:-3]
+    residuals = NoiseResiduals()
+    assert residuals(slope / deviation)[inside].abs().max() < 1e-4
+    of_noise = residuals(noise / deviation)[inside]
+    assert torch.allclose(residuals((slope + noise) / deviation)[inside], of_noise, atol=1e-4)
+    assert 0.1 < of_noise.std() < 1
+    assert residuals(100 * noise / deviation)[inside].abs().max() == 2
