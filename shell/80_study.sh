@@ -7,15 +7,20 @@
 set -euo pipefail
 
 : "${STUDY_DATA:?set it to the folder that holds train/ and val/}"
-rows="${ROWS:-discriminative DiffIML discriminative_without_splice DiffIML_without_splice edge_off seg_weight_0.2
-    prior_0 prior_0.3 denoiser_paper ema_off}"
+seeds="${SEEDS:-0 1 2}"
 out="${OUT:-output_dir/study}"
 val="$STUDY_DATA/val/list.json"
 
-for seed in ${SEEDS:-0 1 2}; do
-    for row in $rows; do
+tested() {  # tested RUN VERB [flags]: VERB on the run's last weights, once
+    [ -e "$1/$2/done" ] && return
+    benco "$2" --checkpoint_path "$1/last.safetensors" --test_data_path "$val" --output_dir "$1/$2" "${@:3}"
+    touch "$1/$2/done"
+}
+
+for seed in $seeds; do
+    for row in ${ROWS:-discriminative DiffIML discriminative_without_splice DiffIML_without_splice edge_off t_uniform
+            seg_weight_0.2 prior_0 prior_0.3 denoiser_paper ema_off}; do
         run="$out/$row/$seed" data="$STUDY_DATA/train/list.json"
-        [ -e "$run/test/results.json" ] && continue
         if [[ $row == *_without_* ]]; then
             data="$out/without_${row##*_without_}.json"
             mkdir -p "$out"
@@ -28,15 +33,13 @@ print(json.dumps([[str(source.parent / image), str(source.parent / mask)] for im
         fi
         benco train --config "study_${row%%_without_*}" --data_path "$data" --seed "$seed" --output_dir "$run" \
             --resume auto "$@"
-        weights="$run/last.safetensors"
-        if [[ $row == DiffIML ]]; then
-            benco sweep --checkpoint_path "$weights" --test_data_path "$val" --output_dir "$run/sweep" \
-                --vary num_inference_steps=1,2,4,8 ensemble_size=1,3,5,10 --noise_seeds 1
-        fi
-        if [[ $row == DiffIML || $row == discriminative ]]; then
-            benco robust --checkpoint_path "$weights" --test_data_path "$val" --output_dir "$run/robust"
-        fi
-        benco test --checkpoint_path "$weights" --test_data_path "$val" --output_dir "$run/test"
+        tested "$run" test
+    done
+done
+for seed in $seeds; do
+    tested "$out/DiffIML/$seed" sweep --vary num_inference_steps=1,2,4,8 ensemble_size=1,3,5,10 --noise_seeds 1
+    for row in discriminative DiffIML; do
+        tested "$out/$row/$seed" robust
     done
 done
 benco study "$out" --output_dir "$out"

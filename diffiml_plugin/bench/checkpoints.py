@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffiml_plugin import weights
 from diffiml_plugin.bench.models import build_model, constructor_flags, resolve_flags
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
 from diffiml_plugin.weights.files import load_into, load_weights, save_weights
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
+RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
 _INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # flags that name initial weights
 _OF_THE_RUN = ("image_size", "if_padding", "edge_mask_width", "device")
 # What a continued run may change: where and how it runs, not what is trained.
@@ -44,6 +46,20 @@ def save_checkpoint(path: Path, model: nn.Module, name: str, flags: Mapping[str,
     save_weights(path, model.state_dict(), {"model": name, "config": storable(flags), **facts})
 
 
+def release(source: str | Path, target: Path, statement: Mapping[str, Any]) -> None:
+    """Writes a checkpoint of ours once more with its weights in half precision, to give away.
+
+    Args:
+        statement: what its users should know (data, figures, limits), added to the metadata.
+
+    Raises:
+        DiffIMLError: no such checkpoint, a foreign one, or `target` cannot be written.
+    """
+    state_dict, metadata = load_weights(find_checkpoint(source))
+    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
+    save_weights(target, halved, {**metadata, **statement})
+
+
 def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that JSON can hold, without the device; the others are left at their default."""
     return {flag: value for flag, value in flags.items() if isinstance(value, _SIMPLE) and flag != "device"}
@@ -60,7 +76,8 @@ def restore(
     """Rebuilds the model of a checkpoint and loads its weights, strictly.
 
     Args:
-        path: a file of `benco train`, a `.pth` of the framework's scripts, or a run's folder (its best weights).
+        path: a file of `benco train`, a `.pth` of the framework's scripts, a run's folder (its best weights), or a
+            name of `RELEASED`.
         name: the model, for a file that does not say; otherwise it must agree.
         flags: change how the model runs (ensemble_size...); what fixes its weights must agree.
         shared: settings of the run that the constructor may want, as `models.resolve_flags` takes them. Of
@@ -99,12 +116,15 @@ def load_model(path: str | Path) -> nn.Module:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file itself, or a folder's best weights. Raises DiffIMLError if there is none."""
+    """The file itself, a folder's best weights or a released model's. Raises DiffIMLError if there is none."""
     path = Path(path)
     if path.is_file():
         return path
+    if str(path) in RELEASED:
+        return RELEASED[str(path)]
     if not path.is_dir():
-        raise DiffIMLError(f"checkpoint {path} does not exist; pass a weights file or the output_dir of a training")
+        raise DiffIMLError(f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, or "
+                           f"{' or '.join(RELEASED)}")
     if (path / BEST).is_file():
         return path / BEST
     others = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "no weights"

@@ -25,10 +25,11 @@ class GridCrop(albu.DualTransform):
         return ["mask"]
 
     def get_params_dependent_on_targets(self, params: dict[str, Any]) -> dict[str, Any]:
-        mask = params["mask"]
-        marked = np.flatnonzero(mask) if random.random() < 0.5 else ()
-        pixel = np.unravel_index(marked[random.randrange(len(marked))], mask.shape) if len(marked) else (None, None)
-        return {name: self._corner(extent, at) for name, extent, at in zip(("top", "left"), mask.shape, pixel)}
+        extents = params["mask"].shape[:2]
+        marked = np.flatnonzero(params["mask"]) if random.random() < 0.5 else ()
+        pixel = np.unravel_index(random.choice(marked), params["mask"].shape)[:2] if len(marked) else (None, None)
+        top, left = map(self._corner, extents, pixel)
+        return {"top": top, "left": left}
 
     def _corner(self, extent: int, pixel: int | None) -> int:
         """A place on the grid where a window fits into `extent` pixels and, if one is given, holds `pixel`."""

@@ -75,9 +75,14 @@ def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
             raise DiffIMLError(f"{type(model).__name__} needs {name}, which the data do not give; {mend}")
 
 
+def size_multiple(name: str) -> int:
+    """Pixels; the sides of the model's input must be multiples of it."""
+    return getattr(model_class(name), "size_multiple", 1)
+
+
 def require_size(name: str, image_size: int) -> None:
-    """Raises DiffIMLError if the model (its `size_multiple`, where it has one) cannot take squares of that side."""
-    multiple = getattr(model_class(name), "size_multiple", 1)
+    """Raises DiffIMLError if the model cannot take squares of that side."""
+    multiple = size_multiple(name)
     if image_size % multiple:
         near = max(multiple, round(image_size / multiple) * multiple)
         raise DiffIMLError(f"--image_size {image_size} is not a multiple of {multiple}, which {name} needs; try {near}")

@@ -19,7 +19,7 @@ from diffiml_plugin.bench import checkpoints, launch, pictures
 from diffiml_plugin.bench.data import InputSettings, PairsDataset, test_transform, to_device
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
 from diffiml_plugin.bench.images import find_images, read_image
-from diffiml_plugin.bench.models import post_function, require_size
+from diffiml_plugin.bench.models import post_function, require_size, size_multiple
 from diffiml_plugin.bench.outputs import make_folder
 from diffiml_plugin.bench.scores import THRESHOLD
 from diffiml_plugin.bench.scoring import testing_mode
@@ -49,7 +49,8 @@ class Predictor:
 
     Args:
         checkpoint_path: as `checkpoints.restore` takes it.
-        image_size: pixels, the side that the model works at; None means as trained.
+        image_size: pixels, the side that the model works at; None means as trained. A model that was trained on
+            padded images takes larger ones as they are.
         device: one of `settings.DEVICES`.
         model, model_flags: as for `checkpoints.restore`.
     """
@@ -70,24 +71,23 @@ class Predictor:
         trained = InputSettings(**restored.input)
         self.inputs = replace(trained, image_size=image_size or trained.image_size)
         require_size(restored.name, self.inputs.image_size)
+        self.multiple = size_multiple(restored.name)
 
     def predict(self, files: Sequence[Path]) -> Iterator[ImagePrediction | Failure]:
         """One result per file, in order. The noise is keyed by the file's name, as in `benco test`."""
-        listed = ImageList("the images", tuple(map(str, files)), (NEGATIVE,) * len(files))
-        framework = self.inputs.framework(test_transform(), self.post_function)
-        dataset = PairsDataset(listed, **framework)
-        for index, file in enumerate(files):
+        for file in files:
             try:
-                yield self._predict(read_image(file), dataset[index])
+                yield self._predict(file)
             except DiffIMLError as error:
                 yield Failure(file, str(error))
 
-    def _predict(self, image: np.ndarray, sample: dict[str, Any]) -> ImagePrediction:
+    def _predict(self, file: Path) -> ImagePrediction:
+        image, inputs = read_image(file), self.inputs
         height, width = image.shape[:2]
-        side = self.inputs.image_size
-        if self.inputs.if_padding and max(height, width) > side:
-            raise DiffIMLError(f"{sample['name']} ({width}x{height} pixels) cannot be padded to {side}; "
-                               "pass a larger --image_size")
+        if inputs.if_padding and max(height, width) > inputs.image_size:  # nothing is cut off
+            inputs = replace(inputs, image_size=-(-max(height, width) // self.multiple) * self.multiple)
+        listed = ImageList("the image", (str(file),), (NEGATIVE,))
+        sample = PairsDataset(listed, **inputs.framework(test_transform(), self.post_function))[0]
         with testing_mode(self.model), torch.inference_mode():
             output = self.model(**to_device(default_collate([sample]), self.device), details=True)
 

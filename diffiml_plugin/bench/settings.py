@@ -92,7 +92,7 @@ class TestSettings(CommonSettings):
     __test__ = False  # pytest: no test class
 
     model: str = flag("", "name in the framework's registry (the checkpoint's)")
-    checkpoint_path: str = flag("", "weights to test: a file, or a training run's folder (its best.safetensors)")
+    checkpoint_path: str = flag("", "weights to test: a file, a training run's folder (its best.safetensors), or small")
     test_data_json: str = flag("", "test sets: a JSON of {name: path}")
     test_data_path: str = flag("", "one test set: a folder with Tp/ and Gt/, or a JSON list")
     precision: str = flag("fp32", "of the forward pass", PRECISIONS)

@@ -9,6 +9,7 @@ from diffiml_plugin.bench import checkpoints
 from diffiml_plugin.bench.checkpoints import restore, save_checkpoint, save_state
 from diffiml_plugin.bench.models import build_model, resolve_flags
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.weights.files import load_weights, read_metadata
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 
@@ -100,3 +101,20 @@ def test_a_full_disk_leaves_earlier_files_alone(tiny, tmp_path, monkeypatch):
     with pytest.raises(DiffIMLError, match="training_state.pt.*No space left"):
         save_state(state, {"epoch": 2})
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_path):
+    folder, model = tiny
+    checkpoints.release(folder, tmp_path / "given.safetensors", {"data": "none"})
+    given = restore(tmp_path / "given.safetensors")
+    assert all(torch.equal(a.half().float(), b) for a, b in
+               zip(model.state_dict().values(), given.model.state_dict().values(), strict=True))
+    metadata = read_metadata(tmp_path / "given.safetensors")
+    assert metadata["data"] == "none" and metadata["epoch"] == 3
+    stored = load_weights(tmp_path / "given.safetensors")[0]
+    assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
+
+
+def test_a_name_that_is_neither_a_file_nor_released_is_refused(tmp_path):
+    with pytest.raises(DiffIMLError, match="smal does not exist.*small"):
+        restore("smal")

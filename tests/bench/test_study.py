@@ -1,0 +1,58 @@
+import json
+from statistics import fmean, stdev
+
+import pytest
+
+from diffiml_plugin.bench.scores import PIXEL_FIGURES
+from diffiml_plugin.bench.study import study
+from diffiml_plugin.errors import DiffIMLError
+
+F1 = {"a": [[0.9, 0.5, 0.1], [0.7, 0.3, 0.2]], "b": [[0.4, 0.4, 0.4]]}  # by row, by seed, of three tampered images
+
+
+def record(name, f1, mask="mask.png", area=None):
+    return {"path": f"/data/{name}", "mask": mask, "label": int(f1 is not None), "f1": f1, "false_alarm_area": area,
+            "score": None}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for row, seeds in F1.items():
+        for seed, values in enumerate(seeds):
+            run = tmp_path / "runs" / row / str(seed)
+            (run / "test").mkdir(parents=True)
+            names = ("splice_1.jpg", "splice_2.jpg", "removal_1.jpg")
+            records = [record(name, f1) for name, f1 in zip(names, values, strict=True)]
+            records.append(record("clean.jpg", None, "Negative", area=0.1 * (seed + 1)))
+            (run / "test" / "per_image.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+            (run / "test" / "results.json").write_text("{}")
+            (run / "run.json").write_text(json.dumps([{"command": f"benco train --seed {seed}"}]))
+            epochs = [{"update": 10, "loss": {"loss": 1.0}}, {"update": 20, "loss": {"loss": 0.5}, "f1": 0.5}]
+            (run / "log.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    sweep = tmp_path / "runs" / "a" / "0" / "sweep"
+    sweep.mkdir()
+    rows = [{"setting": "ensemble_size", "value": 3, "datasets": {"val": {"f1": 0.25, "std": None}}}]
+    (sweep / "sweep.json").write_text(json.dumps({"rows": rows}))
+    robust = tmp_path / "runs" / "a" / "0" / "robust"
+    robust.mkdir()
+    point = {"mean": {PIXEL_FIGURES["f1"]: 0.125}, "datasets": {}}
+    (robust / "robust.json").write_text(json.dumps({**point, "curves": {"jpeg": [{"strength": 50, **point}]}}))
+    return tmp_path / "runs"
+
+
+def test_means_and_spread_are_those_of_the_records(runs, tmp_path):
+    figures = study(runs, tmp_path / "out")
+    assert figures["a"]["all"] == pytest.approx([fmean(values) for values in F1["a"]])
+    assert figures["a"]["splice"] == pytest.approx([0.7, 0.5]) and figures["a"]["removal"] == pytest.approx([0.1, 0.2])
+    assert figures["a"]["false alarm"] == pytest.approx([0.1, 0.2])
+    text = (tmp_path / "out" / "study.md").read_text()
+    both = [0.7, 0.5]
+    assert f"{fmean(both):.3f} ± {stdev(both):.3f}" in text
+    assert "| b | 1 | 0.400 |" in text  # a single seed has no spread
+    assert "| ensemble_size=3 | 0.250 |" in text and "| jpeg 50 | 0.125 |" in text
+    assert "`benco train --seed 0`" in text and (tmp_path / "out" / "study.png").stat().st_size > 0
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(DiffIMLError, match="80_study.sh"):
+        study(tmp_path, tmp_path)
