@@ -32,17 +32,25 @@ def complexity(name: str, flags: Mapping[str, Any], image_size: int) -> dict[str
     """
     with untrained():
         model, settings = build_untrained(name, flags, image_size)
-        parts = {"total": model}
+        batch = blank_batch(model, image_size)
         if isinstance(model, DiffIMLModel):
-            method = model.diffiml
-            parts |= {part: getattr(method, part) for part in ("condition_encoder", "denoiser", "codec")}
             gflops = {}
             for members in ENSEMBLE_SIZES:
-                method.config = replace(method.config, ensemble_size=members)
-                gflops[f"N={members}"] = _gflops(name, model, image_size)
+                model.diffiml.config = replace(model.diffiml.config, ensemble_size=members)
+                gflops[f"N={members}"] = multiply_adds(name, model, batch)
             del settings["ensemble_size"]
         else:
-            gflops = {"N=1": _gflops(name, model, image_size)}
+            gflops = {"N=1": multiply_adds(name, model, batch)}
+    return cost_row(name, model, settings, image_size, gflops)
+
+
+def cost_row(
+    name: str, model: nn.Module, settings: Mapping[str, Any], image_size: int, gflops: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """What `complexity` returns, of a model whose multiply-adds were counted."""
+    parts = {"total": model}
+    if isinstance(model, DiffIMLModel):
+        parts |= {part: getattr(model.diffiml, part) for part in ("condition_encoder", "denoiser", "codec")}
     simple = {key: value for key, value in settings.items() if isinstance(value, str | int | float | None)}
     return {
         "model": name,
@@ -65,24 +73,29 @@ class _MaskOf(nn.Module):
 
 
 @torch.no_grad()
-def _gflops(name: str, model: nn.Module, image_size: int) -> float | None:
+def multiply_adds(name: str, model: nn.Module, batch: dict[str, Any]) -> float | None:
+    """In 10^9, of the model on a `blank_batch`; None if it runs but cannot be traced. Call it inside `untrained`.
+
+    Raises:
+        DiffIMLError: it does not run.
+    """
     from fvcore.nn import FlopCountAnalysis  # importing it warns, which `untrained` hides
 
-    batch = blank_batch(model, image_size)
-    mask_of = _MaskOf(model, batch)
-    counter = FlopCountAnalysis(mask_of, batch["image"])
+    image, mask_of = batch["image"], _MaskOf(model, batch)
+    counter = FlopCountAnalysis(mask_of, image)
     counter.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     try:
         return counter.total() / 1e9
     except Exception:  # is it the model that fails, or only its tracing?
         try:
-            mask_of(batch["image"])
+            mask_of(image)
         except DiffIMLError:
             raise
         except Exception as error:
-            raise DiffIMLError(f"{name} does not run at {image_size}×{image_size} on the CPU ({error}); try the "
-                               "--image_size it was made for") from error
+            size, place = "×".join(map(str, image.shape[2:])), "CPU" if image.device.type == "cpu" else "GPU"
+            raise DiffIMLError(f"{name} does not run at {size} on the {place} ({error}); try the --image_size it was "
+                               "made for") from error
         return None
 
 

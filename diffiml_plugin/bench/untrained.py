@@ -1,4 +1,4 @@
-"""Models of the registry with random weights, built and run on the CPU without any file of weights."""
+"""Models of the registry with random weights, built and run without any file of weights."""
 
 import inspect
 import io
@@ -13,6 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from diffiml_plugin.bench.data import to_device
 from diffiml_plugin.bench.models import build_model, constructor_flags, nothing_loaded, resolve_flags
 from diffiml_plugin.errors import DiffIMLError
 
@@ -28,11 +29,11 @@ _SIZE_FLAGS = ("image_size", "input_size", "img_size")
 
 
 @contextmanager
-def untrained() -> Iterator[None]:
-    """Inside, what the zoo's models read or download as weights is empty, and they stay on the CPU and quiet."""
+def untrained(device: str = "cpu") -> Iterator[None]:
+    """Inside, the zoo's models find nothing where they read or download weights, are quiet, and stay on a "cpu"."""
     with ExitStack() as stack:
         stack.enter_context(nothing_loaded())
-        for moved in (nn.Module, Tensor):
+        for moved in (nn.Module, Tensor) if device == "cpu" else ():
             stack.enter_context(patch.object(moved, "cuda", lambda self, *args, **options: self))
         stack.enter_context(redirect_stdout(io.StringIO()))
         stack.enter_context(warnings.catch_warnings())
@@ -58,7 +59,7 @@ def build_untrained(name: str, flags: Mapping[str, Any], image_size: int) -> tup
 
 
 def blank_batch(model: nn.Module, image_size: int) -> dict[str, Any]:
-    """One black image with all that the framework's datasets give `model.forward` beside it."""
+    """One black image with all that the framework's datasets give `model.forward` beside it, on the model's device."""
     plane = torch.zeros(1, 1, image_size, image_size)
     batch = {
         "image": torch.zeros(1, 3, image_size, image_size), "mask": plane, "edge_mask": plane,
@@ -66,4 +67,5 @@ def blank_batch(model: nn.Module, image_size: int) -> dict[str, Any]:
         "name": ["blank"], "DCT_coef": plane[0], "qtables": torch.ones(1, 8, 8),
     }
     accepted = inspect.signature(model.forward).parameters
-    return {key: value for key, value in batch.items() if key in accepted}
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return to_device({key: value for key, value in batch.items() if key in accepted}, device)

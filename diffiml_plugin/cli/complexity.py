@@ -1,30 +1,84 @@
 """Parameters and FLOPs of a model with random weights, as Table 4 counts them: 1 multiply-add = 1, every step counted.
 
-DiffIML is counted for an ensemble of N=1 and of N=5, whatever --ensemble_size says. Nothing is downloaded.
+DiffIML is counted for an ensemble of N=1 and of N=5, whatever --ensemble_size says. With --zoo, Table 4 in one run:
+DiffIML, with LightVAE and with Stable Diffusion's VAE, and the framework's models, each at its own size and timed on
+this device. Nothing is downloaded; a model that cannot do without is listed with the reason.
 """
 
 import argparse
+import sys
 from typing import Any
+
+from diffiml_plugin.bench.settings import DEVICES
 
 USES_MODEL = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--image_size", type=int, default=512, help="side of the square image in pixels")
+    parser.add_argument("--image_size", type=int, metavar="PIXELS",
+                        help="side of the square image (512; with --zoo each model's own)")
+    parser.add_argument("--zoo", nargs="*", metavar="MODEL",
+                        help="compare DiffIML with these models of the registry, or with all if none is named")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="with --zoo: where to compute")
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures to this file too")
 
 
 def run(args: argparse.Namespace) -> int:
+    from diffiml_plugin.bench.complexity import complexity
+    from diffiml_plugin.bench.outputs import require_writable
+
+    flags = {name: args.model_flags[name] for name in args.model_flags_given}
+    if args.json:
+        require_writable(args.json)
+    if args.zoo is not None:
+        return _run_zoo(args, flags)
+    row = complexity(args.model, flags, 512 if args.image_size is None else args.image_size)
+    print(_table(row))
+    _write(args.json, row)
+    return 0
+
+
+def _run_zoo(args: argparse.Namespace, flags: dict[str, Any]) -> int:
+    from tqdm import tqdm
+
+    from diffiml_plugin.bench.launch import start_inference
+    from diffiml_plugin.bench.zoo import zoo
+    from diffiml_plugin.errors import DiffIMLError
+
+    if args.model != "DiffIML":
+        raise DiffIMLError(f"--zoo compares DiffIML with others; in place of --model {args.model} say "
+                           f"--zoo {args.model}")
+    rows = []
+    for row in zoo(args.zoo, flags, args.image_size, start_inference(args.device).device):
+        if not rows:
+            tqdm.write(f"{'':<30}{'params M':>12}{'GFLOPs':>12}{'FPS':>10}{'× DiffIML':>12}")
+        tqdm.write(_zoo_line(row))
+        sys.stdout.flush()  # into a file or a pipe too, line by line
+        rows.append(row)
+        _write(args.json, rows)  # each time: an interruption leaves what is known
+    return 0
+
+
+def _zoo_line(row: dict[str, Any]) -> str:
+    from diffiml_plugin.bench.report_tables import table4_name
+    from diffiml_plugin.bench.zoo import RATIO
+
+    (members, gflops), = row["GFLOPs"].items()
+    head = f"{table4_name(row, members):<30}"
+    if "error" in row:
+        return f"{head}  {row['error']}"
+    counted = "untraceable" if gflops is None else f"{gflops:.2f}"
+    return f"{head}{row['params_M']['total']:>12.2f}{counted:>12}{row['fps']:>10.3g}{row[RATIO]:>12.2f}"
+
+
+def _write(file: str, content: Any) -> None:
     import json
     from pathlib import Path
 
-    from diffiml_plugin.bench.complexity import complexity
+    from diffiml_plugin.bench.outputs import write_text
 
-    row = complexity(args.model, {name: args.model_flags[name] for name in args.model_flags_given}, args.image_size)
-    print(_table(row))
-    if args.json:
-        Path(args.json).write_text(json.dumps(row, indent=2) + "\n")
-    return 0
+    if file:
+        write_text(Path(file), json.dumps(content, indent=2) + "\n")
 
 
 def _table(row: dict[str, Any]) -> str:

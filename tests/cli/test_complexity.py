@@ -1,7 +1,10 @@
 import json
 
 import pytest
+import torch
 
+from diffiml_plugin.bench import zoo as zoo_module
+from diffiml_plugin.bench.zoo import RATIO
 from diffiml_plugin.cli.main import main
 
 ROW = {
@@ -27,6 +30,37 @@ def test_prints_a_table_and_writes_the_row(asked, tmp_path, capsys):
     assert "condition encoder      3.320" in printed and "0.12" in printed and "untraceable" in printed
 
 
-def test_a_folder_that_is_not_there(asked, tmp_path, capsys):
-    assert main(["complexity", "--json", str(tmp_path / "no" / "row.json")]) == 2
-    assert "No such file or directory" in capsys.readouterr().err
+def test_a_file_that_cannot_be_written_is_told_before_counting(asked, tmp_path, capsys):
+    for path, why in ((tmp_path / "no" / "row.json", "No such file or directory"), (tmp_path, "is a folder")):
+        assert main(["complexity", "--json", str(path)]) == 2
+        assert why in capsys.readouterr().err
+    assert not asked and not list(tmp_path.iterdir())
+
+
+def test_the_zoo_is_printed_and_written_row_by_row(monkeypatch, tmp_path, capsys):
+    ours = {**ROW, "GFLOPs": {"N=5": 0.5}, "settings": {"latent_codec": "lightvae"}, "fps": 12.345, RATIO: 1.0}
+    theirs = {**ROW, "model": "PSCC_Net", "image_size": 256, "GFLOPs": {"N=1": None}, "settings": {}, "fps": 6.0,
+              RATIO: 0.5}
+    failed = {**ROW, "model": "unet", "image_size": 512, "GFLOPs": {"N=1": None}, "settings": {}, "fps": None,
+              "error": "no internet", RATIO: None}
+    path, calls = tmp_path / "rows.json", []
+
+    def zoo(*arguments):
+        calls.append(arguments)
+        yield ours
+        assert json.loads(path.read_text()) == [ours]
+        yield from (theirs, failed)
+
+    monkeypatch.setattr(zoo_module, "zoo", zoo)
+    words = ["--encoder", "segformer_b0", "--zoo", "PSCC_Net", "unet", "--device", "cpu", "--json", str(path)]
+    assert main(["complexity", *words]) == 0
+    assert calls == [(["PSCC_Net", "unet"], {"encoder": "segformer_b0"}, None, torch.device("cpu"))]
+    assert json.loads(path.read_text()) == [ours, theirs, failed]
+    _, *lines = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert lines == ["DiffIML, LightVAE, N=5 (64²) 7.70 0.50 12.3 1.00".split(),
+                     "PSCC-Net (256²) 7.70 untraceable 6 0.50".split(), "unet no internet".split()]
+
+
+def test_the_zoo_takes_no_other_model(capsys):
+    assert main(["complexity", "--zoo", "--model", "MVSSNet"]) == 2
+    assert "say --zoo MVSSNet" in capsys.readouterr().err
