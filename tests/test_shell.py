@@ -44,13 +44,18 @@ def test_both_protocols_ablations_robustness_and_report(script, tmp_path):
     assert "AutoSplice" in script("30_test_mvss.sh", *FEW)
     script("32_test_plain.sh", *FEW)
     script("61_test_ablation.sh", "table5_SegFormerIML", *HERE)
+    assert "epoch 1/1" in script("22_train_tampered.sh", *SMALL)
     script("40_robust.sh", *FEW)
+    script("45_complexity.sh", "--zoo", "MantraNet", "--image_size", "64", "--encoder", "segformer_b0", *HERE[:2])
     script("50_sweep.sh", *FEW, "--vary", "ensemble_size=1,3", "--noise_seeds", "2")
     assert "catnet_train_sets.json" in script("21_train_catnet.sh", "--dry_run")  # an epoch of it is 9200 images
     script("31_test_catnet.sh", *FEW, "--checkpoint_path", "runs/mvss")
+    peer = ["--model", "SegFormerIML", "--output_dir"]
+    script("30_test_mvss.sh", *HERE, *peer, "runs/peer/test", "--checkpoint_path", "runs/table5_SegFormerIML")
     script("70_report.sh")
     text = (tmp_path / "report" / "report.md").read_text()
     ours = [line for table in ("Table 2", "Table 3", "Table 5")
             for line in text.split(f"### {table}")[1].split("###")[0].splitlines() if " | ours | " in line]
-    assert len(ours) == 4 and not any("missing" in line for line in ours)
+    assert len(ours) == 5 and not any("missing" in line for line in ours)
+    assert "| DiffIML, LightVAE, N=5 (64²) | ours |" in text and "| ManTraNet (64²) | ours |" in text
     assert text.count("### JPEG quality") == 1

@@ -25,8 +25,9 @@ p { max-width: 46rem; } .lead, figcaption, th { color: var(--soft); }
   border-radius: .6rem; padding: .8rem 1.2rem; }
 .figures b { display: block; font-size: 1.7rem; font-variant-numeric: tabular-nums; }
 .figures div:last-child b { color: var(--accent); }
-table { display: block; overflow-x: auto; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem 1.2rem .35rem 0; border-bottom: 1px solid var(--line); }
+table { display: block; overflow-x: auto; font-size: .88rem; border-collapse: collapse;
+  font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); }
 .strip { display: flex; gap: .5rem; margin: 0 0 .3rem; } .strip figure { flex: 1; margin: 0; min-width: 0; }
 .strip img { width: 100%; display: block; border-radius: .35rem; } figcaption { font-size: .82rem; }
 .caption { margin: 0 0 1.4rem; font-size: .88rem; }
@@ -40,9 +41,9 @@ def figures(values: Mapping[str, str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A plain table of text cells."""
+    """A plain table of text cells, in which "[1, 2]" stays on one line."""
     def line(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{escape(cell).replace(', ', ',&nbsp;')}</{tag}>" for cell in cells) + "</tr>"
 
     return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
 

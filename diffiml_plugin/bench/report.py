@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.bench import page, robust, sweep
+from diffiml_plugin.bench import page, robust, sweep, zoo
 from diffiml_plugin.bench.images import read_image
 from diffiml_plugin.bench.outputs import write_text
 from diffiml_plugin.bench.predict import ImagePrediction, Predictor
@@ -21,7 +21,9 @@ from diffiml_plugin.errors import DiffIMLError
 _SHOWN = 2  # best and worst images of each dataset
 _SIDE = 320  # pixels, of pictures in the page
 _LATEX = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "²": r"$^2$", "–": "--", "_": r"\_", "%": r"\%", "&": r"\&",
-                        "#": r"\#", "\\": r"\textbackslash{}"})
+                        "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+                        "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"})
+_NO_WIDER_THAN_THE_TEXT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
 
 
 def report(paths: Sequence[str], output_dir: Path) -> None:
@@ -30,8 +32,8 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
     Every figure of ours is recomputed from the records of the images.
 
     Args:
-        paths: folders with results of `benco test`, `robust` and `sweep` in them or below, and files of
-            `benco complexity --json`.
+        paths: folders with results of `benco test`, `robust` and `sweep`, or a complexity.json, in them or below; and
+            files of `benco complexity --json` by any name.
 
     Raises:
         DiffIMLError: a path without any result, or one that cannot be read.
@@ -39,18 +41,15 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
     runs: dict[str, list[Run]] = {RESULTS: [], robust.RESULTS: [], sweep.RESULTS: []}
     costs: list[Mapping[str, Any]] = []
     for path in map(Path, paths):
-        if path.is_file():
-            content = _read(path)
-            rows = content if isinstance(content, list) else [content]
-            if not all(isinstance(row, dict) and "GFLOPs" in row for row in rows):
-                raise DiffIMLError(f"{path} is not of benco complexity --json; of other verbs pass the --output_dir")
-            costs += rows
-            continue
-        files = sorted(file for name in runs for file in path.rglob(name))
+        names = (*runs, zoo.RESULTS)
+        files = [path] if path.is_file() else sorted(file for name in names for file in path.rglob(name))
         if not files:
-            raise DiffIMLError(f"{path} holds no {', '.join(runs)}; pass the --output_dir of one of those verbs")
+            raise DiffIMLError(f"{path} holds no {', '.join(names)}; pass the --output_dir of one of those verbs")
         for file in files:
-            runs[file.name].append(Run(file, _read(file), read_records(records_file(file))))
+            if file.name in runs:
+                runs[file.name].append(Run(file, _read(file), read_records(records_file(file))))
+            else:
+                costs += _read_costs(file)
 
     tables = {"Published tables": published_tables(runs[RESULTS], runs[sweep.RESULTS], costs),
               "Robustness": [table for run in runs[robust.RESULTS] for table in robust_tables(run)],
@@ -70,6 +69,15 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DiffIMLError(f"{path} is no JSON ({error}); make it again") from error
+
+
+def _read_costs(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of a file of `benco complexity --json`, which is one row or a list of them."""
+    content = _read(path)
+    rows = content if isinstance(content, list) else [content]
+    if not all(isinstance(row, dict) and "GFLOPs" in row for row in rows):
+        raise DiffIMLError(f"{path} is not of benco complexity --json; of other verbs pass the --output_dir")
+    return rows
 
 
 def _provenance(runs: Iterable[Run]) -> Table:
@@ -96,9 +104,9 @@ def _latex(tables: Mapping[str, Sequence[Table]]) -> str:
 
     lines = []
     for table in (table for found in tables.values() for table in found):
-        lines += [r"\begin{table}", rf"\caption{{{table.title.translate(_LATEX)}}}",
-                  rf"\begin{{tabular}}{{{'l' * len(table.head)}}}", r"\hline", line(table.head), r"\hline",
-                  *map(line, table.rows), r"\hline", r"\end{tabular}", r"\end{table}", ""]
+        lines += [r"\begin{table}[htbp]", r"\centering", rf"\textbf{{{table.title.translate(_LATEX)}}}\par\smallskip",
+                  rf"{_NO_WIDER_THAN_THE_TEXT}\begin{{tabular}}{{{'l' * len(table.head)}}}", r"\hline",
+                  line(table.head), r"\hline", *map(line, table.rows), r"\hline", r"\end{tabular}}", r"\end{table}", ""]
     return "\n".join(lines)
 
 

@@ -180,14 +180,18 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
 
 def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
     columns, rows = table["columns"], []
+    digits = max(len(str(value).partition(".")[2]) for row in table["rows"].values() for value in row)
     for name in dict.fromkeys((*table["rows"], *ours)):
         paper = dict(zip(columns, table["rows"].get(name, ()), strict=False))
         if paper:
-            rows.append([name, "paper", *(f"{paper[column]:g}" for column in columns), ""])
+            rows.append([name, "paper", *(f"{paper[column]:.{digits}f}" for column in columns), ""])
         if name in ours or name in table["reproduced"]:
             found = ours.get(name, Ours({}, ""))
             rows.append([name, "ours", *(str(found.figures.get(c, MISSING)) for c in columns), found.configuration])
             if paper and found.figures:
                 rows.append([name, "difference", *(f"{found.figures[c].value - paper[c]:+.4f}" if c in found.figures
                                                    else MISSING for c in columns), ""])
-    return Table(table["title"], ["method", "figures", *columns, "configuration"], rows)
+    head = ["method", "figures", *columns, "configuration"]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return Table(table["title"], head, rows)

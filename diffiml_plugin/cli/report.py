@@ -1,8 +1,8 @@
-"""Puts what runs found beside what the paper says: report.md, report.tex and a self-contained report.html.
+"""Puts what runs found beside what the paper says: report.md, report.html, and report.tex, which needs graphicx.
 
-Tests made with --experiment fill rows of the paper's tables, sweeps those of Tables 6e and 7, files of
-`benco complexity --json` those of Table 4; every test is listed with all its figures. Brackets are bootstrap 95 %
-intervals over images.
+Tests made with --experiment fill rows of the paper's tables ("table6d/on" that row, "table2" the row of their model),
+sweeps those of Tables 6e and 7, files of `benco complexity --json` those of Table 4; every test is listed with all its
+figures. Brackets are bootstrap 95 % intervals over images.
 """
 
 import argparse
@@ -10,7 +10,8 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN",
-                        help="folder of benco test, robust or sweep, or one above; a file of benco complexity --json")
+                        help="folder of benco test, robust or sweep, or one above; a file of benco complexity --json "
+                        "(complexity.json is found in a folder too)")
     parser.add_argument("--output_dir", default="report", metavar="DIR", help="folder for the report")
 
 

@@ -9,7 +9,7 @@ import pytest
 from diffiml_plugin.bench import report_tables, robust, sweep
 from diffiml_plugin.bench import test as testing
 from diffiml_plugin.bench.report import report
-from diffiml_plugin.bench.report_tables import PUBLISHED, mean_figure
+from diffiml_plugin.bench.report_tables import PUBLISHED, Run, mean_figure, published_tables
 from diffiml_plugin.errors import DiffIMLError
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -85,8 +85,39 @@ def test_a_report_of_everything(runs, tmp_path):
     assert not re.search(r"(src|href)='(?!data:)", html) and "prediction" in html and "Best and worst" in html
     assert html.count("<img") == 1 + 2 * 3 * 3  # curves; in two sets three images with truth and prediction
     latex = (tmp_path / "report" / "report.tex").read_text()
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == text.count("### ")
+    tables = [latex.count(word) for word in (r"\begin{table}", r"\resizebox", r"\end{tabular}}", r"\end{table}")]
+    assert tables == [text.count("### ")] * 4
     assert not re.search(r"(?<!\\)[_#%]", latex) and r"512$\times$512" in latex
+
+
+def test_a_test_fills_the_row_of_its_model(tmp_path):
+    def run(model):
+        record = {"dataset": "Columbia", "f1": 0.5}
+        return Run(tmp_path, {"model": model, "settings": {"experiment": "table2 table5/row"}, "configuration": "c"},
+                   [record, record])
+
+    tables = published_tables([run("Mesorch"), run("SparseViT"), run("NewIML")], [], [])
+    ours = [row[0] for row in tables[0].rows if row[1] == "ours"]
+    assert ours == ["Mesoscopic", "SparseViT", "DiffIML", "NewIML"]
+    assert ["row", "ours"] in [row[:2] for row in next(t for t in tables if "Table 5" in t.title).rows]
+
+
+def test_the_zoos_rows_land_beside_the_published(tmp_path):
+    def row(model, size, members, fps, **settings):
+        return {"model": model, "image_size": size, "params_M": {"total": fps and 2.5}, "GFLOPs": {members: None},
+                "fps": fps, "settings": settings}
+
+    (tmp_path / "complexity.json").write_text(json.dumps([
+        row("DiffIML", 512, "N=1", 8.0, latent_codec="lightvae"),
+        row("DiffIML", 512, "N=5", 4.0, latent_codec="lightvae"),
+        row("DiffIML", 512, "N=1", 2.0, latent_codec="sd-vae"), row("IML_ViT", 1024, "N=1", 1.0),
+        row("IML_ViT", 512, "N=1", 5.0), row("unet", 512, "N=1", None)]))
+    report([str(tmp_path)], tmp_path / "report")
+    table = rows((tmp_path / "report" / "report.md").read_text(), "Table 4")
+    ours = {name: cells["FPS"] for (name, figures), cells in table.items() if figures == "ours"}
+    assert ours == {"IML-ViT (1024²)": "1.0000", "DiffIML, VAE, N=1": "2.0000", "DiffIML, LightVAE, N=1": "8.0000",
+                    "DiffIML, LightVAE, N=5": "4.0000", "IML-ViT": "5.0000", "unet": "missing"}
+    assert table["IML-ViT (1024²)", "difference"]["FPS"] == "-18.5300"
 
 
 def test_intervals_cover_the_mean_and_shrink_with_more_images():
