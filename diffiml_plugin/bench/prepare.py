@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.bench.catalogue import FRAMEWORK_LAYOUTS, DatasetEntry, find_entry, known_entry
+from diffiml_plugin.bench.catalogue import CATALOGUE, FRAMEWORK_LAYOUTS, DatasetEntry, known_entry
 from diffiml_plugin.bench.imagecheck import examine, in_parallel
 from diffiml_plugin.bench.imagelists import NEGATIVE, read_list
 from diffiml_plugin.bench.layouts import LAYOUTS, Files, Found, MaskReader, read_levels
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, nearest
 
 _USABLE = ("EXIF", "16-bit", "inverted", "empty")  # told by `check`; a corrected copy would not be better
 
@@ -64,9 +64,9 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
         if found.pairs:
             break
     else:
-        entry = entry or find_entry(name)
-        raise DiffIMLError(f"{root} holds {name} in no known layout; expected {entry.layout}; "
-                           f"or {'; or '.join(FRAMEWORK_LAYOUTS)}")
+        hint = "" if entry else nearest(name, [known.name for known in CATALOGUE])
+        forms = (entry.layout, *FRAMEWORK_LAYOUTS) if entry else FRAMEWORK_LAYOUTS
+        raise DiffIMLError(f"{root} holds {name} in no known layout{hint}; expected {'; or '.join(forms)}")
 
     if tampered_only:
         found.pairs = [(image, mask) for image, mask in found.pairs if mask != NEGATIVE]
