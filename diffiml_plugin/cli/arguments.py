@@ -65,10 +65,11 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     """
     parser = Parser(prog=program, description=verb.__doc__)
     verb.add_arguments(parser)
-    parser.add_argument("--config", metavar="FILE", help="YAML settings; keys are flag names, flags win over them")
+    parser.add_argument("--config", "--preset", metavar="FILE",
+                        help="YAML settings, such as `paper`; keys are flag names, flags win over them")
     parser.add_argument("--dry_run", action="store_true", help="print the resolved settings as YAML and stop")
     early = Parser(prog=program, add_help=False)  # these two decide which other flags there are
-    early.add_argument("--config")
+    early.add_argument("--config", "--preset")
     early.add_argument("--model")
     first, _ = early.parse_known_args(argv)
     settings = {}
