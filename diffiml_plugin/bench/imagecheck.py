@@ -112,20 +112,28 @@ def _is_exif(block: bytes) -> bool:
 
 def grey_levels(mask: Image.Image) -> np.ndarray:
     """[H, W], 0 to 255: the mean of the three channels, as the framework cuts it at THRESHOLD."""
+    if mask.mode.startswith("I"):
+        return np.asarray(mask) / np.float32(257)  # 16 bits, which `images.open_image` cuts to the upper 8
     if mask.mode in ("1", "L"):
         return np.asarray(mask.convert("L"))
     return np.asarray(mask.convert("RGB")).mean(2, dtype=np.float32)
 
 
+def has_shape_in_alpha(mask: Image.Image, levels: np.ndarray) -> bool:
+    """Whether the colours are one and the transparency is not; `levels` as `grey_levels` gives them."""
+    return levels.min() == levels.max() and "A" in mask.getbands() and len(set(mask.getchannel("A").getextrema())) > 1
+
+
 def _mask_faults(mask: Image.Image, path: str) -> list[Fault]:
     levels = grey_levels(mask)
     top, deep = levels.max(), mask.mode.startswith("I")
-    if 0 < top <= THRESHOLD:
-        return [Fault("dark", path, f"{path} is dark (highest level {top:g}{' of 16 bits' if deep else ''}), so it "
-                      "would count as empty; store tampered pixels as 255")]
-    if top == 0 and "A" in mask.getbands() and len(set(mask.getchannel("A").getextrema())) > 1:
+    if has_shape_in_alpha(mask, levels):
         return [Fault("alpha", path, f"{path} has its shape in the alpha channel, which is not read; store it as "
                       "black and white")]
+    if 0 < top <= THRESHOLD:
+        level = f"{top * 257:g} of 65535" if deep else f"{top:g}"
+        return [Fault("dark", path, f"{path} is dark (highest level {level}), so it would count as empty; store "
+                      "tampered pixels as 255")]
     if top == 0:
         return [Fault("empty", path, f"{path} is empty, so its image counts as authentic; list that as "
                       f"\"{NEGATIVE}\" if it is, replace the mask if not")]

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.bench.imagecheck import THRESHOLD, grey_levels
+from diffiml_plugin.bench.imagecheck import THRESHOLD, grey_levels, has_shape_in_alpha
 from diffiml_plugin.bench.imagelists import NEGATIVE
 from diffiml_plugin.bench.images import SUFFIXES
 
@@ -59,7 +59,7 @@ def read_levels(path: str) -> np.ndarray:
             levels *= 255 / 65535 if levels.max() > 255 else 1
         else:
             levels = grey_levels(mask)
-            if not levels.any() and "A" in mask.getbands():
+            if has_shape_in_alpha(mask, levels):
                 levels = np.asarray(mask.getchannel("A"))
     if levels.max() > THRESHOLD:
         return levels > THRESHOLD
@@ -189,8 +189,8 @@ def _tampered_coco(files: Files) -> Found:
             listing = next((file for file in files if file.name == name), None)
             if listing is None:
                 continue
-            for line in filter(None, listing.read_text(encoding="utf-8").split("\n")):
-                image, mask = (listing.parent / entry.strip() for entry in line.split(",")[:2])
+            for line in filter(str.strip, listing.read_text(encoding="utf-8").splitlines()):
+                image, mask = (listing.parent / entry.strip() for entry in f"{line},".split(",")[:2])
                 if _present(files, image):
                     found.add(image, _present(files, mask))
                 else:

@@ -52,10 +52,12 @@ def test_good_masks_pass(image, store):
     [
         (SQUARE // 255, "mask.png is dark"),
         (SQUARE // 2, "mask.png is dark"),
-        ((SQUARE // 255).astype(np.uint16), "mask.png is dark"),
+        ((SQUARE // 255).astype(np.uint16), "mask.png is dark .highest level 1 of 65535"),
+        (SQUARE.astype(np.uint16), "mask.png is dark .highest level 255 of 65535"),  # 8 bits' white is black in 16
         (np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1)), "mask.png is not black and white"),
         (SQUARE[:, ::-1][:16], "mask.png is 48x16 pixels, its image .*image.jpg 48x32"),
         (np.stack([SQUARE * 0, SQUARE], 2), "mask.png has its shape in the alpha channel"),
+        (np.stack([SQUARE * 0 + 255, SQUARE], 2), "mask.png has its shape in the alpha channel"),
         (SQUARE * 0, "mask.png is empty"),
         (255 - SQUARE, "mask.png looks inverted"),
         (SQUARE.astype(np.uint16) * 257, "mask.png has 16 bits"),

@@ -126,7 +126,9 @@ def test_a_mask_on_its_side_is_not_squeezed(miniatures, tmp_path):
         (lambda grey: grey, False),
         (lambda grey: grey // 255, True),
         (lambda grey: (grey // 255).astype(np.uint16), True),
+        (lambda grey: grey.astype(np.uint16), True),
         (lambda grey: np.dstack([grey * 0, grey]), True),
+        (lambda grey: np.dstack([grey * 0 + 255, grey]), True),
         (lambda grey: np.dstack([grey // 2, grey * 0, grey * 0]), True),
     ],
 )
