@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # MVSS protocol: trains on CASIAv2; run again, it goes on where it stopped.
 # usage: DATA_ROOT=/folder/of/datasets shell/20_train_mvss.sh [flags of benco train]      e.g. --gpus 8
-# another model: add --model MVSSNet --edge_mask_width 7 --output_dir runs/mvss_MVSSNet
+# another model: add --model MVSSNet --output_dir runs/mvss_MVSSNet
 set -euo pipefail
 
 : "${DATA_ROOT:?set it to the folder that holds the datasets}"

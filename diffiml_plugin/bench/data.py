@@ -20,6 +20,7 @@ from diffiml_plugin.bench.framework import BalancedDataset, JsonDataset, get_alb
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import ImageList, read_balanced, read_list
 from diffiml_plugin.bench.images import open_image
+from diffiml_plugin.bench.models import input_mode
 from diffiml_plugin.bench.settings import CommonSettings, TrainSettings
 from diffiml_plugin.bench.synthetic import SYNTH_PREFIX, SyntheticTampering
 from diffiml_plugin.errors import DiffIMLError
@@ -54,8 +55,8 @@ class InputSettings:
 
     @classmethod
     def of(cls, settings: CommonSettings, stored: Mapping[str, Any] | None = None) -> "InputSettings":
-        """As the flags say; what they leave open as it was `stored`, else the default."""
-        made = replace(cls(), **(stored or {}))
+        """As the flags say; what they leave open as it was `stored`, else as the model wants it, else the default."""
+        made = replace(cls(), **(stored or input_mode(settings.model)))
         if settings.if_padding or settings.if_resizing:
             made = replace(made, if_padding=settings.if_padding)
         given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width")}

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
@@ -15,6 +16,16 @@ from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
 from diffiml_plugin.bench.plugin import register
 from diffiml_plugin.errors import DiffIMLError, nearest
 
+_INPUT_MODES = {  # of the framework's own scripts, where that is not an image resized to 512x512
+    "IML_ViT": {"image_size": 1024, "if_padding": True, "edge_mask_width": 7},
+    "MSCDI_Net": {"edge_mask_width": 7},
+    "MVSSNet": {"edge_mask_width": 7},
+    "ObjectFormer": {"image_size": 224},
+    "PSCC_Net": {"image_size": 256},
+    "SPAN": {"image_size": 224},
+}
+SIZE_FLAGS = ("image_size", "input_size", "img_size")  # what constructors call the side of the model's input
+_FILE_FLAG = re.compile("path|file|weights|ckpt")
 _MAKES = {"edge_mask": "--edge_mask_width, in pixels (7)", "shape_mask": "--if_padding"}  # keys of a sample
 
 
@@ -35,6 +46,11 @@ def post_function(name: str) -> Callable[[dict], None] | None:
     return next((function for key, function in POSTFUNCS.module_dict.items() if key.lower() == wanted), None)
 
 
+def input_mode(name: str) -> dict[str, Any]:
+    """The fields of `data.InputSettings` in which what a model of the zoo was made for is not the default."""
+    return _INPUT_MODES.get(name, {})
+
+
 def constructor_flags(name: str) -> dict[str, inspect.Parameter]:
     """The model's constructor parameters, each of which is a flag."""
     parameters = inspect.signature(model_class(name)).parameters.values()
@@ -47,7 +63,7 @@ def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any]
     Args:
         flags: of the model; one it does not have is refused.
         shared: settings of the run; those that the constructor has too (image_size, if_predict_label...) count,
-            as in the framework's scripts.
+            as in the framework's scripts, and image_size by whichever name of `SIZE_FLAGS` the constructor has.
 
     Raises:
         DiffIMLError: an unknown flag, or a required one without a value.
@@ -56,9 +72,11 @@ def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any]
     for flag in flags:
         if flag not in known:
             raise DiffIMLError(f"{name} has no flag --{flag}{nearest(flag, known)}")
-    values = {}
+    shared, values = dict(shared or {}), {}
+    if shared.get("image_size"):
+        shared |= {flag: shared["image_size"] for flag in SIZE_FLAGS}
     for flag, parameter in known.items():
-        value = flags.get(flag, (shared or {}).get(flag, parameter.default))
+        value = flags.get(flag, shared.get(flag, parameter.default))
         if value is inspect.Parameter.empty:
             raise DiffIMLError(f"{name} needs --{flag}")
         values[flag] = value
@@ -109,11 +127,18 @@ def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) ->
             a checkpoint fills next, or whose weights do not matter.
 
     Raises:
-        DiffIMLError: a file that the constructor wants is not there.
+        DiffIMLError: a file that the constructor wants is not there, or a model of the zoo cannot be built otherwise.
     """
+    constructor = model_class(name)
     with nullcontext() if pretrained else nothing_loaded(), redirect_stdout(io.StringIO()):
         try:
-            return model_class(name)(**flags)
+            return constructor(**flags)
         except OSError as error:  # a failed download is one too
             raise DiffIMLError(f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
                                "choose flags that do without") from error
+        except (AssertionError, AttributeError, TypeError) as error:  # how the zoo says that a flag is not given
+            files = [f"--{flag}" for flag, value in flags.items() if not value and _FILE_FLAG.search(flag)]
+            if not (files and constructor.__module__.startswith("IMDLBenCo.")):
+                raise
+            raise DiffIMLError(f"{name} cannot be built without files of its own ({error}); give {', '.join(files)}, "
+                               "as far as its authors ask for them") from error

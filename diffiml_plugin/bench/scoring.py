@@ -30,7 +30,7 @@ from diffiml_plugin.bench.data import (
 )
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_test_sets
-from diffiml_plugin.bench.models import post_function, require_inputs, require_size
+from diffiml_plugin.bench.models import input_mode, post_function, require_inputs, require_size
 from diffiml_plugin.bench.outputs import make_folder, write_text
 from diffiml_plugin.bench.scores import Record, score_batch
 from diffiml_plugin.bench.settings import CommonSettings, TestSettings
@@ -112,7 +112,7 @@ def open_scoring(
     state = launch.start_inference(settings.device)
     shared = {**asdict(settings), "device": str(state.device)}
     restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
-    inputs = InputSettings.of(settings, restored.input)
+    inputs = InputSettings.of(settings, restored.input or input_mode(restored.name))
     require_size(restored.name, inputs.image_size)
     if state.is_main_process:
         inputs.warn_if_cut(check_lists(list(lists.values())))

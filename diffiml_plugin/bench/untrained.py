@@ -25,7 +25,6 @@ _STAND_INS = {  # what constructors insist on, although weights are not read her
     "MSCDI_Net": {"backbone_weights_path": "none"},
 }
 _NO_WEIGHTS = {"encoder_weights": "none", "codec_weights": "none"}  # DiffIML's own way to ask for it
-_SIZE_FLAGS = ("image_size", "input_size", "img_size")
 
 
 @contextmanager
@@ -49,9 +48,9 @@ def build_untrained(name: str, flags: Mapping[str, Any], image_size: int) -> tup
     """
     known = constructor_flags(name)
     required = {flag: "" for flag, parameter in known.items() if parameter.default is parameter.empty}
-    needed = {**required, **{flag: image_size for flag in _SIZE_FLAGS if flag in known}, **_STAND_INS.get(name, {})}
+    needed = {**required, **_STAND_INS.get(name, {})}
     neutral = {flag: value for flag, value in _NO_WEIGHTS.items() if flag in known}
-    resolved = resolve_flags(name, {**needed, **flags, **neutral})
+    resolved = resolve_flags(name, {**needed, **flags, **neutral}, {"image_size": image_size})
     try:
         return build_model(name, resolved).eval(), resolved
     except RuntimeError as error:  # `unet` fetches its very code from the internet

@@ -27,6 +27,6 @@ def run(args: argparse.Namespace) -> int:
         return status
     from diffiml_plugin.bench.train import train
 
-    train(settings, args.model_flags)
+    train(settings, {name: args.model_flags[name] for name in args.model_flags_given})
     launch.leave()
     return 0

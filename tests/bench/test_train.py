@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from diffiml_plugin.bench import train as training
+from diffiml_plugin.bench.framework import MODELS
 from diffiml_plugin.bench.optimization import accumulation, learning_rate
 from diffiml_plugin.bench.settings import TrainSettings
 from diffiml_plugin.bench.tracking import Tracker
@@ -217,15 +218,18 @@ def flags_of(settings):
 
 
 def test_data_without_what_the_model_needs_is_named(settings, monkeypatch):
-    monkeypatch.setattr("torch.utils.model_zoo.load_url", lambda url: {})
-    with pytest.raises(DiffIMLError, match="MVSSNet needs edge_mask.*--edge_mask_width"):
-        train(replace(settings, model="MVSSNet"))
+    def forward(self, image, edge_mask, **kwargs):
+        """Is never called."""
+
+    monkeypatch.setattr(MODELS.module_dict["TinyIML"], "forward", forward)
+    with pytest.raises(DiffIMLError, match="TinyIML needs edge_mask.*--edge_mask_width"):
+        train(settings)
 
 
 @pytest.mark.slow
 def test_a_model_of_the_zoo_trains(settings, monkeypatch):
     monkeypatch.setattr("torch.utils.model_zoo.load_url", lambda url: {})  # offline
-    done = train(replace(settings, model="MVSSNet", edge_mask_width=7, epochs=1))
+    done = train(replace(settings, model="MVSSNet", epochs=1))
     record, = log(done.folder)
     assert record["loss"].keys() == {"predict_loss", "edge_loss", "label_loss", "combined_loss"}
     assert record["test"]["tiny"]["images"] == 4 and done.f1 > 0
