@@ -1,11 +1,14 @@
 """The scripts of shell/ on miniatures of the eleven datasets, with a configuration of seconds."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from diffiml_plugin.bench.catalogue import CATALOGUE
 
@@ -28,8 +31,9 @@ def script(tmp_path, miniatures):
     environment = {**os.environ, "DATA_ROOT": str(tmp_path / "data"), "OMP_NUM_THREADS": "1", "DIFFIML_HOOK": "0",
                    "PATH": f"{benco.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(SHELL.parent)}
 
-    def run(name: str, *words: str) -> str:
-        done = subprocess.run([SHELL / name, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    def run(name: str, *words: str, **variables: str) -> str:
+        done = subprocess.run([SHELL / name, *words], cwd=tmp_path, env=environment | variables, capture_output=True,
+                              text=True)
         assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
         return done.stdout
 
@@ -59,3 +63,33 @@ def test_both_protocols_ablations_robustness_and_report(script, tmp_path):
     assert len(ours) == 5 and not any("missing" in line for line in ours)
     assert "| DiffIML, LightVAE, N=5 (64²) | ours |" in text and "| ManTraNet (64²) | ours |" in text
     assert text.count("### JPEG quality") == 1
+
+
+@pytest.mark.slow
+def test_the_study_and_the_small_model(script, tmp_path):
+    noise = np.random.default_rng(0)
+    for part in ("photos", "val/Au", "val/Tp", "val/Gt", "train/Tp", "train/Gt"):
+        (tmp_path / part).mkdir(parents=True)
+        for number in range(3):
+            image = noise.integers(0, 256, (64, 80, 3), dtype=np.uint8)
+            if part.endswith("Gt"):
+                image[:], image[10:40, 10:40] = 0, 255
+            Image.fromarray(image).save(tmp_path / part / f"splice_{number}.png")
+    for part in ("train", "val"):
+        pairs = [[f"Tp/splice_{number}.png", f"Gt/splice_{number}.png"] for number in range(3)]
+        (tmp_path / part / "list.json").write_text(json.dumps(pairs))
+
+    tiny = [*HERE, "--epochs", "2", "--batch_size", "2"]
+    where = {"STUDY_DATA": str(tmp_path), "SEEDS": "0 1", "OUT": str(tmp_path / "study"), "SIDE": "64"}
+    rows = "discriminative DiffIML DiffIML_without_removal"
+    first = script("80_study.sh", *tiny, ROWS=rows, **where)
+    for row in rows.split():
+        assert f"| {row} | 2 |" in first
+    assert "| num_inference_steps=8 |" in first and "| jpeg 50 |" in first
+    config = (tmp_path / "study" / "DiffIML_without_removal" / "1" / "config.yaml").read_text()
+    assert "synth_kinds: splice,copy_move\n" in config and "seed: 1\n" in config
+    again = script("80_study.sh", *tiny, ROWS=rows, **where)
+    assert again.endswith(first[first.index("| row |"):])  # the same tables; nothing was left to train
+
+    small = ["--data_path", "train/list.json", "--image_size", "96", "--crop_size", "64"]
+    assert "small.safetensors" in script("81_small.sh", *tiny, *small, **where)

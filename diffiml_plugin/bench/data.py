@@ -23,6 +23,7 @@ from diffiml_plugin.bench.images import open_image
 from diffiml_plugin.bench.models import input_mode
 from diffiml_plugin.bench.settings import CommonSettings, TrainSettings
 from diffiml_plugin.bench.synthetic import SYNTH_PREFIX, SyntheticTampering
+from diffiml_plugin.bench.tamper import BY_STRENGTH
 from diffiml_plugin.errors import DiffIMLError
 
 Sample = dict[str, Any]
@@ -120,7 +121,8 @@ def read_training_set(
 
     def dataset(source: ImageList | Path) -> Dataset:
         if isinstance(source, Path):
-            return SyntheticTampering(source, kinds=settings.synth_kinds.split(","), **framework)
+            return SyntheticTampering(source, kinds=settings.synth_kinds.split(","), window=settings.synth_window,
+                                      settings=BY_STRENGTH[settings.synth_strength], **framework)
         return PairsDataset(source, **framework)
 
     if path.startswith(SYNTH_PREFIX):

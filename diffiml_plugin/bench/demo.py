@@ -19,15 +19,11 @@ from diffiml_plugin.bench.photographs import photographs
 from diffiml_plugin.bench.predict import Predictor, predict
 from diffiml_plugin.bench.settings import TestSettings, TrainSettings
 from diffiml_plugin.bench.synthetic import SyntheticTampering, write_tampered
-from diffiml_plugin.bench.tamper import TamperSettings
+from diffiml_plugin.bench.tamper import VISIBLE
 from diffiml_plugin.bench.test import test
 from diffiml_plugin.bench.train import train
 from diffiml_plugin.errors import DiffIMLError
 
-# Easier than the wild, for minutes of training: regions of some size, pasted objects enlarged and recoloured, and
-# little compression afterwards.
-VISIBLE = TamperSettings(area=(0.08, 0.35), scale=(1.2, 1.8), colour=0.3, jpeg_before=(85, 98), jpeg_after=(88, 98),
-                         least_change=12)
 _SHOWN = 12  # images in the report
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from diffiml_plugin.errors import DiffIMLError, nearest
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+STRENGTHS = ("realistic", "visible")  # of tampering; bench.tamper
 AUGMENTATIONS = ("mvss", "turns")
 DEVICES = ("auto", "cuda", "cpu")
 
@@ -52,6 +53,8 @@ class TrainSettings(CommonSettings):
     model: str = flag("DiffIML", "name in the framework's registry")
     data_path: str = flag("", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER")
     synth_kinds: str = flag("splice,copy_move,removal", "manipulations that synth:FOLDER draws from")
+    synth_strength: str = flag("realistic", "of synth:FOLDER; visible: large, recoloured, little compressed", STRENGTHS)
+    synth_window: int | None = flag(None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs")
     augmentation: str = flag("mvss", "mvss: after MVSS-Net; turns: mirrored and turned by right angles alone, which "
                              "leaves fine traces whole", AUGMENTATIONS)
     crop_size: int | None = flag(None, "train on random windows of so many pixels, at the images' own resolution; "
@@ -77,7 +80,8 @@ class TrainSettings(CommonSettings):
         super().__post_init__()
         for name in ("batch_size", "total_batch_size", "epochs", "test_period", "save_period", "log_per_epoch_count"):
             _require(self, name, lambda value: value >= 1, "a positive number")
-        _require(self, "crop_size", lambda value: value is None or value >= 1, "a positive number")
+        for name in ("crop_size", "synth_window"):
+            _require(self, name, lambda value: value is None or value >= 1, "a positive number")
         _require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")
         _require(self, "lr", lambda value: value > 0, "above 0")
         _require(self, "min_lr", lambda value: 0 <= value <= self.lr, f"0 to --lr {self.lr}")

@@ -16,6 +16,7 @@ from diffiml_plugin.bench.tracking import LOG, RUN
 from diffiml_plugin.errors import DiffIMLError
 
 TABLES, PLOT = "study.md", "study.png"
+_KIND = re.compile("splice|copy_?move|removal")  # in the names of images
 _Runs = list[Path]  # folders of one row, one for each seed
 
 
@@ -24,7 +25,7 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
 
     Returns:
         by row, by figure ("all", each kind of manipulation: pixel-F1; "false alarm": share of the area of authentic
-        images), the values of the seeds. A kind is the word that an image's name begins with.
+        images), the values of the seeds. An image's name says of which kind it is.
 
     Raises:
         DiffIMLError: no finished test in `folder`.
@@ -50,7 +51,7 @@ def _figures(runs: _Runs) -> dict[str, list[float]]:
     figures: dict[str, list[float]] = {}
     for run in runs:
         records = scoring.read_records(run / "test" / "per_image.jsonl")
-        kinds = sorted({_kind(record) for record in records if record["mask"] != scoring.NEGATIVE})
+        kinds = sorted({_kind(record) for record in records if record["mask"] != scoring.NEGATIVE} - {""})
         groups = {"all": records, **{kind: [r for r in records if _kind(r) == kind] for kind in kinds}}
         for name, group in groups.items():
             figures.setdefault(name, []).append(summarise(group)[PIXEL_FIGURES["f1"]])
@@ -59,7 +60,8 @@ def _figures(runs: _Runs) -> dict[str, list[float]]:
 
 
 def _kind(record: Record) -> str:
-    return re.match("[A-Za-z]*", Path(record["path"]).name)[0]
+    found = _KIND.search(Path(record["path"]).name)
+    return found[0] if found else ""
 
 
 def _sampling(rows: Mapping[str, _Runs]) -> str:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from diffiml_plugin.bench.regions import drawn_region, labelled_region
+from diffiml_plugin.bench.settings import STRENGTHS
 from diffiml_plugin.errors import DiffIMLError, nearest
 
 KINDS = ("splice", "copy_move", "removal")
@@ -28,6 +29,11 @@ class TamperSettings:
 
 
 REALISTIC = TamperSettings()
+# Easier than the wild, for minutes of training: regions of some size, pasted objects enlarged and recoloured, and
+# little compression afterwards.
+VISIBLE = TamperSettings(area=(0.08, 0.35), scale=(1.2, 1.8), colour=0.3, jpeg_before=(85, 98), jpeg_after=(88, 98),
+                         least_change=12)
+BY_STRENGTH = dict(zip(STRENGTHS, (REALISTIC, VISIBLE), strict=True))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "distill": ("distill", "train LightVAE, the mask autoencoder"),
     "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
     "datasets": ("datasets", "list, describe, prepare and check the benchmark's datasets"),
+    "tamper": ("tamper", "tampered images with masks, from clean photographs"),
     "study": ("study", "mean and spread over seeds of runs that differ in one thing each"),
     "release": ("release", "a checkpoint in half precision, with a statement, to give away"),
     "report": ("report", "what runs found beside the published figures"),

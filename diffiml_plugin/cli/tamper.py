@@ -1,0 +1,37 @@
+"""Writes tampered images and their masks, made from clean photographs: Tp/, Gt/ and list.json, to test or train on.
+
+Each photograph is the host of several images; the objects of splices come from the others. Objects are cut along a
+`regions` folder of label maps beside the photographs, if there is one.
+"""
+
+import argparse
+
+from diffiml_plugin.bench.settings import STRENGTHS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `cli.main`."""
+    parser.add_argument("photographs", metavar="DIR", help="a folder of two or more")
+    parser.add_argument("--output_dir", required=True, help="folder for Tp/, Gt/ and list.json")
+    parser.add_argument("--images", type=int, default=100, help="so many images")
+    parser.add_argument("--authentic", type=float, default=0.2, help="share of them that is left as it is")
+    parser.add_argument("--kinds", default="splice,copy_move,removal", help="manipulations to draw from")
+    parser.add_argument("--strength", default=STRENGTHS[0], choices=STRENGTHS,
+                        help="visible: large, recoloured, little compressed")
+    parser.add_argument("--window", type=int, help="tamper squares of so many pixels, cut from the photographs")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
+
+
+def run(args: argparse.Namespace) -> int:
+    """See `cli.main`."""
+    from pathlib import Path
+
+    from diffiml_plugin.bench.data import InputSettings, test_transform
+    from diffiml_plugin.bench.synthetic import SyntheticTampering, write_tampered
+    from diffiml_plugin.bench.tamper import BY_STRENGTH
+
+    stream = SyntheticTampering(
+        args.photographs, samples=args.images, kinds=args.kinds.split(","), authentic=args.authentic,
+        window=args.window, settings=BY_STRENGTH[args.strength], **InputSettings().framework(test_transform(), None))
+    print(f"list: {write_tampered(stream, Path(args.output_dir), args.seed)}")
+    return 0

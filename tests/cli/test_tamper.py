@@ -1,0 +1,40 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffiml_plugin.cli.main import main
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    return folder
+
+
+def test_it_writes_what_benco_test_reads_and_the_same_again(photographs, tmp_path):
+    def made(name):
+        folder = tmp_path / name
+        assert main(["tamper", str(photographs), "--images", "12", "--window", "48", "--authentic", "0.5",
+                     "--kinds", "removal", "--output_dir", str(folder)]) == 0
+        return folder, json.loads((folder / "list.json").read_text())
+
+    folder, pairs = made("one")
+    assert len(pairs) == 12
+    tampered = [pair for pair in pairs if pair[1] != "Negative"]
+    assert 0 < len(tampered) < 12 and all("removal" in image for image, _ in tampered)
+    for image, mask in tampered:
+        assert Image.open(folder / image).size == Image.open(folder / mask).size == (48, 48)
+    other, again = made("two")
+    assert again == pairs
+    assert all((folder / image).read_bytes() == (other / image).read_bytes() for image, _ in pairs)
+
+
+def test_an_unknown_kind_is_refused(photographs, tmp_path, capsys):
+    assert main(["tamper", str(photographs), "--kinds", "spice", "--output_dir", str(tmp_path / "out")]) == 2
+    assert "splice" in capsys.readouterr().err
