@@ -21,6 +21,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.distillation import distillation_loss
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
+from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
 
 WEIGHTS, LOG = "lightvae.safetensors", "log.jsonl"
@@ -38,14 +39,15 @@ def distill(
     output_dir: Path,
     provenance: dict[str, Any],
     teacher: nn.Module | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     say: Callable[[str], None] = print,
 ) -> LightVAE:
     """Trains a LightVAE and stores it in `output_dir`, with its log, at every validation.
 
     Args:
         held_out: masks [H, W] in {0, 1} to validate on, brought to `image_size`.
-        provenance: what the caller knows about data and teacher; settings and figures are added.
+        provenance: what the caller knows about data and teacher; settings and figures are added, and the whole
+            provenance of weights that this run goes on from.
         teacher: a codec whose latents the student learns (an `SDVAE`).
 
     Returns:
@@ -59,6 +61,9 @@ def distill(
     held_out = [resized(mask, settings.image_size) for mask in held_out]
     scale_masks = _scale_masks(mixture, settings.image_size, np.random.default_rng(settings.seed))
     student = load_lightvae(settings.student) if settings.student else LightVAE(settings.width)
+    provenance = provenance | asdict(settings) | {"width": student.width}
+    if settings.student:
+        provenance["went_on_from"] = read_metadata(settings.student)["provenance"]
     student = student.to(device, memory_format=torch.channels_last)
     average = AveragedModel(student, avg_fn=_moving_average)
     optimizer = torch.optim.AdamW(student.parameters(), settings.lr, betas=(0.9, 0.99),
@@ -72,7 +77,7 @@ def distill(
             codec = average.module
             set_latent_scale(codec, scale_masks)
             figures = validation(codec, held_out)
-            save_lightvae(output_dir / WEIGHTS, codec, provenance | asdict(settings) | {
+            save_lightvae(output_dir / WEIGHTS, codec, provenance | {
                 "steps": step, "minutes": round((time.monotonic() - started) / 60, 1), "validation": figures})
             _note(log, {"step": step, **figures})
             say(f"step {step} ({progress:.0%}): " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))

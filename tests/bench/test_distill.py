@@ -94,4 +94,7 @@ def test_going_on_from_stored_weights_starts_where_they_end(tmp_path, held_out):
     weights = tmp_path / "first" / WEIGHTS
     codec, _ = run(tmp_path / "second", held_out, student=str(weights), steps=1, lr=1e-9, width=7)
     before, after = load_lightvae(weights).state_dict(), codec.state_dict()
-    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)  # and so is the width
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)
+    provenance = read_metadata(tmp_path / "second" / WEIGHTS)["provenance"]
+    assert provenance["went_on_from"] == read_metadata(weights)["provenance"]
+    assert provenance["width"] == codec.width == 4  # the file's
