@@ -6,6 +6,8 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `cli.main`."""
+    from diffiml_plugin.bench.settings import DEVICES
+
     parser.add_argument("--masks", required=True, metavar="DIR|JSON", help="masks never seen in training")
     parser.add_argument("--output", default="./output_dir", metavar="DIR", help="folder for codec.json and codec.html")
     parser.add_argument("--codec_weights", default="default", metavar="FILE",
@@ -14,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="side that masks are brought to, nearest neighbour as the framework does it; "
                         "0 keeps their sizes (time and FLOPs are then of 512)")
     parser.add_argument("--binarise", action="store_true", help="cut masks that are not binary, with a warning")
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"), help="where to compute")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,11 +24,12 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from diffiml_plugin.bench.codec_report import report_codec
+    from diffiml_plugin.bench.launch import start_inference
     from diffiml_plugin.bench.maskfiles import find_masks, read_mask, resized
     from diffiml_plugin.weights.codecs import load_codec
 
-    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    codec = load_codec("lightvae", args.codec_weights).to(device)
+    torch.backends.cudnn.allow_tf32 = False  # fp32, as the page says; by default cuDNN's convolutions round to TF32
+    codec = load_codec("lightvae", args.codec_weights).to(start_inference(args.device).device)
     masks = {str(file): read_mask(file, args.binarise) for file in find_masks(args.masks)}
     if args.image_size:
         masks = {name: resized(mask, args.image_size) for name, mask in masks.items()}

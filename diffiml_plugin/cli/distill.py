@@ -7,6 +7,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `cli.main`."""
     from diffiml_plugin.bench.distill_settings import DistillSettings
+    from diffiml_plugin.bench.settings import DEVICES
     from diffiml_plugin.cli.arguments import add_fields
 
     parser.add_argument("--teacher", default="none", metavar="NAME|PATH|none",
@@ -17,24 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val_masks", metavar="DIR|JSON", help="masks to validate on (every tenth of --masks)")
     parser.add_argument("--binarise", action="store_true", help="cut masks that are not binary, with a warning")
     parser.add_argument("--output_dir", default="./output_dir", help="folder for lightvae.safetensors and log.jsonl")
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"), help="where to compute")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute")
     add_fields(parser, DistillSettings)
 
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
-    import torch
-
     from diffiml_plugin.bench.distill import distill
     from diffiml_plugin.bench.distill_settings import DistillSettings
+    from diffiml_plugin.bench.launch import start_inference
     from diffiml_plugin.bench.mask_sources import read_sources
     from diffiml_plugin.weights.sdvae import load_sdvae
 
-    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = start_inference(args.device).device
     settings = DistillSettings(**{name: getattr(args, name) for name in DistillSettings.__dataclass_fields__})
     mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)
-    teacher = None if args.teacher == "none" else load_sdvae(args.teacher).to(device).requires_grad_(False)
-    if teacher is not None and device == "cuda":
+    teacher = None if args.teacher == "none" else load_sdvae(args.teacher).to(device)
+    if teacher is not None and device.type == "cuda":
         teacher.half()
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

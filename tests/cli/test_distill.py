@@ -30,6 +30,14 @@ def test_distils_a_teacher_from_a_folder(tmp_path, masks, capsys):
     assert "f1_mean" in capsys.readouterr().out
 
 
+def test_the_published_corpus_as_prepare_lists_it(tmp_path, miniatures, monkeypatch):
+    miniatures.fabricate("CASIAv2", tmp_path / "CASIAv2")
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert main(["datasets", "prepare", "CASIAv2", "--root", str(tmp_path)]) == 0
+    assert main(["distill", "--config", "distill", "--output_dir", str(tmp_path / "out"), *TINY]) == 0
+    assert "masks from files" in read_metadata(tmp_path / "out" / "lightvae.safetensors")["provenance"]["data"]
+
+
 def test_a_missing_teacher_is_one_clear_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     given = ["distill", "--teacher", str(tmp_path / "none_here"), "--output_dir", str(tmp_path / "out")]
