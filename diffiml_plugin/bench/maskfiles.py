@@ -30,31 +30,35 @@ def find_masks(source: str | Path) -> list[Path]:
 
 
 def read_mask(path: Path, binarise: bool = False) -> np.ndarray:
-    """A mask of at most two levels, [H, W] uint8 in {0, 1}: 1 where it is not 0.
+    """A grey mask of at most two levels, [H, W] uint8 in {0, 1}: 1 where it is not 0.
 
     Args:
-        binarise: cut other masks at half of their format's range, with a warning that names the file.
+        binarise: cut the mean of other masks' channels at half of their format's range, with a warning that names the
+            file.
 
     Raises:
         DiffIMLError: not readable, or more levels than two and not `binarise`; names the file.
     """
-    levels = _read(path)
-    found = np.unique(levels)
-    if len(found) <= 2 and found[0] == 0:
-        return (levels > 0).astype(np.uint8)
+    levels = _read(path, palette=False)
+    found, grey = np.unique(levels), _is_grey(levels)
+    if grey and len(found) <= 2 and found[0] == 0:
+        return (levels[..., 0] > 0).astype(np.uint8)
     top = 1 if levels.dtype == bool else np.iinfo(levels.dtype).max
-    if len(found) == 1 and found[0] == top:
-        return np.ones(levels.shape, np.uint8)
-    told = f"{path} is not binary: {len(found)} levels from {found[0]} to {found[-1]}"
+    if grey and len(found) == 1 and found[0] == top:
+        return np.ones(levels.shape[:2], np.uint8)
+    told = f"{path} is not binary: {'' if grey else 'coloured, '}{len(found)} levels from {found[0]} to {found[-1]}"
     if not binarise:
         raise DiffIMLError(f"{told}, expected 0 and one other; mend it, or cut it at {top // 2} by --binarise")
     warnings.warn(f"{told}; cut at {top // 2}", stacklevel=2)
-    return (levels > top // 2).astype(np.uint8)
+    return (levels.mean(2) > top / 2).astype(np.uint8)
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """A map [H, W] of integers, one for each region."""
-    return _read(path)
+    """A map [H, W] of integers, one for each region; of a palette image, its indices."""
+    labels = _read(path, palette=True)
+    if not _is_grey(labels):
+        raise DiffIMLError(f"{path} is coloured; expected a grey image, one integer for each region")
+    return labels[..., 0]
 
 
 def resized(mask: np.ndarray, size: int) -> np.ndarray:
@@ -67,13 +71,19 @@ def stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(masks)[:, None].astype(np.float32)
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, palette: bool) -> np.ndarray:
+    """[H, W, channels] without alpha; with `palette` the indices of a palette image, else its colours."""
     try:
         with Image.open(path) as image:
-            levels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+            shown = image if palette or image.mode not in ("P", "PA") else image.convert("RGB")
+            levels = np.asarray(shown)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
-    colour = levels[..., :3] if levels.ndim == 3 else levels[..., None]
-    if (colour != colour[..., :1]).any() or colour.dtype.kind not in "bui":
-        raise DiffIMLError(f"{path} is coloured or of real numbers; expected a grey image of integers")
-    return colour[..., 0]
+    if levels.dtype.kind not in "bui":
+        raise DiffIMLError(f"{path} holds real numbers; expected a grey image of integers")
+    channels = [index for index, band in enumerate(shown.getbands()) if band != "A"]
+    return levels.reshape(*levels.shape[:2], -1)[..., channels]
+
+
+def _is_grey(levels: np.ndarray) -> bool:
+    return bool((levels == levels[..., :1]).all())

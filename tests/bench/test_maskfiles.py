@@ -34,14 +34,33 @@ def test_grey_masks_are_refused_or_cut_with_a_warning_that_names_the_file(tmp_pa
         assert read_mask(path, binarise=True).tolist() == [[0, 0, 1, 1]]
 
 
-def test_coloured_and_broken_files_are_refused(tmp_path):
-    colour = np.zeros((4, 4, 3), np.uint8)
-    colour[..., 0] = 255
-    broken = tmp_path / "broken.png"
+def test_coloured_and_broken_files_are_refused_and_colours_cut_at_their_mean(tmp_path):
+    colour = np.zeros((1, 3, 3), np.uint8)
+    colour[0, 1:, 0], colour[0, 2, 1] = 255, 250  # black, red, orange
+    broken, coloured = tmp_path / "broken.png", store(tmp_path / "red.png", colour)
     broken.write_bytes(b"no image")
-    for path in (store(tmp_path / "red.png", colour), broken):
+    for path in (coloured, broken):
         with pytest.raises(DiffIMLError, match=path.name):
             read_mask(path)
+    with pytest.warns(UserWarning, match="red.png is not binary: coloured"):
+        assert read_mask(coloured, binarise=True).tolist() == [[0, 0, 1]]
+    with pytest.raises(DiffIMLError, match="red.png is coloured"):
+        read_label_map(coloured)
+
+
+def test_a_palette_is_looked_up_for_masks_and_not_for_label_maps(tmp_path):
+    indices = np.array([[0, 1, 1]], np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette([255, 255, 255, 0, 0, 0])  # white comes first
+    image.save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").tolist() == [[1, 0, 0]]
+    assert read_label_map(tmp_path / "a.png").tolist() == [[0, 1, 1]]
+
+
+def test_alpha_is_not_read(tmp_path):
+    shape = np.eye(8, dtype=np.uint8) * 255
+    for name, channels in (("la", [shape, shape // 2]), ("rgba", [shape] * 3 + [shape // 2])):
+        assert np.array_equal(read_mask(store(tmp_path / f"{name}.png", np.dstack(channels))), shape // 255)
 
 
 def test_label_maps_keep_their_integers(tmp_path):
