@@ -8,7 +8,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import IMDLBenCo.model_zoo  # noqa: F401  (fills the registries)
     from IMDLBenCo.datasets import BalancedDataset, JsonDataset, denormalize
-    from IMDLBenCo.evaluation import ImageAccuracy, ImageAUC, ImageF1, PixelAUC, PixelF1, PixelIOU
+    from IMDLBenCo.evaluation import ImageAccuracy, ImageAUC, ImageF1, PixelAccuracy, PixelAUC, PixelF1, PixelIOU
     from IMDLBenCo.registry import DATASETS, MODELS, POSTFUNCS
     from IMDLBenCo.transforms import get_albu_transforms
     from IMDLBenCo.transforms.robustness_wrapper import (
@@ -18,5 +18,5 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     )
 
 __all__ = ["DATASETS", "MODELS", "POSTFUNCS", "BalancedDataset", "GaussianBlurWrapper", "GaussianNoiseWrapper",
-           "ImageAUC", "ImageAccuracy", "ImageF1", "JpegCompressionWrapper", "JsonDataset", "PixelAUC", "PixelF1",
-           "PixelIOU", "denormalize", "get_albu_transforms"]
+           "ImageAUC", "ImageAccuracy", "ImageF1", "JpegCompressionWrapper", "JsonDataset", "PixelAUC", "PixelAccuracy",
+           "PixelF1", "PixelIOU", "denormalize", "get_albu_transforms"]

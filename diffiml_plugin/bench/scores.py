@@ -5,25 +5,37 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import Tensor
 
-from diffiml_plugin.bench.framework import ImageAccuracy, ImageAUC, ImageF1, PixelAUC, PixelF1, PixelIOU
+from diffiml_plugin.bench.framework import (
+    ImageAccuracy,
+    ImageAUC,
+    ImageF1,
+    PixelAccuracy,
+    PixelAUC,
+    PixelF1,
+    PixelIOU,
+)
 from diffiml_plugin.errors import DiffIMLError
 
 Record = dict[str, Any]
 
 THRESHOLD = 0.5  # fixed, as in the paper; exactly 0.5 counts as authentic
-# The framework's AUC depends on the order of equal scores; scikit-learn's stands beside it.
+# The framework's AUC depends on the order of equal scores, and its testers count the padding in the accuracy of a last,
+# smaller batch; scikit-learn's stand beside them.
 PIXEL_FIGURES = {
     "f1": "pixel-level F1",
     "iou": "pixel-level IOU",
     "auc": "pixel-level AUC",
     "auc_sklearn": "pixel-level AUC (scikit-learn)",
+    "accuracy": "pixel-level Accuracy",
+    "accuracy_sklearn": "pixel-level Accuracy (scikit-learn)",
 }
+MEANS = {**PIXEL_FIGURES, "false_alarm_area": "false_alarm_area"}  # over images: key of a record -> figure
 
 
-def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], with_auc: bool = False) -> list[Record]:
+def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: bool = False) -> list[Record]:
     """One record per image of the batch: `name`, `index`, `label` (1 tampered), `score` (None: the model has none),
     the pixel figures (None for an authentic image), and `false_alarm_area`, the share of an authentic image's real
     pixels that are called tampered (None for a tampered one).
@@ -31,6 +43,7 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], with_auc: b
     Args:
         output: of the model in test mode: `pred_mask` [B, 1, S, S] in [0, 1]; `pred_label` [B] or absent.
         batch: of the framework's dataset, `shape_mask` (1 = real pixels) where images were padded.
+        complete: AUC and accuracy too, which take their time.
 
     Raises:
         DiffIMLError: no mask, one of another shape, or a value that is not finite; names the image.
@@ -49,7 +62,7 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], with_auc: b
         raise DiffIMLError(f"the prediction for {', '.join(broken)} is not finite; the weights have probably diverged")
 
     real = batch.get("shape_mask")
-    figures = _pixel_figures(probability, mask, real, with_auc)
+    figures = _pixel_figures(probability, mask, real, complete)
     area = _share_called_tampered(probability, real)
     records = []
     for i, label in enumerate(batch["label"].tolist()):
@@ -71,7 +84,7 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     records = list(records)
     tampered = [record for record in records if record["label"] == 1]
     summary = {"images": len(records), "tampered": len(tampered)}
-    for key, name in {**PIXEL_FIGURES, "false_alarm_area": "false_alarm_area"}.items():
+    for key, name in MEANS.items():
         values = [record[key] for record in records if record.get(key) is not None]
         if values:
             summary[name] = fmean(values)
@@ -87,13 +100,17 @@ def average(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {name: fmean(summary[name] for summary in summaries if name in summary) for name in names}
 
 
-def _pixel_figures(probability: Tensor, mask: Tensor, real: Tensor | None, with_auc: bool) -> dict[str, list]:
-    evaluators = {"f1": PixelF1(THRESHOLD), "iou": PixelIOU(THRESHOLD), **({"auc": PixelAUC()} if with_auc else {})}
+def _pixel_figures(probability: Tensor, mask: Tensor, real: Tensor | None, complete: bool) -> dict[str, list]:
+    evaluators = {"f1": PixelF1(THRESHOLD), "iou": PixelIOU(THRESHOLD)}
+    if complete:
+        evaluators |= {"auc": PixelAUC(), "accuracy": PixelAccuracy(THRESHOLD)}
     figures = {key: evaluator.batch_update(predict=probability, mask=mask, shape_mask=real).tolist()
                for key, evaluator in evaluators.items()}
-    if with_auc:
+    if complete:
         inside = torch.ones_like(mask) if real is None else real
-        figures["auc_sklearn"] = [_auc(p[i > 0], m[i > 0]) for p, m, i in zip(probability, mask, inside, strict=True)]
+        shown = [(p[i > 0], m[i > 0]) for p, m, i in zip(probability, mask, inside, strict=True)]
+        figures["auc_sklearn"] = [_auc(p, m) for p, m in shown]
+        figures["accuracy_sklearn"] = [float(accuracy_score(m.cpu() > 0, p.cpu() > THRESHOLD)) for p, m in shown]
         figures["auc"] = [None if exact is None else auc
                           for auc, exact in zip(figures["auc"], figures["auc_sklearn"], strict=True)]
     return figures

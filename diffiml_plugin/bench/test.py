@@ -36,7 +36,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
         DiffIMLError: bad data, checkpoint or device, said before the first prediction where it can be known.
     """
     scoring = open_scoring(settings, model_flags)
-    found = {name: scoring.records(name, score=partial(score_batch, with_auc=True)) for name in scoring.lists}
+    found = {name: scoring.records(name, score=partial(score_batch, complete=True)) for name in scoring.lists}
     summaries = {name: summarise(records) for name, records in found.items()}
     results = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
     scoring.finish(results, chain.from_iterable(found.values()))

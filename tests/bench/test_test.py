@@ -142,8 +142,9 @@ def test_only_real_pixels_count_when_padding(tmp_path, settings):
     files = ImageList("x", (str(tmp_path / "i.png"),) * 2, (str(tmp_path / "m.png"), NEGATIVE))
     dataset = PairsDataset(files, **InputSettings(64, if_padding=True).framework(test_transform(), None))
     batch = torch.utils.data.default_collate([dict(dataset[i], index=i) for i in range(2)])
-    found = score_batch({"pred_mask": torch.ones(2, 1, 64, 64)}, batch)
+    found = score_batch({"pred_mask": torch.ones(2, 1, 64, 64)}, batch, complete=True)
     assert found[0]["f1"] == pytest.approx(f1_score([1, 0], [1, 1]), abs=1e-6)
+    assert found[0]["accuracy"] == found[0]["accuracy_sklearn"] == 0.5
     assert found[1]["false_alarm_area"] == 1
 
 
@@ -156,10 +157,12 @@ def batch_of(masks, names="ab"):
 def test_pixel_figures_are_scikit_learns():
     random = np.random.default_rng(0)
     masks, guess = random.integers(0, 2, (2, 16, 16)), random.integers(0, 5, (2, 16, 16)) / 4  # many ties
-    found = score_batch({"pred_mask": torch.tensor(guess)[:, None]}, batch_of(masks), with_auc=True)
+    found = score_batch({"pred_mask": torch.tensor(guess)[:, None]}, batch_of(masks), complete=True)
     for record, mask, probability in zip(found, masks, guess, strict=True):
         assert record["f1"] == pytest.approx(f1_score(mask.ravel(), probability.ravel() > 0.5), abs=1e-7)
         assert record["auc_sklearn"] == roc_auc_score(mask.ravel(), probability.ravel())
+        assert record["accuracy_sklearn"] == pytest.approx(np.mean(mask == (probability > 0.5)))
+        assert record["accuracy"] == pytest.approx(record["accuracy_sklearn"])
 
 
 def test_image_figures_need_both_kinds_and_scores():
