@@ -1,5 +1,7 @@
 """What a model costs: parameters, and multiply-adds as fvcore counts them (Table 4: 1 multiply-add = 1)."""
 
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -23,9 +25,9 @@ def complexity(name: str, flags: Mapping[str, Any], image_size: int) -> dict[str
         flags: of the model's constructor; where initial weights come from does not matter, none are read.
 
     Returns:
-        "model", "image_size", "settings", and in millions "params_M" and in 10^9 "GFLOPs": for DiffIML by part
-        ("total", "condition_encoder", "denoiser", "codec") and for N=1 and N=5, else "total" and "N=1". The
-        latter is None for a model that runs but cannot be traced (MantraNet, SPAN).
+        "model", "image_size", "settings" (the command among them), and in millions "params_M" and in 10^9 "GFLOPs":
+        for DiffIML by part ("total", "condition_encoder", "denoiser", "codec") and for N=1 and N=5, else "total" and
+        "N=1". The latter is None for a model that runs but cannot be traced (MantraNet, SPAN).
 
     Raises:
         DiffIMLError: no such model or flag, or it cannot be built or run at this size.
@@ -57,7 +59,7 @@ def cost_row(
         "image_size": image_size,
         "params_M": {part: sum(p.numel() for p in module.parameters()) / 1e6 for part, module in parts.items()},
         "GFLOPs": gflops,
-        "settings": {**simple, "counted": _COUNTED},
+        "settings": {**simple, "counted": _COUNTED, "command": shlex.join(sys.argv)},
     }
 
 

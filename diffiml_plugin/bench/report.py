@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,19 @@ import numpy as np
 from PIL import Image
 
 from diffiml_plugin.bench import page, robust, sweep, zoo
+from diffiml_plugin.bench.data import InputSettings
 from diffiml_plugin.bench.images import read_image
 from diffiml_plugin.bench.outputs import write_text
 from diffiml_plugin.bench.predict import ImagePrediction, Predictor
-from diffiml_plugin.bench.report_tables import Run, Table, published_tables, robust_tables, sweep_table, test_table
+from diffiml_plugin.bench.report_tables import (
+    Run,
+    Table,
+    cost_configuration,
+    published_tables,
+    robust_tables,
+    sweep_table,
+    test_table,
+)
 from diffiml_plugin.bench.scores import Record
 from diffiml_plugin.bench.scoring import RESULTS, read_records, records_file
 from diffiml_plugin.errors import DiffIMLError
@@ -39,7 +49,7 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
         DiffIMLError: a path without any result, or one that cannot be read.
     """
     runs: dict[str, list[Run]] = {RESULTS: [], robust.RESULTS: [], sweep.RESULTS: []}
-    costs: list[Mapping[str, Any]] = []
+    costs: list[tuple[Path, Mapping[str, Any]]] = []  # the file and a row of it
     for path in map(Path, paths):
         names = (*runs, zoo.RESULTS)
         files = [path] if path.is_file() else sorted(file for name in names for file in path.rglob(name))
@@ -49,13 +59,13 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
             if file.name in runs:
                 runs[file.name].append(Run(file, _read(file), read_records(records_file(file))))
             else:
-                costs += _read_costs(file)
+                costs += ((file, row) for row in _read_costs(file))
 
-    tables = {"Published tables": published_tables(runs[RESULTS], runs[sweep.RESULTS], costs),
+    tables = {"Published tables": published_tables(runs[RESULTS], runs[sweep.RESULTS], [row for _, row in costs]),
               "Robustness": [table for run in runs[robust.RESULTS] for table in robust_tables(run)],
               "Sweeps": [sweep_table(run) for run in runs[sweep.RESULTS]],
               "All tests": [test_table(run) for run in runs[RESULTS]],
-              "Where the figures come from": [_provenance(run for kind in runs.values() for run in kind)]}
+              "Where the figures come from": [_provenance((run for kind in runs.values() for run in kind), costs)]}
     write_text(output_dir / "report.md", _markdown(tables))
     write_text(output_dir / "report.tex", _latex(tables))
     plot = output_dir / robust.PLOT
@@ -80,8 +90,10 @@ def _read_costs(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _provenance(runs: Iterable[Run]) -> Table:
+def _provenance(runs: Iterable[Run], costs: Iterable[tuple[Path, Mapping[str, Any]]]) -> Table:
     rows = [[run.results["configuration"], run.results["model"], str(run.path), run.results["command"]] for run in runs]
+    rows += [[cost_configuration(cost), cost["model"], str(file), cost["settings"].get("command", "–")]
+             for file, cost in costs]
     return Table("Configurations", ["configuration", "model", "results", "command"], rows)
 
 
@@ -131,7 +143,8 @@ def _examples(run: Run) -> list[str]:
         ranked = sorted((r for r in run.records if r["dataset"] == dataset and r["f1"] is not None),
                         key=lambda record: -record["f1"])
         extremes = {record["index"]: record for record in (*ranked[:_SHOWN], *ranked[-_SHOWN:])}
-        shown += [record for record in extremes.values() if Path(record["path"]).is_file()]
+        shown += [record for record in extremes.values()
+                  if Path(record["path"]).is_file() and Path(record["mask"]).is_file()]
     strips = []
     for record, prediction in zip(shown, _predictions(run, shown), strict=True):
         pictures = {"input": read_image(Path(record["path"])), "truth": read_image(Path(record["mask"]))}
@@ -148,6 +161,8 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[ImagePrediction | 
         return [None] * len(records)
     flags = {name: settings[name] for name in (*sweep.SWEPT, "noise_seed") if name in settings}
     predictor = Predictor(checkpoint, settings["image_size"], model=run.results["model"], model_flags=flags)
+    given = {field.name: settings[field.name] for field in fields(InputSettings) if field.name in settings}
+    predictor.inputs = InputSettings(**given)  # as the test was, which may differ from the training
     found = predictor.predict([Path(record["path"]) for record in records])
     return [result if isinstance(result, ImagePrediction) else None for result in found]
 

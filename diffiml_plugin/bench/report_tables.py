@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from diffiml_plugin.bench.robust import CLEAN, PERTURBATIONS
-from diffiml_plugin.bench.scores import PIXEL_FIGURES, Record, summarise
-from diffiml_plugin.bench.sweep import SWEPT, spread
+from diffiml_plugin.bench.scores import MEANS, Record, summarise
+from diffiml_plugin.bench.scoring import digest
+from diffiml_plugin.bench.sweep import SWEPT
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "missing"
@@ -43,14 +44,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """`interval`: the bootstrap's 95 % over images, in which a mean over datasets gives each the same weight."""
+    """`interval`: the bootstrap's 95 % over images, in which a mean over datasets gives each the same weight.
+
+    `deviation`: standard, of runs that differ in their noise alone.
+    """
 
     value: float
     interval: tuple[float, float] | None = None
+    deviation: float | None = None
 
     def __str__(self) -> str:
+        spread = "" if self.deviation is None else f" ± {self.deviation:.4f}"
         bounds = "" if self.interval is None else " [{:.3f}, {:.3f}]".format(*self.interval)
-        return f"{self.value:.4f}{bounds}"
+        return f"{self.value:.4f}{spread}{bounds}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class Ours:
 def mean_figure(groups: Sequence[Sequence[float]]) -> Figure:
     """The mean over groups of the means of their images' values."""
     random = np.random.default_rng(0)
-    resampled = [np.take(group, random.integers(len(group), size=(_RESAMPLES, len(group)))).mean(1) for group in groups]
+    resampled = [[np.take(group, random.integers(len(group), size=len(group))).mean() for _ in range(_RESAMPLES)]
+                 for group in groups]
     low, high = np.percentile(np.mean(resampled, 0), (2.5, 97.5))
     return Figure(fmean(fmean(group) for group in groups), (float(low), float(high)))
 
@@ -90,11 +97,12 @@ def f1_by_dataset(records: Iterable[Record]) -> dict[str, list[float]]:
     return {dataset: values for (dataset,), values in _grouped(records, "dataset").items()}
 
 
-def _grouped(records: Iterable[Record], *keys: str) -> dict[tuple, list[float]]:
+def _grouped(records: Iterable[Record], *keys: str, value: str = "f1") -> dict[tuple, list[float]]:
+    """The values of the records that have one."""
     found: dict[tuple, list[float]] = {}
     for record in records:
-        if record["f1"] is not None:
-            found.setdefault(tuple(record[key] for key in keys), []).append(record["f1"])
+        if record.get(value) is not None:
+            found.setdefault(tuple(record[key] for key in keys), []).append(record[value])
     return found
 
 
@@ -103,11 +111,11 @@ def test_table(run: Run) -> Table:
     names = list(dict.fromkeys(record["dataset"] for record in run.records))
     summaries = {name: summarise(r for r in run.records if r["dataset"] == name) for name in names}
     figures = list(dict.fromkeys(figure for summary in summaries.values() for figure in summary))
-    f1 = f1_by_dataset(run.records)
+    means = {figure: _grouped(run.records, "dataset", value=key) for key, figure in MEANS.items()}
 
     def cell(name: str, figure: str) -> str:
-        if figure == PIXEL_FIGURES["f1"] and name in f1:
-            return str(mean_figure([f1[name]]))
+        if (name,) in means.get(figure, ()):
+            return str(mean_figure([means[figure][name,]]))
         value = summaries[name].get(figure)
         return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
 
@@ -131,8 +139,9 @@ def robust_tables(run: Run) -> list[Table]:
 def sweep_table(run: Run) -> Table:
     """Pixel-F1 of one sweep by setting and dataset, mean ± standard deviation over the noise seeds."""
     names = list(dict.fromkeys(name for row in run.results["rows"] for name in row["datasets"]))
-    rows = [[f"{row['setting']}={row['value']}", *(spread(row["datasets"][name]) for name in names)]
-            for row in run.results["rows"]]
+    found = [(row, _swept_figures(run, row)) for row in run.results["rows"]]
+    rows = [[f"{row['setting']}={row['value']}", *(str(figures.get(name, MISSING)) for name in names)]
+            for row, figures in found]
     return Table(f"{run.label}, configuration {run.results['configuration']}", ["setting", *names], rows)
 
 
@@ -145,19 +154,34 @@ def _with_mean(f1: Mapping[str, list[float]], columns: Sequence[str]) -> dict[st
 
 
 def _swept(run: Run, setting: str | None) -> dict[str, Ours]:
-    """One entry for each value of the setting; an image's figure is its mean over the noise seeds."""
+    """One entry for each value of the setting."""
+    return {str(row["value"]): Ours(_swept_figures(run, row), run.results["configuration"])
+            for row in run.results["rows"] if row["setting"] == setting}
+
+
+def _swept_figures(run: Run, row: Mapping[str, Any]) -> dict[str, Figure]:
+    """By dataset; an image's figure is its mean over the noise seeds."""
     own = {name: run.results["settings"].get(name) for name in SWEPT}
-    found = {}
-    for row in run.results["rows"]:
-        if row["setting"] == setting:
-            wanted = {**own, setting: row["value"]}.items()
-            images = _grouped((r for r in run.records if wanted <= r.items()), "dataset", "index")
-            f1: dict[str, list[float]] = {}
-            for (dataset, _), values in images.items():
-                f1.setdefault(dataset, []).append(fmean(values))
-            figures = {name: mean_figure([values]) for name, values in f1.items()}
-            found[str(row["value"])] = Ours(figures, run.results["configuration"])
+    wanted = {**own, row["setting"]: row["value"]}.items()
+    records = [record for record in run.records if wanted <= record.items()]
+    images, seeds = (_means(_grouped(records, "dataset", key)) for key in ("index", "noise_seed"))
+    return {name: replace(mean_figure([values]), deviation=stdev(seeds[name]) if len(seeds[name]) > 1 else None)
+            for name, values in images.items()}
+
+
+def _means(groups: Mapping[tuple, list[float]]) -> dict[str, list[float]]:
+    """By the first key, the mean of each group."""
+    found: dict[str, list[float]] = {}
+    for (name, _), values in groups.items():
+        found.setdefault(name, []).append(fmean(values))
     return found
+
+
+def cost_configuration(cost: Mapping[str, Any]) -> str:
+    """A hash of what a row of `benco complexity --json` is about, and the device it was timed on."""
+    settings = {name: value for name, value in cost["settings"].items() if name != "command"}
+    timed = settings.get("timed")
+    return digest([cost["model"], cost["image_size"], settings]) + (f" ({timed})" if timed else "")
 
 
 def table4_name(row: Mapping[str, Any], members: str) -> str:
@@ -174,24 +198,23 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
         figures = {"params M": cost["params_M"]["total"], "GFLOPs": gflops}
         if not found:
             figures["FPS"] = cost.get("fps")
-        found[table4_name(cost, members)] = Ours({c: Figure(v) for c, v in figures.items() if v is not None}, "")
+        found[table4_name(cost, members)] = Ours({c: Figure(v) for c, v in figures.items() if v is not None},
+                                                  cost_configuration(cost))
     return found
 
 
 def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
-    columns, rows = table["columns"], []
+    columns, deviations, rows = table["columns"], table.get("deviations", {}), []
     digits = max(len(str(value).partition(".")[2]) for row in table["rows"].values() for value in row)
     for name in dict.fromkeys((*table["rows"], *ours)):
         paper = dict(zip(columns, table["rows"].get(name, ()), strict=False))
         if paper:
-            rows.append([name, "paper", *(f"{paper[column]:.{digits}f}" for column in columns), ""])
+            spread = f" ± {deviations[name]:.{digits}f}" if name in deviations else ""
+            rows.append([name, "paper", *(f"{paper[column]:.{digits}f}{spread}" for column in columns), ""])
         if name in ours or name in table["reproduced"]:
             found = ours.get(name, Ours({}, ""))
             rows.append([name, "ours", *(str(found.figures.get(c, MISSING)) for c in columns), found.configuration])
             if paper and found.figures:
                 rows.append([name, "difference", *(f"{found.figures[c].value - paper[c]:+.4f}" if c in found.figures
                                                    else MISSING for c in columns), ""])
-    head = ["method", "figures", *columns, "configuration"]
-    if not any(row[-1] for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    return Table(table["title"], head, rows)
+    return Table(table["title"], ["method", "figures", *columns, "configuration"], rows)

@@ -69,7 +69,7 @@ class Scoring:
         """
         listed = self.lists[name]
         files = [(file, _stamp(file)) for file in (*listed.images, *listed.masks)]
-        key = _digest([self.header["configuration"], name, variant, files])
+        key = digest([self.header["configuration"], name, variant, files])
         part = self._parts / f"{key}.jsonl"
         if part.exists():
             return read_records(part)
@@ -120,7 +120,7 @@ def open_scoring(
     configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
     header = {
         "command": shlex.join(sys.argv),
-        "configuration": _digest([restored.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
+        "configuration": digest([restored.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
         "model": restored.name,
         "checkpoint": str(restored.path),
         "settings": values,
@@ -194,5 +194,6 @@ def _stamp(file: str) -> list[int]:
     return [] if file == NEGATIVE else [os.stat(file).st_size, os.stat(file).st_mtime_ns]
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """A hash of plain values, short enough for a table."""
     return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

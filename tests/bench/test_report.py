@@ -1,7 +1,7 @@
 import json
 import re
 from dataclasses import replace
-from statistics import fmean
+from statistics import fmean, stdev
 
 import numpy as np
 import pytest
@@ -68,8 +68,16 @@ def test_a_report_of_everything(runs, tmp_path):
     swept = [r for r in records(runs / "sweep" / "sweep_per_image.jsonl")
              if (r["dataset"], r["ensemble_size"], r["label"]) == ("CASIAv1", 3, 1)]
     assert len(swept) == 2 * 3
-    assert f"| ensemble_size=3 | {fmean(r['f1'] for r in swept):.4f} ± " in text
-    assert rows(text, "Table 7")["3", "ours"]["CASIAv1"].startswith(f"{fmean(r['f1'] for r in swept):.4f} [")
+    seeds = [fmean(r["f1"] for r in swept if r["noise_seed"] == seed) for seed in (0, 1)]
+    spread = f"{fmean(seeds):.4f} ± {stdev(seeds):.4f} ["
+    assert f"| ensemble_size=3 | {spread}" in text
+    assert rows(text, "Table 7")["3", "ours"]["CASIAv1"].startswith(spread)
+    assert rows(text, "Table 7")["3", "paper"]["CASIAv1"] == "0.7392 ± 0.0028"
+
+    # an interval beside each mean
+    shown = text.split("## All tests")[1].split("| CASIAv1 |")[1].splitlines()[0].split(" | ")
+    false_alarm = [r["false_alarm_area"] for r in records(runs / "test" / "per_image.jsonl") if r["label"] == 0]
+    assert f"{fmean(false_alarm):.4f} [" in text and sum("[" in cell for cell in shown) == 7
 
     # cost
     assert rows(text, "Table 4")["DiffIML, LightVAE, N=1", "ours"]["FPS"] == "12.0000"
@@ -108,12 +116,16 @@ def test_the_zoos_rows_land_beside_the_published(tmp_path):
                 "fps": fps, "settings": settings}
 
     (tmp_path / "complexity.json").write_text(json.dumps([
-        row("DiffIML", 512, "N=1", 8.0, latent_codec="lightvae"),
+        row("DiffIML", 512, "N=1", 8.0, latent_codec="lightvae", timed="a GPU", command="benco complexity --zoo"),
         row("DiffIML", 512, "N=5", 4.0, latent_codec="lightvae"),
         row("DiffIML", 512, "N=1", 2.0, latent_codec="sd-vae"), row("IML_ViT", 1024, "N=1", 1.0),
         row("IML_ViT", 512, "N=1", 5.0), row("unet", 512, "N=1", None)]))
     report([str(tmp_path)], tmp_path / "report")
-    table = rows((tmp_path / "report" / "report.md").read_text(), "Table 4")
+    text = (tmp_path / "report" / "report.md").read_text()
+    table = rows(text, "Table 4")
+    configuration = table["DiffIML, LightVAE, N=1", "ours"]["configuration"]
+    assert configuration.endswith(" (a GPU)")
+    assert f"| {configuration} | DiffIML | {tmp_path / 'complexity.json'} | benco complexity --zoo |" in text
     ours = {name: cells["FPS"] for (name, figures), cells in table.items() if figures == "ours"}
     assert ours == {"IML-ViT (1024²)": "1.0000", "DiffIML, VAE, N=1": "2.0000", "DiffIML, LightVAE, N=1": "8.0000",
                     "DiffIML, LightVAE, N=5": "4.0000", "IML-ViT": "5.0000", "unet": "missing"}
