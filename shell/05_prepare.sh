@@ -8,6 +8,8 @@ set -euo pipefail
 for name in CASIAv2 FantasticReality tamperedCOCO compRAISE CASIAv1 COVERAGE Columbia NIST16 IMD2020 CocoGlide AutoSplice; do
     if [[ -d "$DATA_ROOT/$name" ]]; then
         benco datasets prepare "$name" --root "$DATA_ROOT"
+    else
+        echo "left out, since not there: $DATA_ROOT/$name" >&2
     fi
 done
 if [[ -d "$DATA_ROOT/CASIAv2" ]]; then
