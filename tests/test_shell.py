@@ -52,8 +52,10 @@ def test_both_protocols_ablations_robustness_and_report(script, tmp_path):
     script("40_robust.sh", *FEW)
     script("45_complexity.sh", "--zoo", "MantraNet", "--image_size", "64", "--encoder", "segformer_b0", *HERE[:2])
     script("50_sweep.sh", *FEW, "--vary", "ensemble_size=1,3", "--noise_seeds", "2")
-    assert "catnet_train_sets.json" in script("21_train_catnet.sh", "--dry_run")  # an epoch of it is 9200 images
-    script("31_test_catnet.sh", *FEW, "--checkpoint_path", "runs/mvss")
+    assert "epoch 1/1" in script("21_train_catnet.sh", *SMALL, "--samples_per_set", "2")
+    script("31_test_catnet.sh", *FEW, "--checkpoint_path", "runs/catnet")
+    script("60_train_ablation.sh", "table6c_0.3", *SMALL)
+    script("61_test_ablation.sh", "table6c_0.3", *FEW)
     peer = ["--model", "SegFormerIML", "--output_dir"]
     script("30_test_mvss.sh", *HERE, *peer, "runs/peer/test", "--checkpoint_path", "runs/table5_SegFormerIML")
     script("70_report.sh")

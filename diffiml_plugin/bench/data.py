@@ -40,7 +40,7 @@ class PairsDataset(JsonDataset):
 class BalancedPairsDataset(BalancedDataset):
     """The framework's balanced sampling: `sample_number` random images of each dataset per epoch."""
 
-    def __init__(self, datasets: list[Dataset], sample_number: int = 1840):
+    def __init__(self, datasets: list[Dataset], sample_number: int):
         self.sample_number = sample_number
         self.settings_list = [[dataset.entry_path, type(dataset)] for dataset in datasets]
         self.dataset_list = datasets
@@ -134,7 +134,8 @@ def read_training_set(
         longest = check_lists(lists)
         if not crop_size:
             inputs.warn_if_cut(longest)
-    return BalancedPairsDataset([dataset(source) for source in sources]) if balanced else dataset(sources[0])
+    found = [dataset(source) for source in sources]
+    return BalancedPairsDataset(found, settings.samples_per_set) if balanced else found[0]
 
 
 class SeededDataset(Dataset):

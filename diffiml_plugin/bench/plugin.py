@@ -35,7 +35,7 @@ class DiffIMLModel(nn.Module):
     """DiffIML behind the framework's forward interface.
 
     Args:
-        encoder_weights: none, imagenet, or a file for the condition encoder.
+        encoder_weights: none, xavier, imagenet, or a file for the condition encoder.
         codec_weights: default, none, or a file or folder for the latent codec.
         settings: the fields of `DiffIMLConfig`.
     """
@@ -93,7 +93,7 @@ class SegFormerIML(nn.Module):
 
     Args:
         encoder: the condition encoder's name.
-        encoder_weights: none, imagenet, or a file for it.
+        encoder_weights: none, xavier, imagenet, or a file for it.
     """
 
     size_multiple = SIZE_MULTIPLE

@@ -1,6 +1,7 @@
 """The tables of `benco report`: the published figures (published.json) with ours below them."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,8 +83,10 @@ def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterabl
             table, _, row = experiment.partition("/")
             if table in ours:
                 figures = _with_mean(f1_by_dataset(run.records), PUBLISHED[table]["columns"])
-                model = run.results["model"]
-                ours[table][row or _PUBLISHED_NAMES.get(model, model)] = Ours(figures, run.results["configuration"])
+                row = row or _PUBLISHED_NAMES.get(run.results["model"], run.results["model"])
+                if row in ours[table]:
+                    print(f"warning: several tests fill {table}/{row}; shown is {run.path}", file=sys.stderr)
+                ours[table][row] = Ours(figures, run.results["configuration"])
     for run in sweeps:
         for name, table in PUBLISHED.items():
             ours[name] |= _swept(run, table.get("sweep"))
@@ -199,7 +202,7 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
         if not found:
             figures["FPS"] = cost.get("fps")
         found[table4_name(cost, members)] = Ours({c: Figure(v) for c, v in figures.items() if v is not None},
-                                                  cost_configuration(cost))
+                                                  cost.get("error") or cost_configuration(cost))
     return found
 
 

@@ -52,6 +52,7 @@ class TrainSettings(CommonSettings):
 
     model: str = flag("DiffIML", "name in the framework's registry")
     data_path: str = flag("", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER")
+    samples_per_set: int = flag(1840, "images of each set of a balanced JSON per epoch")
     synth_kinds: str = flag("splice,copy_move,removal", "manipulations that synth:FOLDER draws from")
     synth_strength: str = flag("realistic", "of synth:FOLDER; visible: large, recoloured, little compressed", STRENGTHS)
     synth_window: int | None = flag(None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs")
@@ -78,7 +79,8 @@ class TrainSettings(CommonSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("batch_size", "total_batch_size", "epochs", "test_period", "save_period", "log_per_epoch_count"):
+        for name in ("batch_size", "total_batch_size", "epochs", "test_period", "save_period", "log_per_epoch_count",
+                     "samples_per_set"):
             _require(self, name, lambda value: value >= 1, "a positive number")
         for name in ("crop_size", "synth_window"):
             _require(self, name, lambda value: value is None or value >= 1, "a positive number")

@@ -142,7 +142,7 @@ class _Flag:
 
 
 _ADAPTER_FLAGS = (  # what DiffIML's constructor in the registry takes beside its config
-    _Flag("encoder_weights", str, "none", "start of the condition encoder: none (random) | imagenet | a local file"),
+    _Flag("encoder_weights", str, "none", "start of the condition encoder: none (random) | xavier | imagenet | a file"),
     _Flag("codec_weights", str, "default", "of the latent codec: default | none (random) | a local file or folder"),
 )
 

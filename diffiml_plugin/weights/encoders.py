@@ -19,14 +19,18 @@ def load_encoder_weights(encoder: nn.Module, name: str, source: str | Path) -> N
     """Loads published weights into an encoder of `build_encoder(name)`, all of them or none.
 
     Args:
-        source: "none" keeps the weights; "imagenet" takes the published ones from the hub or its cache;
-            anything else is the path of a file: .safetensors, or PyTorch's .pth or .bin. A Mix Transformer
-            reads NVIDIA's and the Hugging Face layouts, other encoders the layout of their timm model.
+        source: "none" keeps the weights; "xavier" draws them anew, uniformly after Glorot, biases 0; "imagenet" takes
+            the published ones from the hub or its cache; anything else is the path of a file: .safetensors, or
+            PyTorch's .pth or .bin. A Mix Transformer reads NVIDIA's and the Hugging Face layouts, other encoders the
+            layout of their timm model.
 
     Raises:
         DiffIMLError: the file cannot be had (says what to fetch by hand) or holds another model's weights.
     """
     if source == "none":
+        return
+    if source == "xavier":
+        encoder.apply(_draw_xavier)
         return
     path = _fetch(name) if source == "imagenet" else Path(source)
     tensors = read_tensors(path)
@@ -34,6 +38,13 @@ def load_encoder_weights(encoder: nn.Module, name: str, source: str | Path) -> N
         load_into(encoder.net, _timm_features(encoder, tensors, path), path)
     else:
         load_into(encoder, to_our_layout(tensors, encoder, path), path)
+
+
+def _draw_xavier(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _fetch(name: str) -> Path:

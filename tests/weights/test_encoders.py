@@ -184,3 +184,12 @@ def test_weights_of_another_timm_model_are_refused(name, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DiffIMLError, match=r"cannot read weights from .*nowhere\.pth: No such file"):
         load_encoder_weights(build_encoder("segformer_b0"), "segformer_b0", tmp_path / "nowhere.pth")
+
+
+def test_xavier_draws_every_weight_from_glorots_range():
+    encoder = build_encoder("segformer_b0")
+    load_encoder_weights(encoder, "segformer_b0", "xavier")
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            bound = (6 / sum(module.weight.shape)) ** 0.5
+            assert 0.9 * bound < module.weight.abs().max() <= bound and not module.bias.any()
