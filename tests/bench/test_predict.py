@@ -7,10 +7,11 @@ from PIL import Image
 from torch import nn
 
 predict_module = pytest.importorskip("diffiml_plugin.bench.predict")
-from diffiml_plugin.bench.checkpoints import save_checkpoint  # noqa: E402
+from diffiml_plugin.bench.checkpoints import RELEASED, save_checkpoint  # noqa: E402
 from diffiml_plugin.bench.framework import MODELS  # noqa: E402
 from diffiml_plugin.bench.predict import Predictor, predict  # noqa: E402
 from diffiml_plugin.errors import DiffIMLError  # noqa: E402
+from diffiml_plugin.weights.files import read_metadata  # noqa: E402
 
 
 class BrightnessModel(nn.Module):
@@ -127,3 +128,16 @@ def test_same_mask_as_benco_test(tmp_path):
     for expected, result in zip(tested, Predictor(weights, device="cpu").predict(files), strict=True):
         assert np.abs(result.probability - expected[0].numpy()).max() < 1e-5
         assert 0 < result.uncertainty.max() <= 0.5
+
+
+def test_the_small_model_travels_with_the_package_and_says_what_it_is(tmp_path):
+    path = RELEASED["small"]
+    metadata = read_metadata(path)
+    assert path.stat().st_size <= 16e6 and metadata["model"] == "DiffIML"
+    assert metadata["data"] and metadata["limits"] and 0 < metadata["figures"]["pixel-level F1"] < 1
+    noise = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.jpg")
+    flags = {"num_inference_steps": 1, "ensemble_size": 2}
+    predictor = Predictor("small", image_size=96, device="cpu", model_flags=flags)
+    assert not predict(predictor, [str(tmp_path / "photo.jpg")], tmp_path / "out")
+    assert np.array(Image.open(tmp_path / "out" / "photo_uncertainty.png")).shape == (70, 90)
