@@ -112,5 +112,6 @@ def test_a_misspelt_packaged_file_gets_the_nearest(tmp_path):
 @pytest.mark.parametrize("path", sorted(packaged_folder().glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_packages_own_files_suit_a_verb(path, monkeypatch, capsys):
     monkeypatch.setenv("DATA_ROOT", "/data")
+    monkeypatch.setenv("STUDY_DATA", "/data")
     statuses = [main([verb, "--config", str(path), "--dry_run"]) for verb in VERBS]
     assert 0 in statuses, capsys.readouterr().err
