@@ -16,10 +16,11 @@ from diffiml_plugin.bench.framework import MODELS
 from diffiml_plugin.bench.models import model_class
 from diffiml_plugin.bench.plugin import NAME, register
 from diffiml_plugin.bench.untrained import blank_batch, build_untrained, untrained
+from diffiml_plugin.errors import DiffIMLError
 
 RESULTS = "complexity.json"  # by this name `benco report` finds the rows in a folder
 RATIO = "fps_ratio_to_DiffIML_N=1"
-_OURS = (("lightvae", 1), ("lightvae", 5), ("sd-vae", 1))  # codec and ensemble size; the first is what others relate to
+_OURS = (("lightvae", 1), ("lightvae", 5), ("sd-vae", 1), ("sd-vae", 5))  # codec, N; others relate to the first
 _OWN_SIZE = {"PSCC_Net": 256, "MantraNet": 256, "ObjectFormer": 224, "IML_ViT": 1024}  # of Table 4; the others: 512
 _FEWEST, _MOST, _SECONDS = 3, 100, 5.0  # runs of one model; no more are begun after so many seconds
 
@@ -34,7 +35,7 @@ class _Entry:
 def zoo(
     models: Sequence[str], flags: Mapping[str, Any], image_size: int | None, device: torch.device
 ) -> Iterator[dict[str, Any]]:
-    """Yields the rows of Table 4, each when it is known: DiffIML's three, then the models'.
+    """Yields the rows of Table 4, each when it is known: DiffIML's four, then the models'.
 
     Args:
         models: registered names; none for all there are.
@@ -42,8 +43,9 @@ def zoo(
         image_size: in pixels, for all; None for each model's own.
 
     Yields:
-        a row as `complexity` gives it, of one ensemble size, with "fps", one image at a time in fp32, and RATIO to that
-        of the first row. A model that cannot be built or run has None for figures and "error", which says why.
+        a row as `complexity` gives it, of one ensemble size, with "fps", one image at a time in PyTorch's default
+        precision, and RATIO to that of the first row. A model that cannot be built or run has None for figures and
+        "error", which says why.
 
     Raises:
         DiffIMLError: no such model; or the first row, to which the others relate, fails.
@@ -84,7 +86,11 @@ def _measured(entry: _Entry, device: torch.device) -> dict[str, Any]:
 def _failed(entry: _Entry, error: Exception) -> dict[str, Any]:
     return {"model": entry.name, "image_size": entry.image_size, "params_M": {"total": None},
             "GFLOPs": {f"N={entry.flags.get('ensemble_size', 1)}": None}, "settings": dict(entry.flags), "fps": None,
-            "error": " ".join(str(error).split()) or type(error).__name__}
+            "error": " ".join(_reason(error).split())}
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, DiffIMLError) else f"{type(error).__name__}: {error}"
 
 
 @torch.no_grad()
@@ -100,5 +106,5 @@ def frames_per_second(model: nn.Module, batch: Mapping[str, Any]) -> float:
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, fp32"
+        return f"{torch.cuda.get_device_name(device)}, fp32 (convolutions in TF32)"
     return f"CPU, {torch.get_num_threads()} threads, fp32"

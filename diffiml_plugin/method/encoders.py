@@ -3,7 +3,7 @@
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_STD
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
@@ -39,6 +39,7 @@ def build_encoder(name: str) -> nn.Module:
 class TimmEncoder(nn.Module):
     """A timm model cut to its features at strides 4, 8, 16, 32, without the layers behind them.
 
+    It takes ImageNet-normalised images like every encoder, and gives the model those of its own normalisation.
     `name` and `timm_options` rebuild `net` with `timm.create_model`, for whoever reads pretrained weights.
     """
 
@@ -46,7 +47,7 @@ class TimmEncoder(nn.Module):
         super().__init__()
         self.residuals = NoiseResiduals() if name.startswith(RESIDUALS) else None
         name = name.removeprefix(RESIDUALS)
-        options = {"features_only": True, "in_chans": 3 if self.residuals is None else NoiseResiduals.channels}
+        options = {"features_only": True, "in_chans": 3 if self.residuals is None else 3 + NoiseResiduals.channels}
         if name.startswith("swin"):
             options["strict_img_size"] = False  # else it insists on its training size
         try:
@@ -62,10 +63,16 @@ class TimmEncoder(nn.Module):
         self.net = timm.create_model(name, pretrained=False, **options)  # cut: DDP wants every layer used
         self.channels = tuple(self.net.feature_info.channels())
         self._channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
+        own = self.net.pretrained_cfg
+        means, deviations = (torch.tensor([imagenet, own[key]]).view(2, 1, 3, 1, 1) for imagenet, key in
+                             ((IMAGENET_DEFAULT_MEAN, "mean"), (IMAGENET_DEFAULT_STD, "std")))
+        self.register_buffer("scale", deviations[0] / deviations[1], persistent=False)
+        self.register_buffer("shift", (means[0] - means[1]) / deviations[1], persistent=False)
         self._check_any_size()
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        features = self.net(image if self.residuals is None else self.residuals(image))
+        colours = image * self.scale + self.shift
+        features = self.net(colours if self.residuals is None else torch.cat([colours, self.residuals(image)], 1))
         return [x.permute(0, 3, 1, 2) for x in features] if self._channels_last else features
 
     @torch.no_grad()
@@ -84,13 +91,13 @@ class TimmEncoder(nn.Module):
 
 
 class NoiseResiduals(nn.Module):
-    """Three fixed high-pass filters of steganalysis' rich models (SRM) on each colour, beside the image itself.
+    """Three fixed high-pass filters of steganalysis' rich models (SRM) on each colour.
 
     Tampering shows in the noise, whose amplitude is a hundredth of the content's: a network that is trained from
     scratch finds it in far fewer steps when the content is filtered out.
     """
 
-    channels = 12  # 3 colours, 3 residuals of each
+    channels = 9  # three of each colour
     _LIMIT = 4.0  # grey levels; what is larger is content
 
     def __init__(self):
@@ -106,8 +113,8 @@ class NoiseResiduals(nn.Module):
         self.register_buffer("deviation", deviation, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W], ImageNet-normalised → [B, 12, H, W], the residuals clipped to 2."""
+        """[B, 3, H, W], ImageNet-normalised → [B, 9, H, W], clipped to 2."""
         with torch.autocast(image.device.type, enabled=False):  # half precision would round the noise away
             grey_levels = image.float() * self.deviation
             residuals = F.conv2d(grey_levels, self.kernels, padding=2, groups=3)
-            return torch.cat([image, residuals.clamp(-self._LIMIT, self._LIMIT) / 2], 1)
+            return residuals.clamp(-self._LIMIT, self._LIMIT) / 2

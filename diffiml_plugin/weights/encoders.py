@@ -4,6 +4,7 @@ from pathlib import Path
 
 import huggingface_hub
 import timm
+import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, source: str | Path) -> N
         source: "none" keeps the weights; "xavier" draws them anew, uniformly after Glorot, biases 0; "imagenet" takes
             the published ones from the hub or its cache; anything else is the path of a file: .safetensors, or
             PyTorch's .pth or .bin. A Mix Transformer reads NVIDIA's and the Hugging Face layouts, other encoders the
-            layout of their timm model.
+            layout of their timm model; filters over noise residuals, which no file holds, keep their random weights.
 
     Raises:
         DiffIMLError: the file cannot be had (says what to fetch by hand) or holds another model's weights.
@@ -81,11 +82,15 @@ def _hub_repository(name: str) -> str:
 def _timm_features(encoder: TimmEncoder, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """timm converts its published files itself, but checks them only when it builds the whole classifier."""
     try:
-        for options in ({}, encoder.timm_options):
+        for options in ({}, {**encoder.timm_options, "in_chans": 3}):
             net = timm.create_model(encoder.name, pretrained=True,
                                     pretrained_cfg_overlay={"state_dict": dict(tensors)}, **options)
     except Exception as error:  # conversion of another model's tensors fails in any way
         reason = " ".join(str(error).split())
         raise DiffIMLError(f"{path} does not hold the weights of timm model {encoder.name!r} "
                            f"({reason:.200}); pass a file of this model") from error
-    return net.state_dict()
+    loaded = net.state_dict()
+    for key, own in encoder.net.state_dict().items():
+        if own.shape != loaded[key].shape:  # filters over noise residuals beside the published ones over colours
+            loaded[key] = torch.cat([loaded[key], own[:, 3:]], 1)
+    return loaded

@@ -4,6 +4,7 @@ import safetensors.torch
 import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
@@ -153,7 +154,7 @@ def test_a_model_that_timm_never_published():
         load_encoder_weights(nn.Identity(), "regnetz_005", "imagenet")
 
 
-TIMM = ["resnet10t", "mobilenetv3_small_050", "convnext_atto"]
+TIMM = ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "tf_efficientnet_lite0"]
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -164,12 +165,29 @@ def test_weights_of_a_timm_classifier(name, tmp_path, monkeypatch):
     safetensors.torch.save_file(classifier.state_dict(), path)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub({"model.safetensors": path}))
     image = torch.randn(1, 3, 64, 64)
-    expected = classifier.forward_intermediates(image, intermediates_only=True)[-1]
+    pixels = image * channels(IMAGENET_DEFAULT_STD) + channels(IMAGENET_DEFAULT_MEAN)
+    own = (pixels - channels(classifier.pretrained_cfg["mean"])) / channels(classifier.pretrained_cfg["std"])
+    expected = classifier.forward_intermediates(own, intermediates_only=True)[-1]
     for source in ("imagenet", path):
         encoder = build_encoder(name).eval()
         assert not torch.allclose(encoder(image)[-1], expected, atol=1e-4)
         load_encoder_weights(encoder, name, source)
         assert torch.allclose(encoder(image)[-1], expected, atol=1e-4)
+
+
+def channels(values):
+    return torch.tensor(values).view(1, 3, 1, 1)
+
+
+def test_filters_over_noise_residuals_stand_beside_the_published_ones(tmp_path):
+    classifier = timm.create_model("mobilenetv3_small_050", pretrained=False)
+    safetensors.torch.save_file(classifier.state_dict(), tmp_path / "model.safetensors")
+    encoder = build_encoder("srm_mobilenetv3_small_050")
+    before = encoder.net.conv_stem.weight.detach().clone()
+    load_encoder_weights(encoder, "srm_mobilenetv3_small_050", tmp_path / "model.safetensors")
+    assert torch.equal(encoder.net.conv_stem.weight[:, :3], classifier.conv_stem.weight)
+    assert torch.equal(encoder.net.conv_stem.weight[:, 3:], before[:, 3:])
+    assert torch.equal(encoder.net.blocks[0][0].conv_dw.weight, classifier.blocks[0][0].conv_dw.weight)
 
 
 @pytest.mark.parametrize("name", TIMM)
