@@ -21,6 +21,7 @@ from diffiml_plugin.bench.report_tables import (
     Table,
     cost_configuration,
     published_tables,
+    robust_curve,
     robust_tables,
     sweep_table,
     test_table,
@@ -71,7 +72,7 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
     write_text(output_dir / "report.tex", _latex(tables))
     plot = output_dir / robust.PLOT
     if runs[robust.RESULTS]:
-        robust.plot(plot, {run.label: robust.curve_of(run.results) for run in runs[robust.RESULTS]})
+        robust.plot(plot, {run.label: robust_curve(run) for run in runs[robust.RESULTS]})
     _write_page(output_dir / "report.html", tables, plot if runs[robust.RESULTS] else None, runs[RESULTS])
 
 

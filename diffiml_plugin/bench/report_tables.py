@@ -139,6 +139,16 @@ def robust_tables(run: Run) -> list[Table]:
     return tables
 
 
+def robust_curve(run: Run) -> dict[str, dict[int, float]]:
+    """Pixel-F1 by perturbation and strength, 0 being the clean image: the mean over the datasets."""
+    f1 = {variant: fmean(means) for variant, means in _means(_grouped(run.records, "variant", "dataset")).items()}
+    curves = {}
+    for name, (_, strengths, _) in PERTURBATIONS.items():
+        points = {0: CLEAN, **{strength: f"{name} {strength}" for strength in strengths}}
+        curves[name] = {strength: f1[variant] for strength, variant in points.items() if variant in f1}
+    return curves
+
+
 def sweep_table(run: Run) -> Table:
     """Pixel-F1 of one sweep by setting and dataset, mean ± standard deviation over the noise seeds."""
     names = list(dict.fromkeys(name for row in run.results["rows"] for name in row["datasets"]))

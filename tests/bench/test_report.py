@@ -9,7 +9,7 @@ import pytest
 from diffiml_plugin.bench import report_tables, robust, sweep
 from diffiml_plugin.bench import test as testing
 from diffiml_plugin.bench.report import report
-from diffiml_plugin.bench.report_tables import PUBLISHED, Run, mean_figure, published_tables
+from diffiml_plugin.bench.report_tables import PUBLISHED, Run, mean_figure, published_tables, robust_curve
 from diffiml_plugin.errors import DiffIMLError
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -84,9 +84,12 @@ def test_a_report_of_everything(runs, tmp_path):
     assert rows(text, "Table 4")["DiffIML, LightVAE, N=5", "ours"]["FPS"] == "missing"
 
     # robustness
-    perturbed = [r["f1"] for r in records(runs / "robust" / "robust_per_image.jsonl")
-                 if (r["dataset"], r["variant"], r["label"]) == ("Columbia", "jpeg 50", 1)]
-    assert f"| {fmean(perturbed):.4f} [" in next(line for line in text.split("JPEG quality")[1].splitlines()
+    found = records(runs / "robust" / "robust_per_image.jsonl")
+    perturbed = {name: fmean(r["f1"] for r in found if (r["dataset"], r["variant"], r["label"]) == (name, "jpeg 50", 1))
+                 for name in ("CASIAv1", "Columbia")}
+    curve = robust_curve(Run(runs / "robust" / robust.RESULTS, {}, found))["jpeg"]
+    assert list(curve) == [0, 90, 50] and curve[50] == pytest.approx(fmean(perturbed.values()))
+    assert f"| {perturbed['Columbia']:.4f} [" in next(line for line in text.split("JPEG quality")[1].splitlines()
                                                   if line.startswith("| Columbia"))
 
     html = (tmp_path / "report" / "report.html").read_text()
