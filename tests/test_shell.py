@@ -93,5 +93,6 @@ def test_the_study_and_the_small_model(script, tmp_path):
     again = script("80_study.sh", *tiny, ROWS=rows, **where)
     assert again.endswith(first[first.index("| row |"):])  # the same tables; nothing was left to train
 
-    small = ["--data_path", "train/list.json", "--image_size", "96", "--crop_size", "64"]
+    small = ["--data_path", "train/list.json", "--encoder_weights", "none", "--image_size", "96",
+             "--crop_size", "64"]
     assert "small.safetensors" in script("81_small.sh", *tiny, *small, **where)
