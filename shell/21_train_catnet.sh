@@ -5,5 +5,4 @@
 set -euo pipefail
 
 : "${DATA_ROOT:?set it to the folder that holds the datasets}"
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-exec benco train --config catnet_train --data_path "$root/benco_configs/catnet_train_sets.json" "$@"
+exec benco train --config catnet_train "$@"

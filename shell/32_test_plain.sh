@@ -4,5 +4,4 @@
 set -euo pipefail
 
 : "${DATA_ROOT:?set it to the folder that holds the datasets}"
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-exec benco test --config mvss_test_plain --test_data_json "$root/benco_configs/mvss_sets.json" "$@"
+exec benco test --config mvss_test_plain "$@"

@@ -6,7 +6,7 @@ set -euo pipefail
 
 : "${STUDY_DATA:?set it to the folder that holds train/, val/ and photos/}"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-benco train --config small --data_path "$root/benco_configs/small_sets.json" --output_dir runs/small --resume auto "$@"
+benco train --config small --output_dir runs/small --resume auto "$@"
 benco test --checkpoint_path runs/small/last.safetensors --test_data_path "$STUDY_DATA/val/list.json" \
     --output_dir runs/small/test
 benco release runs/small/last.safetensors runs/small/small.safetensors --statement "$root/benco_configs/small_card.json"

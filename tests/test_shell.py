@@ -44,26 +44,24 @@ def script(tmp_path, miniatures):
 def test_both_protocols_ablations_robustness_and_report(script, tmp_path):
     script("05_prepare.sh")
     assert "epoch 1/1" in script("20_train_mvss.sh", *SMALL, "--ensemble_size", "1")
-    assert "epoch 1/1" in script("60_train_ablation.sh", "table5_SegFormerIML", *SMALL)
+    assert script("60_train_ablation.sh", "all", *SMALL).count("epoch 1/1") == 10
     assert "AutoSplice" in script("30_test_mvss.sh", *FEW)
     script("32_test_plain.sh", *FEW)
-    script("61_test_ablation.sh", "table5_SegFormerIML", *HERE)
+    script("61_test_ablation.sh", "all", *HERE)
     assert "epoch 1/1" in script("22_train_tampered.sh", *SMALL)
     script("40_robust.sh", *FEW)
     script("45_complexity.sh", "--zoo", "MantraNet", "--image_size", "64", "--encoder", "segformer_b0", *HERE[:2])
     script("50_sweep.sh", *FEW, "--vary", "ensemble_size=1,3", "--noise_seeds", "2")
     assert "epoch 1/1" in script("21_train_catnet.sh", *SMALL, "--samples_per_set", "2")
     script("31_test_catnet.sh", *FEW, "--checkpoint_path", "runs/catnet")
-    script("60_train_ablation.sh", "table6c_0.3", *SMALL)
-    script("61_test_ablation.sh", "table6c_0.3", *FEW)
     peer = ["--model", "SegFormerIML", "--output_dir"]
     script("30_test_mvss.sh", *HERE, *peer, "runs/peer/test", "--checkpoint_path", "runs/table5_SegFormerIML")
     script("70_report.sh")
     text = (tmp_path / "report" / "report.md").read_text()
-    ours = [line for table in ("Table 2", "Table 3", "Table 5")
+    ours = [line for table in ("Table 2", "Table 3", "Table 5", *(f"Table 6{row}" for row in "abcd"))
             for line in text.split(f"### {table}")[1].split("###")[0].splitlines() if " | ours | " in line]
-    assert len(ours) == 5 and not any("missing" in line for line in ours)
-    assert "| DiffIML, LightVAE, N=5 (64²) | ours |" in text and "| ManTraNet (64²) | ours |" in text
+    assert len(ours) == 18 and not any("missing" in line for line in ours)
+    assert "| DiffIML, segformer_b0, LightVAE, N=5 (64²) | ours |" in text and "| ManTraNet (64²) | ours |" in text
     assert text.count("### JPEG quality") == 1
 
 

@@ -27,6 +27,10 @@ class DatasetEntry:
     generative: bool = False
     also: tuple[str, ...] = ()  # other names in use
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.name, *self.also
+
 
 CATALOGUE = (
     DatasetEntry(
@@ -129,5 +133,5 @@ def find_entry(name: str) -> DatasetEntry:
 
 def known_entry(name: str) -> DatasetEntry | None:
     """The dataset called `name`, or None."""
-    by_name = {word.lower(): entry for entry in CATALOGUE for word in (entry.name, *entry.also)}
+    by_name = {word.lower(): entry for entry in CATALOGUE for word in entry.names}
     return by_name.get(name.lower())

@@ -19,7 +19,7 @@ from diffiml_plugin.weights.files import load_into, load_weights, save_weights
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
 _INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # flags that name initial weights
-_OF_THE_RUN = ("image_size", "if_padding", "edge_mask_width", "device")
+_OF_THE_RUN = ("image_size", "if_padding", "edge_mask_width", "device", "tta")
 # What a continued run may change: where and how it runs, not what is trained.
 _MAY_CHANGE = {"batch_size", "device", "find_unused_parameters", "gpus", "log_dir", "log_per_epoch_count",
                "num_workers", "output_dir", "resume", "save_period", "test_batch_size"}

@@ -43,8 +43,7 @@ def check_datasets(path: str) -> list[DatasetReport]:
     """
     try:
         balanced = read_balanced(path)
-        lists = read_test_sets(path) if balanced is None else {
-            Path(listed.source).stem: listed for listed in balanced if isinstance(listed, ImageList)}
+        lists = read_test_sets(path) if balanced is None else _named(balanced)
     except DiffIMLError as error:
         if not Path(path).exists():
             raise
@@ -69,6 +68,16 @@ def table(reports: list[DatasetReport]) -> str:
             more = f" ({len(texts) - 1} more)" if len(texts) > 1 else ""
             lines.append(f"{report.name}: {kind}{'' if harmful else ', harmless'}: {texts[0]}{more}")
     return "\n".join(lines)
+
+
+def _named(balanced: list[ImageList | Path]) -> dict[str, ImageList]:
+    """The lists by the names that `read_test_sets` gives them; one whose name is taken, by its path."""
+    lists = {}
+    for listed in balanced:
+        if isinstance(listed, ImageList):
+            name, = read_test_sets(listed.source)
+            lists[listed.source if name in lists else name] = listed
+    return lists
 
 
 def _check(name: str, listed: ImageList) -> DatasetReport:

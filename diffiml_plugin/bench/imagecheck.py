@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Fault:
 
 
 def check_lists(lists: Sequence[ImageList]) -> int:
-    """Decodes all files of `lists`, in parallel: the quick part of `benco datasets check`.
+    """Decodes all files of `lists`, in parallel: the quick part of `benco datasets check`. Warns of what may be wrong.
 
     Returns:
         The longest side of all images in pixels.
@@ -49,6 +50,10 @@ def check_lists(lists: Sequence[ImageList]) -> int:
     if faults:
         more = f" ({len(faults) - 1} more of {len(pairs)} pairs are faulty)" if len(faults) > 1 else ""
         raise DiffIMLError(faults[0].text + more)
+    doubtful = [fault for _, faults in found for fault in faults if fault.harmful]
+    for kind in dict.fromkeys(fault.kind for fault in doubtful):
+        texts = [fault.text for fault in doubtful if fault.kind == kind]
+        print(f"warning: {texts[0]}" + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""), file=sys.stderr)
     return max(max(size) for size, _ in found)
 
 

@@ -107,10 +107,11 @@ def _by_number(files: dict[str, Path]) -> dict[str, list[Path]]:
 def _coverage(files: Files) -> Found:
     found = Found()
     by_stem = {file.stem: file for file in _images(files)}
-    for stem, file in by_stem.items():
-        if re.fullmatch(r"\d+t", stem):
-            found.add(file, by_stem.get(f"{stem[:-1]}forged"))
-    found.add_authentic(file for stem, file in by_stem.items() if stem.isdecimal())
+    tampered = {stem: file for stem, file in by_stem.items() if re.fullmatch(r"\d+t", stem)}
+    for stem, file in tampered.items():
+        found.add(file, by_stem.get(f"{stem[:-1]}forged"))
+    folders = {file.parent for file in tampered.values()}
+    found.add_authentic(file for file in _images(files) if file.stem.isdecimal() and file.parent in folders)
     return found
 
 

@@ -15,6 +15,7 @@ from diffiml_plugin.bench import page, robust, sweep, zoo
 from diffiml_plugin.bench.data import InputSettings
 from diffiml_plugin.bench.images import read_image
 from diffiml_plugin.bench.outputs import write_text
+from diffiml_plugin.bench.plugin import NAME
 from diffiml_plugin.bench.predict import ImagePrediction, Predictor
 from diffiml_plugin.bench.report_tables import (
     Run,
@@ -72,7 +73,8 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
     write_text(output_dir / "report.tex", _latex(tables))
     plot = output_dir / robust.PLOT
     if runs[robust.RESULTS]:
-        robust.plot(plot, {run.label: robust_curve(run) for run in runs[robust.RESULTS]})
+        robust.plot(plot, {f"{run.label}: {', '.join(run.results['datasets'])}": robust_curve(run)
+                           for run in runs[robust.RESULTS]})
     _write_page(output_dir / "report.html", tables, plot if runs[robust.RESULTS] else None, runs[RESULTS])
 
 
@@ -161,7 +163,8 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[ImagePrediction | 
     checkpoint, settings = run.results["checkpoint"], run.results["settings"]
     if not Path(checkpoint).is_file():
         return [None] * len(records)
-    flags = {name: settings[name] for name in (*sweep.SWEPT, "noise_seed") if name in settings}
+    sampling = (*sweep.SWEPT, "noise_seed") if run.results["model"] == NAME else ()
+    flags = {name: settings[name] for name in sampling}
     given = {field.name: settings[field.name] for field in fields(InputSettings) if field.name in settings}
     try:
         predictor = Predictor(checkpoint, settings["image_size"], model=run.results["model"], model_flags=flags)

@@ -14,12 +14,14 @@ from diffiml_plugin.bench.robust import CLEAN, PERTURBATIONS
 from diffiml_plugin.bench.scores import MEANS, Record, summarise
 from diffiml_plugin.bench.scoring import digest
 from diffiml_plugin.bench.sweep import SWEPT
+from diffiml_plugin.method.config import DiffIMLConfig
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "missing"
 _RESAMPLES = 2000
 _PUBLISHED_NAMES = {"MVSSNet": "MVSS-Net", "Trufor": "TruFor", "Cat_Net": "CAT-Net", "PSCC_Net": "PSCC-Net",
                     "MantraNet": "ManTraNet", "IML_ViT": "IML-ViT", "Mesorch": "Mesoscopic"}  # of the registry's
+_OURS = vars(DiffIMLConfig())  # as published
 _CODECS = {"lightvae": "LightVAE", "sd-vae": "VAE"}
 
 
@@ -89,7 +91,8 @@ def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterabl
                 ours[table][row] = Ours(figures, run.results["configuration"])
     for run in sweeps:
         for name, table in PUBLISHED.items():
-            ours[name] |= _swept(run, table.get("sweep"))
+            if name in run.results["settings"]["experiment"].split():
+                ours[name] |= _swept(run, table["sweep"])
     for cost in costs:
         ours["table4"] |= _cost(cost)
     return [_beside(table, ours[name]) for name, table in PUBLISHED.items()]
@@ -123,6 +126,9 @@ def test_table(run: Run) -> Table:
         return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
 
     rows = [[name, *(cell(name, figure) for figure in figures)] for name in names]
+    if len(names) > 1:
+        groups = (list(means.get(figure, {}).values()) for figure in figures)
+        rows.append(["mean", *(str(mean_figure(group)) if group else "–" for group in groups)])
     return Table(f"{run.results['model']}, {run.label}, configuration {run.results['configuration']}",
                  ["dataset", *figures], rows)
 
@@ -166,7 +172,7 @@ def _with_mean(f1: Mapping[str, list[float]], columns: Sequence[str]) -> dict[st
     return figures
 
 
-def _swept(run: Run, setting: str | None) -> dict[str, Ours]:
+def _swept(run: Run, setting: str) -> dict[str, Ours]:
     """One entry for each value of the setting."""
     return {str(row["value"]): Ours(_swept_figures(run, row), run.results["configuration"])
             for row in run.results["rows"] if row["setting"] == setting}
@@ -199,8 +205,11 @@ def cost_configuration(cost: Mapping[str, Any]) -> str:
 
 def table4_name(row: Mapping[str, Any], members: str) -> str:
     """The name in Table 4 of a row of `benco complexity --json`, for an ensemble of `members`, such as "N=5"."""
-    codec, side = row["settings"].get("latent_codec"), row["image_size"]
-    name = f"DiffIML, {_CODECS[codec]}, {members}" if codec else _PUBLISHED_NAMES.get(row["model"], row["model"])
+    settings, side = row["settings"], row["image_size"]
+    name = _PUBLISHED_NAMES.get(row["model"], row["model"])
+    if codec := settings.get("latent_codec"):
+        other = [settings[key] for key in ("encoder", "denoiser") if settings.get(key, _OURS[key]) != _OURS[key]]
+        name = ", ".join([name, *other, _CODECS[codec], members])
     return name if side == 512 else f"{name} ({side}²)"
 
 

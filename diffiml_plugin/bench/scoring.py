@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffiml_plugin.bench import checkpoints, launch
@@ -104,14 +104,15 @@ def open_scoring(
     Raises:
         DiffIMLError: bad data, checkpoint or device.
     """
-    if bool(settings.test_data_json) == bool(settings.test_data_path):
-        raise DiffIMLError("give the test data by --test_data_json or by --test_data_path, one of them")
+    if not (settings.test_data_json or settings.test_data_path):
+        raise DiffIMLError("give the test data by --test_data_path")
     lists = read_test_sets(settings.test_data_json or settings.test_data_path)
     if launch.is_main_process():
         make_folder(settings.output_dir)
     state = launch.start_inference(settings.device)
     shared = {**asdict(settings), "device": str(state.device)}
     restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
+    _keep_another_models(Path(settings.output_dir, results_file), restored.name)
     inputs = InputSettings.of(settings, restored.input or input_mode(restored.name))
     require_size(restored.name, inputs.image_size)
     if state.is_main_process:
@@ -126,7 +127,34 @@ def open_scoring(
         "settings": values,
     }
     model = restored.model.to(state.device)
+    if settings.tta and "tta" not in restored.flags:  # DiffIML mirrors by itself, with noise of its own
+        model = _Mirrored(model)
     return Scoring(results_file, settings, lists, state, model, inputs, post_function(restored.name), header)
+
+
+def _keep_another_models(results: Path, model: str) -> None:
+    if results.exists() and (other := json.loads(results.read_text(encoding="utf-8"))["model"]) != model:
+        raise DiffIMLError(f"{results} holds the figures of {other}; give {model} a folder of its own by --output_dir")
+
+
+class _Mirrored(nn.Module):
+    """Test-time augmentation of any model: the mean of its predictions for an image and for its mirror image."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        require_inputs(self.model, inputs)
+        if "DCT_coef" in inputs:
+            raise DiffIMLError(f"{type(self.model).__name__} reads the JPEG file's coefficients, which cannot be "
+                               "mirrored; say --tta false")
+        upright = self.model(**inputs)
+        mirrored = self.model(**{key: value.flip(-1) if isinstance(value, Tensor) and value.ndim == 4 else value
+                                 for key, value in inputs.items()})
+        mirrored["pred_mask"] = mirrored["pred_mask"].flip(-1)
+        return {key: (upright[key] + mirrored[key]) / 2 for key in ("pred_mask", "pred_label")
+                if upright.get(key) is not None}
 
 
 def evaluate(

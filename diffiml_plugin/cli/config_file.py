@@ -1,9 +1,9 @@
-"""Config files: YAML whose keys are flag names, with `extends:` and `${VARIABLE}`."""
+"""Config files: YAML whose keys are flag names, with `extends:`, `${VARIABLE}` and `${HERE}`, the file's own folder."""
 
 import argparse
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -87,7 +87,7 @@ def apply_settings(parser: "Parser", settings: dict[str, Setting], given: set[st
         if action.dest in given or setting.value is None:
             continue
         try:
-            action.default = _value(action, _expand(setting.value))
+            action.default = _value(action, _expand(setting.value, {**os.environ, "HERE": str(setting.file.parent)}))
         except ValueError as error:
             raise DiffIMLError(f"{setting.file}: {key}: {error}") from error
         action.required = False
@@ -114,17 +114,17 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _expand(value: Any) -> Any:
-    """Fills in `${VARIABLE}` from the environment."""
+def _expand(value: Any, variables: Mapping[str, str]) -> Any:
+    """Fills in `${VARIABLE}`."""
     if isinstance(value, list):
-        return [_expand(item) for item in value]
+        return [_expand(item, variables) for item in value]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match) -> str:
-        if match[1] not in os.environ:
+        if match[1] not in variables:
             raise ValueError(f"the variable {match[1]} of {value!r} is not set; export {match[1]}=...")
-        return os.environ[match[1]]
+        return variables[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", variable, value)
 

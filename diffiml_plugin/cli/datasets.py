@@ -1,11 +1,13 @@
 """The benchmark's datasets: `list` them, `describe NAME`, `prepare NAME` from a download, `check LIST` before use.
 
 `prepare` finds image-mask pairs in the original download, in IMDL-BenCo's folder or list and in ForensicHub's list, and
-writes a JSON list; no image is changed, corrected masks are copies beside the list. `check` takes what --data_path and
---test_data_json take, and exits with 1 if anything would falsify a score.
+writes a JSON list; no image is changed, corrected masks are copies beside the list. `prepare all` takes every dataset
+whose folder is in DIR, and exits with 1 if any of them failed. `check` takes what --data_path and --test_data_path
+take, and exits with 1 if anything would falsify a score.
 """
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "describe", "prepare", "check"), help="what to do")
     parser.add_argument("target", nargs="?", metavar="NAME|LIST",
-                        help="a name; for check, a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}")
+                        help="a name; for prepare, also `all`; for check, a folder with Tp/ and Gt/, a JSON list, or a "
+                             "JSON of {name: path}")
     parser.add_argument("--root", metavar="DIR", help="prepare: the dataset's folder, or one that holds it by its name")
-    parser.add_argument("--output", metavar="FILE", help="prepare: the list to write (DIR/NAME.json)")
+    parser.add_argument("--output", metavar="FILE", help="prepare NAME: the list to write (DIR/NAME.json)")
     parser.add_argument("--tampered_only", action="store_true",
                         help="prepare: leave authentic images out (the list is DIR/NAME_tampered.json)")
     parser.add_argument("--json", metavar="FILE", help="check: write every fault to this file too")
@@ -36,7 +39,14 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "describe":
         print(_description(find_entry(args.target)))
         return 0
-    return _check(args) if args.action == "check" else _prepare(args)
+    if args.action == "check":
+        return _check(args)
+    if not args.root:
+        raise DiffIMLError(f"datasets prepare {args.target} needs --root, the folder that it was unpacked to")
+    if args.target == "all":
+        return _prepare_all(args)
+    _prepare(args.target, args.root, args.output, args.tampered_only)
+    return 0
 
 
 def _list(entries: "tuple[DatasetEntry, ...]") -> str:
@@ -55,7 +65,7 @@ def _description(entry: "DatasetEntry") -> str:
         "role": f"MVSS protocol: {entry.mvss}; CAT-Net protocol: {entry.catnet}",
         "licence": entry.licence,
         "ask at": entry.source,
-        "names": ", ".join((entry.name, *entry.also)),
+        "names": ", ".join(entry.names),
         "layouts": "\n".join((f"the original: {entry.layout}", *FRAMEWORK_LAYOUTS)),
     }
     return "\n".join((f"{entry.name}: {entry.what}", *(
@@ -66,22 +76,50 @@ def _yes(truth: bool) -> str:
     return "yes" if truth else "no"
 
 
-def _prepare(args: argparse.Namespace) -> int:
+def _prepare(name: str, root: str, output: str | None, tampered_only: bool) -> None:
     from pathlib import Path
 
     from diffiml_plugin.bench.catalogue import known_entry
     from diffiml_plugin.bench.prepare import prepare
+
+    done = prepare(name, Path(root), output and Path(output), tampered_only)
+    entry = known_entry(name)
+    expected = f" (Table 1: {entry.authentic}, {entry.tampered})" if entry else ""
+    empty = f", {done.empty} empty ones kept" if done.empty else ""
+    print(f"{name}: {done.authentic} authentic, {done.tampered} tampered images{expected}")
+    print(f"{done.corrected} masks corrected{empty}, {done.left_out} files left out: {done.log}")
+    print(f"list: {done.output}")
+
+
+def _prepare_all(args: argparse.Namespace) -> int:
+    """Every dataset whose folder is there; CASIAv2's tampered images also alone, as Figure 4 trains on them."""
+    from pathlib import Path
+
+    from diffiml_plugin.bench.catalogue import CATALOGUE
+    from diffiml_plugin.bench.prepare import folders_of
     from diffiml_plugin.errors import DiffIMLError
 
-    if not args.root:
-        raise DiffIMLError(f"datasets prepare {args.target} needs --root, the folder that it was unpacked to")
-    done = prepare(args.target, Path(args.root), args.output and Path(args.output), args.tampered_only)
-    entry = known_entry(args.target)
-    expected = f" (Table 1: {entry.authentic}, {entry.tampered})" if entry else ""
-    print(f"{args.target}: {done.authentic} authentic, {done.tampered} tampered images{expected}")
-    print(f"{done.corrected} masks corrected, {done.left_out} files left out: {done.log}")
-    print(f"list: {done.output}")
-    return 0
+    if args.output:
+        raise DiffIMLError(f"--output {args.output} is one list, but `all` writes one for each dataset; leave it out")
+    there = [entry for entry in CATALOGUE if folders_of(entry.name, Path(args.root))]
+    if not there:
+        raise DiffIMLError(f"--root {args.root} holds no folder of a dataset; expected any of "
+                           f"{', '.join(name for entry in CATALOGUE for name in entry.names)}")
+    if missing := [entry.name for entry in CATALOGUE if entry not in there]:
+        print(f"left out, since not there: {', '.join(missing)}", file=sys.stderr)
+
+    lists = [] if args.tampered_only else [(entry.name, False) for entry in there]
+    lists += [(entry.name, True) for entry in there if entry.tampered and args.tampered_only or entry.name == "CASIAv2"]
+    failed = []
+    for name, tampered_only in lists:
+        try:
+            _prepare(name, args.root, None, tampered_only)
+        except (DiffIMLError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed.append(f"{name} (tampered only)" if tampered_only else name)
+    if failed:
+        print(f"not prepared, for the reasons above: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -100,8 +100,11 @@ def test_several_datasets(tiny_dataset, tmp_path):
     sets.write_text(json.dumps({"folder": "tiny", "list": "tiny/list.json"}))
     assert [(report.name, report.authentic, report.tampered) for report in check_datasets(str(sets))] == [
         ("folder", 0, 3), ("list", 1, 3)]
-    sets.write_text(json.dumps([["ManiDataset", "tiny"], ["JsonDataset", "tiny/list.json"]]))
-    assert [report.name for report in check_datasets(str(sets))] == ["tiny", "list"]
+    (tmp_path / "list.json").write_text(json.dumps([["tiny/Tp/0.png", NEGATIVE]]))
+    balanced = [["JsonDataset", "list.json"], ["ManiDataset", "tiny"], ["JsonDataset", "tiny/list.json"]]
+    sets.write_text(json.dumps(balanced))
+    assert [(report.name, report.authentic, report.tampered) for report in check_datasets(str(sets))] == [
+        (tmp_path.name, 1, 0), ("tiny", 0, 3), (str(tmp_path / "tiny" / "list.json"), 1, 3)]
 
 
 def test_real_data(bsds):

@@ -84,6 +84,15 @@ def test_one_error_for_all_faults(image, store):
         check_lists([ImageList("x", (image, image, image), (dark, NEGATIVE, dark))])
 
 
+def test_what_may_be_wrong_is_a_warning(image, store, capsys):
+    empty, inverted = store(SQUARE * 0), store(255 - SQUARE, "other.png")
+    assert check_lists([ImageList("x", (image,) * 4, (empty, inverted, NEGATIVE, empty))]) == 48
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: ") for line in warnings] == [True, True]
+    assert "mask.png is empty" in warnings[0] and warnings[0].endswith("(1 more are empty)")
+    assert "other.png looks inverted" in warnings[1]
+
+
 def test_real_data_passes(bsds):
     assert check_lists([read_list(bsds / "val" / "list.json")]) == 481
 

@@ -158,6 +158,47 @@ def test_lists_of_the_framework_and_of_forensichub(miniatures, tmp_path):
         prepare("AutoSplice", tmp_path, tmp_path / "one" / "list.json")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_beside_all_the_others_under_another_name(miniatures, tmp_path, name):
+    expected = [miniatures.fabricate(other, tmp_path / other) for other in NAMES][NAMES.index(name)]
+    (tmp_path / name).rename(tmp_path / "download")
+    if name == "compRAISE":
+        with pytest.raises(DiffIMLError, match="holds .*, but all images of compRAISE are authentic; call their own"):
+            prepare(name, tmp_path)
+        return
+    done = prepare(name, tmp_path)
+    assert (done.authentic, done.tampered, done.corrected, done.left_out) == expected
+    assert all(str(tmp_path / "download") in image for image, _ in json.loads(done.output.read_text()))
+
+
+@pytest.mark.parametrize("other", [name for name in NAMES if name != "compRAISE"])
+def test_a_folder_with_masks_is_not_comp_raise(miniatures, tmp_path, other):
+    miniatures.fabricate("compRAISE", tmp_path / "RAISE")
+    assert prepare("compRAISE", tmp_path, tmp_path / "list.json").authentic == 2
+    miniatures.fabricate(other, tmp_path / "other")
+    with pytest.raises(DiffIMLError, match=f"{tmp_path} holds other/.*call their own folder compRAISE"):
+        prepare("compRAISE", tmp_path, tmp_path / "list.json")
+    assert prepare("compRAISE", tmp_path / "RAISE").authentic == 2
+
+
+def test_numbered_images_of_another_folder_are_not_coverages(miniatures, tmp_path):
+    authentic, *_ = miniatures.fabricate("COVERAGE", tmp_path)
+    miniatures.photograph(tmp_path / "other" / "10017.jpg")
+    miniatures.photograph(tmp_path / "other" / "1.jpg")
+    done = prepare("COVERAGE", tmp_path)
+    assert done.authentic == authentic and "/other/" not in done.output.read_text()
+
+
+def test_empty_masks_are_kept_and_told(miniatures, tmp_path):
+    for name, mask in (("a", miniatures.GREY), ("b", miniatures.GREY * 0), ("c", miniatures.GREY[1:] * 0)):
+        miniatures.photograph(tmp_path / "Tp" / f"{name}.png")
+        miniatures.save(tmp_path / "Gt" / f"{name}.png", mask)
+    done = prepare("mine", tmp_path)
+    assert (done.tampered, done.corrected, done.empty, done.left_out) == (3, 1, 2, 0)
+    kept, resized = done.log.read_text().splitlines()
+    assert "b.png is empty, so its image counts as authentic" in kept and "resized" in resized and "empty" in resized
+
+
 def test_what_cannot_be_prepared_is_named(miniatures, tmp_path):
     with pytest.raises(DiffIMLError, match="gone is no folder"):
         prepare("COVERAGE", tmp_path / "gone")

@@ -29,7 +29,8 @@ def runs(scored_settings, tiny_dataset, tmp_path, stored, monkeypatch):
     testing.test(replace(settings, experiment="table5/SegFormerIML", output_dir=str(tmp_path / "runs" / "test")))
     robust.robust(replace(settings, output_dir=str(tmp_path / "runs" / "robust")))
     checkpoint = stored("DiffIML", encoder="segformer_b0", num_inference_steps=2, ensemble_size=1)
-    sweep.sweep(replace(settings, checkpoint_path=str(checkpoint), output_dir=str(tmp_path / "runs" / "sweep")),
+    sweep.sweep(replace(settings, checkpoint_path=str(checkpoint), experiment="table7",
+                        output_dir=str(tmp_path / "runs" / "sweep")),
                 vary=["ensemble_size=1,3"], noise_seeds=2)
     (tmp_path / "cost.json").write_text(json.dumps([COST]))
     return tmp_path / "runs"

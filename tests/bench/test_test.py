@@ -56,6 +56,32 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
     assert f"{tiny['pixel-level F1']:.4f}" in printed and "mean" in printed
 
 
+@torch.no_grad()
+def test_any_model_is_averaged_over_the_mirror_image(settings, stored):
+    path = stored("SegFormerIML", encoder="segformer_b0")
+    single, both = (scoring.open_scoring(replace(settings, checkpoint_path=str(path), tta=tta)).model.eval()
+                    for tta in (None, True))
+    batch = {"image": torch.randn(2, 3, 64, 64), "mask": torch.zeros(2, 1, 64, 64), "label": torch.zeros(2)}
+    upright, mirrored = single(**batch), single(image=batch["image"].flip(-1))
+    found = both(**batch)
+    expected = (upright["pred_mask"] + mirrored["pred_mask"].flip(-1)) / 2
+    assert torch.allclose(found["pred_mask"], expected) and not torch.allclose(expected, upright["pred_mask"])
+    assert torch.allclose(found["pred_label"], (upright["pred_label"] + mirrored["pred_label"]) / 2)
+    with pytest.raises(DiffIMLError, match="SegFormerIML reads the JPEG file's coefficients.*--tta false"):
+        both(**batch, DCT_coef=torch.zeros(2, 21, 64, 64))
+
+
+def test_another_models_figures_are_kept(settings, stored):
+    testing.test(replace(settings, checkpoint_path=str(stored())))
+    with pytest.raises(DiffIMLError, match="results.json holds the figures of TinyIML; give SegFormerIML a folder"):
+        testing.test(replace(settings, checkpoint_path=str(stored("SegFormerIML", encoder="segformer_b0"))))
+
+
+def test_diffiml_mirrors_by_itself(settings, stored):
+    opened = scoring.open_scoring(replace(settings, checkpoint_path=str(stored("DiffIML", **DIFFIML)), tta=True))
+    assert opened.model.diffiml.config.tta and opened.header["settings"]["tta"] is True
+
+
 def test_several_sets_by_name(settings, stored, tiny_dataset):
     sets = tiny_dataset / "sets.json"
     sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
@@ -196,7 +222,8 @@ def test_a_prediction_of_another_shape_is_refused():
 
 def test_bad_input_is_named(settings, stored):
     good = replace(settings, checkpoint_path=str(stored()))
-    for wrong, message in (({"test_data_path": ""}, "one of them"), ({"test_data_path": "gone"}, "gone does not exist"),
+    for wrong, message in (({"test_data_path": ""}, "by --test_data_path"),
+                           ({"test_data_path": "gone"}, "gone does not exist"),
                            ({"checkpoint_path": "gone"}, "checkpoint gone does not exist")):
         with pytest.raises(DiffIMLError, match=message):
             testing.test(replace(good, **wrong))

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -249,10 +250,10 @@ def test_two_processes_train_as_one(settings, tiny_model, child_environment, tmp
 
 @pytest.mark.slow
 def test_diffiml_trains_on_real_photographs(bsds, child_environment, tmp_path):
-    """The command, from training to the table, on the CPU."""
+    """The commands, from training to the report, on the CPU."""
 
-    def run(verb, **flags):
-        words = [f"--{name}={value}" for name, value in flags.items()]
+    def run(verb, *words, **flags):
+        words = [*words, *(f"--{name}={value}" for name, value in flags.items())]
         command = [sys.executable, "-m", "diffiml_plugin", verb, *words]
         return subprocess.run(command, check=True, env=child_environment, stdout=subprocess.PIPE, text=True).stdout
 
@@ -266,3 +267,10 @@ def test_diffiml_trains_on_real_photographs(bsds, child_environment, tmp_path):
     assert "pixel F1" in printed
     results = json.load(open(tmp_path / "out" / "results.json"))
     assert results["datasets"]["val"]["images"] == 80 and results["settings"]["ensemble_size"] == 1
+    run("robust", checkpoint_path=trained, test_data_path=validation, num_inference_steps=1,
+        output_dir=tmp_path / "out" / "robust")
+    run("report", str(tmp_path / "out"), output_dir=tmp_path / "report")
+    found = [json.loads(line) for line in open(tmp_path / "out" / "per_image.jsonl")]
+    f1 = fmean(record["f1"] for record in found if record["label"] == 1)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert f"| {f1:.4f} [" in text and "### JPEG quality" in text

@@ -4,6 +4,7 @@ from dataclasses import fields
 import pytest
 
 from diffiml_plugin.cli.arguments import Parser, add_model_arguments
+from diffiml_plugin.cli.config_file import packaged_folder
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.method.config import DiffIMLConfig
 
@@ -95,7 +96,8 @@ def test_a_protocols_file_serves_other_models_too(monkeypatch, tmp_path, capsys)
     printed = capsys.readouterr().out
     assert "model: MVSSNet" in printed and f"data_path: {tmp_path}" in printed and "encoder_weights" not in printed
     assert main(["test", "--config", "mvss_test", "--model", "SegFormerIML", "--dry_run"]) == 0
-    assert "tta" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tta: true" in printed and f"test_data_path: {packaged_folder()}/mvss_sets.json" in printed
     (tmp_path / "mine.yaml").write_text("model: MVSSNet\ntta: true\n")
     assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--dry_run"]) == 2  # it names its model itself
     assert "unknown key 'tta'" in capsys.readouterr().err

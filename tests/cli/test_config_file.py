@@ -109,6 +109,12 @@ def test_a_misspelt_packaged_file_gets_the_nearest(tmp_path):
             find_config(path.stem + "x", tmp_path)
 
 
+def test_here_is_the_folder_of_the_file_that_says_it(probe, config, tmp_path):
+    config("data_path: ${HERE}/sets.json\n", "below/base.yaml")
+    assert probe("--config", config("extends: below/base.yaml\n")) == 0
+    assert probe.args.data_path == f"{tmp_path.resolve()}/below/sets.json"
+
+
 @pytest.mark.parametrize("path", sorted(packaged_folder().glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_packages_own_files_suit_a_verb(path, monkeypatch, capsys):
     monkeypatch.setenv("DATA_ROOT", "/data")

@@ -26,6 +26,29 @@ def test_prepare_then_check(miniatures, tmp_path, capsys):
     assert (report["tampered"], report["expected"]["tampered"], report["harmful"]) == (2, 100, 0)
 
 
+def test_prepare_all(miniatures, tmp_path, capsys):
+    miniatures.fabricate("NIST16", tmp_path / "NC2016")
+    miniatures.fabricate("CASIAv2", tmp_path / "casia2.0")
+    (tmp_path / "COVERAGE").mkdir()
+    assert main(["datasets", "prepare", "all", "--root", str(tmp_path)]) == 1
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"CASIAv2", "CASIAv2_tampered", "NIST16"}
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("left out, since not there: FantasticReality, ") and "NIST16" not in told[0]
+    assert "holds COVERAGE in no known layout" in told[1] and told[2].endswith(" reasons above: COVERAGE")
+
+    (tmp_path / "COVERAGE").rmdir()
+    miniatures.fabricate("compRAISE", tmp_path / "compRAISE")
+    assert main(["datasets", "prepare", "all", "--root", str(tmp_path), "--tampered_only"]) == 0
+    assert (tmp_path / "NIST16_tampered.json").exists() and not (tmp_path / "compRAISE.json").exists()
+
+
+def test_empty_masks_are_counted(miniatures, tmp_path, capsys):
+    for part, pixels in (("Tp", miniatures.GREY), ("Gt", miniatures.GREY * 0)):
+        miniatures.save(tmp_path / part / "a.png", pixels)
+    assert main(["datasets", "prepare", "mine", "--root", str(tmp_path)]) == 0
+    assert "0 masks corrected, 1 empty ones kept, 0 files left out" in capsys.readouterr().out
+
+
 def test_check_exits_with_1_if_a_score_would_be_wrong(miniatures, tiny_dataset, capsys):
     miniatures.save(tiny_dataset / "Gt" / "1.png", miniatures.GREY)
     assert main(["datasets", "check", str(tiny_dataset)]) == 1
@@ -36,9 +59,12 @@ def test_check_exits_with_1_if_a_score_would_be_wrong(miniatures, tiny_dataset, 
     (["describe"], "needs a name"),
     (["check"], "needs a list"),
     (["prepare", "COVERAGE"], "needs --root"),
+    (["prepare", "all", "--root", "."], "holds no folder of a dataset; expected any of CASIAv2, CASIA2, "),
+    (["prepare", "all", "--root", ".", "--output", "x.json"], "--output x.json is one list"),
     (["describe", "COVRAGE"], "did you mean 'COVERAGE'"),
     (["weigh"], "invalid choice"),
 ])
-def test_mistakes_are_explained(words, told, capsys):
+def test_mistakes_are_explained(words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["datasets", *words]) == 2
     assert told in capsys.readouterr().err
