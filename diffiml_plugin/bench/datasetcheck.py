@@ -36,7 +36,7 @@ class DatasetReport:
 
 
 def check_datasets(path: str) -> list[DatasetReport]:
-    """Looks at every file of the dataset or datasets that `path` names, as --data_path or --test_data_json would.
+    """Looks at every file of the dataset or datasets that `path` names, as --data_path or --test_data_path would.
 
     Raises:
         DiffIMLError: there is nothing at `path`.

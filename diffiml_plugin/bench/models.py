@@ -3,9 +3,12 @@
 import inspect
 import io
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -13,6 +16,7 @@ import timm
 from torch import nn
 
 from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
+from diffiml_plugin.bench.launch import is_main_process
 from diffiml_plugin.bench.plugin import register
 from diffiml_plugin.errors import DiffIMLError, nearest
 
@@ -24,8 +28,14 @@ _INPUT_MODES = {  # of the framework's own scripts, where that is not an image r
     "PSCC_Net": {"image_size": 256},
     "SPAN": {"image_size": 224},
 }
+_CONFIGS = Path(find_spec("IMDLBenCo").origin).parent / "statics" / "model_zoo" / "configs"
+_SHIPPED = {  # what the framework ships for its models; a Path is not stored with a checkpoint, which may travel
+    "Cat_Net": {"cfg_file": _CONFIGS / "CAT_full.yaml"},
+    "Trufor": {"config_path": _CONFIGS / "trufor.yaml"},
+}
 SIZE_FLAGS = ("image_size", "input_size", "img_size")  # what constructors call the side of the model's input
 _FILE_FLAG = re.compile("path|file|weights|ckpt")
+_START_FLAG = re.compile("pretrain(ed)?(_path)?$|init_weight_path")  # of weights that a model starts without as well
 _MAKES = {"edge_mask": "--edge_mask_width, in pixels (7)", "shape_mask": "--if_padding"}  # keys of a sample
 
 
@@ -58,7 +68,7 @@ def constructor_flags(name: str) -> dict[str, inspect.Parameter]:
 
 
 def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Every constructor flag with its value: from `flags`, else from `shared`, else its default.
+    """Every constructor flag with its value: from `flags`, else from `shared`, else its default, or the shipped file.
 
     Args:
         flags: of the model; one it does not have is refused.
@@ -77,7 +87,9 @@ def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any]
         shared |= {flag: shared["image_size"] for flag in SIZE_FLAGS}
     for flag, parameter in known.items():
         value = flags.get(flag, shared.get(flag, parameter.default))
-        if value is inspect.Parameter.empty:
+        if value in (None, "", parameter.empty):
+            value = _SHIPPED.get(name, {}).get(flag, value)
+        if value is parameter.empty:
             raise DiffIMLError(f"{name} needs --{flag}")
         values[flag] = value
     return values
@@ -120,7 +132,7 @@ def nothing_loaded() -> Iterator[None]:
 
 
 def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) -> nn.Module:
-    """Builds the model with resolved flags.
+    """Builds the model with resolved flags; a warning on stderr names those that would have given it initial weights.
 
     Args:
         pretrained: let the constructor fetch and load weights; False leaves them random, which is for models that
@@ -132,7 +144,7 @@ def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) ->
     constructor = model_class(name)
     with nullcontext() if pretrained else nothing_loaded(), redirect_stdout(io.StringIO()):
         try:
-            return constructor(**flags)
+            model = constructor(**flags)
         except OSError as error:  # a failed download is one too
             raise DiffIMLError(f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
                                "choose flags that do without") from error
@@ -142,3 +154,13 @@ def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) ->
                 raise
             raise DiffIMLError(f"{name} cannot be built without files of its own ({error}); give {', '.join(files)}, "
                                "as far as its authors ask for them") from error
+    if pretrained and is_main_process():
+        _warn_of_random_weights(name, flags)
+    return model
+
+
+def _warn_of_random_weights(name: str, flags: Mapping[str, Any]) -> None:
+    wanting = [f"--{flag}" for flag, value in flags.items() if _START_FLAG.search(flag)
+               and (not value or isinstance(value, str) and not Path(value).is_file())]  # PSCC_Net ignores a wrong path
+    if wanting:
+        print(f"warning: {name} starts from random weights, for want of {', '.join(wanting)}", file=sys.stderr)

@@ -5,8 +5,6 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -14,13 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.bench.data import to_device
-from diffiml_plugin.bench.models import build_model, constructor_flags, nothing_loaded, resolve_flags
+from diffiml_plugin.bench.models import build_model, constructor_flags, resolve_flags
 from diffiml_plugin.errors import DiffIMLError
 
-_CONFIGS = Path(find_spec("IMDLBenCo").origin).parent / "statics" / "model_zoo" / "configs"
 _STAND_INS = {  # what constructors insist on, although weights are not read here
-    "Cat_Net": {"cfg_file": str(_CONFIGS / "CAT_full.yaml")},
-    "Trufor": {"config_path": str(_CONFIGS / "trufor.yaml")},
     "PSCC_Net": {"pretrain_path": ""},
     "MSCDI_Net": {"backbone_weights_path": "none"},
 }
@@ -29,9 +24,8 @@ _NO_WEIGHTS = {"encoder_weights": "none", "codec_weights": "none"}  # DiffIML's 
 
 @contextmanager
 def untrained(device: str = "cpu") -> Iterator[None]:
-    """Inside, the zoo's models find nothing where they read or download weights, are quiet, and stay on a "cpu"."""
+    """Inside, the zoo's models are quiet, and stay on a "cpu"."""
     with ExitStack() as stack:
-        stack.enter_context(nothing_loaded())
         for moved in (nn.Module, Tensor) if device == "cpu" else ():
             stack.enter_context(patch.object(moved, "cuda", lambda self, *args, **options: self))
         stack.enter_context(redirect_stdout(io.StringIO()))
@@ -52,7 +46,7 @@ def build_untrained(name: str, flags: Mapping[str, Any], image_size: int) -> tup
     neutral = {flag: value for flag, value in _NO_WEIGHTS.items() if flag in known}
     resolved = resolve_flags(name, {**needed, **flags, **neutral}, {"image_size": image_size})
     try:
-        return build_model(name, resolved).eval(), resolved
+        return build_model(name, resolved, pretrained=False).eval(), resolved
     except RuntimeError as error:  # `unet` fetches its very code from the internet
         raise DiffIMLError(f"{name} cannot be built with random weights ({error})") from error
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from diffiml_plugin.bench.complexity import cost_row, multiply_adds
 from diffiml_plugin.bench.framework import MODELS
-from diffiml_plugin.bench.models import model_class
+from diffiml_plugin.bench.models import input_mode, model_class
 from diffiml_plugin.bench.plugin import NAME, register
 from diffiml_plugin.bench.untrained import blank_batch, build_untrained, untrained
 from diffiml_plugin.errors import DiffIMLError
@@ -21,7 +21,7 @@ from diffiml_plugin.errors import DiffIMLError
 RESULTS = "complexity.json"  # by this name `benco report` finds the rows in a folder
 RATIO = "fps_ratio_to_DiffIML_N=1"
 _OURS = (("lightvae", 1), ("lightvae", 5), ("sd-vae", 1), ("sd-vae", 5))  # codec, N; others relate to the first
-_OWN_SIZE = {"PSCC_Net": 256, "MantraNet": 256, "ObjectFormer": 224, "IML_ViT": 1024}  # of Table 4; the others: 512
+_TABLE_4_SIZE = {"MantraNet": 256}  # the only one there that is not of the model's `input_mode`
 _FEWEST, _MOST, _SECONDS = 3, 100, 5.0  # runs of one model; no more are begun after so many seconds
 
 
@@ -56,7 +56,7 @@ def zoo(
         model_class(name)
     entries = [_Entry(NAME, {**flags, "latent_codec": codec, "ensemble_size": members}, image_size or 512)
                for codec, members in _OURS]
-    entries += [_Entry(name, {}, image_size or _OWN_SIZE.get(name, 512)) for name in models or known if name != NAME]
+    entries += [_Entry(name, {}, image_size or _own_size(name)) for name in models or known if name != NAME]
     reference = None
     bar = tqdm(entries, unit="model", disable=None)
     for entry in bar:
@@ -71,6 +71,10 @@ def zoo(
         torch.cuda.empty_cache()
         reference = reference or row["fps"]
         yield {**row, RATIO: row["fps"] and row["fps"] / reference}
+
+
+def _own_size(name: str) -> int:
+    return _TABLE_4_SIZE.get(name) or input_mode(name).get("image_size", 512)
 
 
 def _measured(entry: _Entry, device: torch.device) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 import pytest
+import torch
 
+from diffiml_plugin.bench import models
+from diffiml_plugin.bench.checkpoints import storable
 from diffiml_plugin.bench.data import InputSettings
 from diffiml_plugin.bench.models import build_model, model_class, post_function, resolve_flags
 from diffiml_plugin.bench.settings import TrainSettings
@@ -24,8 +27,16 @@ def test_flags_come_before_settings_of_the_run_before_defaults():
 
 
 def test_missing_required_flag_is_named():
-    with pytest.raises(DiffIMLError, match="Cat_Net needs --cfg_file"):
-        resolve_flags("Cat_Net", {})
+    with pytest.raises(DiffIMLError, match="SPAN needs --weight_path"):
+        resolve_flags("SPAN", {})
+
+
+@pytest.mark.parametrize(("name", "flag"), [("Cat_Net", "cfg_file"), ("Trufor", "config_path")])
+def test_the_frameworks_own_file_is_the_default(name, flag):
+    assert resolve_flags(name, {})[flag].is_file()
+    assert resolve_flags(name, {flag: None}) == resolve_flags(name, {})  # as argparse leaves it
+    assert resolve_flags(name, {flag: "own.yaml"})[flag] == "own.yaml"
+    assert flag not in storable(resolve_flags(name, {}))  # elsewhere it lies elsewhere
 
 
 def test_post_function_is_found_by_name():
@@ -40,7 +51,7 @@ def test_a_model_that_wants_a_file_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "flag"), [
-    ("Trufor", "--config_path"), ("PSCC_Net", "--pretrain_path"), ("MSCDI_Net", "--backbone_weights_path")])
+    ("Trufor", "--np_pretrain_weights"), ("PSCC_Net", "--pretrain_path"), ("MSCDI_Net", "--backbone_weights_path")])
 def test_a_model_that_cannot_be_built_without_files_says_which_flags_name_them(name, flag):
     with pytest.raises(DiffIMLError, match=f"{name} cannot be built without files of its own .*give .*{flag}"):
         build_model(name, resolve_flags(name, {}))
@@ -56,8 +67,6 @@ def test_each_model_gets_the_input_it_was_made_for():
 
 
 def test_building_without_pretrained_weights_fetches_nothing(monkeypatch):
-    import torch
-
     def refuse(*args, **kwargs):
         raise AssertionError("a download")
 
@@ -66,3 +75,37 @@ def test_building_without_pretrained_weights_fetches_nothing(monkeypatch):
     model = build_model("MVSSNet", resolve_flags("MVSSNet", {}), pretrained=False)
     assert sum(p.numel() for p in model.parameters()) > 1e8
     assert (torch.load, torch.nn.Module.load_state_dict) == loaders
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Registers a model with the given constructor; gives what `build_model` wants of it."""
+
+    def register(constructor):
+        monkeypatch.setitem(models.MODELS.module_dict, "Stub", constructor)
+        return "Stub"
+
+    return register
+
+
+def test_unset_initial_weights_are_named(stub, tmp_path, capsys):
+    weights = tmp_path / "mit_b3.pth"
+    weights.touch()
+    name = stub(lambda seg_pretrain_path=None, conv_pretrain=False, width=0: torch.nn.Identity())
+
+    def told(**flags):
+        build_model(name, resolve_flags(name, flags))
+        return capsys.readouterr().err
+
+    assert told() == "warning: Stub starts from random weights, for want of --seg_pretrain_path, --conv_pretrain\n"
+    assert "--seg_pretrain_path" in told(seg_pretrain_path=str(tmp_path / "other.pth"), conv_pretrain=True)
+    assert not told(seg_pretrain_path=str(weights), conv_pretrain=True)
+    build_model(name, resolve_flags(name, {}), pretrained=False)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "flags"), [
+    ("IML_ViT", "--vit_pretrain_path"), ("Mesorch", "--seg_pretrain_path, --conv_pretrain"),
+    ("ObjectFormer", "--init_weight_path"), ("PSCC_Net", "--pretrain_path"), ("SparseViT", "--pretrained_path")])
+def test_the_initial_weights_of_the_zoo_are_recognised(name, flags):
+    assert ", ".join(f"--{flag}" for flag in models.constructor_flags(name) if models._START_FLAG.search(flag)) == flags

@@ -40,7 +40,7 @@ def test_train_then_test(config, tmp_path, tiny_dataset, capsys):
     (["--total_batch_size", "3"], "choose --batch_size 1 or 3"),
     (["--encoder", "segformer_b9"], "did you mean 'segformer_b"),
     (["--image_size", "100"], "not a multiple of 32"),
-    (["--model", "Cat_Net"], "Cat_Net needs --cfg_file"),
+    (["--model", "SPAN"], "SPAN needs --weight_path"),
 ])
 def test_mistakes_are_one_line_and_exit_2(config, capsys, words, error):
     assert main(["train", "--config", config, *words]) == 2
