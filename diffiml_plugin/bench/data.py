@@ -122,6 +122,7 @@ def read_training_set(
     def dataset(source: ImageList | Path) -> Dataset:
         if isinstance(source, Path):
             return SyntheticTampering(source, kinds=settings.synth_kinds.split(","), window=settings.synth_window,
+                                      authentic=settings.synth_authentic,
                                       settings=BY_STRENGTH[settings.synth_strength], **framework)
         return PairsDataset(source, **framework)
 

@@ -52,8 +52,10 @@ class TrainSettings(CommonSettings):
 
     model: str = flag("DiffIML", "name in the framework's registry")
     data_path: str = flag("", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER")
+    checkpoint_path: str = flag("", "weights to start from, with their model's flags: a file, a run's folder, or small")
     samples_per_set: int = flag(1840, "images of each set of a balanced JSON per epoch")
     synth_kinds: str = flag("splice,copy_move,removal", "manipulations that synth:FOLDER draws from")
+    synth_authentic: float = flag(0.1, "share of the images of synth:FOLDER that is left as it is")
     synth_strength: str = flag("realistic", "of synth:FOLDER; visible: large, recoloured, little compressed", STRENGTHS)
     synth_window: int | None = flag(None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs")
     augmentation: str = flag("mvss", "mvss: after MVSS-Net; turns: mirrored and turned by right angles alone, which "
@@ -84,6 +86,7 @@ class TrainSettings(CommonSettings):
             _require(self, name, lambda value: value >= 1, "a positive number")
         for name in ("crop_size", "synth_window"):
             _require(self, name, lambda value: value is None or value >= 1, "a positive number")
+        _require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
         _require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")
         _require(self, "lr", lambda value: value > 0, "above 0")
         _require(self, "min_lr", lambda value: 0 <= value <= self.lr, f"0 to --lr {self.lr}")

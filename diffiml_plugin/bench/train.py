@@ -87,11 +87,13 @@ class _Run:
             require_size(settings.model, size)
         data.seed_all(settings.seed)
         shared = {**asdict(settings), **asdict(self.inputs), "device": str(self.device)}
-        self.flags = resolve_flags(settings.model, model_flags, shared)
+        start = settings.checkpoint_path and checkpoints.restore(
+            settings.checkpoint_path, settings.model, model_flags, shared)
+        self.flags = start.flags if start else resolve_flags(settings.model, model_flags, shared)
         self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags)}
         state = checkpoints.state_to_resume(self.folder, settings.resume, self.configuration)
         flags = checkpoints.uninitialised(self.flags) if state else self.flags
-        model = build_model(settings.model, flags, pretrained=not state)
+        model = start.model if start else build_model(settings.model, flags, pretrained=not state)
 
         # 3. The data, all of it looked at before training starts.
         if dataset is None and not settings.data_path:

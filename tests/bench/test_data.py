@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,10 +140,13 @@ def test_photographs_are_one_of_the_sets_of_a_balanced_list(tiny_dataset, tmp_pa
     listing = tmp_path / "sets.json"
     listing.write_text(json.dumps([["ManiDataset", str(tiny_dataset)], ["SyntheticTampering", str(photographs)]]))
     settings = TrainSettings(data_path=str(listing), synth_kinds="removal", crop_size=32, augmentation="turns")
-    dataset = read_training_set(settings, InputSettings(64, if_padding=True), None, check=True)
+    inputs = InputSettings(64, if_padding=True)
+    dataset = read_training_set(settings, inputs, None, check=True)
     assert len(dataset) == 2 * 1840
     assert "removal" in dataset[1840]["name"] or "authentic" in dataset[1840]["name"]
     assert dataset[0]["image"].shape == dataset[1840]["image"].shape == (3, 32, 32)
+    authentic = read_training_set(replace(settings, synth_authentic=1.0), inputs, None, check=True)
+    assert not any(authentic[1840 + number]["mask"].any() for number in range(8))
 
 
 def test_windows_of_resized_images_are_refused(tiny_dataset):

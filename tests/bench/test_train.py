@@ -131,6 +131,15 @@ def test_ema_is_what_is_tested_and_stored(settings):
     assert equal(state["ema"], weights(averaged)) and not equal(state["ema"], state["model"])
 
 
+def test_a_run_starts_from_a_checkpoint(settings, tmp_path):
+    first = train(settings, {"width": 6}).folder
+    fine = replace(settings, checkpoint_path=str(first / "last.safetensors"), lr=1e-12,
+                   output_dir=str(tmp_path / "fine"))
+    assert equal(weights(first), weights(train(fine).folder), tolerance=1e-6)  # of its width too
+    with pytest.raises(DiffIMLError, match="holds a TinyIML, not a DiffIML"):
+        train(replace(fine, model="DiffIML", output_dir=str(tmp_path / "other")))
+
+
 def test_resume_refuses_other_settings_and_names_them(settings):
     train(settings)
     with pytest.raises(DiffIMLError, match=r"other settings: --epochs 2 \(now 3\), --lr 0.01 \(now 0.02\); give those"):
