@@ -11,7 +11,16 @@ from PIL import Image
 
 from diffiml_plugin.bench.framework import JsonDataset
 from diffiml_plugin.bench.images import SUFFIXES, read_image
-from diffiml_plugin.bench.tamper import KINDS, REALISTIC, Tampered, TamperSettings, jpeg, require_kind, tamper
+from diffiml_plugin.bench.tamper import (
+    KINDS,
+    REALISTIC,
+    Tampered,
+    TamperSettings,
+    jpeg,
+    require_kind,
+    tamper,
+    with_history,
+)
 from diffiml_plugin.errors import DiffIMLError
 
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR
@@ -62,7 +71,7 @@ class SyntheticTampering(JsonDataset):
         host, regions = self._read(number, rng)
         if rng.random() < self.authentic:
             # Compressed as a tampered one is, or the missing compression would give it away.
-            image = jpeg(jpeg(host, self.settings.jpeg_before, rng), self.settings.jpeg_after, rng)
+            image = jpeg(with_history(host, self.settings, rng), self.settings.jpeg_after, rng)
             return Tampered(image, np.zeros(host.shape[:2], np.uint8), "authentic")
         other = (number + rng.integers(1, len(self.photographs))) % len(self.photographs)
         donor, donor_regions = self._read(other, rng)

@@ -23,7 +23,8 @@ class TamperSettings:
     rotation: float = 25.0  # degrees, either way
     colour: float = 0.15  # contrast and channel gains of the pasted object change by up to this share
     feather: tuple[float, float] = (0.3, 1.5)  # pixels, sigma of the blurred border
-    jpeg_before: tuple[int, int] = (70, 98)  # quality of host and donor before tampering
+    jpeg_before: tuple[int, int] = (70, 98)  # quality of host and donor before tampering,
+    recompressed: float = 0.5  # of so many of them; the others keep the history that they came with
     jpeg_after: tuple[int, int] = (75, 95)  # quality of the tampered image
     least_change: float = 4.0  # grey levels, mean over the region; less is tried again elsewhere
 
@@ -31,8 +32,8 @@ class TamperSettings:
 REALISTIC = TamperSettings()
 # Easier than the wild, for minutes of training: regions of some size, pasted objects enlarged and recoloured, and
 # little compression afterwards.
-VISIBLE = TamperSettings(area=(0.08, 0.35), scale=(1.2, 1.8), colour=0.3, jpeg_before=(85, 98), jpeg_after=(88, 98),
-                         least_change=12)
+VISIBLE = TamperSettings(area=(0.08, 0.35), scale=(1.2, 1.8), colour=0.3, jpeg_before=(85, 98), recompressed=1.0,
+                         jpeg_after=(88, 98), least_change=12)
 BY_STRENGTH = dict(zip(STRENGTHS, (REALISTIC, VISIBLE), strict=True))
 
 
@@ -73,11 +74,11 @@ def tamper(
     kind = kind or KINDS[rng.integers(len(KINDS))]
     require_kind(kind)
 
-    # Host and donor have a compression history of their own: with the last step, a double compression.
-    host = jpeg(host, settings.jpeg_before, rng)
+    # Host and donor have compression histories of their own: with the last step, a double compression.
+    host = with_history(host, settings, rng)
     source, labels = host, regions
     if kind == "splice":
-        source, labels = jpeg(donor, settings.jpeg_before, rng), donor_regions
+        source, labels = with_history(donor, settings, rng), donor_regions
 
     for attempt in range(_ATTEMPTS):
         region = None
@@ -94,6 +95,13 @@ def tamper(
         if mask.any() and np.abs(image.astype(np.float32) - host)[mask > 0].mean() >= settings.least_change:
             break
     return Tampered(jpeg(image, settings.jpeg_after, rng), mask, kind)
+
+
+def with_history(photo: np.ndarray, settings: TamperSettings, rng: np.random.Generator) -> np.ndarray:
+    """`photo` [H, W, 3] uint8 RGB as it was before tampering. Were all compressed anew, that would tell them apart."""
+    if settings.recompressed < 1 and rng.random() >= settings.recompressed:
+        return photo
+    return jpeg(photo, settings.jpeg_before, rng)
 
 
 def jpeg(image: np.ndarray, quality: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from diffiml_plugin.bench.regions import drawn_region, labelled_region
-from diffiml_plugin.bench.tamper import KINDS, TamperSettings, tamper
+from diffiml_plugin.bench.tamper import KINDS, REALISTIC, VISIBLE, TamperSettings, tamper, with_history
 from diffiml_plugin.errors import DiffIMLError
 
 
@@ -66,3 +66,10 @@ def test_regions_have_the_wanted_area():
     shares = [drawn_region(120, 90, (0.1, 0.2), rng).mean() for _ in range(50)]
     assert min(shares) > 0.06 and max(shares) < 0.23
     assert labelled_region(np.zeros((10, 10), np.uint8), (0.1, 0.5), rng) is None
+
+
+def test_half_of_the_photographs_keep_the_history_they_came_with():
+    rng, host = np.random.default_rng(0), photo(0)
+    kept = [with_history(host, REALISTIC, rng) is host for _ in range(200)]
+    assert 75 < sum(kept) < 125
+    assert not any(with_history(host, VISIBLE, rng) is host for _ in range(20))
