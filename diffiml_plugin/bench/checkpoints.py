@@ -57,7 +57,8 @@ def release(source: str | Path, target: Path, statement: Mapping[str, Any]) -> N
     """
     state_dict, metadata = load_weights(find_checkpoint(source))
     halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
-    save_weights(target, halved, {**metadata, **statement})
+    config = uninitialised(metadata.get("config", {}))  # the files that training started from stay at home
+    save_weights(target, halved, {**metadata, "config": config, **statement})
 
 
 def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
