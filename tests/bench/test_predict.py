@@ -6,12 +6,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-predict_module = pytest.importorskip("diffiml_plugin.bench.predict")
-from diffiml_plugin.bench.checkpoints import RELEASED, save_checkpoint  # noqa: E402
-from diffiml_plugin.bench.framework import MODELS  # noqa: E402
-from diffiml_plugin.bench.predict import Predictor, predict  # noqa: E402
-from diffiml_plugin.errors import DiffIMLError  # noqa: E402
-from diffiml_plugin.weights.files import read_metadata  # noqa: E402
+from diffiml_plugin.bench import test as testing
+from diffiml_plugin.bench.checkpoints import RELEASED, save_checkpoint
+from diffiml_plugin.bench.framework import MODELS
+from diffiml_plugin.bench.predict import Predictor, predict
+from diffiml_plugin.bench.settings import TestSettings
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.weights.files import read_metadata
 
 
 class BrightnessModel(nn.Module):
@@ -141,3 +142,12 @@ def test_the_small_model_travels_with_the_package_and_says_what_it_is(tmp_path):
     predictor = Predictor("small", image_size=96, device="cpu", model_flags=flags)
     assert not predict(predictor, [str(tmp_path / "photo.jpg")], tmp_path / "out")
     assert np.array(Image.open(tmp_path / "out" / "photo_uncertainty.png")).shape == (70, 90)
+
+
+@pytest.mark.slow
+def test_the_small_model_reaches_the_figures_of_its_card(bsds, tmp_path):
+    figures = read_metadata(RELEASED["small"])["figures"]
+    found = testing.test(TestSettings(checkpoint_path="small", test_data_path=str(bsds / "val" / "list.json"),
+                                      output_dir=str(tmp_path), device="cpu", num_workers=0))["datasets"]["val"]
+    for figure in ("pixel-level F1", "pixel-level AUC", "false_alarm_area"):
+        assert found[figure] == pytest.approx(figures[figure], abs=0.01)
