@@ -111,6 +111,8 @@ def open_scoring(
         make_folder(settings.output_dir)
     state = launch.start_inference(settings.device)
     shared = {**asdict(settings), "device": str(state.device)}
+    if settings.tta is None:
+        del shared["tta"]  # the checkpoint's, or the model's default
     restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
     _keep_another_models(Path(settings.output_dir, results_file), restored.name)
     inputs = InputSettings.of(settings, restored.input or input_mode(restored.name))
