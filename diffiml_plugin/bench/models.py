@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import timm
+import torch
 from torch import nn
 
 from diffiml_plugin.bench.framework import MODELS, POSTFUNCS
@@ -148,6 +149,10 @@ def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) ->
         except OSError as error:  # a failed download is one too
             raise DiffIMLError(f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
                                "choose flags that do without") from error
+        except RuntimeError as error:
+            if torch.cuda.is_available() or not re.search("CUDA|NVIDIA", str(error)):
+                raise
+            raise DiffIMLError(f"{name} cannot be built without a CUDA device, and there is none") from error  # Cat_Net
         except (AssertionError, AttributeError, TypeError) as error:  # how the zoo says that a flag is not given
             files = [f"--{flag}" for flag, value in flags.items() if not value and _FILE_FLAG.search(flag)]
             if not (files and constructor.__module__.startswith("IMDLBenCo.")):

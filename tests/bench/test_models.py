@@ -57,6 +57,12 @@ def test_a_model_that_cannot_be_built_without_files_says_which_flags_name_them(n
         build_model(name, resolve_flags(name, {}))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_model_that_insists_on_a_gpu_says_so():
+    with pytest.raises(DiffIMLError, match="Cat_Net cannot be built without a CUDA device"):
+        build_model("Cat_Net", resolve_flags("Cat_Net", {}))
+
+
 def test_each_model_gets_the_input_it_was_made_for():
     assert InputSettings.of(TrainSettings(model="IML_ViT")) == InputSettings(1024, True, 7)
     resized = TrainSettings(model="IML_ViT", if_resizing=True, image_size=64)
