@@ -50,7 +50,7 @@ class CommonSettings:
 class TrainSettings(CommonSettings):
     """The flags of `benco train`; the defaults are the paper's protocol. Raises DiffIMLError out of range."""
 
-    model: str = flag("DiffIML", "name in the framework's registry")
+    model: str = flag("DiffIML", "name in the framework's registry; empty: that of --checkpoint_path")
     data_path: str = flag("", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER")
     checkpoint_path: str = flag("", "weights to start from, with their model's flags: a file, a run's folder, or small")
     samples_per_set: int = flag(1840, "images of each set of a balanced JSON per epoch")

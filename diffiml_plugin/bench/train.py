@@ -4,7 +4,7 @@ import errno
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +75,23 @@ class _Step(nn.Module):
 
 class _Run:
     def __init__(self, settings: TrainSettings, model_flags: dict[str, Any], dataset: Dataset | None):
-        self.settings, self.folder = settings, Path(settings.output_dir)
-        self.inputs = data.InputSettings.of(settings)
+        self.folder = Path(settings.output_dir)
         # 1. The device, and what follows from the number of processes.
         self.accelerator = launch.start(settings.device, settings.precision, settings.find_unused_parameters)
         self.device, self.processes = self.accelerator.device, self.accelerator.num_processes
         self.accumulation = accumulation(settings.total_batch_size, settings.batch_size, self.processes)
 
         # 2. The model, new or as it was left.
-        for size in {self.inputs.image_size, settings.crop_size or self.inputs.image_size}:
-            require_size(settings.model, size)
         data.seed_all(settings.seed)
-        shared = {**asdict(settings), **asdict(self.inputs), "device": str(self.device)}
+        shared = {**asdict(settings), "device": str(self.device)}
         start = settings.checkpoint_path and checkpoints.restore(
             settings.checkpoint_path, settings.model, model_flags, shared)
-        self.flags = start.flags if start else resolve_flags(settings.model, model_flags, shared)
+        self.settings = settings = replace(settings, model=start.name) if start else settings
+        self.inputs = data.InputSettings.of(settings, start.input if start else None)
+        for size in {self.inputs.image_size, settings.crop_size or self.inputs.image_size}:
+            require_size(settings.model, size)
+        self.flags = start.flags if start else resolve_flags(
+            settings.model, model_flags, {**shared, **asdict(self.inputs)})
         self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags)}
         state = checkpoints.state_to_resume(self.folder, settings.resume, self.configuration)
         flags = checkpoints.uninitialised(self.flags) if state else self.flags
@@ -143,8 +145,8 @@ class _Run:
         if self.tests and (self.epoch == self.settings.epochs or self.epoch % self.settings.test_period == 0):
             record |= self._validate()
         if self.tracker:
+            self.tracker.epoch(record)  # first: a resumed run drops the lines of epochs that it repeats
             self._save(record.get("f1"))
-            self.tracker.epoch(record)
         self.accelerator.wait_for_everyone()
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:

@@ -65,15 +65,16 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     """
     parser = Parser(prog=program, description=verb.__doc__)
     verb.add_arguments(parser)
-    parser.add_argument("--config", "--preset", metavar="FILE",
-                        help="YAML settings, such as `paper`; keys are flag names, flags win over them")
+    parser.add_argument("--config", "--preset", metavar="FILE", action="append",
+                        help="YAML settings, such as `paper`; keys are flag names, flags win over them, and of several "
+                             "files the later one")
     parser.add_argument("--dry_run", action="store_true", help="print the resolved settings as YAML and stop")
     early = Parser(prog=program, add_help=False)  # these two decide which other flags there are
-    early.add_argument("--config", "--preset")
+    early.add_argument("--config", "--preset", action="append", default=[])
     early.add_argument("--model")
     first, _ = early.parse_known_args(argv)
     settings = {}
-    for config in filter(None, (getattr(verb, "CONFIG", None), first.config)):
+    for config in filter(None, (getattr(verb, "CONFIG", None), *first.config)):
         settings |= read_config(config)
     uses_model = getattr(verb, "USES_MODEL", False)
     if uses_model:
@@ -86,7 +87,10 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     given |= apply_settings(parser, settings, given)
     args = parser.parse_args(argv)
     if uses_model:
-        args.model = model if wanted else args.model
+        if wanted:
+            args.model = model
+        elif getattr(args, "checkpoint_path", ""):
+            args.model = ""  # the checkpoint's
         args.model_flags = {name: vars(args).pop(name) for name in model_flags}
         args.model_flags_given = given & set(model_flags)
     return args

@@ -140,6 +140,16 @@ def test_a_run_starts_from_a_checkpoint(settings, tmp_path):
         train(replace(fine, model="DiffIML", output_dir=str(tmp_path / "other")))
 
 
+def test_what_the_flags_leave_open_is_as_the_checkpoint_was_trained(settings, tmp_path):
+    first = train(replace(settings, if_padding=True, epochs=1)).folder
+    fine = replace(settings, model="", image_size=None, checkpoint_path=str(first / "last.safetensors"), epochs=1,
+                   output_dir=str(tmp_path / "fine"))
+    config = yaml.safe_load((train(fine).folder / "config.yaml").read_text())
+    assert (config["model"], config["image_size"], config["if_padding"]) == ("TinyIML", 64, True)
+    resized = replace(fine, if_resizing=True, output_dir=str(tmp_path / "resized"))
+    assert not yaml.safe_load((train(resized).folder / "config.yaml").read_text())["if_padding"]
+
+
 def test_resume_refuses_other_settings_and_names_them(settings):
     train(settings)
     with pytest.raises(DiffIMLError, match=r"other settings: --epochs 2 \(now 3\), --lr 0.01 \(now 0.02\); give those"):
