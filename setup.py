@@ -47,6 +47,7 @@ setup(
         "albumentations>=1.3.0,<1.4",
         "diffusers>=0.30",
         "fvcore>=0.1.5",
+        "huggingface_hub>=0.25",
         "imdlbenco>=0.1.45",
         "matplotlib>=3.7",
         "numpy>=1.23,<2",
@@ -65,6 +66,5 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=8", "ruff>=0.8", "setuptools>=77", "transformers>=4.45", "uv>=0.4"],
-        "hub": ["huggingface_hub>=0.25"],
     },
 )

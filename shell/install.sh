@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv beside this folder and installs the package into it, once; what is there already is kept.
-# usage: shell/install.sh [EXTRA]      EXTRA: dev or hub, as in setup.py
+# usage: shell/install.sh [EXTRA]      EXTRA: dev, as in setup.py
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -118,11 +118,14 @@ def load_model(path: str | Path) -> nn.Module:
 
 def find_checkpoint(path: str | Path) -> Path:
     """The file itself, a folder's best weights or a released model's. Raises DiffIMLError if there is none."""
-    path = Path(path)
+    name, path = str(path), Path(path)
     if path.is_file():
         return path
-    if str(path) in RELEASED:
-        return RELEASED[str(path)]
+    if name in RELEASED:
+        if (path / BEST).is_file():
+            raise DiffIMLError(f"{name} is a model that travels with the package, and a folder here: say ./{name}, or "
+                               "call it from elsewhere")
+        return RELEASED[name]
     if not path.is_dir():
         raise DiffIMLError(f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, or "
                            f"{' or '.join(RELEASED)}")

@@ -4,7 +4,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import albumentations as albu
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from diffiml_plugin.bench import launch
 from diffiml_plugin.bench.cropping import GridCrop
 from diffiml_plugin.bench.framework import BalancedDataset, JsonDataset, get_albu_transforms
 from diffiml_plugin.bench.imagecheck import check_lists
@@ -30,7 +32,33 @@ Sample = dict[str, Any]
 
 
 class PairsDataset(JsonDataset):
-    """The framework's dataset, of pairs that were read and checked before."""
+    """The framework's dataset, of pairs that were read and checked before.
+
+    Args:
+        multiple: pixels; a padded image that is larger than the output size gets a square of the next multiple,
+            which holds it whole. None cuts it off, as the framework does.
+        framework: what IMDLBenCo's datasets takes: is_padding, output_size, post_funcs...
+    """
+
+    def __init__(self, listed: ImageList, multiple: int | None = None, **framework: Any):
+        super().__init__(listed, **framework)
+        self.multiple = multiple if self.is_padding else None
+        if self.multiple:
+            self.post_transform = self._pad
+
+    def side(self, index: int) -> int:
+        """Of the square that sample `index` fills, in pixels."""
+        if not self.multiple:
+            return self.output_size[0]
+        with Image.open(self.tp_path[index]) as image:
+            return self._square(image.size)
+
+    def _square(self, size: tuple[int, ...]) -> int:
+        return max(self.output_size[0], -(-max(size) // self.multiple) * self.multiple)
+
+    def _pad(self, image: np.ndarray, masks: list[np.ndarray]) -> dict[str, Any]:
+        side = self._square(image.shape[:2])
+        return get_albu_transforms("pad", output_size=(side, side))(image=image, masks=masks)
 
     def _init_dataset_path(self, path: ImageList) -> tuple[list[str], list[str]]:
         self.entry_path = path.source
@@ -63,9 +91,9 @@ class InputSettings:
         given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width")}
         return replace(made, **{name: value for name, value in given.items() if value is not None})
 
-    def warn_if_cut(self, longest_side: int) -> None:
-        """Says on stderr that images of so many pixels lose some: the framework's padding cuts what does not fit."""
-        if self.if_padding and longest_side > self.image_size:
+    def warn_if_cut(self, longest_side: int, multiple: int | None = None) -> None:
+        """Says on stderr that images of so many pixels lose some, unless `PairsDataset` pads them to a `multiple`."""
+        if self.if_padding and not multiple and longest_side > self.image_size:
             print(f"warning: --if_padding cuts images of up to {longest_side} pixels to their upper left "
                   f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing", file=sys.stderr)
 
@@ -213,6 +241,18 @@ def plan_epoch(
     return plan
 
 
+def plan_test(dataset: PairsDataset, indices: Iterable[int], batch_size: int) -> list[tuple[int, ...]]:
+    """Batches of `indices`, each of images of one square; of larger squares fewer, so that no batch has more pixels."""
+    by_side: dict[int, list[int]] = {}
+    for index in indices:
+        by_side.setdefault(dataset.side(index), []).append(index)
+    batches = []
+    for side, group in by_side.items():
+        count = max(1, batch_size * dataset.output_size[0] ** 2 // side ** 2)
+        batches += [tuple(group[start:start + count]) for start in range(0, len(group), count)]
+    return batches
+
+
 def make_loader(
     dataset: SeededDataset, epoch: int, batches: list[tuple[int, ...]], workers: int, device: torch.device
 ) -> DataLoader:
@@ -230,7 +270,8 @@ def make_loader(
 def worker_count(asked: int | None) -> int:
     """Loader workers per process: as asked, else this process's share of the node's cores at hand, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked is None else asked
+    bound = launch.slurm_tasks(os.environ) > 1 and cores < (os.cpu_count() or 1)  # srun gave each task its own
+    return min(8, cores if bound else cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked is None else asked
 
 
 def to_device(batch: Sample, device: torch.device) -> Sample:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
 from diffiml_plugin.bench.codec_metrics import encode_maps, latent_statistics, reconstruction_f1
 from diffiml_plugin.bench.distill_settings import DistillSettings
@@ -40,7 +41,7 @@ def distill(
     provenance: dict[str, Any],
     teacher: nn.Module | None = None,
     device: str | torch.device = "cpu",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tqdm.write,  # above the bar
 ) -> LightVAE:
     """Trains a LightVAE and stores it in `output_dir`, with its log, at every validation.
 
@@ -70,7 +71,7 @@ def distill(
                                   weight_decay=settings.weight_decay)
     log, started, checked = output_dir / LOG, time.monotonic(), 0
     log.write_text("")
-    for step in range(settings.steps + 1):
+    for step in tqdm(range(settings.steps + 1), "distill", settings.steps, unit="step", leave=False, disable=None):
         progress = max(step / settings.steps, (time.monotonic() - started) / 60 / (settings.minutes or float("inf")))
         if progress * _CHECKS >= checked + 1 or progress >= 1:  # 1. validate and store
             checked = int(progress * _CHECKS)

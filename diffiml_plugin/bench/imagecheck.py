@@ -14,12 +14,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
+from diffiml_plugin.bench.images import refusal
 from diffiml_plugin.errors import DiffIMLError
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels
 _GREY = (32, 224)  # levels between these are neither black nor white
 _GREY_SHARE = 0.05  # of the pixels; soft borders and JPEG masks stay well below
-_STOPPING = ("missing", "undecodable", "size", "dark", "alpha", "not binary")  # training and testing refuse them
+_STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
+_PREPARE = "`benco datasets prepare NAME --root DIR` does so, in a copy"
 _BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
@@ -41,8 +43,8 @@ def check_lists(lists: Sequence[ImageList]) -> int:
         The longest side of all images in pixels.
 
     Raises:
-        DiffIMLError: the first file that is missing, undecodable, or a mask that is of another size or not
-            black and white, how to mend it, and how many more there are.
+        DiffIMLError: the first file that is missing, undecodable or of more than 16 bits, or a mask that is of
+            another size or not black and white, how to mend it, and how many more there are.
     """
     pairs = [pair for listed in lists for pair in zip(listed.images, listed.masks, strict=True)]
     found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
@@ -65,13 +67,15 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], ti
 
 
 def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
-    """Width and height of an image, (0, 0) if unreadable, and what is wrong with it or its mask.
+    """Width and height of an image, (0, 0) if undecodable, and what is wrong with it or its mask.
 
     A mask has one fault at most; one of the wrong size is not looked into.
     """
     path, size, faults = image, (0, 0), []
     try:
-        size, exif = _decode(image)
+        size, exif, refused = _decode(image)
+        if refused:
+            faults.append(Fault("undecodable", image, f"{image} {refused}"))
         if not _is_exif(exif):
             faults.append(Fault("EXIF", image, f"{image} has a broken EXIF block; its pixels are read all the same",
                                 harmful=False))
@@ -79,8 +83,10 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
             path = mask
             with Image.open(mask) as opened:
                 if opened.size != size:
+                    on_its_side = opened.size == size[::-1]
+                    mend = "turn the mask" if on_its_side else f"resize the mask (nearest neighbour; {_PREPARE})"
                     text = (f"{mask} is {opened.size[0]}x{opened.size[1]} pixels, its image {image} "
-                            f"{size[0]}x{size[1]}; resize the mask (nearest neighbour) or pair it with its own image")
+                            f"{size[0]}x{size[1]}; {mend} or pair it with its own image")
                     faults.append(Fault("size", mask, text))
                 else:
                     faults += _mask_faults(opened, mask)
@@ -92,13 +98,13 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
     return size, faults
 
 
-def _decode(path: str) -> tuple[tuple[int, int], bytes]:
-    """Width, height and EXIF block of an image whose whole stream can be read."""
+def _decode(path: str) -> tuple[tuple[int, int], bytes, str]:
+    """Width and height, EXIF block and `refusal` of an image whose whole stream can be read."""
     with Image.open(path) as image:
         size = image.size
         image.draft("L", (1, 1))  # few pixels are made of a JPEG, which is quicker
         image.load()
-        return size, image.info.get("exif", b"")
+        return size, image.info.get("exif", b""), refusal(image)
 
 
 def _is_exif(block: bytes) -> bool:
@@ -130,22 +136,25 @@ def has_shape_in_alpha(mask: Image.Image, levels: np.ndarray) -> bool:
 
 
 def _mask_faults(mask: Image.Image, path: str) -> list[Fault]:
+    if refused := refusal(mask):
+        return [Fault("32-bit", path, f"{path} {refused}")]
     levels = grey_levels(mask)
     top, deep = levels.max(), mask.mode.startswith("I")
     if has_shape_in_alpha(mask, levels):
         return [Fault("alpha", path, f"{path} has its shape in the alpha channel, which is not read; store it as "
-                      "black and white")]
+                      f"black and white ({_PREPARE})")]
     if 0 < top <= THRESHOLD:
         level = f"{top * 257:g} of 65535" if deep else f"{top:g}"
+        tool = f" ({_PREPARE})" if levels.min() == 0 else ""  # which cannot tell what is tampered without any black
         return [Fault("dark", path, f"{path} is dark (highest level {level}), so it would count as empty; store "
-                      "tampered pixels as 255")]
+                      f"tampered pixels as 255{tool}")]
     if top == 0:
         return [Fault("empty", path, f"{path} is empty, so its image counts as authentic; list that as "
                       f"\"{NEGATIVE}\" if it is, replace the mask if not")]
     grey = ((levels > _GREY[0]) & (levels < _GREY[1])).mean()
     if grey > _GREY_SHARE:
         return [Fault("not binary", path, f"{path} is not black and white ({grey:.0%} of it is grey or coloured); "
-                      "binarise it to 0 and 255")]
+                      f"binarise it to 0 and 255 ({_PREPARE})")]
     if _looks_inverted(levels > THRESHOLD):
         return [Fault("inverted", path, f"{path} looks inverted (white all around a black region); white means "
                       "tampered")]

@@ -80,7 +80,8 @@ def _read_folder(folder: Path) -> ImageList:
     files = {}
     for part in ("Tp", "Gt"):
         if not (folder / part).is_dir():
-            raise DiffIMLError(f"{folder} has no {part}/ in it; {_LAYOUT}")
+            raise DiffIMLError(f"{folder} has no {part}/ in it; {_LAYOUT}, which `benco datasets prepare NAME --root "
+                               "DIR` writes for a dataset as it was downloaded")
         files[part] = sorted(f for f in (folder / part).iterdir() if f.is_file() and not f.name.startswith("."))
         if not files[part]:
             raise DiffIMLError(f"{folder / part} is empty; {_LAYOUT}")

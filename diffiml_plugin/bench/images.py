@@ -58,11 +58,19 @@ def read_image(path: Path) -> np.ndarray:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
-    if image.mode.startswith("I;16") or image.mode == "I":
-        pixels = np.array(image)
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise DiffIMLError(f"{path} holds 32-bit integers; convert it to 8 or 16 bits per channel")
-        return np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise DiffIMLError(f"{path} holds floating-point pixels; convert it to 8 or 16 bits per channel")
+    if reason := refusal(image):
+        raise DiffIMLError(f"{path} {reason}")
+    if image.mode.startswith("I"):
+        return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     return np.array(image.convert("RGB"))
+
+
+def refusal(image: Image.Image) -> str:
+    """What `read_image` refuses about the pixels, and how to mend it; empty if it reads them."""
+    deep = ""
+    if image.mode == "F":
+        deep = "floating-point pixels"
+    elif image.mode == "I":  # 16 bits too, in some versions of Pillow
+        low, high = image.getextrema()
+        deep = "32-bit integers" if low < 0 or high > 65535 else ""
+    return deep and f"holds {deep}; convert it to 8 or 16 bits per channel"

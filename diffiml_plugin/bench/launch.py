@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -52,7 +53,7 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
 
 def join_slurm(environment: MutableMapping[str, str]) -> None:
     """Under `srun` with several tasks, says in torchrun's variables what SLURM says in its own."""
-    if "RANK" in environment or _slurm_tasks(environment) <= 1:
+    if "RANK" in environment or slurm_tasks(environment) <= 1:
         return
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
     environment |= {
@@ -94,11 +95,22 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The forward pass in `precision` of `settings.PRECISIONS`."""
+def precision_of(accelerator: Accelerator) -> str:
+    """What `start` made of the precision asked for: fp32, bf16 or fp16."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+
+
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """The forward pass in `precision` of `settings.PRECISIONS`; fp32 is that, where cuDNN would round to TF32."""
     name = _precision(precision, device.type == "cpu")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+    rounded, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, dtype is not None
+    try:
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = rounded
 
 
 def _use_cpu(device: str) -> bool:
@@ -117,7 +129,8 @@ def _precision(precision: str, cpu: bool) -> str:
     return precision
 
 
-def _slurm_tasks(environment: MutableMapping[str, str]) -> int:
+def slurm_tasks(environment: Mapping[str, str]) -> int:
+    """How many processes `srun` started for this step; 1 without it."""
     return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
 
 

@@ -1,7 +1,7 @@
 """Reads binary masks and label maps from files; a mask that is not black and white is never guessed at."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -39,18 +39,21 @@ def read_mask(path: Path, binarise: bool = False) -> np.ndarray:
     Raises:
         DiffIMLError: not readable, or more levels than two and not `binarise`; names the file.
     """
-    levels = _read(path, palette=False)
-    found, grey = np.unique(levels), _is_grey(levels)
-    if grey and len(found) <= 2 and found[0] == 0:
-        return (levels[..., 0] > 0).astype(np.uint8)
-    top = 1 if levels.dtype == bool else np.iinfo(levels.dtype).max
-    if grey and len(found) == 1 and found[0] == top:
-        return np.ones(levels.shape[:2], np.uint8)
-    told = f"{path} is not binary: {'' if grey else 'coloured, '}{len(found)} levels from {found[0]} to {found[-1]}"
-    if not binarise:
-        raise DiffIMLError(f"{told}, expected 0 and one other; mend it, or cut it at {top // 2} by --binarise")
-    warnings.warn(f"{told}; cut at {top // 2}", stacklevel=2)
-    return (levels.mean(2) > top / 2).astype(np.uint8)
+    return read_masks([path], binarise)[0]
+
+
+def read_masks(paths: Iterable[Path], binarise: bool = False) -> list[np.ndarray]:
+    """The masks of many files, each as `read_mask` reads it; one warning counts those that were cut."""
+    masks, cut = [], []
+    for path in paths:
+        mask, told = _binary(path, binarise)
+        masks.append(mask)
+        if told:
+            cut.append(told)
+    if cut:
+        more = f" (and {len(cut) - 1} more of {len(masks)} masks)" if cut[1:] else ""
+        warnings.warn(cut[0] + more, stacklevel=2)
+    return masks
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -69,6 +72,21 @@ def resized(mask: np.ndarray, size: int) -> np.ndarray:
 def stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
     """Masks of one size as a batch of maps, [B, 1, H, W] float32."""
     return np.stack(masks)[:, None].astype(np.float32)
+
+
+def _binary(path: Path, binarise: bool) -> tuple[np.ndarray, str]:
+    """The mask of `read_mask`, and if it had to be cut, what it was."""
+    levels = _read(path, palette=False)
+    found, grey = np.unique(levels), _is_grey(levels)
+    if grey and len(found) <= 2 and found[0] == 0:
+        return (levels[..., 0] > 0).astype(np.uint8), ""
+    top = 1 if levels.dtype == bool else np.iinfo(levels.dtype).max
+    if grey and len(found) == 1 and found[0] == top:
+        return np.ones(levels.shape[:2], np.uint8), ""
+    told = f"{path} is not binary: {'' if grey else 'coloured, '}{len(found)} levels from {found[0]} to {found[-1]}"
+    if not binarise:
+        raise DiffIMLError(f"{told}, expected 0 and one other; mend it, or cut it at {top // 2} by --binarise")
+    return (levels.mean(2) > top / 2).astype(np.uint8), f"{told}; cut at {top // 2}"
 
 
 def _read(path: Path, palette: bool) -> np.ndarray:

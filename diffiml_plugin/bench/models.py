@@ -106,15 +106,15 @@ def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
             raise DiffIMLError(f"{type(model).__name__} needs {name}, which the data do not give; {mend}")
 
 
-def size_multiple(name: str) -> int:
-    """Pixels; the sides of the model's input must be multiples of it."""
-    return getattr(model_class(name), "size_multiple", 1)
+def size_multiple(name: str) -> int | None:
+    """Pixels; the model takes any image whose sides are multiples of it. None: one of the zoo, which may not."""
+    return getattr(model_class(name), "size_multiple", None)
 
 
 def require_size(name: str, image_size: int) -> None:
     """Raises DiffIMLError if the model cannot take squares of that side."""
     multiple = size_multiple(name)
-    if image_size % multiple:
+    if multiple and image_size % multiple:
         near = max(multiple, round(image_size / multiple) * multiple)
         raise DiffIMLError(f"--image_size {image_size} is not a multiple of {multiple}, which {name} needs; try {near}")
 
@@ -167,5 +167,8 @@ def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) ->
 def _warn_of_random_weights(name: str, flags: Mapping[str, Any]) -> None:
     wanting = [f"--{flag}" for flag, value in flags.items() if _START_FLAG.search(flag)
                and (not value or isinstance(value, str) and not Path(value).is_file())]  # PSCC_Net ignores a wrong path
+    if flags.get("encoder_weights") == "none":  # ours
+        print(f"note: {name}'s encoder starts from random weights; the paper's starts from --encoder_weights imagenet",
+              file=sys.stderr)
     if wanting:
         print(f"warning: {name} starts from random weights, for want of {', '.join(wanting)}", file=sys.stderr)

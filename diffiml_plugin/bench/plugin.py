@@ -51,13 +51,16 @@ class DiffIMLModel(nn.Module):
         self.diffiml = DiffIML(config, encoder, load_codec(config.latent_codec, codec_weights))
         self.to(memory_format=torch.channels_last)  # convolutions are a sixth faster
 
-    def forward(self, image, mask=None, label=None, edge_map=None, name=None, details=False, *args, **kwargs) -> dict:
+    def forward(
+        self, image, mask=None, label=None, edge_map=None, name=None, details=False, shape_mask=None, *args, **kwargs
+    ) -> dict:
         """One training step's loss, or a prediction.
 
         Args:
             image: [B, 3, H, W], ImageNet-normalised.
             mask, edge_map: [B, 1, H, W] in {0, 1}, any dtype; read in training only.
             name: B image names, the keys of the sampling noise; without them the image's content is the key.
+            shape_mask: [B, 1, H, W], 1 on the real pixels of padded images; nothing is found outside.
             details: when predicting, add `uncertainty` [B, 1, H, W] in [0, 0.5] and `visual_image` (edge and denoising
                 steps, each [B, 1, H, W] in [0, 1]).
 
@@ -68,7 +71,7 @@ class DiffIMLModel(nn.Module):
         if self.training:
             return self._training_step(image, mask, edge_map)
         names = name if name is not None else [content_name(one) for one in image]
-        prediction = self.diffiml.predict(image, names, details=bool(details))
+        prediction = self.diffiml.predict(image, names, details=bool(details)).within(shape_mask)
         output = {"pred_mask": prediction.probability, "pred_label": prediction.score}
         if details:
             output |= {"uncertainty": prediction.uncertainty, "visual_image": {}}
@@ -105,12 +108,12 @@ class SegFormerIML(nn.Module):
         self.segmenter = Segmenter(backbone)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, image, mask=None, label=None, *args, **kwargs) -> dict:
+    def forward(self, image, mask=None, label=None, shape_mask=None, *args, **kwargs) -> dict:
         """As `DiffIMLModel.forward`, from the image alone: there is no noise to key."""
         if self.training:
             loss = self.segmenter.training_loss(image, mask)
             return {"backward_loss": loss, "visual_loss": {"loss": loss}}
-        prediction = self.segmenter.predict(image)
+        prediction = self.segmenter.predict(image).within(shape_mask)
         return {"pred_mask": prediction.probability, "pred_label": prediction.score}
 
 

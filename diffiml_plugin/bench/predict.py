@@ -19,7 +19,7 @@ from diffiml_plugin.bench import checkpoints, launch, pictures
 from diffiml_plugin.bench.data import InputSettings, PairsDataset, test_transform, to_device
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
 from diffiml_plugin.bench.images import find_images, read_image
-from diffiml_plugin.bench.models import post_function, require_size, size_multiple
+from diffiml_plugin.bench.models import input_mode, post_function, require_inputs, require_size, size_multiple
 from diffiml_plugin.bench.outputs import make_folder
 from diffiml_plugin.bench.scores import THRESHOLD
 from diffiml_plugin.bench.scoring import testing_mode
@@ -68,7 +68,7 @@ class Predictor:
         restored = checkpoints.restore(checkpoint_path, model, model_flags, shared)
         self.model = restored.model.to(self.device)
         self.post_function = post_function(restored.name)
-        trained = InputSettings(**restored.input)
+        trained = InputSettings(**(restored.input or input_mode(restored.name)))
         self.inputs = replace(trained, image_size=image_size or trained.image_size)
         require_size(restored.name, self.inputs.image_size)
         self.multiple = size_multiple(restored.name)
@@ -82,12 +82,14 @@ class Predictor:
                 yield Failure(file, str(error))
 
     def _predict(self, file: Path) -> ImagePrediction:
-        image, inputs = read_image(file), self.inputs
+        image = read_image(file)
         height, width = image.shape[:2]
-        if inputs.if_padding and max(height, width) > inputs.image_size:  # nothing is cut off
-            inputs = replace(inputs, image_size=-(-max(height, width) // self.multiple) * self.multiple)
+        if self.inputs.if_padding and not self.multiple and max(height, width) > self.inputs.image_size:
+            raise DiffIMLError(f"{file} has {width}x{height} pixels, the model takes {self.inputs.image_size} at most; "
+                               "shrink it, or raise --image_size if the model can")
         listed = ImageList("the image", (str(file),), (NEGATIVE,))
-        sample = PairsDataset(listed, **inputs.framework(test_transform(), self.post_function))[0]
+        sample = PairsDataset(listed, self.multiple, **self.inputs.framework(test_transform(), self.post_function))[0]
+        require_inputs(self.model, sample)
         with testing_mode(self.model), torch.inference_mode():
             output = self.model(**to_device(default_collate([sample]), self.device), details=True)
 

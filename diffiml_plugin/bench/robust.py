@@ -62,12 +62,14 @@ def perturbed(perturbation: str, strength: int) -> Any:
         return next(PERTURBATIONS[perturbation][0]([strength]))[1]
 
 
-def curve_of(results: Mapping[str, Any], dataset: str = "") -> dict[str, dict[int, float]]:
-    """Pixel-F1 by perturbation and strength, 0 being the clean image; of one dataset, else of their mean."""
-    def f1(figures: Mapping[str, Any]) -> float | None:
-        return (figures["datasets"].get(dataset, {}) if dataset else figures["mean"]).get(PIXEL_FIGURES["f1"])
+def curve_of(
+    results: Mapping[str, Any], dataset: str = "", figure: str = PIXEL_FIGURES["f1"]
+) -> dict[str, dict[int, float]]:
+    """A figure by perturbation and strength, 0 being the clean image; of one dataset, else of their mean."""
+    def read(summary: Mapping[str, Any]) -> float | None:
+        return (summary["datasets"].get(dataset, {}) if dataset else summary["mean"]).get(figure)
 
-    curves = {perturbation: {0: f1(results), **{point["strength"]: f1(point) for point in points}}
+    curves = {perturbation: {0: read(results), **{point["strength"]: read(point) for point in points}}
               for perturbation, points in results["curves"].items()}
     return {perturbation: {strength: value for strength, value in curve.items() if value is not None}
             for perturbation, curve in curves.items()}

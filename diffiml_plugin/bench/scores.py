@@ -32,13 +32,14 @@ PIXEL_FIGURES = {
     "accuracy": "pixel-level Accuracy",
     "accuracy_sklearn": "pixel-level Accuracy (scikit-learn)",
 }
+_COUNTS = ("images", "tampered", "vanished")  # of a summary, never averaged
 MEANS = {**PIXEL_FIGURES, "false_alarm_area": "false_alarm_area"}  # over images: key of a record -> figure
 
 
 def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: bool = False) -> list[Record]:
     """One record per image of the batch: `name`, `index`, `label` (1 tampered), `score` (None: the model has none),
-    the pixel figures (None for an authentic image), and `false_alarm_area`, the share of an authentic image's real
-    pixels that are called tampered (None for a tampered one).
+    the pixel figures (None for an authentic image), `mask_area`, the share of the real pixels that are tampered, and
+    `false_alarm_area`, the share of an authentic image's that are called so (None for a tampered one).
 
     Args:
         output: of the model in test mode: `pred_mask` [B, 1, S, S] in [0, 1]; `pred_label` [B] or absent.
@@ -63,7 +64,7 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
 
     real = batch.get("shape_mask")
     figures = _pixel_figures(probability, mask, real, complete)
-    area = _share_called_tampered(probability, real)
+    area, called = _share(mask > 0, real), _share(probability > THRESHOLD, real)
     records = []
     for i, label in enumerate(batch["label"].tolist()):
         tampered = label == 1
@@ -72,7 +73,8 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
             "index": int(batch["index"][i]),
             "label": label,
             **{name: values[i] if tampered else None for name, values in figures.items()},
-            "false_alarm_area": None if tampered else area[i],
+            "mask_area": area[i],
+            "false_alarm_area": None if tampered else called[i],
             "score": scores[i],
         })
     return records
@@ -80,10 +82,16 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
 
 def summarise(records: Iterable[Record]) -> dict[str, Any]:
     """A dataset's figures: pixel figures are means over its tampered images, `false_alarm_area` over its authentic
-    ones; image-level figures need a score for each image, and images of both kinds."""
+    ones; image-level figures need a score for each image, and images of both kinds.
+
+    `vanished`, where there are any, counts the tampered images whose region has no pixel left at the size that was
+    scored: their pixel-F1 is 0 whatever the prediction.
+    """
     records = list(records)
     tampered = [record for record in records if record["label"] == 1]
     summary = {"images": len(records), "tampered": len(tampered)}
+    if vanished := sum(record.get("mask_area") == 0 for record in tampered):
+        summary["vanished"] = vanished
     for key, name in MEANS.items():
         values = [record[key] for record in records if record.get(key) is not None]
         if values:
@@ -96,7 +104,7 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
 def average(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """The mean of each figure over the datasets that have it."""
     summaries = list(summaries)
-    names = dict.fromkeys(name for summary in summaries for name in summary if name not in ("images", "tampered"))
+    names = dict.fromkeys(name for summary in summaries for name in summary if name not in _COUNTS)
     return {name: fmean(summary[name] for summary in summaries if name in summary) for name in names}
 
 
@@ -123,10 +131,10 @@ def _auc(probability: Tensor, truth: Tensor) -> float | None:
     return float(roc_auc_score(truth.cpu().numpy(), probability.cpu().numpy()))
 
 
-def _share_called_tampered(probability: Tensor, real: Tensor | None) -> list[float]:
-    called = (probability > THRESHOLD).double()
-    real = torch.ones_like(called) if real is None else real
-    return ((called * real).sum((1, 2, 3)) / real.sum((1, 2, 3))).tolist()
+def _share(chosen: Tensor, real: Tensor | None) -> list[float]:
+    """Of the real pixels of each image; `chosen` [B, 1, S, S] bool."""
+    real = torch.ones_like(chosen, dtype=torch.float64) if real is None else real
+    return ((chosen * real).sum((1, 2, 3)) / real.sum((1, 2, 3))).tolist()
 
 
 def _image_figures(records: list[Record]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -24,13 +24,14 @@ from diffiml_plugin.bench.data import (
     PairsDataset,
     SeededDataset,
     make_loader,
+    plan_test,
     test_transform,
     to_device,
     worker_count,
 )
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_test_sets
-from diffiml_plugin.bench.models import input_mode, post_function, require_inputs, require_size
+from diffiml_plugin.bench.models import input_mode, post_function, require_inputs, require_size, size_multiple
 from diffiml_plugin.bench.outputs import make_folder, write_text
 from diffiml_plugin.bench.scores import Record, score_batch
 from diffiml_plugin.bench.settings import CommonSettings, TestSettings
@@ -71,9 +72,12 @@ class Scoring:
         files = [(file, _stamp(file)) for file in (*listed.images, *listed.masks)]
         key = digest([self.header["configuration"], name, variant, files])
         part = self._parts / f"{key}.jsonl"
-        if part.exists():
-            return read_records(part)
-        dataset = PairsDataset(listed, **self.inputs.framework(transform or test_transform(), self.post))
+        kept = [read_records(part) if self.state.is_main_process and part.exists() else None]
+        broadcast_object_list(kept)  # other processes may not see the folder
+        if kept[0] is not None:
+            return kept[0]
+        framework = self.inputs.framework(transform or test_transform(), self.post)
+        dataset = PairsDataset(listed, size_multiple(self.header["model"]), **framework)
         found = evaluate(model or self.model, dataset, self.settings, self.state, self.settings.precision,
                          title=f"{name} {variant}", score=score)
         found = [{"dataset": name, "path": listed.images[record["index"]], "mask": listed.masks[record["index"]],
@@ -110,6 +114,7 @@ def open_scoring(
     if launch.is_main_process():
         make_folder(settings.output_dir)
     state = launch.start_inference(settings.device)
+    require_one_process(settings, state.num_processes)
     shared = {**asdict(settings), "device": str(state.device)}
     if settings.tta is None:
         del shared["tta"]  # the checkpoint's, or the model's default
@@ -118,7 +123,7 @@ def open_scoring(
     inputs = InputSettings.of(settings, restored.input or input_mode(restored.name))
     require_size(restored.name, inputs.image_size)
     if state.is_main_process:
-        inputs.warn_if_cut(check_lists(list(lists.values())))
+        inputs.warn_if_cut(check_lists(list(lists.values())), size_multiple(restored.name))
     values = {**asdict(settings), **restored.flags, **asdict(inputs)}
     configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
     header = {
@@ -172,12 +177,11 @@ def evaluate(
 
     Each process takes every n-th image and none twice, so that no figure depends on batch size or process count.
     """
-    indices = list(range(len(dataset)))[state.process_index::state.num_processes]
-    size = settings.test_batch_size
+    indices = range(len(dataset))[state.process_index::state.num_processes]
     loader = make_loader(
         SeededDataset(dataset, settings.seed),
         epoch=0,
-        batches=[tuple(indices[start:start + size]) for start in range(0, len(indices), size)],
+        batches=plan_test(dataset, indices, settings.test_batch_size),
         workers=worker_count(settings.num_workers),
         device=state.device,
     )
@@ -190,6 +194,13 @@ def evaluate(
             require_inputs(model, inputs)
             records += score(model(**inputs), batch)
     return sorted(gather_object(records), key=lambda record: record["index"])
+
+
+def require_one_process(settings: CommonSettings, processes: int) -> None:
+    """Raises DiffIMLError if testing in training mode would let processes wait for each other's batch statistics."""
+    if settings.no_model_eval and processes > 1:
+        raise DiffIMLError(f"--no_model_eval tests in training mode, in which {processes} processes would share batch "
+                           "statistics; leave it out, and test afterwards in one process")
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class TrainSettings(CommonSettings):
     checkpoint_path: str = flag("", "weights to start from, with their model's flags: a file, a run's folder, or small")
     samples_per_set: int = flag(1840, "images of each set of a balanced JSON per epoch")
     synth_kinds: str = flag("splice,copy_move,removal", "manipulations that synth:FOLDER draws from")
-    synth_authentic: float = flag(0.1, "share of the images of synth:FOLDER that is left as it is")
+    synth_authentic: float = flag(0.1, "share of the images of synth:FOLDER that is compressed, but not tampered")
     synth_strength: str = flag("realistic", "of synth:FOLDER; visible: large, recoloured, little compressed", STRENGTHS)
     synth_window: int | None = flag(None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs")
     augmentation: str = flag("mvss", "mvss: after MVSS-Net; turns: mirrored and turned by right angles alone, which "

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 
 from diffiml_plugin.bench import robust, scoring, sweep
 from diffiml_plugin.bench.outputs import make_folder, write_text
-from diffiml_plugin.bench.scores import PIXEL_FIGURES, Record, summarise
+from diffiml_plugin.bench.scores import MEANS, PIXEL_FIGURES, Record, summarise
 from diffiml_plugin.bench.tracking import LOG, RUN
 from diffiml_plugin.errors import DiffIMLError
 
 TABLES, PLOT = "study.md", "study.png"
+_F1, _FALSE_ALARM = PIXEL_FIGURES["f1"], MEANS["false_alarm_area"]
 _KIND = re.compile("splice|copy_?move|removal")  # in the names of images
 _Runs = list[Path]  # folders of one row, one for each seed
 
@@ -25,7 +26,7 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
 
     Returns:
         by row, by figure ("all", each kind of manipulation: pixel-F1; "false alarm": share of the area of authentic
-        images), the values of the seeds. An image's name says of which kind it is.
+        images), the values of the seeds, none where no such image was tested. An image's name says of which kind it is.
 
     Raises:
         DiffIMLError: no finished test in `folder`.
@@ -53,9 +54,10 @@ def _figures(runs: _Runs) -> dict[str, list[float]]:
         records = scoring.read_records(run / "test" / "per_image.jsonl")
         kinds = sorted({_kind(record) for record in records if record["mask"] != scoring.NEGATIVE} - {""})
         groups = {"all": records, **{kind: [r for r in records if _kind(r) == kind] for kind in kinds}}
-        for name, group in groups.items():
-            figures.setdefault(name, []).append(summarise(group)[PIXEL_FIGURES["f1"]])
-        figures.setdefault("false alarm", []).append(summarise(records).get("false_alarm_area", 0.0))
+        found = {name: summarise(group).get(_F1) for name, group in groups.items()}
+        found["false alarm"] = summarise(records).get(_FALSE_ALARM)
+        for name, value in found.items():
+            figures.setdefault(name, []).extend([] if value is None else [value])
     return figures
 
 
@@ -65,36 +67,48 @@ def _kind(record: Record) -> str:
 
 
 def _sampling(rows: Mapping[str, _Runs]) -> str:
-    """Pixel-F1 by sampling setting, of the rows that were swept."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """Pixel-F1 by sampling setting, of the rows that were swept, over the training seeds.
+
+    "over noise": the mean, over training seeds, of its standard deviations over noise seeds; empty of a single one.
+    """
+    columns = {}
     for row, runs in rows.items():
+        f1: dict[str, list[float]] = {}
+        deviations: dict[str, list[float]] = {}
         for file in (run / "sweep" / sweep.RESULTS for run in runs):
             for entry in json.loads(file.read_text())["rows"] if file.exists() else ():
-                setting = f"{entry['setting']}={entry['value']}"
-                mean = fmean(cell["f1"] for cell in entry["datasets"].values())
-                found.setdefault(row, {}).setdefault(setting, []).append(mean)
-    return _by_column(found)
+                setting, cells = f"{entry['setting']}={entry['value']}", entry["datasets"].values()
+                if cells:  # else no image was tampered
+                    f1.setdefault(setting, []).append(fmean(cell["f1"] for cell in cells))
+                deviations.setdefault(setting, []).extend(cell["std"] for cell in cells if cell["std"] is not None)
+        if f1:
+            columns[row] = {setting: _spread(values) for setting, values in f1.items()}
+            columns[f"{row}: over noise"] = {setting: f"{fmean(values):.3f}"
+                                             for setting, values in deviations.items() if values}
+    return _by_column(columns)
 
 
 def _robustness(rows: Mapping[str, _Runs]) -> str:
-    """Pixel-F1 by perturbation and strength, of the rows that were perturbed."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """Pixel-F1, and false-alarm area where it was measured, by perturbation and strength, of the perturbed rows."""
+    columns = {}
     for row, runs in rows.items():
-        for file in (run / "robust" / robust.RESULTS for run in runs):
-            curves = robust.curve_of(json.loads(file.read_text())) if file.exists() else {}
-            for perturbation, curve in curves.items():
-                for strength, value in curve.items():
-                    if strength:  # the clean image is in the first table
-                        setting = f"{perturbation} {strength}"
-                        found.setdefault(row, {}).setdefault(setting, []).append(value)
-    return _by_column(found)
+        files = [file for run in runs if (file := run / "robust" / robust.RESULTS).exists()]
+        for column, figure in ((row, _F1), (f"{row}: false alarm", _FALSE_ALARM)):
+            found: dict[str, list[float]] = {}
+            for file in files:
+                for perturbation, curve in robust.curve_of(json.loads(file.read_text()), figure=figure).items():
+                    for strength in filter(None, curve):  # the clean image is in the first table
+                        found.setdefault(f"{perturbation} {strength}", []).append(curve[strength])
+            if found:
+                columns[column] = {setting: _spread(values) for setting, values in found.items()}
+    return _by_column(columns)
 
 
-def _by_column(found: Mapping[str, Mapping[str, list[float]]]) -> str:
-    """One line for each setting, one column for each row of the study; empty of nothing."""
-    settings = list(dict.fromkeys(setting for values in found.values() for setting in values))
-    lines = ([setting, *(_spread(values.get(setting)) for values in found.values())] for setting in settings)
-    return _table(["setting", *found], lines) if settings else ""
+def _by_column(columns: Mapping[str, Mapping[str, str]]) -> str:
+    """One line for each setting, of columns that hold their cells by setting; empty of nothing."""
+    settings = list(dict.fromkeys(setting for cells in columns.values() for setting in cells))
+    lines = ([setting, *(cells.get(setting, "") for cells in columns.values())] for setting in settings)
+    return _table(["setting", *columns], lines) if settings else ""
 
 
 def _table(head: list[str], lines: Iterable[list[Any]]) -> str:

@@ -78,10 +78,12 @@ class _ManySamplers(nn.Module):
         self.encoder = method.with_settings(tta=any(config.tta for config in configs))
         self.samplers = nn.ModuleList(method.with_settings(**vars(config)) for config in configs)
 
-    def forward(self, image: Tensor, name: Sequence[str], **_: Any) -> Iterator[tuple[DiffIMLConfig, dict]]:
+    def forward(
+        self, image: Tensor, name: Sequence[str], shape_mask: Tensor | None = None, **_: Any
+    ) -> Iterator[tuple[DiffIMLConfig, dict]]:
         conditions = self.encoder.condition(image)
         for sampler in self.samplers:
-            prediction = sampler.sample(conditions, name)
+            prediction = sampler.sample(conditions, name).within(shape_mask)
             yield sampler.config, {"pred_mask": prediction.probability, "pred_label": prediction.score}
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from diffiml_plugin.bench.framework import JsonDataset
 from diffiml_plugin.bench.images import SUFFIXES, read_image
+from diffiml_plugin.bench.outputs import write_text
 from diffiml_plugin.bench.tamper import (
     KINDS,
     REALISTIC,
@@ -23,6 +25,7 @@ from diffiml_plugin.bench.tamper import (
 )
 from diffiml_plugin.errors import DiffIMLError
 
+LIST = "list.json"
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR
 _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
 
@@ -38,7 +41,7 @@ class SyntheticTampering(JsonDataset):
             files, whose regions are drawn.
         samples: images per epoch; None means one per photograph.
         kinds: the manipulations to draw from, of `tamper.KINDS`.
-        authentic: share of the images left as they are (label 0, empty mask).
+        authentic: share of the images that are compressed as the others are, but not tampered (label 0, empty mask).
         window: pixels; a random square of at least this side is cut out and shrunk to it before tampering.
             None takes the whole photograph. In either case it is first shrunk to 1024 pixels, where longer.
         framework: what IMDLBenCo's datasets takes: is_resizing, output_size, post_funcs...
@@ -66,7 +69,7 @@ class SyntheticTampering(JsonDataset):
         super().__init__(photographs, **framework)
 
     def draw(self, index: int, rng: np.random.Generator) -> Tampered:
-        """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if nothing was done."""
+        """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if it was only compressed."""
         number = index % len(self.photographs)
         host, regions = self._read(number, rng)
         if rng.random() < self.authentic:
@@ -111,21 +114,23 @@ class SyntheticTampering(JsonDataset):
 def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
     """Stores one epoch of `stream` as `Tp/`, `Gt/` (PNG, so the compression traces stay) and `list.json`.
 
+    Files of these names are overwritten, others in the folder stay; the list comes last, and whole.
+
     Returns:
         the list, `[[image, mask | "Negative"], ...]`, relative to itself.
     """
     pairs = []
     for part in ("Tp", "Gt"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    for index in range(len(stream)):
+    for index in tqdm(range(len(stream)), "tamper", unit="img", leave=False, disable=None):
         made = stream.draw(index, np.random.default_rng((seed, index)))
         name = stream.name(index, made)
         Image.fromarray(made.image).save(folder / "Tp" / name)
         if made.mask.any():
             Image.fromarray(made.mask * 255).save(folder / "Gt" / name)
         pairs.append([f"Tp/{name}", f"Gt/{name}" if made.mask.any() else "Negative"])
-    listing = folder / "list.json"
-    listing.write_text(json.dumps(pairs, indent=1))
+    listing = folder / LIST
+    write_text(listing, json.dumps(pairs, indent=1))
     return listing
 
 

@@ -39,7 +39,7 @@ BY_STRENGTH = dict(zip(STRENGTHS, (REALISTIC, VISIBLE), strict=True))
 
 @dataclass(frozen=True)
 class Tampered:
-    """image [H, W, 3] uint8 RGB; mask [H, W] uint8, 1 where pixels were replaced; kind, one of KINDS."""
+    """image [H, W, 3] uint8 RGB; mask [H, W] uint8, 1 where pixels were replaced; kind, one of KINDS or "authentic"."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -135,6 +135,8 @@ def _pasted(
         region = cv2.resize(region, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
         source = cv2.resize(source, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         scale = 1.0
+        if not region.any():  # too thin to be seen at this size: nothing is pasted, and `tamper` tries again
+            return host.astype(np.float32), np.zeros((height, width), np.float32)
 
     # Place: the turned object's box lies inside the host, or over its middle when it is too large.
     angle = np.deg2rad(rng.uniform(-settings.rotation, settings.rotation))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -17,11 +18,18 @@ from torch.utils.data import Dataset
 from diffiml_plugin.bench import checkpoints, data, launch
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import read_test_sets
-from diffiml_plugin.bench.models import build_model, post_function, require_inputs, require_size, resolve_flags
+from diffiml_plugin.bench.models import (
+    build_model,
+    post_function,
+    require_inputs,
+    require_size,
+    resolve_flags,
+    size_multiple,
+)
 from diffiml_plugin.bench.optimization import LossMeter, accumulation, learning_rate, require_finite
 from diffiml_plugin.bench.outputs import make_folder
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, average, summarise
-from diffiml_plugin.bench.scoring import evaluate, testing_mode
+from diffiml_plugin.bench.scoring import evaluate, require_one_process, testing_mode
 from diffiml_plugin.bench.settings import TrainSettings
 from diffiml_plugin.bench.tracking import Tracker, describe_run, picture_strips
 from diffiml_plugin.errors import DiffIMLError
@@ -79,6 +87,7 @@ class _Run:
         # 1. The device, and what follows from the number of processes.
         self.accelerator = launch.start(settings.device, settings.precision, settings.find_unused_parameters)
         self.device, self.processes = self.accelerator.device, self.accelerator.num_processes
+        require_one_process(settings, self.processes)
         self.accumulation = accumulation(settings.total_batch_size, settings.batch_size, self.processes)
 
         # 2. The model, new or as it was left.
@@ -92,7 +101,8 @@ class _Run:
             require_size(settings.model, size)
         self.flags = start.flags if start else resolve_flags(
             settings.model, model_flags, {**shared, **asdict(self.inputs)})
-        self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags)}
+        self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags),
+                              "precision": launch.precision_of(self.accelerator)}
         state = checkpoints.state_to_resume(self.folder, settings.resume, self.configuration)
         flags = checkpoints.uninitialised(self.flags) if state else self.flags
         model = start.model if start else build_model(settings.model, flags, pretrained=not state)
@@ -105,15 +115,16 @@ class _Run:
             dataset = data.read_training_set(settings, self.inputs, post, check)
         self.dataset = data.SeededDataset(dataset, settings.seed)
         lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
+        multiple = size_multiple(settings.model)
         if check and lists:
-            self.inputs.warn_if_cut(check_lists(list(lists.values())))
+            self.inputs.warn_if_cut(check_lists(list(lists.values())), multiple)
         framework = self.inputs.framework(data.test_transform(), post)
-        self.tests = {name: data.PairsDataset(listed, **framework) for name, listed in lists.items()}
+        self.tests = {name: data.PairsDataset(listed, multiple, **framework) for name, listed in lists.items()}
         require_inputs(model, self.dataset[0, 0])
 
         # 4. The optimizer.
         if self.processes > 1 and self.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of timm's norms
         self.model = model.to(self.device)
         self.optimizer = create_optimizer_v2(self.model, "adamw", lr=settings.lr, weight_decay=settings.weight_decay)
         self.ema = ModelEmaV3(self.model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
@@ -208,11 +219,11 @@ class _Run:
         return {"test": summaries, "f1": average(summaries.values()).get(PIXEL_FIGURES["f1"], 0.0)}
 
     def _show(self, dataset: data.PairsDataset) -> None:
-        shown = tuple(range(min(_STRIPS, len(dataset))))
-        loader = data.make_loader(data.SeededDataset(dataset, self.settings.seed), 0, [shown], 0, self.device)
+        shown = data.plan_test(dataset, range(min(_STRIPS, len(dataset))), _STRIPS)[:1]
+        loader = data.make_loader(data.SeededDataset(dataset, self.settings.seed), 0, shown, 0, self.device)
         batch = data.to_device(next(iter(loader)), self.device)
         batch.pop("index")
-        with testing_mode(self._tested_model, self.settings.no_model_eval):
+        with testing_mode(self._tested_model):
             output = self._tested_model(**batch, details=True)
         self.tracker.pictures(picture_strips(batch, output), self.epoch)
 
@@ -245,6 +256,6 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
-        if self.accelerator.scaler:
+        if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.update, self.best = state["epoch"], state["update"], state["best"]

@@ -25,12 +25,13 @@ def run(args: argparse.Namespace) -> int:
 
     from diffiml_plugin.bench.codec_report import report_codec
     from diffiml_plugin.bench.launch import start_inference
-    from diffiml_plugin.bench.maskfiles import find_masks, read_mask, resized
+    from diffiml_plugin.bench.maskfiles import find_masks, read_masks, resized
     from diffiml_plugin.weights.codecs import load_codec
 
     torch.backends.cudnn.allow_tf32 = False  # fp32, as the page says; by default cuDNN's convolutions round to TF32
     codec = load_codec("lightvae", args.codec_weights).to(start_inference(args.device).device)
-    masks = {str(file): read_mask(file, args.binarise) for file in find_masks(args.masks)}
+    files = find_masks(args.masks)
+    masks = dict(zip(map(str, files), read_masks(files, args.binarise), strict=True))
     if args.image_size:
         masks = {name: resized(mask, args.image_size) for name, mask in masks.items()}
     result = report_codec(codec, masks, args.image_size or 512, Path(args.output))

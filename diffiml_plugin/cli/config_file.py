@@ -99,7 +99,7 @@ def resolved_settings(args: argparse.Namespace) -> str:
     """The settings as YAML that `--config` reads back."""
     settings = {key: value for key, value in vars(args).items() if key not in _NOT_SETTINGS}
     for name, value in getattr(args, "model_flags", {}).items():
-        if name in args.model_flags_given or "checkpoint_path" not in settings:  # else it is the checkpoint's own
+        if name in args.model_flags_given or not settings.get("checkpoint_path"):  # else it is the checkpoint's own
             settings[name] = value
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 

@@ -11,12 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from diffiml_plugin.cli.arguments import add_fields
 
     parser.add_argument("--teacher", default="none", metavar="NAME|PATH|none",
-                        help="AutoencoderKL to learn from: stabilityai/sd-vae-ft-mse, a local folder, or none")
+                        help="AutoencoderKL to learn from: stabilityai/sd-vae-ft-mse, a local folder, or none; Eq. 6 "
+                        "wants --latent_weight 0.1 beside it, as --config distill_teacher does")
     parser.add_argument("--masks", nargs="+", default=["synthetic"], metavar="DIR|JSON|synthetic",
                         help="training masks, any number of sources")
     parser.add_argument("--label_maps", metavar="DIR", help="maps of hand-drawn regions, whose unions are masks too")
     parser.add_argument("--val_masks", metavar="DIR|JSON", help="masks to validate on (every tenth of --masks)")
-    parser.add_argument("--binarise", action="store_true", help="cut masks that are not binary, with a warning")
+    parser.add_argument("--binarise", action="store_true", help="cut masks that are not binary; a warning counts them")
     parser.add_argument("--output_dir", default="./output_dir", help="folder for lightvae.safetensors and log.jsonl")
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute")
     add_fields(parser, DistillSettings)
@@ -24,20 +25,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
-    from diffiml_plugin.bench.distill import distill
+    from diffiml_plugin.bench.distill import WEIGHTS, distill
     from diffiml_plugin.bench.distill_settings import DistillSettings
     from diffiml_plugin.bench.launch import start_inference
     from diffiml_plugin.bench.mask_sources import read_sources
+    from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.weights.sdvae import load_sdvae
 
+    output_dir = Path(args.output_dir)
+    weights = output_dir / WEIGHTS
+    if weights.exists():
+        raise DiffIMLError(f"{weights} exists already; choose another --output_dir, or remove it")
     device = start_inference(args.device).device
     settings = DistillSettings(**{name: getattr(args, name) for name in DistillSettings.__dataclass_fields__})
     mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)
     teacher = None if args.teacher == "none" else load_sdvae(args.teacher).to(device)
     if teacher is not None and device.type == "cuda":
         teacher.half()
-    output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     distill(settings, mixture, held_out, output_dir, {"teacher": args.teacher, "data": described}, teacher, device)
-    print(f"weights: {output_dir / 'lightvae.safetensors'}")
+    print(f"weights: {weights}")
     return 0

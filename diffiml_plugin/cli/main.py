@@ -72,6 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # of `| head`; what is still buffered must not be flushed into the pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as the shell reports SIGPIPE
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; importing it takes seconds
+            raise
+        print(f"error: the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, or compute "
+              f"on --device cpu; {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
     except (DiffIMLError, OSError) as error:
         message = str(error).rpartition("DiffIMLError: ")[2]  # what a loader's worker raised comes with its traceback
         print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -1,4 +1,6 @@
-"""Writes tampered images and their masks, made from clean photographs: Tp/, Gt/ and list.json, to test or train on.
+"""Writes tampered images and their masks, made from clean photographs: Tp/, Gt/ and list.json.
+
+The list is the data path to test or train on, not the folder: authentic images lie in Tp/ too, and have no mask.
 
 Each photograph is the host of several images; the objects of splices come from the others. Objects are cut along a
 `regions` folder of label maps beside the photographs, if there is one.
@@ -14,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photographs", metavar="DIR", help="a folder of two or more")
     parser.add_argument("--output_dir", required=True, help="folder for Tp/, Gt/ and list.json")
     parser.add_argument("--images", type=int, default=100, help="so many images")
-    parser.add_argument("--authentic", type=float, default=0.2, help="share of them that is left as it is")
+    parser.add_argument("--authentic", type=float, default=0.2,
+                        help="share of them that is not tampered, but compressed as the others are")
     parser.add_argument("--kinds", default="splice,copy_move,removal", help="manipulations to draw from")
     parser.add_argument("--strength", default=STRENGTHS[0], choices=STRENGTHS,
                         help="visible: large, recoloured, little compressed")
@@ -27,11 +30,15 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from diffiml_plugin.bench.data import InputSettings, test_transform
-    from diffiml_plugin.bench.synthetic import SyntheticTampering, write_tampered
+    from diffiml_plugin.bench.synthetic import LIST, SyntheticTampering, write_tampered
     from diffiml_plugin.bench.tamper import BY_STRENGTH
+    from diffiml_plugin.errors import DiffIMLError
 
+    folder = Path(args.output_dir)
+    if (folder / LIST).exists():
+        raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
     stream = SyntheticTampering(
         args.photographs, samples=args.images, kinds=args.kinds.split(","), authentic=args.authentic,
         window=args.window, settings=BY_STRENGTH[args.strength], **InputSettings().framework(test_transform(), None))
-    print(f"list: {write_tampered(stream, Path(args.output_dir), args.seed)}")
+    print(f"list: {write_tampered(stream, folder, args.seed)}")
     return 0

@@ -1,6 +1,6 @@
 """Every constant of the method, with its unit and its equation. Imports nothing heavy."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError, nearest
@@ -77,4 +77,3 @@ class DiffIMLConfig:
 # What a stored model is: these fields fix its weights' shapes or the meaning of its latents.
 ARCHITECTURE_FIELDS = ("encoder", "denoiser", "latent_codec", "edge_supervision", "num_train_timesteps",
                        "beta_start", "beta_end")
-FIELD_NAMES = tuple(setting.name for setting in fields(DiffIMLConfig))

@@ -43,6 +43,10 @@ class Prediction:
         """Standard deviation over the members, [B, 1, H, W] in [0, 0.5]."""
         return None if self.members is None else self.members.std(1, correction=0)
 
+    def within(self, shape_mask: Tensor | None) -> "Prediction":
+        """Nothing is found where `shape_mask` [B, 1, H, W] is 0: in the padding."""
+        return self if shape_mask is None else replace(self, probability=self.probability * shape_mask)
+
     @property
     def score(self) -> Tensor:
         """Image score in [0, 1], [B]: the highest mean probability over one cell of the latent's grid."""

@@ -20,8 +20,6 @@ class LightVAE(nn.Module):
         width: channels at half resolution, doubled at each further stage; 19 makes 71,331 parameters.
     """
 
-    latent_channels = LATENT_CHANNELS
-
     def __init__(self, width: int = 19):
         super().__init__()
         self.width = width

@@ -18,8 +18,6 @@ class SDVAE(nn.Module):
             architecture (83.65 M parameters) with random weights.
     """
 
-    latent_channels = LATENT_CHANNELS
-
     def __init__(self, vae: AutoencoderKL | None = None):
         super().__init__()
         stages = len(_WIDTHS)

@@ -1,6 +1,7 @@
 import argparse
 import errno
 import json
+import shutil
 
 import pytest
 import torch
@@ -113,6 +114,15 @@ def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_pat
     assert metadata["data"] == "none" and metadata["epoch"] == 3
     stored = load_weights(tmp_path / "given.safetensors")[0]
     assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
+
+
+def test_a_run_of_a_released_models_name_is_not_passed_over(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoints.find_checkpoint("small").suffix == ".safetensors"
+    shutil.copytree(tiny[0], "small")
+    with pytest.raises(DiffIMLError, match=r"small is a model that travels .*, and a folder here: say \./small"):
+        checkpoints.find_checkpoint("small")
+    assert checkpoints.find_checkpoint("./small").resolve() == checkpoints.find_checkpoint(tmp_path / "small")
 
 
 def test_a_name_that_is_neither_a_file_nor_released_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -98,3 +99,10 @@ def test_going_on_from_stored_weights_starts_where_they_end(tmp_path, held_out):
     provenance = read_metadata(tmp_path / "second" / WEIGHTS)["provenance"]
     assert provenance["went_on_from"] == read_metadata(weights)["provenance"]
     assert provenance["width"] == codec.width == 4  # the file's
+
+
+def test_a_terminal_sees_a_bar_and_every_printed_line(tmp_path, held_out, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    distill(DistillSettings(**TINY), MaskMixture(), held_out, tmp_path, {})
+    seen = capsys.readouterr()
+    assert "/30" in seen.err and [line.split(" ")[1] for line in seen.out.splitlines()] == ["15", "30"]

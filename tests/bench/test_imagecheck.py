@@ -6,6 +6,7 @@ from PIL import Image
 
 from diffiml_plugin.bench.imagecheck import check_lists, examine
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_list
+from diffiml_plugin.bench.images import read_image
 from diffiml_plugin.errors import DiffIMLError
 
 SQUARE = np.zeros((32, 48), np.uint8)
@@ -65,6 +66,39 @@ def test_good_masks_pass(image, store):
 )
 def test_masks_that_would_be_silently_wrong(image, store, mask, fault):
     assert re.search(fault, check_pair(image, store(mask)))
+
+
+@pytest.mark.parametrize(
+    ("mask", "mended"),
+    [
+        (SQUARE // 255, True),
+        ((SQUARE // 255).astype(np.uint16), True),
+        (SQUARE // 255 + 1, False),  # no black, so which part is tampered?
+        (np.stack([SQUARE * 0, SQUARE], 2), True),
+        (np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1)), True),
+        (SQUARE[:16], True),
+        (SQUARE.T, False),  # on its side
+        (SQUARE * 0, False),
+        (255 - SQUARE, False),
+    ],
+)
+def test_the_tool_is_named_where_it_mends_the_mask(image, store, mask, mended):
+    assert ("`benco datasets prepare NAME --root DIR`" in check_pair(image, store(mask))) == mended
+
+
+@pytest.mark.parametrize("pixels", [SQUARE.astype(np.float32), SQUARE.astype(np.int32) << 16, -SQUARE.astype(np.int32)])
+def test_pixels_that_cannot_be_read_stop_a_run_before_it_starts(image, store, pixels):
+    path = store(pixels, "deep.tif")
+    for pair in ((path, NEGATIVE), (image, path)):
+        with pytest.raises(DiffIMLError) as refused:
+            check_lists([ImageList("x", *([file] for file in pair))])
+        with pytest.raises(DiffIMLError, match=f"^{re.escape(str(refused.value))}$"):
+            read_image(path)
+
+
+def test_sixteen_bits_in_thirty_two_pass(store):
+    path = store(SQUARE.astype(np.int32) * 257, "deep.tif")
+    assert check_pair(path, NEGATIVE) == (48, 32) and read_image(path).max() == 255
 
 
 def test_undecodable_files_are_named(image, store, tmp_path):

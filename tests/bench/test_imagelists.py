@@ -103,5 +103,5 @@ def test_what_is_no_list_is_named(tmp_path, content):
 def test_missing_path_is_named(tmp_path):
     with pytest.raises(DiffIMLError, match="nowhere does not exist"):
         read_list(tmp_path / "nowhere")
-    with pytest.raises(DiffIMLError, match="has no Tp/"):
+    with pytest.raises(DiffIMLError, match="has no Tp/.*`benco datasets prepare NAME --root DIR`"):
         read_list(tmp_path)

@@ -76,7 +76,8 @@ def test_device_and_precision_that_are_not_there(monkeypatch):
     with pytest.raises(DiffIMLError, match="torch finds no usable GPU"):
         launch.start_inference("cuda")
     with pytest.raises(DiffIMLError, match="fp16 needs a GPU"):
-        launch.autocast(torch.device("cpu"), "fp16")
+        with launch.autocast(torch.device("cpu"), "fp16"):
+            pass
 
 
 def test_bf16_on_the_cpu():
@@ -85,3 +86,11 @@ def test_bf16_on_the_cpu():
         assert layer(torch.ones(1, 2)).dtype == torch.bfloat16
     with launch.autocast(torch.device("cpu"), "auto"):
         assert layer(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_fp32_is_not_rounded_to_tf32():
+    inside = []
+    for precision in ("fp32", "bf16"):
+        with launch.autocast(torch.device("cpu"), precision):
+            inside.append(torch.backends.cudnn.allow_tf32)
+    assert inside == [False, True] and torch.backends.cudnn.allow_tf32

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -81,3 +82,19 @@ def test_sources_are_folders_lists_and_drawn_masks(tmp_path):
     assert (len(mixture.masks), len(held_out), mixture.shares[0]) == (20, 5, 0)
     with pytest.raises(DiffIMLError, match="absent holds no mask"):
         read_sources([str(tmp_path / "absent")])
+
+
+def test_one_warning_counts_the_cut_masks_of_a_source(tmp_path, recwarn):
+    for index in range(20):
+        soft = index >= 15
+        store(tmp_path / f"{index:02d}.png", np.array([[0, 100 * soft, 255]], np.uint8))
+    read_sources([str(tmp_path)], binarise=True)
+    warning, = recwarn
+    assert "15.png is not binary" in str(warning.message) and "4 more of 20" in str(warning.message)
+
+
+def test_reading_shows_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
+    store(tmp_path / "a.png", np.eye(8, dtype=np.uint8))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    read_sources(["synthetic"], label_maps=str(tmp_path), val_masks=str(tmp_path))
+    assert "reading masks" in capsys.readouterr().err

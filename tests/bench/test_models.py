@@ -110,6 +110,12 @@ def test_unset_initial_weights_are_named(stub, tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
+def test_an_encoder_from_random_weights_is_said(capsys):
+    for weights, said in (("none", "note: SegFormerIML's encoder starts from random weights"), ("xavier", "")):
+        build_model("SegFormerIML", resolve_flags("SegFormerIML", {"encoder": "resnet10t", "encoder_weights": weights}))
+        assert capsys.readouterr().err.startswith(said) and bool(said) == (weights == "none")
+
+
 @pytest.mark.parametrize(("name", "flags"), [
     ("IML_ViT", "--vit_pretrain_path"), ("Mesorch", "--seg_pretrain_path, --conv_pretrain"),
     ("ObjectFormer", "--init_weight_path"), ("PSCC_Net", "--pretrain_path"), ("SparseViT", "--pretrained_path")])

@@ -49,6 +49,14 @@ def test_the_truth_is_not_read_when_predicting(model, batch):
     assert told["pred_mask"].shape == (2, 1, 64, 64) and told["pred_label"].shape == (2,)
 
 
+def test_nothing_is_found_in_the_padding(model, batch):
+    real = torch.zeros(2, 1, 64, 64)
+    real[:, :, :32] = 1
+    whole, output = model(**batch), model(**batch, shape_mask=real)
+    assert torch.equal(output["pred_mask"], whole["pred_mask"] * real)
+    assert torch.equal(output["pred_label"], torch.nn.functional.avg_pool2d(output["pred_mask"], 8).amax((1, 2, 3)))
+
+
 def test_without_names_the_content_is_the_key(model, batch):
     both, second = model(batch["image"])["pred_mask"], model(batch["image"][1:])["pred_mask"]
     assert (both[1] - second[0]).abs().max() < 1e-5

@@ -18,6 +18,8 @@ from diffiml_plugin.weights.files import read_metadata
 class BrightnessModel(nn.Module):
     """Calls bright pixels tampered: what it answers can be worked out by hand."""
 
+    size_multiple = 2
+
     def __init__(self, gain: float = 1.0):
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(gain))
@@ -97,6 +99,13 @@ def test_padded_model_keeps_pixels_in_place_in_larger_images_too(checkpoint, fol
     for size in (None, 64):  # of 90x60 pixels
         made, = Predictor(checkpoint, image_size=size, device="cpu").predict([folder / "a.png"])
         assert np.array_equal(made.probability > 0.5, made.image[..., 0] > 127)
+
+
+def test_an_image_too_large_for_a_model_of_one_size_is_refused(checkpoint, folder, monkeypatch):
+    monkeypatch.delattr(BrightnessModel, "size_multiple")
+    save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input={"image_size": 64, "if_padding": True})
+    refused, = Predictor(checkpoint, device="cpu").predict([folder / "a.png"])
+    assert "has 90x60 pixels, the model takes 64 at most" in refused.reason
 
 
 def test_checkpoint_of_another_model(checkpoint):

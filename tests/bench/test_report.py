@@ -102,6 +102,14 @@ def test_a_report_of_everything(runs, tmp_path):
     assert not re.search(r"(?<!\\)[_#%]", latex) and r"512$\times$512" in latex
 
 
+def test_vanished_regions_are_counted_beside_the_figures(tmp_path):
+    records = [{"dataset": name, "label": 1, "f1": 0.5 * area, "score": None, "mask_area": area}
+               for name, area in (("one", 0), ("one", 1), ("two", 1))]
+    table = report_tables.test_table(Run(tmp_path, {"model": "m", "configuration": "c"}, records))
+    assert table.head == ["dataset", "images", "tampered", "vanished", "pixel-level F1"]
+    assert [row[3] for row in table.rows] == ["1", "–", "–"] and table.rows[0][4].startswith("0.2500 [")
+
+
 def test_a_test_fills_the_row_of_its_model(tmp_path):
     def run(model):
         record = {"dataset": "Columbia", "f1": 0.5}

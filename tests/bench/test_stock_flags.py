@@ -1,15 +1,16 @@
 """The framework's scripts parse our model's flags after their own, and argparse accepts abbreviations."""
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from diffiml_plugin.method.config import FIELD_NAMES
+from diffiml_plugin.bench.plugin import DiffIMLModel
 
 SCRIPTS = Path(importlib.util.find_spec("IMDLBenCo").origin).parent / "training_scripts"
-OURS = (*FIELD_NAMES, "encoder_weights", "codec_weights")
+OURS = tuple(inspect.signature(DiffIMLModel).parameters)
 
 
 @pytest.mark.parametrize("script", ["train.py", "test.py", "test_robust.py", "test_complexity.py"])

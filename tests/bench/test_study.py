@@ -31,11 +31,14 @@ def runs(tmp_path):
             (run / "log.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     sweep = tmp_path / "runs" / "a" / "0" / "sweep"
     sweep.mkdir()
-    rows = [{"setting": "ensemble_size", "value": 3, "datasets": {"val": {"f1": 0.25, "std": None}}}]
+    cells = {size: {"val": {"f1": 0.25, "std": std}} for size, std in ((1, None), (3, 0.0625), (5, 0.03125))}
+    cells[3]["other"] = {"f1": 0.25, "std": 0.1875}
+    rows = [{"setting": "ensemble_size", "value": size, "datasets": datasets} for size, datasets in cells.items()]
+    rows.append({"setting": "tta", "value": True, "datasets": {}})  # no tampered image
     (sweep / "sweep.json").write_text(json.dumps({"rows": rows}))
     robust = tmp_path / "runs" / "a" / "0" / "robust"
     robust.mkdir()
-    point = {"mean": {PIXEL_FIGURES["f1"]: 0.125}, "datasets": {}}
+    point = {"mean": {PIXEL_FIGURES["f1"]: 0.125, "false_alarm_area": 0.375}, "datasets": {}}
     (robust / "robust.json").write_text(json.dumps({**point, "curves": {"jpeg": [{"strength": 50, **point}]}}))
     return tmp_path / "runs"
 
@@ -49,8 +52,21 @@ def test_means_and_spread_are_those_of_the_records(runs, tmp_path):
     both = [0.7, 0.5]
     assert f"{fmean(both):.3f} ± {stdev(both):.3f}" in text
     assert "| b | 1 | 0.400 |" in text  # a single seed has no spread
-    assert "| ensemble_size=3 | 0.250 |" in text and "| jpeg 50 | 0.125 |" in text
+    assert "| setting | a | a: over noise |" in text
+    assert "| ensemble_size=1 | 0.250 |  |" in text and "| ensemble_size=3 | 0.250 | 0.125 |" in text
+    assert "| setting | a | a: false alarm |" in text and "| jpeg 50 | 0.125 | 0.375 |" in text
     assert "`benco train --seed 0`" in text and (tmp_path / "out" / "study.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_what_was_not_measured_is_left_empty(runs, tmp_path, label):
+    path = runs / "b" / "0" / "test" / "per_image.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records if r["label"] == label))
+    figures = study(runs, tmp_path / "out")["b"]
+    assert (figures["all"], figures["false alarm"]) == (([], [0.1]) if label == 0 else ([pytest.approx(0.4)], []))
+    row = "| b | 1 |  |  |  | 0.100 |" if label == 0 else "| b | 1 | 0.400 | 0.400 | 0.400 |  |"
+    assert row in (tmp_path / "out" / "study.md").read_text()
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

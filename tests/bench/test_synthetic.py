@@ -1,4 +1,5 @@
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -114,3 +115,9 @@ def test_written_set_equals_the_stream(folder, tmp_path):
         if mask != "Negative":
             assert np.array_equal(cv2.imread(str(listing.parent / mask), 0), made.mask * 255)
     assert "Negative" in dict(pairs).values()
+
+
+def test_writing_shows_a_bar_on_a_terminal(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    synthetic.write_tampered(make(folder, samples=2), tmp_path / "set", seed=5)
+    assert "tamper:" in capsys.readouterr().err

@@ -73,3 +73,11 @@ def test_half_of_the_photographs_keep_the_history_they_came_with():
     kept = [with_history(host, REALISTIC, rng) is host for _ in range(200)]
     assert 75 < sum(kept) < 125
     assert not any(with_history(host, VISIBLE, rng) is host for _ in range(20))
+
+
+def test_a_region_that_vanishes_when_its_donor_shrinks_is_tried_again():
+    labels = np.zeros((960, 960), np.uint8)
+    labels[:, 7::96] = 1  # hair-thin lines between the columns that the shrinking keeps
+    settings = TamperSettings(area=(0.01, 0.35), scale=(1, 1))
+    made = tamper(photo(0, 48, 48), photo(1, 960, 960), np.random.default_rng(0), "splice", None, labels, settings)
+    assert made.kind == "splice" and made.mask.any()

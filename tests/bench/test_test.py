@@ -174,6 +174,38 @@ def test_only_real_pixels_count_when_padding(tmp_path, settings):
     assert found[1]["false_alarm_area"] == 1
 
 
+@torch.no_grad()
+def test_a_padded_image_is_tested_whole(tmp_path, settings, stored):
+    """Images of several sizes, the region where a square of the trained size would cut it off."""
+    pairs = []
+    for number, (width, height) in enumerate([(40, 30), (100, 70), (64, 64), (50, 130)]):
+        mask = np.zeros((height, width), np.uint8)
+        mask[height - 8:, width - 8:] = 255
+        Image.fromarray(np.repeat(mask[..., None], 3, 2)).save(tmp_path / f"i{number}.png")
+        Image.fromarray(mask).save(tmp_path / f"m{number}.png")
+        pairs.append([f"i{number}.png", f"m{number}.png"])
+    (tmp_path / "list.json").write_text(json.dumps(pairs))
+    path = str(stored("DiffIML", **DIFFIML))
+    settings = replace(settings, checkpoint_path=path, test_data_path=str(tmp_path / "list.json"), if_padding=True)
+    testing.test(settings)
+    found = records(settings)
+    model = checkpoints.load_model(path)
+    for record, pair in zip(found, pairs, strict=True):
+        listed = ImageList("x", (str(tmp_path / pair[0]),), (str(tmp_path / pair[1]),))
+        side = max(64, -(-max(Image.open(tmp_path / pair[0]).size) // 32) * 32)
+        framework = InputSettings(side, if_padding=True).framework(test_transform(), post_function("DiffIML"))
+        batch = torch.utils.data.default_collate([dict(PairsDataset(listed, **framework)[0], index=0)])
+        alone, = score_batch(model(**batch), batch)
+        assert record["f1"] == pytest.approx(alone["f1"], abs=1e-3) and record["label"] == 1
+        assert record["score"] == pytest.approx(alone["score"], abs=1e-3)
+
+
+def test_testing_in_training_mode_needs_one_process(settings):
+    scoring.require_one_process(replace(settings, no_model_eval=True), 1)
+    with pytest.raises(DiffIMLError, match="2 processes would share batch statistics"):
+        scoring.require_one_process(replace(settings, no_model_eval=True), 2)
+
+
 def batch_of(masks, names="ab"):
     masks = torch.tensor(np.array(masks), dtype=torch.float64)[:, None]
     labels = masks.amax((1, 2, 3)).long()

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from statistics import fmean
 
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -148,6 +149,17 @@ def test_what_the_flags_leave_open_is_as_the_checkpoint_was_trained(settings, tm
     assert (config["model"], config["image_size"], config["if_padding"]) == ("TinyIML", 64, True)
     resized = replace(fine, if_resizing=True, output_dir=str(tmp_path / "resized"))
     assert not yaml.safe_load((train(resized).folder / "config.yaml").read_text())["if_padding"]
+
+
+def test_synchronised_norms_compute_the_same():
+    """torch's own conversion drops the activations that timm's norms hold."""
+    encoder = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = encoder(image)
+        after = training.convert_sync_batchnorm(encoder)(image)
+    assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in encoder.modules())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_resume_refuses_other_settings_and_names_them(settings):

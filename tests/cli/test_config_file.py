@@ -88,7 +88,8 @@ def test_mistakes_name_the_file_and_the_key(probe, config, text, complaint, caps
 
 
 def test_of_several_files_the_later_one_wins(probe, config):
-    assert probe("--config", config("timestep_power: 5\nnum_inference_steps: 2\ndata_path: x\n"), "--preset", "paper", "--ensemble_size", "1") == 0
+    mine = config("timestep_power: 5\nnum_inference_steps: 2\ndata_path: x\n")
+    assert probe("--config", mine, "--preset", "paper", "--ensemble_size", "1") == 0
     flags = probe.args.model_flags
     assert (flags["timestep_power"], flags["num_inference_steps"], flags["ensemble_size"]) == (1, 8, 1)
     assert probe.args.data_path == "x"

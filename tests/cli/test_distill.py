@@ -1,5 +1,9 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from diffusers import AutoencoderKL
 from PIL import Image
 
@@ -52,3 +56,20 @@ def test_grey_masks_need_the_flag(masks, tmp_path, capsys):
     assert main(given) == 2 and "grey.png" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="grey.png"):
         assert main([*given, "--binarise"]) == 0
+
+
+def test_the_scripts_teacher_command_weighs_the_teacher_as_eq_6(capsys, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", "/data")
+    script = (Path(__file__).parents[2] / "shell" / "10_distill.sh").read_text()
+    own, told = (re.search(pattern, script)[1].split() for pattern in
+                 (r"exec benco distill (.*) \"\$@\"", r"teacher: shell/10_distill.sh (.*)"))
+    assert main(["distill", *own, *told, "--dry_run"]) == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    assert settings["teacher"] == "stabilityai/sd-vae-ft-mse" and settings["latent_weight"] == 0.1
+
+
+def test_stored_weights_are_not_overwritten(tmp_path, capsys):
+    (tmp_path / "lightvae.safetensors").write_text("of hours")
+    assert main(["distill", "--output_dir", str(tmp_path), *TINY]) == 2
+    assert "lightvae.safetensors exists already" in capsys.readouterr().err
+    assert (tmp_path / "lightvae.safetensors").read_text() == "of hours"

@@ -3,6 +3,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from diffiml_plugin.cli.main import VERBS, main
 from diffiml_plugin.errors import DiffIMLError
@@ -99,6 +100,14 @@ def test_dry_run_leaves_to_the_checkpoint_what_was_not_given(capsys):
     assert main(["predict", "a.png", "--checkpoint_path", "c", "--output_dir", "o", "--tta", "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert "tta: true" in printed and "encoder" not in printed
+    assert main(["train", "--data_path", "x", "--dry_run"]) == 0
+    assert "encoder: segformer_b3" in capsys.readouterr().out
+
+
+def test_full_gpu_memory_is_one_line(probe, capsys):
+    probe.fault = torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to")
+    assert probe("--data_path", "x") == 2
+    assert capsys.readouterr().err.startswith("error: the GPU's memory is full: lower --test_batch_size")
 
 
 @pytest.mark.parametrize("words", [["init", "base"], ["env"], ["-v"], ["--version"], ["--config", "x", "init"]])

@@ -38,3 +38,10 @@ def test_it_writes_what_benco_test_reads_and_the_same_again(photographs, tmp_pat
 def test_an_unknown_kind_is_refused(photographs, tmp_path, capsys):
     assert main(["tamper", str(photographs), "--kinds", "spice", "--output_dir", str(tmp_path / "out")]) == 2
     assert "splice" in capsys.readouterr().err
+
+
+def test_a_written_set_is_not_overwritten(photographs, tmp_path, capsys):
+    (tmp_path / "list.json").write_text("[]")
+    assert main(["tamper", str(photographs), "--images", "2", "--output_dir", str(tmp_path)]) == 2
+    assert "list.json exists already" in capsys.readouterr().err
+    assert not (tmp_path / "Tp").exists()
