@@ -8,7 +8,8 @@ import yaml
 from diffiml_plugin.cli.main import main
 
 SMALL = {"encoder": "segformer_b0", "encoder_weights": "xavier", "codec_weights": "none", "image_size": 32,
-         "batch_size": 2, "total_batch_size": 4, "epochs": 1, "num_workers": 0, "device": "cpu", "ensemble_size": 1, "num_inference_steps": 1}
+         "batch_size": 2, "total_batch_size": 4, "epochs": 1,
+         "num_workers": 0, "device": "cpu", "ensemble_size": 1, "num_inference_steps": 1}
 
 
 @pytest.fixture
