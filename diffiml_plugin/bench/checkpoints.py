@@ -1,7 +1,6 @@
 """What a training run leaves behind: weights that say how to rebuild their model, and the state to go on from."""
 
 import argparse
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from diffiml_plugin import weights
 from diffiml_plugin.bench.models import build_model, constructor_flags, resolve_flags
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
-from diffiml_plugin.weights.files import load_into, load_weights, save_weights
+from diffiml_plugin.weights.files import load_into, load_weights, replacing, save_weights
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
@@ -141,18 +140,12 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         DiffIMLError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         raise DiffIMLError(f"cannot write {path}: {error}; free some space and go on with --resume auto (the earlier "
                            "state is untouched)") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def state_to_resume(folder: Path, resume: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.weights.files import replacing
 
 
 def make_folder(path: str | Path) -> Path:
@@ -35,11 +36,10 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DiffIMLError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise DiffIMLError(f"cannot write {path}: {error.strerror}; free some space or choose another "
                            "place") from error

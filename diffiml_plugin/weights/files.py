@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -33,16 +33,24 @@ def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict
     path = Path(path)
     tensors = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in state_dict.items()}
     content = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(metadata)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: an atomic rename
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise DiffIMLError(f"cannot write weights to {path}: {error.strerror or error}; free some space or "
                            "choose another folder (an earlier file of that name is untouched)") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` when the block ends; if that raises, `path` stays as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: an atomic rename
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
