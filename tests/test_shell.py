@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from diffiml_plugin.bench.catalogue import CATALOGUE
+from diffiml_plugin.weights.files import read_metadata
 
 SHELL = Path(__file__).parent.parent / "shell"
 HERE = ["--device", "cpu", "--num_workers", "0"]
@@ -91,6 +92,10 @@ def test_the_study_and_the_small_model(script, tmp_path):
     again = script("80_study.sh", *tiny, ROWS=rows, **where)
     assert again.endswith(first[first.index("| row |"):])  # the same tables; nothing was left to train
 
-    small = ["--data_path", "train/list.json", "--encoder_weights", "none", "--image_size", "96",
-             "--crop_size", "64"]
-    assert "small.safetensors" in script("81_small.sh", *tiny, *small, **where)
+    small = [*tiny, "--encoder_weights", "none", "--image_size", "96", "--crop_size", "64", "--samples_per_set", "2"]
+    photographs = script("80_study.sh", *small, ROWS="discriminative_without_splice", **where | {
+        "SIDE": "photographs", "SEEDS": "0", "OUT": str(tmp_path / "photographs")})
+    assert "| discriminative_without_splice | 1 |" in photographs
+    assert "small.safetensors" in script("81_small.sh", *small, **where)
+    figures = json.loads((tmp_path / "runs/small/test/results.json").read_text())["mean"]
+    assert read_metadata(tmp_path / "runs/small/small.safetensors")["figures"] == figures
