@@ -18,6 +18,12 @@ def _two_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Neither read nor fill the user's, here and in the processes that tests start."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def bsds() -> Path:
     """Real tampered photographs: `train` and `val` (list.json, Tp, Gt), `photos` and `regions`."""

@@ -1,12 +1,16 @@
 """Looks at images and masks before anything depends on them: what would crash, or be silently wrong."""
 
+import json
 import os
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import chain
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +20,7 @@ from tqdm import tqdm
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
 from diffiml_plugin.bench.images import refusal
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.weights.files import replacing
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels
 _GREY = (32, 224)  # levels between these are neither black nor white
@@ -39,6 +44,8 @@ class Fault:
 def check_lists(lists: Sequence[ImageList]) -> int:
     """Decodes all files of `lists`, in parallel: the quick part of `benco datasets check`. Warns of what may be wrong.
 
+    What was found is kept in the user's cache, and serves as long as no file of its list changes in size or date.
+
     Returns:
         The longest side of all images in pixels.
 
@@ -46,17 +53,49 @@ def check_lists(lists: Sequence[ImageList]) -> int:
         DiffIMLError: the first file that is missing, undecodable or of more than 16 bits, or a mask that is of
             another size or not black and white, how to mend it, and how many more there are.
     """
-    pairs = [pair for listed in lists for pair in zip(listed.images, listed.masks, strict=True)]
-    found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
-    faults = [fault for _, faults in found for fault in faults if fault.kind in _STOPPING]
-    if faults:
-        more = f" ({len(faults) - 1} more of {len(pairs)} pairs are faulty)" if len(faults) > 1 else ""
+    found = [_remembered(listed) for listed in lists]
+    harmful = [fault for _, faults in found for fault in faults]
+    if faults := [fault for fault in harmful if fault.kind in _STOPPING]:
+        pairs = sum(len(listed.images) for listed in lists)
+        more = f" ({len(faults) - 1} more of {pairs} pairs are faulty)" if len(faults) > 1 else ""
         raise DiffIMLError(faults[0].text + more)
-    doubtful = [fault for _, faults in found for fault in faults if fault.harmful]
-    for kind in dict.fromkeys(fault.kind for fault in doubtful):
-        texts = [fault.text for fault in doubtful if fault.kind == kind]
+    for kind in dict.fromkeys(fault.kind for fault in harmful):
+        texts = [fault.text for fault in harmful if fault.kind == kind]
         print(f"warning: {texts[0]}" + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""), file=sys.stderr)
-    return max(max(size) for size, _ in found)
+    return max(longest for longest, _ in found)
+
+
+def _remembered(listed: ImageList) -> tuple[int, list[Fault]]:
+    """The longest side of a list's images and its harmful faults, from the cache if its files are as they were."""
+    pairs = list(zip(listed.images, listed.masks, strict=True))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "diffiml_plugin", "checked").expanduser()
+    file = cache / f"{_digest(pairs)}.json"
+    checks = sha256(Path(__file__).read_bytes()).hexdigest()  # other checks may find other faults
+    state = _digest([checks, *in_parallel(_state, [path for pair in pairs for path in pair], "looking")])
+    with suppress(OSError, ValueError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["state"] == state:
+            return kept["longest"], [Fault(**fault) for fault in kept["faults"]]
+    found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
+    longest = max(max(size) for size, _ in found)
+    faults = [fault for _, faults in found for fault in faults if fault.harmful]
+    with suppress(OSError):  # without a cache, the next start looks again
+        cache.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as opened:
+            opened.write(json.dumps({"state": state, "longest": longest, "faults": list(map(asdict, faults))}).encode())
+    return longest, faults
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _digest(value: object) -> str:
+    return sha256(json.dumps(value).encode()).hexdigest()
 
 
 def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> Iterator[_Result]:

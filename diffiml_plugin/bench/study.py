@@ -16,7 +16,7 @@ from diffiml_plugin.bench.tracking import LOG, RUN
 from diffiml_plugin.errors import DiffIMLError
 
 TABLES, PLOT = "study.md", "study.png"
-_F1, _FALSE_ALARM = PIXEL_FIGURES["f1"], MEANS["false_alarm_area"]
+_F1, _AUC, _FALSE_ALARM = PIXEL_FIGURES["f1"], PIXEL_FIGURES["auc_sklearn"], MEANS["false_alarm_area"]
 _KIND = re.compile("splice|copy_?move|removal")  # in the names of images
 _Runs = list[Path]  # folders of one row, one for each seed
 
@@ -25,8 +25,9 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
     """Reads FOLDER/ROW/SEED/{test,sweep,robust}, as `shell/80_study.sh` leaves them; writes study.md and study.png.
 
     Returns:
-        by row, by figure ("all", each kind of manipulation: pixel-F1; "false alarm": share of the area of authentic
-        images), the values of the seeds, none where no such image was tested. An image's name says of which kind it is.
+        by row, by figure ("all", each kind of manipulation: pixel-F1; "AUC" of pixels; "false alarm": share of the area
+        of authentic images), the values of the seeds, none where no such image was tested. An image's name says of
+        which kind it is.
 
     Raises:
         DiffIMLError: no finished test in `folder`.
@@ -55,7 +56,7 @@ def _figures(runs: _Runs) -> dict[str, list[float]]:
         kinds = sorted({_kind(record) for record in records if record["mask"] != scoring.NEGATIVE} - {""})
         groups = {"all": records, **{kind: [r for r in records if _kind(r) == kind] for kind in kinds}}
         found = {name: summarise(group).get(_F1) for name, group in groups.items()}
-        found["false alarm"] = summarise(records).get(_FALSE_ALARM)
+        found |= {"AUC": summarise(records).get(_AUC), "false alarm": summarise(records).get(_FALSE_ALARM)}
         for name, value in found.items():
             figures.setdefault(name, []).extend([] if value is None else [value])
     return figures

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffiml_plugin.bench import imagecheck
 from diffiml_plugin.bench.imagecheck import check_lists, examine
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.bench.images import read_image
@@ -125,6 +126,26 @@ def test_what_may_be_wrong_is_a_warning(image, store, capsys):
     assert [line.startswith("warning: ") for line in warnings] == [True, True]
     assert "mask.png is empty" in warnings[0] and warnings[0].endswith("(1 more are empty)")
     assert "other.png looks inverted" in warnings[1]
+
+
+def test_files_that_stay_as_they_were_are_not_decoded_again(image, store, capsys, monkeypatch):
+    listed = ImageList("x", (image, image), (store(SQUARE * 0), NEGATIVE))
+    longest, warnings = check_lists([listed]), capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr(imagecheck, "examine", lambda *pair: pytest.fail(f"examined {pair}"))
+        assert check_lists([listed]) == longest and capsys.readouterr().err == warnings != ""
+    store(SQUARE)
+    assert check_lists([listed]) == longest and not capsys.readouterr().err
+    store(SQUARE // 255)
+    for _ in range(2):  # a fault is remembered too
+        with pytest.raises(DiffIMLError, match="mask.png is dark"):
+            check_lists([listed])
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(image, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert check_lists([ImageList("x", (image,), (NEGATIVE,))]) == 48
 
 
 def test_real_data_passes(bsds):

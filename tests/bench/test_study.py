@@ -12,7 +12,7 @@ F1 = {"a": [[0.9, 0.5, 0.1], [0.7, 0.3, 0.2]], "b": [[0.4, 0.4, 0.4]]}  # by row
 
 def record(name, f1, mask="mask.png", area=None):
     return {"path": f"/data/{name}", "mask": mask, "label": int(f1 is not None), "f1": f1, "false_alarm_area": area,
-            "score": None}
+            "auc_sklearn": None if f1 is None else 1 - f1 / 4, "score": None}
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def test_means_and_spread_are_those_of_the_records(runs, tmp_path):
     figures = study(runs, tmp_path / "out")
     assert figures["a"]["all"] == pytest.approx([fmean(values) for values in F1["a"]])
     assert figures["a"]["splice"] == pytest.approx([0.7, 0.5]) and figures["a"]["removal"] == pytest.approx([0.1, 0.2])
+    assert figures["a"]["AUC"] == pytest.approx([1 - fmean(values) / 4 for values in F1["a"]])
     assert figures["a"]["false alarm"] == pytest.approx([0.1, 0.2])
     text = (tmp_path / "out" / "study.md").read_text()
     both = [0.7, 0.5]
@@ -65,7 +66,7 @@ def test_what_was_not_measured_is_left_empty(runs, tmp_path, label):
     path.write_text("".join(json.dumps(r) + "\n" for r in records if r["label"] == label))
     figures = study(runs, tmp_path / "out")["b"]
     assert (figures["all"], figures["false alarm"]) == (([], [0.1]) if label == 0 else ([pytest.approx(0.4)], []))
-    row = "| b | 1 |  |  |  | 0.100 |" if label == 0 else "| b | 1 | 0.400 | 0.400 | 0.400 |  |"
+    row = "| b | 1 |  |  |  |  | 0.100 |" if label == 0 else "| b | 1 | 0.400 | 0.400 | 0.400 | 0.900 |  |"
     assert row in (tmp_path / "out" / "study.md").read_text()
 
 
