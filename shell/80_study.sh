@@ -13,15 +13,20 @@ set -euo pipefail
 seeds="${SEEDS:-0 1 2}"
 side="${SIDE:-128}"
 out="${OUT:-output_dir/study_$side}"
-rows="discriminative DiffIML discriminative_without_removal DiffIML_without_removal"
 if [ "$side" = photographs ]; then
+    compared="discriminative DiffIML" others=""
     configs=study_photographs size=() test="$STUDY_DATA/val/list.json"
 else
+    compared="discriminative DiffIML t_noisy" others="edge_off seg_weight_0.2 prior_0 prior_0.3 ema_off denoiser_paper"
     configs=study size=(--synth_window "$side" --image_size "$side") test="$out/images/list.json"
-    rows+=" edge_off seg_weight_0.2 t_noisy prior_0 prior_0.3 ema_off denoiser_paper"
     [ -e "$test" ] || benco tamper "$STUDY_DATA/val/Au" --images 150 --window "$side" --strength visible --seed 1 \
         --output_dir "$out/images"
 fi
+rows="$compared"
+for kind in removal splice copy_move; do
+    rows+=" ${compared// /_without_$kind }_without_$kind"
+done
+rows+=" $others"
 
 tested() {  # tested RUN VERB [flags]: VERB on the run's last weights, once
     [ -e "$1/$2/done" ] && return

@@ -18,7 +18,7 @@ from diffiml_plugin.weights.files import load_into, load_weights, replacing, sav
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
 _INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # flags that name initial weights
-_OF_THE_RUN = ("image_size", "if_padding", "edge_mask_width", "device", "tta")
+_OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")
 # What a continued run may change: where and how it runs, not what is trained.
 _MAY_CHANGE = {"batch_size", "device", "find_unused_parameters", "gpus", "log_dir", "log_per_epoch_count",
                "num_workers", "output_dir", "resume", "save_period", "test_batch_size"}
@@ -168,9 +168,10 @@ def state_to_resume(folder: Path, resume: str, settings: Mapping[str, Any]) -> d
     if not isinstance(state, dict) or not {"settings", "model", "optimizer", "epoch"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
     stored = state["settings"]
-    changed = [name for name in settings if name not in _MAY_CHANGE and stored.get(name) != settings[name]]
+    both = (stored.keys() & settings.keys()) - _MAY_CHANGE  # a version with fewer flags may have stored it
+    changed = sorted(name for name in both if stored[name] != settings[name])
     if changed:
-        listed = ", ".join(f"--{name} {stored.get(name)} (now {settings[name]})" for name in changed)
+        listed = ", ".join(f"--{name} {stored[name]} (now {settings[name]})" for name in changed)
         raise DiffIMLError(f"{path} was trained with other settings: {listed}; give those, or start anew in another "
                            "--output_dir")
     return state

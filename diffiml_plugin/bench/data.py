@@ -13,6 +13,7 @@ import albumentations as albu
 import cv2
 import numpy as np
 import torch
+from albumentations.pytorch import ToTensorV2
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,7 +23,7 @@ from diffiml_plugin.bench.framework import BalancedDataset, JsonDataset, get_alb
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import ImageList, read_balanced, read_list
 from diffiml_plugin.bench.images import open_image
-from diffiml_plugin.bench.models import input_mode
+from diffiml_plugin.bench.models import input_mode, post_function, size_multiple
 from diffiml_plugin.bench.settings import CommonSettings, TrainSettings
 from diffiml_plugin.bench.synthetic import SYNTH_PREFIX, SyntheticTampering
 from diffiml_plugin.bench.tamper import BY_STRENGTH
@@ -37,28 +38,46 @@ class PairsDataset(JsonDataset):
     Args:
         multiple: pixels; a padded image that is larger than the output size gets a square of the next multiple,
             which holds it whole. None cuts it off, as the framework does.
+        padding_mode: "constant", black, as the framework does; "reflect": every padded image gets a frame of its own,
+            whose sides are the next multiples, filled with its mirror image.
         framework: what IMDLBenCo's datasets takes: is_padding, output_size, post_funcs...
+
+    Raises:
+        DiffIMLError: "reflect" without a multiple.
     """
 
-    def __init__(self, listed: ImageList, multiple: int | None = None, **framework: Any):
+    def __init__(
+        self, listed: ImageList, multiple: int | None = None, padding_mode: str = "constant", **framework: Any
+    ):
         super().__init__(listed, **framework)
         self.multiple = multiple if self.is_padding else None
+        self.reflect = self.is_padding and padding_mode == "reflect"
+        if self.reflect and not multiple:
+            raise DiffIMLError("--padding_mode reflect gives each image a frame of its own, which this model does not "
+                               "take; use constant")
         if self.multiple:
             self.post_transform = self._pad
 
-    def side(self, index: int) -> int:
-        """Of the square that sample `index` fills, in pixels."""
+    def frame(self, index: int) -> tuple[int, int]:
+        """Height and width of sample `index`, in pixels."""
         if not self.multiple:
-            return self.output_size[0]
+            return self.output_size
         with Image.open(self.tp_path[index]) as image:
-            return self._square(image.size)
+            return self._frame(*image.size[::-1])
 
-    def _square(self, size: tuple[int, ...]) -> int:
-        return max(self.output_size[0], -(-max(size) // self.multiple) * self.multiple)
+    def _frame(self, height: int, width: int) -> tuple[int, int]:
+        height, width = (-(-side // self.multiple) * self.multiple for side in (height, width))
+        return (height, width) if self.reflect else (max(height, width, self.output_size[0]),) * 2
 
     def _pad(self, image: np.ndarray, masks: list[np.ndarray]) -> dict[str, Any]:
-        side = self._square(image.shape[:2])
-        return get_albu_transforms("pad", output_size=(side, side))(image=image, masks=masks)
+        extents = image.shape[:2]
+        frame = self._frame(*extents)
+        if not self.reflect:
+            return get_albu_transforms("pad", output_size=frame)(image=image, masks=masks)
+        missing = [(0, side - extent) for side, extent in zip(frame, extents, strict=True)]
+        normalised = albu.Compose([albu.Normalize(), ToTensorV2(transpose_mask=True)])  # the framework's take squares
+        return normalised(image=np.pad(image, [*missing, (0, 0)], "reflect"),
+                          masks=[np.pad(mask, missing) for mask in masks])
 
     def _init_dataset_path(self, path: ImageList) -> tuple[list[str], list[str]]:
         self.entry_path = path.source
@@ -76,11 +95,12 @@ class BalancedPairsDataset(BalancedDataset):
 
 @dataclass(frozen=True)
 class InputSettings:
-    """How images reach the model: resized or padded to a square of `image_size` pixels; stored with the weights."""
+    """How images reach the model: resized or padded (as `PairsDataset` says); stored with the weights."""
 
     image_size: int = 512
     if_padding: bool = False
     edge_mask_width: int | None = None
+    padding_mode: str = "constant"
 
     @classmethod
     def of(cls, settings: CommonSettings, stored: Mapping[str, Any] | None = None) -> "InputSettings":
@@ -88,7 +108,7 @@ class InputSettings:
         made = replace(cls(), **(stored or input_mode(settings.model)))
         if settings.if_padding or settings.if_resizing:
             made = replace(made, if_padding=settings.if_padding)
-        given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width")}
+        given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width", "padding_mode")}
         return replace(made, **{name: value for name, value in given.items() if value is not None})
 
     def warn_if_cut(self, longest_side: int, multiple: int | None = None) -> None:
@@ -97,7 +117,7 @@ class InputSettings:
             print(f"warning: --if_padding cuts images of up to {longest_side} pixels to their upper left "
                   f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing", file=sys.stderr)
 
-    def framework(self, transform: Any, post_function: Callable[[dict], None] | None) -> dict[str, Any]:
+    def framework(self, transform: Any, post: Callable[[dict], None] | None) -> dict[str, Any]:
         """The framework's dataset arguments. `transform` is an albumentations pipeline, applied before resizing."""
         return {
             "is_resizing": not self.if_padding,
@@ -105,7 +125,7 @@ class InputSettings:
             "output_size": (self.image_size, self.image_size),
             "edge_width": self.edge_mask_width,
             "common_transforms": transform,
-            "post_funcs": post_function,
+            "post_funcs": post,
             "img_loader": open_image,
         }
 
@@ -129,8 +149,14 @@ def test_transform() -> Any:
     return get_albu_transforms("test")
 
 
+def make_test_set(listed: ImageList, inputs: InputSettings, model: str, transform: Any = None) -> PairsDataset:
+    """The images as the model of that name is tested on them; `transform` is applied at their own size."""
+    framework = inputs.framework(transform or test_transform(), post_function(model))
+    return PairsDataset(listed, size_multiple(model), inputs.padding_mode, **framework)
+
+
 def read_training_set(
-    settings: TrainSettings, inputs: InputSettings, post_function: Callable[[dict], None] | None, check: bool
+    settings: TrainSettings, inputs: InputSettings, post: Callable[[dict], None] | None, check: bool
 ) -> Dataset:
     """The dataset that --data_path names: a folder, a JSON list, a balanced JSON, or `synth:FOLDER` of photographs.
 
@@ -145,7 +171,7 @@ def read_training_set(
         raise DiffIMLError(f"--crop_size {crop_size} cuts windows at the images' own resolution; add --if_padding, so "
                            "that testing keeps it too")
     shown = replace(inputs, image_size=crop_size or inputs.image_size)
-    framework = shown.framework(train_transform(settings.augmentation, crop_size), post_function)
+    framework = shown.framework(train_transform(settings.augmentation, crop_size), post)
 
     def dataset(source: ImageList | Path) -> Dataset:
         if isinstance(source, Path):
@@ -242,13 +268,13 @@ def plan_epoch(
 
 
 def plan_test(dataset: PairsDataset, indices: Iterable[int], batch_size: int) -> list[tuple[int, ...]]:
-    """Batches of `indices`, each of images of one square; of larger squares fewer, so that no batch has more pixels."""
-    by_side: dict[int, list[int]] = {}
+    """Batches of `indices`, each of images of one frame; of larger frames fewer, so that no batch has more pixels."""
+    by_frame: dict[tuple[int, int], list[int]] = {}
     for index in indices:
-        by_side.setdefault(dataset.side(index), []).append(index)
+        by_frame.setdefault(dataset.frame(index), []).append(index)
     batches = []
-    for side, group in by_side.items():
-        count = max(1, batch_size * dataset.output_size[0] ** 2 // side ** 2)
+    for frame, group in by_frame.items():
+        count = min(batch_size, max(1, batch_size * math.prod(dataset.output_size) // math.prod(frame)))
         batches += [tuple(group[start:start + count]) for start in range(0, len(group), count)]
     return batches
 

@@ -44,6 +44,8 @@ def check_datasets(path: str) -> list[DatasetReport]:
     try:
         balanced = read_balanced(path)
         lists = read_test_sets(path) if balanced is None else _named(balanced)
+        if not lists:
+            raise DiffIMLError(f"{path} names nothing but photographs to be tampered on the fly, which have no masks")
     except DiffIMLError as error:
         if not Path(path).exists():
             raise

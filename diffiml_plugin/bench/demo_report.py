@@ -58,12 +58,13 @@ def _by_kind(records: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def _pictures(image: Path, predictions: Path) -> dict[str, np.ndarray]:
-    return {
+    shown = {
         "input": read_image(image),
         "truth": _map(image.parent.with_name("Gt") / image.name),
         "prediction": _map(predictions / f"{image.stem}_mask.png"),
-        "uncertainty": heat(_map(predictions / f"{image.stem}_uncertainty.png")),
     }
+    uncertainty = predictions / f"{image.stem}_uncertainty.png"  # only a model that samples has one
+    return {**shown, "uncertainty": heat(_map(uncertainty))} if uncertainty.exists() else shown
 
 
 def _map(path: Path) -> np.ndarray:

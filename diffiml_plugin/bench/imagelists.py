@@ -85,24 +85,30 @@ def _read_folder(folder: Path) -> ImageList:
         files[part] = sorted(f for f in (folder / part).iterdir() if f.is_file() and not f.name.startswith("."))
         if not files[part]:
             raise DiffIMLError(f"{folder / part} is empty; {_LAYOUT}")
+    if (folder / "Au").is_dir():
+        print(f"note: {folder / 'Au'} is not read: of a folder, the framework takes Tp/ and Gt/ alone; a JSON list, as "
+              "`benco datasets prepare` writes it, holds authentic images too", file=sys.stderr)
     pairs = [(str(image.absolute()), str(mask.absolute())) for image, mask in _pair(folder, files["Tp"], files["Gt"])]
     return ImageList(str(folder), *zip(*pairs, strict=True))
 
 
 def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Path, Path]]:
-    """By equal stems where there are any; otherwise in order, as the framework does."""
+    """By equal stems where there are any, else by what varies in them; otherwise in order, as the framework does."""
     mend = "add the missing file, remove the other, or give a JSON list that states the pairs"
-    by_stem = {file.stem: file for file in masks}
-    stems = {file.stem for file in images}
-    if stems & by_stem.keys():
-        alone = [file for file in [*images, *masks] if file.stem not in by_stem or file.stem not in stems]
+    for named, least in ((_stems, 0), (_cores, len(images) // 2)):  # of 1.jpg, 10.jpg and 10_gt.png, 1_gt.png: 1, 10
+        by_name, names = dict(zip(named(masks), masks, strict=True)), named(images)
+        shared = by_name.keys() & names
+        if len(shared) <= least:
+            continue
+        alone = [file for file, name in zip([*images, *masks], [*names, *named(masks)], strict=True)
+                 if name not in shared]
         if alone:
             missing = "mask" if alone[0].parent.name == "Tp" else "image"
             more = f" ({len(alone) - 1} more without a partner)" if len(alone) > 1 else ""
-            raise DiffIMLError(f"{alone[0]} has no {missing} of the same stem; {mend}{more}")
-        if len(images) != len(masks):
-            raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks (a stem twice?); {mend}")
-        return [(file, by_stem[file.stem]) for file in images]
+            raise DiffIMLError(f"{alone[0]} has no {missing} of its name; {mend}{more}")
+        if not len(images) == len(masks) == len(by_name):
+            raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks (a name twice?); {mend}")
+        return [(file, by_name[name]) for file, name in zip(images, names, strict=True)]
 
     pairs = list(zip(images, masks, strict=False))
     # Where masks are named after their images (x.jpg, x_gt.png), a shift shows in the names.
@@ -114,6 +120,18 @@ def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Pat
     if len(images) != len(masks):
         raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks; {mend}")
     return pairs
+
+
+def _stems(files: list[Path]) -> list[str]:
+    return [file.stem for file in files]
+
+
+def _cores(files: list[Path]) -> list[str]:
+    """The stems without what all of them begin and end with."""
+    stems = _stems(files)
+    cores = [stem.removeprefix(os.path.commonprefix(stems)) for stem in stems]
+    end = len(os.path.commonprefix([core[::-1] for core in cores]))
+    return [core[:len(core) - end] for core in cores]
 
 
 def _from_records(path: Path, records: object) -> ImageList:
@@ -133,8 +151,8 @@ def _is_pair(record: object) -> bool:
 
 
 def _resolve(listing: Path, entry: str) -> str:
-    """`${DATA_ROOT}` expanded; relative to the list, not to the current directory."""
-    return str(listing.absolute().parent / os.path.expandvars(entry))
+    """`${DATA_ROOT}` expanded; relative to the list, but what begins with a variable to the current directory."""
+    return str((Path() if entry.startswith("$") else listing.parent).absolute() / os.path.expandvars(entry))
 
 
 def _existing(path: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """Finds and reads image files as they are stored: no EXIF rotation, no re-encoding, no colour management."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Pat
     What an earlier run left in `output_dir` is no input, where that is a folder inside one of those searched.
 
     Returns:
-        (file, its path relative to the folder it was found in; for a file, its name), each file once.
+        (file, its path relative to the folder it was found in; for a file, its name), each file once. Where two of
+        those are one, all are relative to the folder that holds every file.
 
     Raises:
         DiffIMLError: a path that does not exist, a folder without images, or one that is `output_dir` itself.
@@ -39,6 +41,9 @@ def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Pat
             raise DiffIMLError(f"{path} holds no image; looked for {', '.join(SUFFIXES)} in it and below")
         for file in inside:
             found.setdefault(file.resolve(), (file, file.relative_to(path)))
+    if len({relative for _, relative in found.values()}) < len(found):
+        common = os.path.commonpath([place.parent for place in found])
+        return [(file, place.relative_to(common)) for place, (file, _) in found.items()]
     return list(found.values())
 
 

@@ -16,10 +16,10 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from diffiml_plugin.bench import checkpoints, launch, pictures
-from diffiml_plugin.bench.data import InputSettings, PairsDataset, test_transform, to_device
+from diffiml_plugin.bench.data import InputSettings, make_test_set, to_device
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
 from diffiml_plugin.bench.images import find_images, read_image
-from diffiml_plugin.bench.models import input_mode, post_function, require_inputs, require_size, size_multiple
+from diffiml_plugin.bench.models import input_mode, require_inputs, require_size, size_multiple
 from diffiml_plugin.bench.outputs import make_folder
 from diffiml_plugin.bench.scores import THRESHOLD
 from diffiml_plugin.bench.scoring import testing_mode
@@ -66,12 +66,10 @@ class Predictor:
         self.device = launch.start_inference(device).device
         shared = {"image_size": image_size, "device": str(self.device)}
         restored = checkpoints.restore(checkpoint_path, model, model_flags, shared)
-        self.model = restored.model.to(self.device)
-        self.post_function = post_function(restored.name)
+        self.model, self.name = restored.model.to(self.device), restored.name
         trained = InputSettings(**(restored.input or input_mode(restored.name)))
         self.inputs = replace(trained, image_size=image_size or trained.image_size)
         require_size(restored.name, self.inputs.image_size)
-        self.multiple = size_multiple(restored.name)
 
     def predict(self, files: Sequence[Path]) -> Iterator[ImagePrediction | Failure]:
         """One result per file, in order. The noise is keyed by the file's name, as in `benco test`."""
@@ -84,14 +82,16 @@ class Predictor:
     def _predict(self, file: Path) -> ImagePrediction:
         image = read_image(file)
         height, width = image.shape[:2]
-        if self.inputs.if_padding and not self.multiple and max(height, width) > self.inputs.image_size:
+        if self.inputs.if_padding and not size_multiple(self.name) and max(height, width) > self.inputs.image_size:
             raise DiffIMLError(f"{file} has {width}x{height} pixels, the model takes {self.inputs.image_size} at most; "
                                "shrink it, or raise --image_size if the model can")
         listed = ImageList("the image", (str(file),), (NEGATIVE,))
-        sample = PairsDataset(listed, self.multiple, **self.inputs.framework(test_transform(), self.post_function))[0]
+        sample = make_test_set(listed, self.inputs, self.name)[0]
         require_inputs(self.model, sample)
-        with testing_mode(self.model), torch.inference_mode():
+        with testing_mode(self.model), torch.inference_mode(), launch.autocast(self.device, "fp32"):
             output = self.model(**to_device(default_collate([sample]), self.device), details=True)
+        if not output["pred_mask"].isfinite().all():
+            raise DiffIMLError(f"the prediction for {file} is not finite; the weights have probably diverged")
 
         def at_own_size(values: torch.Tensor) -> np.ndarray:  # [1, 1, S, S] → [H, W]
             values = values[0, 0].float().cpu().numpy()

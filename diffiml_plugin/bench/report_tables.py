@@ -1,6 +1,5 @@
 """The tables of `benco report`: the published figures (published.json) with ours below them."""
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from diffiml_plugin.bench.published import PUBLISHED
 from diffiml_plugin.bench.robust import CLEAN, PERTURBATIONS
 from diffiml_plugin.bench.scores import MEANS, Record, summarise
 from diffiml_plugin.bench.scoring import digest
 from diffiml_plugin.bench.sweep import SWEPT
 from diffiml_plugin.method.config import DiffIMLConfig
 
-PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "missing"
 _RESAMPLES = 2000
 _PUBLISHED_NAMES = {"MVSSNet": "MVSS-Net", "Trufor": "TruFor", "Cat_Net": "CAT-Net", "PSCC_Net": "PSCC-Net",
@@ -90,9 +89,9 @@ def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterabl
                     print(f"warning: several tests fill {table}/{row}; shown is {run.path}", file=sys.stderr)
                 ours[table][row] = Ours(figures, run.results["configuration"])
     for run in sweeps:
-        for name, table in PUBLISHED.items():
-            if name in run.results["settings"]["experiment"].split():
-                ours[name] |= _swept(run, table["sweep"])
+        for name in run.results["settings"]["experiment"].split():
+            if "sweep" in PUBLISHED.get(name, ()):
+                ours[name] |= _swept(run, PUBLISHED[name]["sweep"])
     for cost in costs:
         ours["table4"] |= _cost(cost)
     return [_beside(table, ours[name]) for name, table in PUBLISHED.items()]

@@ -24,14 +24,14 @@ from diffiml_plugin.bench.data import (
     PairsDataset,
     SeededDataset,
     make_loader,
+    make_test_set,
     plan_test,
-    test_transform,
     to_device,
     worker_count,
 )
 from diffiml_plugin.bench.imagecheck import check_lists
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_test_sets
-from diffiml_plugin.bench.models import input_mode, post_function, require_inputs, require_size, size_multiple
+from diffiml_plugin.bench.models import input_mode, require_inputs, require_size, size_multiple
 from diffiml_plugin.bench.outputs import make_folder, write_text
 from diffiml_plugin.bench.scores import Record, score_batch
 from diffiml_plugin.bench.settings import CommonSettings, TestSettings
@@ -53,7 +53,6 @@ class Scoring:
     state: PartialState
     model: nn.Module
     inputs: InputSettings
-    post: Callable[[dict], None] | None
     header: dict[str, Any]
 
     def records(
@@ -76,8 +75,7 @@ class Scoring:
         broadcast_object_list(kept)  # other processes may not see the folder
         if kept[0] is not None:
             return kept[0]
-        framework = self.inputs.framework(transform or test_transform(), self.post)
-        dataset = PairsDataset(listed, size_multiple(self.header["model"]), **framework)
+        dataset = make_test_set(listed, self.inputs, self.header["model"], transform)
         found = evaluate(model or self.model, dataset, self.settings, self.state, self.settings.precision,
                          title=f"{name} {variant}", score=score)
         found = [{"dataset": name, "path": listed.images[record["index"]], "mask": listed.masks[record["index"]],
@@ -136,11 +134,17 @@ def open_scoring(
     model = restored.model.to(state.device)
     if settings.tta and "tta" not in restored.flags:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)
-    return Scoring(results_file, settings, lists, state, model, inputs, post_function(restored.name), header)
+    return Scoring(results_file, settings, lists, state, model, inputs, header)
 
 
 def _keep_another_models(results: Path, model: str) -> None:
-    if results.exists() and (other := json.loads(results.read_text(encoding="utf-8"))["model"]) != model:
+    if not results.exists():
+        return
+    try:
+        other = json.loads(results.read_text(encoding="utf-8"))["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DiffIMLError(f"{results} holds no figures of ours; choose another --output_dir, or remove it") from error
+    if other != model:
         raise DiffIMLError(f"{results} holds the figures of {other}; give {model} a folder of its own by --output_dir")
 
 

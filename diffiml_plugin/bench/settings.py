@@ -7,6 +7,7 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 STRENGTHS = ("realistic", "visible")  # of tampering; bench.tamper
+PADDING_MODES = ("constant", "reflect")
 AUGMENTATIONS = ("mvss", "turns")
 DEVICES = ("auto", "cuda", "cpu")
 
@@ -23,6 +24,8 @@ class CommonSettings:
     image_size: int | None = flag(None, "side in pixels that images are brought to (512; for a checkpoint, its own)")
     if_resizing: bool = flag(False, "resize images to the size (the default)")
     if_padding: bool = flag(False, "pad images to the size instead; only real pixels are scored")
+    padding_mode: str | None = flag(None, "of padded test images: constant: black, to a square; reflect: mirrored, to "
+                                    "a frame of their own, which suits training with --crop_size", PADDING_MODES)
     edge_mask_width: int | None = flag(None, "give models the framework's edge band, so many pixels wide (MVSSNet: 7)")
     if_predict_label: bool = flag(False, "train the model's image-level head too, where it has one")
     no_model_eval: bool = flag(False, "test in training mode, as the framework's MVSSNet scripts do")
@@ -40,15 +43,20 @@ class CommonSettings:
             _require(self, name, lambda value: value is None or value >= 0, "0 or more")
         for entry in type(self).__dataclass_fields__.values():
             name, choices, value = entry.name, entry.metadata["choices"], getattr(self, entry.name)
-            if choices and value not in choices:
+            if choices and value is not None and value not in choices:
                 raise DiffIMLError(f"--{name} {value} is not one of {', '.join(choices)}{nearest(value, choices)}")
         if self.if_padding and self.if_resizing:
             raise DiffIMLError("--if_padding and --if_resizing exclude each other; give one of them")
+        if self.if_resizing and self.padding_mode:
+            raise DiffIMLError(f"--padding_mode {self.padding_mode} is of padded images; leave out --if_resizing")
 
 
 @dataclass(frozen=True)
 class TrainSettings(CommonSettings):
-    """The flags of `benco train`; the defaults are the paper's protocol. Raises DiffIMLError out of range."""
+    """The flags of `benco train`; the defaults are the paper's protocol, but for the encoder's start.
+
+    Raises DiffIMLError out of range.
+    """
 
     model: str = flag("DiffIML", "name in the framework's registry; empty: that of --checkpoint_path")
     data_path: str = flag("", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER")

@@ -9,6 +9,7 @@ import yaml
 from torch import Tensor, nn
 
 from diffiml_plugin.bench.plugin import DiffIMLModel
+from diffiml_plugin.bench.published import require_tables
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, Record, score_batch, summarise
 from diffiml_plugin.bench.scoring import open_scoring
 from diffiml_plugin.bench.settings import TestSettings
@@ -41,6 +42,7 @@ def sweep(
     """
     if noise_seeds < 1:
         raise DiffIMLError(f"--noise_seeds {noise_seeds} must be a positive number")
+    require_tables(settings.experiment, swept=True)
     values = _read(vary)
     scoring = open_scoring(settings, model_flags, RESULTS)
     if not isinstance(scoring.model, DiffIMLModel):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from diffiml_plugin.bench.framework import JsonDataset
 from diffiml_plugin.bench.images import SUFFIXES, read_image
+from diffiml_plugin.bench.maskfiles import read_label_map
 from diffiml_plugin.bench.outputs import write_text
 from diffiml_plugin.bench.tamper import (
     KINDS,
@@ -98,8 +99,8 @@ class SyntheticTampering(JsonDataset):
         photo, regions = _photograph(self.photographs[number]), self.regions[number]
         height, width = photo.shape[:2]
         if regions is not None:
-            labels = cv2.imread(str(regions), cv2.IMREAD_UNCHANGED)
-            regions = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+            regions = cv2.resize(read_label_map(regions).astype(np.int32), (width, height),
+                                 interpolation=cv2.INTER_NEAREST)
         if self.window is None:
             return photo, regions
         side = rng.integers(min(self.window, height, width), min(height, width) + 1)

@@ -5,6 +5,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from diffiml_plugin.bench.published import require_tables
 from diffiml_plugin.bench.scores import PIXEL_FIGURES, average, score_batch, summarise
 from diffiml_plugin.bench.scoring import open_scoring
 from diffiml_plugin.bench.settings import TestSettings
@@ -35,6 +36,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     Raises:
         DiffIMLError: bad data, checkpoint or device, said before the first prediction where it can be known.
     """
+    require_tables(settings.experiment)
     scoring = open_scoring(settings, model_flags)
     found = {name: scoring.records(name, score=partial(score_batch, complete=True)) for name in scoring.lists}
     summaries = {name: summarise(records) for name, records in found.items()}

@@ -115,11 +115,9 @@ class _Run:
             dataset = data.read_training_set(settings, self.inputs, post, check)
         self.dataset = data.SeededDataset(dataset, settings.seed)
         lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
-        multiple = size_multiple(settings.model)
         if check and lists:
-            self.inputs.warn_if_cut(check_lists(list(lists.values())), multiple)
-        framework = self.inputs.framework(data.test_transform(), post)
-        self.tests = {name: data.PairsDataset(listed, multiple, **framework) for name, listed in lists.items()}
+            self.inputs.warn_if_cut(check_lists(list(lists.values())), size_multiple(settings.model))
+        self.tests = {name: data.make_test_set(listed, self.inputs, settings.model) for name, listed in lists.items()}
         require_inputs(model, self.dataset[0, 0])
 
         # 4. The optimizer.
@@ -223,7 +221,7 @@ class _Run:
         loader = data.make_loader(data.SeededDataset(dataset, self.settings.seed), 0, shown, 0, self.device)
         batch = data.to_device(next(iter(loader)), self.device)
         batch.pop("index")
-        with testing_mode(self._tested_model):
+        with testing_mode(self._tested_model), launch.autocast(self.device, "fp32"):
             output = self._tested_model(**batch, details=True)
         self.tracker.pictures(picture_strips(batch, output), self.epoch)
 

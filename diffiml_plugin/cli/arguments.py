@@ -80,9 +80,10 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     if uses_model:
         wanted = first.model or ("model" in settings and settings["model"].value)
         model, model_flags = add_model_arguments(parser, str(wanted or DEFAULT_MODEL))
-    if first.model:  # what a protocol's file sets of DiffIML is not meant for another model
+    if first.model or "model" in settings:  # what other files set of DiffIML is not meant for another model
         ours = {flag.name for flag in (*_field_flags(DiffIMLConfig), *_ADAPTER_FLAGS)} - parser.settings().keys()
-        settings = {key: setting for key, setting in settings.items() if key not in ours}
+        chosen_by = None if first.model else settings["model"].file
+        settings = {key: entry for key, entry in settings.items() if key not in ours or entry.file == chosen_by}
     given = parser.given(argv)
     given |= apply_settings(parser, settings, given)
     args = parser.parse_args(argv)

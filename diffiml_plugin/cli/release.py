@@ -17,8 +17,14 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from diffiml_plugin.bench.checkpoints import release
+    from diffiml_plugin.errors import DiffIMLError
 
-    statement, results = (json.loads(Path(file).read_text(encoding="utf-8")) for file in (args.statement, args.results))
-    release(args.checkpoint_path, Path(args.target), {**statement, "figures": results["mean"]})
+    try:
+        statement, results = (json.loads(Path(f).read_text(encoding="utf-8")) for f in (args.statement, args.results))
+        statement = {**statement, "figures": results["mean"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DiffIMLError(f"{args.statement} must hold a JSON object, {args.results} what `benco test` writes "
+                           f"({error!r})") from error
+    release(args.checkpoint_path, Path(args.target), statement)
     print(f"{args.target}: {Path(args.target).stat().st_size / 1e6:.1f} MB")
     return 0

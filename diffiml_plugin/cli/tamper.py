@@ -34,6 +34,12 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.bench.tamper import BY_STRENGTH
     from diffiml_plugin.errors import DiffIMLError
 
+    for name, holds, expected in (("images", args.images >= 1, "a positive number"),
+                                  ("authentic", 0 <= args.authentic <= 1, "0 to 1"),
+                                  ("window", args.window is None or args.window >= 1, "a positive number"),
+                                  ("seed", args.seed >= 0, "0 or more")):
+        if not holds:
+            raise DiffIMLError(f"--{name} {getattr(args, name)} must be {expected}")
     folder = Path(args.output_dir)
     if (folder / LIST).exists():
         raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")

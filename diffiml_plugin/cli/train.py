@@ -1,7 +1,8 @@
 """Trains DiffIML, or any model of the framework's registry, on the CPU, one GPU or many.
 
-The defaults are the paper's protocol. The output folder gets last.safetensors, best.safetensors (with
---test_data_path), the state for --resume auto, log.jsonl, TensorBoard files, config.yaml and run.json.
+The defaults are the paper's protocol, but for --encoder_weights imagenet, which needs the hub or a file. The output
+folder gets last.safetensors, best.safetensors (with --test_data_path), the state for --resume auto, log.jsonl,
+TensorBoard files, config.yaml and run.json.
 """
 
 import argparse

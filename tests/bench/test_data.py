@@ -14,11 +14,12 @@ from diffiml_plugin.bench.data import (
     SeededDataset,
     make_loader,
     plan_epoch,
+    plan_test,
     read_training_set,
     test_transform,
     train_transform,
 )
-from diffiml_plugin.bench.imagelists import read_list
+from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.bench.settings import TrainSettings
 from diffiml_plugin.errors import DiffIMLError
 
@@ -79,6 +80,24 @@ def test_padding_tells_real_pixels(tiny_dataset):
     sample = PairsDataset(read_list(tiny_dataset), **framework)[0]
     assert sample["image"].shape == (3, 128, 128)
     assert sample["shape_mask"].sum() == 64 * 96
+
+
+def test_reflection_fills_a_frame_of_the_images_own_and_is_no_real_pixel(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    Image.fromarray(np.full((50, 90), 255, np.uint8)).save(tmp_path / "mask.png")
+    listed = ImageList("x", (str(tmp_path / "image.png"),) * 2, (str(tmp_path / "mask.png"), NEGATIVE))
+    framework = InputSettings(128, if_padding=True).framework(test_transform(), None)
+    dataset = PairsDataset(listed, 32, "reflect", **framework)
+    sample, black = dataset[0], PairsDataset(listed, 32, **framework)[0]
+    assert dataset.frame(0) == (64, 96) and sample["image"].shape == (3, 64, 96)
+    assert sample["shape_mask"].sum() == sample["mask"].sum() == 50 * 90
+    assert torch.equal(sample["image"][:, :50, :90], black["image"][:, :50, :90])
+    assert torch.equal(sample["image"][:, 50], sample["image"][:, 48])
+    assert torch.equal(sample["image"][:, :, 90:].flip(-1), sample["image"][:, :, 83:89])
+    assert plan_test(dataset, range(2), 1) == [(0,), (1,)], "small frames make no larger batches"
+    with pytest.raises(DiffIMLError, match="--padding_mode reflect"):
+        PairsDataset(listed, None, "reflect", **framework)
 
 
 def test_padding_that_cuts_images_is_said(capsys):

@@ -107,6 +107,12 @@ def test_several_datasets(tiny_dataset, tmp_path):
         (tmp_path.name, 1, 0), ("tiny", 0, 3), (str(tmp_path / "tiny" / "list.json"), 1, 3)]
 
 
+def test_nothing_but_photographs_to_tamper_is_a_fault(tmp_path):
+    (tmp_path / "sets.json").write_text(json.dumps([["SyntheticTampering", "photos"]]))
+    report, = check_datasets(str(tmp_path / "sets.json"))
+    assert "have no masks" in report.faults[0].text
+
+
 def test_real_data(bsds):
     for part in ("train", "val/list.json"):
         report, = check_datasets(str(bsds / part))

@@ -37,6 +37,16 @@ def test_report_is_self_contained_and_shows_every_picture(first):
     assert not re.search(r"src='(?!data:)", text)
 
 
+def test_a_model_without_uncertainty_has_its_report_too(tmp_path):
+    from diffiml_plugin.bench import demo_report
+
+    for name in ("Tp/a.png", "Gt/a.png", "found/a_mask.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    shown = demo_report._pictures(tmp_path / "Tp" / "a.png", tmp_path / "found")
+    assert list(shown) == ["input", "truth", "prediction"]
+
+
 def test_tested_photographs_are_never_trained_on(first):
     pairs = json.loads((first.report.parent / "unseen" / "list.json").read_text())
     unseen = {photo.name for photo in photographs("test")}

@@ -39,17 +39,39 @@ def test_other_stems_pair_in_order(folder):
     [
         (["a.jpg", "b.jpg", "c.jpg"], ["a.png", "b.png"], "c.jpg has no mask"),
         (["a.jpg", "b.jpg"], ["a.png", "b.png", "c.png"], "c.png has no image"),
-        (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "c_gt.png", "d_gt.png"], "b.jpg would be paired with c_gt.png"),
+        (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "c_gt.png", "d_gt.png"], "b.jpg has no mask of its name"),
+        (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "b_gt.png", "d_map.png"], "c.jpg would be paired with d_map.png"),
         (["1t.tif", "2t.tif"], ["1forged.tif"], "2 images but 1 masks"),
-        (["a.jpg", "a.png"], ["a.png"], "a stem twice"),
+        (["a.jpg", "a.png"], ["a.png"], "a name twice"),
         ([], ["a.png"], "Tp is empty"),
     ],
 )
 def test_what_does_not_pair_is_named(folder, images, masks, named):
-    if named.startswith("b.jpg"):
-        images, masks = [*images, "e.jpg", "f.jpg", "g.jpg"], [*masks, "e_gt.png", "f_gt.png", "g_gt.png"]
     with pytest.raises(DiffIMLError, match=named):
         read_list(folder(images, masks))
+
+
+@pytest.mark.parametrize(("image", "mask"), [("{}.jpg", "{}_gt.png"), ("img{}.jpg", "mask_{}.png")])
+def test_numbers_pair_though_they_sort_differently(folder, image, mask):
+    numbers = range(1, 101)
+    listed = read_list(folder(map(image.format, numbers), map(mask.format, numbers)))
+    assert sorted(names(listed)) == sorted((image.format(n), mask.format(n)) for n in numbers)
+
+
+def test_authentic_images_beside_a_folder_are_told_of(folder, capsys):
+    root = folder(["a.jpg"], ["a.png"])
+    read_list(root)
+    assert not capsys.readouterr().err
+    (root / "Au").mkdir()
+    read_list(root)
+    assert "Au is not read" in capsys.readouterr().err
+
+
+def test_a_relative_variable_is_relative_to_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", "data")
+    (tmp_path / "list.json").write_text(json.dumps([["${DATA_ROOT}/z.jpg", NEGATIVE]]))
+    monkeypatch.chdir("/")
+    assert read_list(tmp_path / "list.json").images == ("/data/z.jpg",)
 
 
 def test_paths_in_a_list_are_relative_to_it(tmp_path, monkeypatch):

@@ -60,6 +60,15 @@ def test_find_images(tmp_path):
         find_images([tmp_path / "deep"], tmp_path)
 
 
+def test_files_of_one_name_keep_their_folders(tmp_path):
+    for name in ("x/1.jpg", "y/1.jpg", "y/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for named in ([tmp_path / "x", tmp_path / "y"], sorted(tmp_path.rglob("*.jpg"))):
+        found = find_images(named, tmp_path / "out")
+        assert [str(relative) for _, relative in found] == ["x/1.jpg", "y/1.jpg", "y/2.jpg"]
+
+
 def test_output_folder_is_left_out(tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("a.jpg", "out/a_mask.png"):

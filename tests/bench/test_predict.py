@@ -79,6 +79,12 @@ def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder,
     assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 3
 
 
+def test_a_prediction_that_is_not_finite_is_a_failure(checkpoint, folder, tmp_path):
+    save_checkpoint(checkpoint, BrightnessModel(float("nan")), "BrightnessModel", {}, input={"image_size": 64})
+    failure, = predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path / "out")
+    assert "a.png is not finite" in failure.reason and not list((tmp_path / "out").glob("*.png"))
+
+
 def test_earlier_output_is_no_input(checkpoint, folder):
     predictor = Predictor(checkpoint, device="cpu")
     for _ in range(2):

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffiml_plugin.errors import DiffIMLError
 
@@ -70,6 +71,11 @@ def test_regions_beside_the_folder_are_used(folder):
     labels[10:30, 10:40] = 3
     for photo in folder.iterdir():
         cv2.imwrite(str(regions / photo.name), labels)
+    assert np.array_equal(draw(make(folder, kinds=["removal"], authentic=0), 0).mask, labels == 3)
+    for file in regions.iterdir():
+        palette = Image.fromarray(labels, "P")
+        palette.putpalette([0, 0, 0] + [200, 0, 0] * 255)
+        palette.save(file)
     assert np.array_equal(draw(make(folder, kinds=["removal"], authentic=0), 0).mask, labels == 3)
     cv2.imwrite(str(regions / "1.png"), labels[:50])
     with pytest.raises(DiffIMLError, match=r"1\.png is 80x50 pixels.*80x64"):

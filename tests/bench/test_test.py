@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from diffiml_plugin.bench import checkpoints, scoring
 from diffiml_plugin.bench import test as testing
-from diffiml_plugin.bench.data import InputSettings, PairsDataset, test_transform
+from diffiml_plugin.bench.data import InputSettings, PairsDataset, make_test_set, test_transform
 from diffiml_plugin.bench.framework import PixelF1
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.bench.models import post_function
@@ -69,6 +70,21 @@ def test_any_model_is_averaged_over_the_mirror_image(settings, stored):
     assert torch.allclose(found["pred_label"], (upright["pred_label"] + mirrored["pred_label"]) / 2)
     with pytest.raises(DiffIMLError, match="SegFormerIML reads the JPEG file's coefficients.*--tta false"):
         both(**batch, DCT_coef=torch.zeros(2, 21, 64, 64))
+
+
+def test_a_foreign_results_file_is_kept(settings, stored):
+    results = Path(settings.output_dir, "results.json")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text("{}")
+    with pytest.raises(DiffIMLError, match="results.json holds no figures of ours"):
+        testing.test(replace(settings, checkpoint_path=str(stored())))
+    assert results.read_text() == "{}"
+
+
+@pytest.mark.parametrize(("experiment", "told"), [("tabel2", "mean 'table2'"), ("table2 table7", "table7: no table")])
+def test_an_experiment_that_no_table_has_is_refused(settings, experiment, told):
+    with pytest.raises(DiffIMLError, match=told):
+        testing.test(replace(settings, experiment=experiment))
 
 
 def test_another_models_figures_are_kept(settings, stored):
@@ -174,8 +190,9 @@ def test_only_real_pixels_count_when_padding(tmp_path, settings):
     assert found[1]["false_alarm_area"] == 1
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
 @torch.no_grad()
-def test_a_padded_image_is_tested_whole(tmp_path, settings, stored):
+def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
     """Images of several sizes, the region where a square of the trained size would cut it off."""
     pairs = []
     for number, (width, height) in enumerate([(40, 30), (100, 70), (64, 64), (50, 130)]):
@@ -186,15 +203,16 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored):
         pairs.append([f"i{number}.png", f"m{number}.png"])
     (tmp_path / "list.json").write_text(json.dumps(pairs))
     path = str(stored("DiffIML", **DIFFIML))
-    settings = replace(settings, checkpoint_path=path, test_data_path=str(tmp_path / "list.json"), if_padding=True)
+    settings = replace(settings, checkpoint_path=path, test_data_path=str(tmp_path / "list.json"), if_padding=True,
+                       padding_mode=mode)
     testing.test(settings)
     found = records(settings)
     model = checkpoints.load_model(path)
     for record, pair in zip(found, pairs, strict=True):
         listed = ImageList("x", (str(tmp_path / pair[0]),), (str(tmp_path / pair[1]),))
         side = max(64, -(-max(Image.open(tmp_path / pair[0]).size) // 32) * 32)
-        framework = InputSettings(side, if_padding=True).framework(test_transform(), post_function("DiffIML"))
-        batch = torch.utils.data.default_collate([dict(PairsDataset(listed, **framework)[0], index=0)])
+        sample = make_test_set(listed, InputSettings(side, if_padding=True, padding_mode=mode), "DiffIML")[0]
+        batch = torch.utils.data.default_collate([dict(sample, index=0)])
         alone, = score_batch(model(**batch), batch)
         assert record["f1"] == pytest.approx(alone["f1"], abs=1e-3) and record["label"] == 1
         assert record["score"] == pytest.approx(alone["score"], abs=1e-3)

@@ -162,6 +162,14 @@ def test_synchronised_norms_compute_the_same():
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def test_a_run_of_a_version_with_fewer_settings_goes_on(settings):
+    path = train(settings).folder / "training_state.pt"
+    state = torch.load(path, weights_only=False)
+    del state["settings"]["padding_mode"]
+    torch.save(state, path)
+    assert train(replace(settings, resume="auto")).folder == path.parent
+
+
 def test_resume_refuses_other_settings_and_names_them(settings):
     train(settings)
     with pytest.raises(DiffIMLError, match=r"other settings: --epochs 2 \(now 3\), --lr 0.01 \(now 0.02\); give those"):

@@ -40,6 +40,12 @@ def test_an_unknown_kind_is_refused(photographs, tmp_path, capsys):
     assert "splice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "value"), [("images", "0"), ("authentic", "2"), ("window", "0"), ("seed", "-1")])
+def test_a_flag_out_of_range_is_refused(photographs, tmp_path, capsys, name, value):
+    assert main(["tamper", str(photographs), f"--{name}", value, "--output_dir", str(tmp_path / "out")]) == 2
+    assert f"--{name} {value}" in capsys.readouterr().err
+
+
 def test_a_written_set_is_not_overwritten(photographs, tmp_path, capsys):
     (tmp_path / "list.json").write_text("[]")
     assert main(["tamper", str(photographs), "--images", "2", "--output_dir", str(tmp_path)]) == 2
