@@ -47,8 +47,6 @@ class CommonSettings:
                 raise DiffIMLError(f"--{name} {value} is not one of {', '.join(choices)}{nearest(value, choices)}")
         if self.if_padding and self.if_resizing:
             raise DiffIMLError("--if_padding and --if_resizing exclude each other; give one of them")
-        if self.if_resizing and self.padding_mode:
-            raise DiffIMLError(f"--padding_mode {self.padding_mode} is of padded images; leave out --if_resizing")
 
 
 @dataclass(frozen=True)

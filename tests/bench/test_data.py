@@ -73,6 +73,9 @@ def test_input_settings_take_the_flags_then_what_was_stored():
     assert InputSettings.of(TrainSettings()) == InputSettings(512, False, None)
     assert InputSettings.of(TrainSettings(), stored) == InputSettings(256, True, 7)
     assert InputSettings.of(TrainSettings(image_size=64, if_resizing=True), stored) == InputSettings(64, False, 7)
+    assert InputSettings.of(TrainSettings(padding_mode="reflect"), stored) == InputSettings(256, True, 7, "reflect")
+    with pytest.raises(DiffIMLError, match="add --if_padding"):
+        InputSettings.of(TrainSettings(padding_mode="reflect"))
 
 
 def test_padding_tells_real_pixels(tiny_dataset):
