@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The model that travels with the package: trains it in two parts (run again, it goes on), tests it, stores it in half
-# precision.
+# The model that travels with the package: trains it in two parts (run again, it goes on), takes the mean of both parts'
+# weights in half precision, tests that, and writes its figures into it.
 # usage: STUDY_DATA=/folder shell/81_small.sh [flags of benco train]      e.g. --encoder_weights FILE, where there is no hub
 #   STUDY_DATA  as for 80_study.sh, with train/list.json and val/list.json
 set -euo pipefail
@@ -11,7 +11,9 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 out=runs/small
 benco train --config small --output_dir $out/first --resume auto "$@"
 benco train --config small_authentic --checkpoint_path $out/first/last.safetensors --output_dir $out/second --resume auto "$@"
+card="$root/benco_configs/small_card.json"
+[ -e $out/mean.safetensors ] ||
+    benco release $out/first/last.safetensors $out/second/last.safetensors $out/mean.safetensors --statement "$card"
 [ -e $out/test/results.json ] ||
-    benco test --checkpoint_path $out/second/last.safetensors --test_data_path "$STUDY_DATA/val/list.json" --output_dir $out/test
-benco release $out/second/last.safetensors $out/small.safetensors --results $out/test/results.json \
-    --statement "$root/benco_configs/small_card.json"
+    benco test --checkpoint_path $out/mean.safetensors --test_data_path "$STUDY_DATA/val/list.json" --output_dir $out/test
+benco release $out/mean.safetensors $out/small.safetensors --results $out/test/results.json --statement "$card"

@@ -106,14 +106,29 @@ def test_a_full_disk_leaves_earlier_files_alone(tiny, tmp_path, monkeypatch):
 
 def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_path):
     folder, model = tiny
-    checkpoints.release(folder, tmp_path / "given.safetensors", {"data": "none"})
+    checkpoints.release([folder], tmp_path / "given.safetensors", {"data": "none"})
     given = restore(tmp_path / "given.safetensors")
     assert all(torch.equal(a.half().float(), b) for a, b in
                zip(model.state_dict().values(), given.model.state_dict().values(), strict=True))
     metadata = read_metadata(tmp_path / "given.safetensors")
-    assert metadata["data"] == "none" and metadata["epoch"] == 3
+    assert metadata["data"] == "none" and "epoch" not in metadata
     stored = load_weights(tmp_path / "given.safetensors")[0]
     assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
+
+
+def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(tiny, tmp_path):
+    folder, model = tiny
+    other = build_model("TinyIML", resolve_flags("TinyIML", {"width": 6}))
+    save_checkpoint(tmp_path / "other.safetensors", other, "TinyIML", {"width": 6, "poison": "x"})
+    checkpoints.release([folder, tmp_path / "other.safetensors"], tmp_path / "given.safetensors", {})
+    given = restore(tmp_path / "given.safetensors")
+    assert given.flags["poison"] == "x"
+    for a, b, mean in zip(*(m.state_dict().values() for m in (model, other, given.model)), strict=True):
+        assert torch.allclose((a + b) / 2, mean, atol=1e-3)
+    wide = tmp_path / "wide.safetensors"
+    save_checkpoint(wide, build_model("TinyIML", resolve_flags("TinyIML", {"width": 8})), "TinyIML", {})
+    with pytest.raises(DiffIMLError, match="best.safetensors has not the shape of .*wide.safetensors"):
+        checkpoints.release([folder / checkpoints.BEST, wide], tmp_path / "given.safetensors", {})
 
 
 def test_a_run_of_a_released_models_name_is_not_passed_over(tiny, tmp_path, monkeypatch):
