@@ -12,8 +12,8 @@ out=runs/small
 benco train --config small --output_dir $out/first --resume auto "$@"
 benco train --config small_authentic --checkpoint_path $out/first/last.safetensors --output_dir $out/second --resume auto "$@"
 card="$root/benco_configs/small_card.json"
-[ -e $out/mean.safetensors ] ||
+[ $out/mean.safetensors -nt $out/second/last.safetensors ] ||
     benco release $out/first/last.safetensors $out/second/last.safetensors $out/mean.safetensors --statement "$card"
-[ -e $out/test/results.json ] ||
+[ $out/test/results.json -nt $out/mean.safetensors ] ||
     benco test --checkpoint_path $out/mean.safetensors --test_data_path "$STUDY_DATA/val/list.json" --output_dir $out/test
 benco release $out/mean.safetensors $out/small.safetensors --results $out/test/results.json --statement "$card"

@@ -159,11 +159,14 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
                            "state is untouched)") from error
 
 
-def state_to_resume(folder: Path, resume: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def state_to_resume(
+    folder: Path, resume: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """The training state that `resume` asks for: "auto" that of `folder`, if any; "" none; else the file's.
 
     Args:
         settings: of the run that is to go on; the state's must agree.
+        defaults: for settings that the version which stored the state did not have.
 
     Raises:
         DiffIMLError: `folder` holds a run that would be overwritten; a file that is missing, damaged or none of ours;
@@ -178,9 +181,9 @@ def state_to_resume(folder: Path, resume: str, settings: Mapping[str, Any]) -> d
     state = _load_pickle(path)
     if not isinstance(state, dict) or not {"settings", "model", "optimizer", "epoch"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
-    stored = state["settings"]
-    both = (stored.keys() & settings.keys()) - _MAY_CHANGE  # a version with fewer flags may have stored it
-    changed = sorted(name for name in both if stored[name] != settings[name])
+    stored = {**defaults, **state["settings"]}
+    compared = (stored.keys() & settings.keys()) - _MAY_CHANGE
+    changed = sorted(name for name in compared if stored[name] != settings[name])
     if changed:
         listed = ", ".join(f"--{name} {stored[name]} (now {settings[name]})" for name in changed)
         raise DiffIMLError(f"{path} was trained with other settings: {listed}; give those, or start anew in another "

@@ -107,14 +107,13 @@ class InputSettings:
         """As the flags say; what they leave open as it was `stored`, else as the model wants it, else the default.
 
         Raises:
-            DiffIMLError: --padding_mode of images that are resized.
+            DiffIMLError: --padding_mode reflect of images that are resized.
         """
         made = replace(cls(), **(stored or input_mode(settings.model)))
         if settings.if_padding or settings.if_resizing:
             made = replace(made, if_padding=settings.if_padding)
-        if settings.padding_mode and not made.if_padding:
-            raise DiffIMLError(f"--padding_mode {settings.padding_mode} is of padded images, but these are resized; "
-                               "add --if_padding")
+        if settings.padding_mode == "reflect" and not made.if_padding:
+            raise DiffIMLError("--padding_mode reflect is of padded images, but these are resized; add --if_padding")
         given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width", "padding_mode")}
         return replace(made, **{name: value for name, value in given.items() if value is not None})
 

@@ -66,19 +66,24 @@ def check_lists(lists: Sequence[ImageList]) -> int:
 
 
 def _remembered(listed: ImageList) -> tuple[int, list[Fault]]:
-    """The longest side of a list's images and its harmful faults, from the cache if its files are as they were."""
+    """The longest side of a list's images and its harmful faults, from the cache if its files are as they were.
+
+    A list that would stop a run is looked at anew each time.
+    """
     pairs = list(zip(listed.images, listed.masks, strict=True))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "diffiml_plugin", "checked").expanduser()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "diffiml_plugin", "checked")
     file = cache / f"{_digest(pairs)}.json"
     checks = sha256(Path(__file__).read_bytes()).hexdigest()  # other checks may find other faults
     state = _digest([checks, *in_parallel(_state, [path for pair in pairs for path in pair], "looking")])
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["state"] == state:
             return kept["longest"], [Fault(**fault) for fault in kept["faults"]]
     found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
     longest = max(max(size) for size, _ in found)
     faults = [fault for _, faults in found for fault in faults if fault.harmful]
+    if any(fault.kind in _STOPPING for fault in faults):  # the disk's, perhaps, and soon mended
+        return longest, faults
     with suppress(OSError):  # without a cache, the next start looks again
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(file) as opened:

@@ -103,7 +103,8 @@ class _Run:
             settings.model, model_flags, {**shared, **asdict(self.inputs)})
         self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags),
                               "precision": launch.precision_of(self.accelerator)}
-        state = checkpoints.state_to_resume(self.folder, settings.resume, self.configuration)
+        defaults = {**asdict(TrainSettings()), **asdict(data.InputSettings())}
+        state = checkpoints.state_to_resume(self.folder, settings.resume, self.configuration, defaults)
         flags = checkpoints.uninitialised(self.flags) if state else self.flags
         model = start.model if start else build_model(settings.model, flags, pretrained=not state)
 

@@ -73,17 +73,19 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     early.add_argument("--config", "--preset", action="append", default=[])
     early.add_argument("--model")
     first, _ = early.parse_known_args(argv)
-    settings = {}
+    settings, names_model = {}, {}
     for config in filter(None, (getattr(verb, "CONFIG", None), *first.config)):
-        settings |= read_config(config)
+        read = read_config(config)
+        settings |= read
+        names_model = read if "model" in read else names_model
     uses_model = getattr(verb, "USES_MODEL", False)
     if uses_model:
         wanted = first.model or ("model" in settings and settings["model"].value)
         model, model_flags = add_model_arguments(parser, str(wanted or DEFAULT_MODEL))
     if first.model or "model" in settings:  # what other files set of DiffIML is not meant for another model
         ours = {flag.name for flag in (*_field_flags(DiffIMLConfig), *_ADAPTER_FLAGS)} - parser.settings().keys()
-        chosen_by = None if first.model else settings["model"].file
-        settings = {key: entry for key, entry in settings.items() if key not in ours or entry.file == chosen_by}
+        own = {} if first.model else names_model
+        settings = {key: entry for key, entry in settings.items() if key not in ours or entry is own.get(key)}
     given = parser.given(argv)
     given |= apply_settings(parser, settings, given)
     args = parser.parse_args(argv)

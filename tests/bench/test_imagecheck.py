@@ -136,10 +136,25 @@ def test_files_that_stay_as_they_were_are_not_decoded_again(image, store, capsys
         assert check_lists([listed]) == longest and capsys.readouterr().err == warnings != ""
     store(SQUARE)
     assert check_lists([listed]) == longest and not capsys.readouterr().err
-    store(SQUARE // 255)
-    for _ in range(2):  # a fault is remembered too
-        with pytest.raises(DiffIMLError, match="mask.png is dark"):
+
+
+def test_a_fault_that_stops_a_run_is_not_remembered(image, monkeypatch):
+    listed = ImageList("x", (image,), (NEGATIVE,))
+    with monkeypatch.context() as patched:
+        patched.setattr(imagecheck, "_decode", lambda path: (_ for _ in ()).throw(PermissionError("for a moment")))
+        with pytest.raises(DiffIMLError, match="for a moment"):
             check_lists([listed])
+    assert check_lists([listed]) == 48
+
+
+def test_a_damaged_cache_is_passed_over(image, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    listed = ImageList("x", (image,), (NEGATIVE,))
+    check_lists([listed])
+    file, = (tmp_path / "cache").rglob("*.json")
+    for content in ("{", "[]", "{}"):
+        file.write_text(content)
+        assert check_lists([listed]) == 48
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(image, tmp_path, monkeypatch):

@@ -101,8 +101,8 @@ def test_threshold(checkpoint, folder, tmp_path):
 
 def test_padded_model_keeps_pixels_in_place_in_larger_images_too(checkpoint, folder):
     trained = {"image_size": 96, "if_padding": True}
-    save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input=trained)
-    for size in (None, 64):  # of 90x60 pixels
+    for mode, size in (("constant", None), ("constant", 64), ("reflect", None)):  # of 90x60 pixels
+        save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input={**trained, "padding_mode": mode})
         made, = Predictor(checkpoint, image_size=size, device="cpu").predict([folder / "a.png"])
         assert np.array_equal(made.probability > 0.5, made.image[..., 0] > 127)
 

@@ -62,6 +62,11 @@ def test_no_run_at_all_is_refused(settings):
         sweep(settings, vary=VARY, noise_seeds=0)
 
 
+def test_a_table_that_no_sweep_fills_is_refused(settings):
+    with pytest.raises(DiffIMLError, match="--experiment table2: no table that `benco sweep` fills"):
+        sweep(replace(settings, experiment="table6e table2"), vary=VARY, noise_seeds=1)
+
+
 def test_a_model_that_does_not_sample(scored_settings):
     with pytest.raises(DiffIMLError, match="TinyIML has no sampling settings"):
         sweep(scored_settings, vary=VARY, noise_seeds=1)

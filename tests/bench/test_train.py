@@ -9,10 +9,12 @@ import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from diffiml_plugin.bench import train as training
 from diffiml_plugin.bench.framework import MODELS
+from diffiml_plugin.bench.imagelists import NEGATIVE
 from diffiml_plugin.bench.optimization import accumulation, learning_rate
 from diffiml_plugin.bench.settings import TrainSettings
 from diffiml_plugin.bench.tracking import Tracker
@@ -162,12 +164,27 @@ def test_synchronised_norms_compute_the_same():
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def test_images_in_frames_of_their_own_are_validated_and_shown(settings, tmp_path):
+    pairs = []
+    for number, size in enumerate([(64, 40), (100, 70), (64, 40)]):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+        pairs.append([f"{number}.png", NEGATIVE])
+    (tmp_path / "frames.json").write_text(json.dumps(pairs))
+    done = train(replace(settings, model="SegFormerIML", test_data_path=str(tmp_path / "frames.json"), epochs=1,
+                         if_padding=True, padding_mode="reflect"), {"encoder": "segformer_b0"})
+    assert log(done.folder)[0]["test"]["frames"]["images"] == 3
+    assert yaml.safe_load((done.folder / "config.yaml").read_text())["padding_mode"] == "reflect"
+
+
 def test_a_run_of_a_version_with_fewer_settings_goes_on(settings):
     path = train(settings).folder / "training_state.pt"
     state = torch.load(path, weights_only=False)
     del state["settings"]["padding_mode"]
     torch.save(state, path)
     assert train(replace(settings, resume="auto")).folder == path.parent
+    torch.save(state, path)
+    with pytest.raises(DiffIMLError, match=r"--padding_mode constant \(now reflect\)"):
+        train(replace(settings, resume="auto", if_padding=True, padding_mode="reflect"))
 
 
 def test_resume_refuses_other_settings_and_names_them(settings):

@@ -100,6 +100,7 @@ def test_a_protocols_file_serves_other_models_too(monkeypatch, tmp_path, capsys)
     assert "tta: true" in printed and f"test_data_path: {packaged_folder()}/mvss_sets.json" in printed
     assert main(["train", "--preset", "paper", "--config", "table5_SegFormerIML", "--dry_run"]) == 0
     assert "model: SegFormerIML" in capsys.readouterr().out
-    (tmp_path / "mine.yaml").write_text("model: MVSSNet\ntta: true\n")
-    assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--dry_run"]) == 2  # it names its model itself
-    assert "unknown key 'tta'" in capsys.readouterr().err
+    for text in ("model: MVSSNet\ntta: true\n", "extends: table5_SegFormerIML\ntta: true\n"):
+        (tmp_path / "mine.yaml").write_text(text)
+        assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--dry_run"]) == 2  # it names its model itself
+        assert "unknown key 'tta'" in capsys.readouterr().err
