@@ -22,6 +22,7 @@ from diffiml_plugin.errors import DiffIMLError
 Record = dict[str, Any]
 
 THRESHOLD = 0.5  # fixed, as in the paper; exactly 0.5 counts as authentic
+THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # what else a test tries
 # The framework's AUC depends on the order of equal scores, and its testers count the padding in the accuracy of a last,
 # smaller batch; scikit-learn's stand beside them.
 PIXEL_FIGURES = {
@@ -32,8 +33,10 @@ PIXEL_FIGURES = {
     "accuracy": "pixel-level Accuracy",
     "accuracy_sklearn": "pixel-level Accuracy (scikit-learn)",
 }
-_COUNTS = ("images", "tampered", "vanished")  # of a summary, never averaged
 MEANS = {**PIXEL_FIGURES, "false_alarm_area": "false_alarm_area"}  # over images: key of a record -> figure
+_CURVES = {key: f"{key}_by_threshold" for key in ("f1", "false_alarm_area")}  # key of a record -> of its values there
+BEST_THRESHOLD = "best threshold"
+_NO_MEAN = ("images", "tampered", "vanished", BEST_THRESHOLD)  # of a summary
 
 
 def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: bool = False) -> list[Record]:
@@ -44,7 +47,7 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
     Args:
         output: of the model in test mode: `pred_mask` [B, 1, S, S] in [0, 1]; `pred_label` [B] or absent.
         batch: of the framework's dataset, `shape_mask` (1 = real pixels) where images were padded.
-        complete: AUC and accuracy too, which take their time.
+        complete: AUC and accuracy too, which take their time, and F1 and false-alarm area at each of `THRESHOLDS`.
 
     Raises:
         DiffIMLError: no mask, one of another shape, or a value that is not finite; names the image.
@@ -65,6 +68,7 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
     real = batch.get("shape_mask")
     figures = _pixel_figures(probability, mask, real, complete)
     area, called = _share(mask > 0, real), _share(probability > THRESHOLD, real)
+    curves = _by_threshold(probability, mask, real) if complete else {}
     records = []
     for i, label in enumerate(batch["label"].tolist()):
         tampered = label == 1
@@ -75,6 +79,7 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
             **{name: values[i] if tampered else None for name, values in figures.items()},
             "mask_area": area[i],
             "false_alarm_area": None if tampered else called[i],
+            **{_CURVES[name]: values[i] if tampered == (name == "f1") else None for name, values in curves.items()},
             "score": scores[i],
         })
     return records
@@ -85,7 +90,8 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     ones; image-level figures need a score for each image, and images of both kinds.
 
     `vanished`, where there are any, counts the tampered images whose region has no pixel left at the size that was
-    scored: their pixel-F1 is 0 whatever the prediction.
+    scored: their pixel-F1 is 0 whatever the prediction. "At best threshold": the one that is best for the F1 of these
+    very images, which no user could know.
     """
     records = list(records)
     tampered = [record for record in records if record["label"] == 1]
@@ -96,15 +102,34 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
         values = [record[key] for record in records if record.get(key) is not None]
         if values:
             summary[name] = fmean(values)
+    if (threshold := best_threshold(records)) is not None:
+        cut, summary[BEST_THRESHOLD] = at_threshold(records, threshold), threshold
+        for key in _CURVES:
+            if values := [record[key] for record in cut if record[key] is not None]:
+                summary[f"{MEANS[key]} at best threshold"] = fmean(values)
     if 0 < len(tampered) < len(records) and all(record["score"] is not None for record in records):
         summary |= _image_figures(records)
     return summary
 
 
+def best_threshold(records: Iterable[Record]) -> float | None:
+    """That of `THRESHOLDS` with the highest mean F1 (the lowest of equals); None where no image has its curve."""
+    curves = [curve for record in records if (curve := record.get(_CURVES["f1"])) is not None]
+    means = [fmean(values) for values in zip(*curves, strict=True)]
+    return THRESHOLDS[means.index(max(means))] if means else None
+
+
+def at_threshold(records: Iterable[Record], threshold: float) -> list[Record]:
+    """The records as if `threshold`, one of `THRESHOLDS`, had cut their probabilities: F1 and false-alarm area."""
+    position = THRESHOLDS.index(threshold)
+    return [{**record, **{key: curve[position] if (curve := record.get(name)) else None
+                          for key, name in _CURVES.items()}} for record in records]
+
+
 def average(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """The mean of each figure over the datasets that have it."""
     summaries = list(summaries)
-    names = dict.fromkeys(name for summary in summaries for name in summary if name not in _COUNTS)
+    names = dict.fromkeys(name for summary in summaries for name in summary if name not in _NO_MEAN)
     return {name: fmean(summary[name] for summary in summaries if name in summary) for name in names}
 
 
@@ -122,6 +147,18 @@ def _pixel_figures(probability: Tensor, mask: Tensor, real: Tensor | None, compl
         figures["auc"] = [None if exact is None else auc
                           for auc, exact in zip(figures["auc"], figures["auc_sklearn"], strict=True)]
     return figures
+
+
+def _by_threshold(probability: Tensor, mask: Tensor, real: Tensor | None) -> dict[str, list[list[float]]]:
+    """By figure, by image, its value at each of `THRESHOLDS`; F1 is 2 TP / (2 TP + FP + FN)."""
+    inside = torch.ones_like(mask, dtype=torch.bool) if real is None else real > 0
+    truth, sums = (mask > 0) & inside, (1, 2, 3)
+    f1, areas = [], []
+    for threshold in THRESHOLDS:
+        called = (probability > threshold) & inside
+        f1.append(2 * (called & truth).sum(sums) / (called.sum(sums) + truth.sum(sums)).clamp(min=1))
+        areas.append(called.sum(sums) / inside.sum(sums))
+    return {"f1": torch.stack(f1, 1).tolist(), "false_alarm_area": torch.stack(areas, 1).tolist()}
 
 
 def _auc(probability: Tensor, truth: Tensor) -> float | None:

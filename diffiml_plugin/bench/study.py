@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from diffiml_plugin.bench import robust, scoring, sweep
 from diffiml_plugin.bench.outputs import make_folder, write_text
-from diffiml_plugin.bench.scores import MEANS, PIXEL_FIGURES, Record, summarise
+from diffiml_plugin.bench.scores import MEANS, PIXEL_FIGURES, Record, at_threshold, best_threshold, summarise
 from diffiml_plugin.bench.tracking import LOG, RUN
 from diffiml_plugin.errors import DiffIMLError
 
@@ -37,10 +37,11 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
         rows.setdefault(results.parents[2].name, []).append(results.parents[1])
     if not rows:
         raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{scoring.RESULTS}; run shell/80_study.sh first")
-    figures = {row: _figures(runs) for row, runs in rows.items()}
-    columns = list(dict.fromkeys(name for values in figures.values() for name in values))
-    parts = [_table(["row", "seeds", *columns], (
-        [row, len(rows[row]), *(_spread(figures[row].get(name)) for name in columns)] for row in rows))]
+    figures, best = ({row: _figures(runs, at_best) for row, runs in rows.items()} for at_best in (False, True))
+    parts = [_by_row(figures)]
+    if any(any(values["threshold"]) for values in best.values()):
+        parts += ["Each run at the threshold that is best for the F1 of this very test, which no user could know:",
+                  _by_row(best)]
     parts += [part for part in (_sampling(rows), _robustness(rows)) if part]
     parts.append("\n".join(f"- {row}: `{_command(runs[0])}`" for row, runs in rows.items()))
     make_folder(output_dir)
@@ -49,14 +50,20 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
     return figures
 
 
-def _figures(runs: _Runs) -> dict[str, list[float]]:
+def _figures(runs: _Runs, at_best: bool = False) -> dict[str, list[float]]:
+    """By column of a table, the values of the seeds; `at_best`, at the best threshold of each."""
     figures: dict[str, list[float]] = {}
     for run in runs:
         records = scoring.read_records(run / "test" / "per_image.jsonl")
+        other = {"AUC": summarise(records).get(_AUC)}
+        if at_best:
+            threshold = best_threshold(records)
+            records = [] if threshold is None else at_threshold(records, threshold)
+            other = {"threshold": threshold}
         kinds = sorted({_kind(record) for record in records if record["mask"] != scoring.NEGATIVE} - {""})
         groups = {"all": records, **{kind: [r for r in records if _kind(r) == kind] for kind in kinds}}
         found = {name: summarise(group).get(_F1) for name, group in groups.items()}
-        found |= {"AUC": summarise(records).get(_AUC), "false alarm": summarise(records).get(_FALSE_ALARM)}
+        found |= {**other, "false alarm": summarise(records).get(_FALSE_ALARM)}
         for name, value in found.items():
             figures.setdefault(name, []).extend([] if value is None else [value])
     return figures
@@ -110,6 +117,13 @@ def _by_column(columns: Mapping[str, Mapping[str, str]]) -> str:
     settings = list(dict.fromkeys(setting for cells in columns.values() for setting in cells))
     lines = ([setting, *(cells.get(setting, "") for cells in columns.values())] for setting in settings)
     return _table(["setting", *columns], lines) if settings else ""
+
+
+def _by_row(figures: Mapping[str, Mapping[str, list[float]]]) -> str:
+    columns = list(dict.fromkeys(name for values in figures.values() for name in values))
+    return _table(["row", "seeds", *columns], (
+        [row, max(map(len, values.values())), *(_spread(values.get(name)) for name in columns)]
+        for row, values in figures.items()))
 
 
 def _table(head: list[str], lines: Iterable[list[Any]]) -> str:

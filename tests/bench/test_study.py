@@ -3,7 +3,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from diffiml_plugin.bench.scores import PIXEL_FIGURES
+from diffiml_plugin.bench.scores import PIXEL_FIGURES, THRESHOLDS
 from diffiml_plugin.bench.study import study
 from diffiml_plugin.errors import DiffIMLError
 
@@ -68,6 +68,24 @@ def test_what_was_not_measured_is_left_empty(runs, tmp_path, label):
     assert (figures["all"], figures["false alarm"]) == (([], [0.1]) if label == 0 else ([pytest.approx(0.4)], []))
     row = "| b | 1 |  |  |  |  | 0.100 |" if label == 0 else "| b | 1 | 0.400 | 0.400 | 0.400 | 0.900 |  |"
     assert row in (tmp_path / "out" / "study.md").read_text()
+
+
+def test_rows_at_their_best_threshold(runs, tmp_path):
+    for seed, high in ((0, 0.8), (1, 0.6)):
+        path = runs / "a" / str(seed) / "test" / "per_image.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        for record in records:
+            curve = [0.0] * len(THRESHOLDS)
+            curve[3] = high
+            name = "f1_by_threshold" if record["label"] else "false_alarm_area_by_threshold"
+            record |= {"f1_by_threshold": None, "false_alarm_area_by_threshold": None, name: curve}
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    figures = study(runs, tmp_path / "out")
+    assert figures["a"]["all"] == pytest.approx([fmean(values) for values in F1["a"]])  # at 0.5, as before
+    text = (tmp_path / "out" / "study.md").read_text()
+    spread = f"{0.7:.3f} ± {stdev([0.8, 0.6]):.3f}"
+    assert f"| a | 2 | {spread} | {spread} | {spread} | 0.200 ± 0.000 | {spread} |" in text
+    assert "| b | 0 |" in text  # tested without curves
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
