@@ -46,10 +46,11 @@ for seed in $seeds; do
         benco train --config "${configs}_${row%%_without_*}" --synth_kinds $kinds "${size[@]}" \
             --test_data_path "$test" --seed "$seed" --output_dir "$run" --resume auto "$@"
         tested "$run" test
-        [[ $row == DiffIML ]] &&
-            tested "$run" sweep --vary num_inference_steps=1,2,4,8 ensemble_size=1,3,5,10 --noise_seeds 5
-        [[ $row == DiffIML || $row == discriminative ]] && tested "$run" robust
-        true
+        case " $compared " in *" $row "*)
+            tested "$run" robust
+            [ $row = discriminative ] ||
+                tested "$run" sweep --vary num_inference_steps=1,2,4,8 ensemble_size=1,3,5,10 --noise_seeds 5 ;;
+        esac
     done
 done
 benco study "$out" --output_dir "$out"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from diffiml_plugin.bench import robust, scoring, sweep
 from diffiml_plugin.bench.outputs import make_folder, write_text
+from diffiml_plugin.bench.report_tables import mean_figure
 from diffiml_plugin.bench.scores import MEANS, PIXEL_FIGURES, Record, at_threshold, best_threshold, summarise
 from diffiml_plugin.bench.tracking import LOG, RUN
 from diffiml_plugin.errors import DiffIMLError
@@ -37,11 +39,17 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
         rows.setdefault(results.parents[2].name, []).append(results.parents[1])
     if not rows:
         raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{scoring.RESULTS}; run shell/80_study.sh first")
-    figures, best = ({row: _figures(runs, at_best) for row, runs in rows.items()} for at_best in (False, True))
-    parts = [_by_row(figures)]
+    tests = {row: {run.name: scoring.read_records(run / "test" / "per_image.jsonl") for run in runs}
+             for row, runs in rows.items()}
+    figures, best = ({row: _figures(seeds.values(), at_best) for row, seeds in tests.items()}
+                     for at_best in (False, True))
+    parts = [_by_row({row: _spreads(values) for row, values in figures.items()})]
+    if differences := _differences(tests):
+        parts += ["Pixel-F1 less that of another row, image by image (bootstrap 95 % over the images):",
+                  _by_row(differences)]
     if any(any(values["threshold"]) for values in best.values()):
         parts += ["Each run at the threshold that is best for the F1 of this very test, which no user could know:",
-                  _by_row(best)]
+                  _by_row({row: _spreads(values) for row, values in best.items()})]
     parts += [part for part in (_sampling(rows), _robustness(rows)) if part]
     parts.append("\n".join(f"- {row}: `{_command(runs[0])}`" for row, runs in rows.items()))
     make_folder(output_dir)
@@ -50,18 +58,17 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
     return figures
 
 
-def _figures(runs: _Runs, at_best: bool = False) -> dict[str, list[float]]:
+def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, list[float]]:
     """By column of a table, the values of the seeds; `at_best`, at the best threshold of each."""
     figures: dict[str, list[float]] = {}
-    for run in runs:
-        records = scoring.read_records(run / "test" / "per_image.jsonl")
+    for records in seeds:
         other = {"AUC": summarise(records).get(_AUC)}
         if at_best:
             threshold = best_threshold(records)
             records = [] if threshold is None else at_threshold(records, threshold)
             other = {"threshold": threshold}
-        kinds = sorted({_kind(record) for record in records if record["mask"] != scoring.NEGATIVE} - {""})
-        groups = {"all": records, **{kind: [r for r in records if _kind(r) == kind] for kind in kinds}}
+        kinds = sorted({_kind(r["path"]) for r in records if r["mask"] != scoring.NEGATIVE} - {""})
+        groups = {"all": records, **{kind: [r for r in records if _kind(r["path"]) == kind] for kind in kinds}}
         found = {name: summarise(group).get(_F1) for name, group in groups.items()}
         found |= {**other, "false alarm": summarise(records).get(_FALSE_ALARM)}
         for name, value in found.items():
@@ -69,9 +76,39 @@ def _figures(runs: _Runs, at_best: bool = False) -> dict[str, list[float]]:
     return figures
 
 
-def _kind(record: Record) -> str:
-    found = _KIND.search(Path(record["path"]).name)
+def _kind(path: str) -> str:
+    found = _KIND.search(Path(path).name)
     return found[0] if found else ""
+
+
+def _differences(tests: Mapping[str, Mapping[str, list[Record]]]) -> dict[str, dict[str, Any]]:
+    """Cells of a table: of each row to the classifier and to the DiffIML that were trained on the same kinds.
+
+    An image's difference is its mean over the seeds that both rows have.
+    """
+    cells = {}
+    for row, base in product(tests, ("discriminative", "DiffIML")):
+        name, without, kind = row.partition("_without_")
+        other = base + without + kind
+        seeds = tests[row].keys() & tests.get(other, {}).keys()
+        changes: dict[str, list[float]] = {}
+        for seed in seeds if name not in (base, "discriminative") else ():
+            mine, its = (_f1_by_path(tests[which][seed]) for which in (row, other))
+            for path in mine.keys() & its.keys():
+                changes.setdefault(path, []).append(mine[path] - its[path])
+        groups: dict[str, list[float]] = {}
+        for path, values in sorted(changes.items(), key=lambda change: _kind(change[0])):
+            for group in filter(None, ("all", _kind(path))):
+                groups.setdefault(group, []).append(fmean(values))
+        if groups:
+            cells[f"{row} - {other}"] = {"seeds": len(seeds), **{
+                group: "{:+.3f} [{:+.3f}, {:+.3f}]".format((figure := mean_figure([values])).value, *figure.interval)
+                for group, values in groups.items()}}
+    return cells
+
+
+def _f1_by_path(records: Iterable[Record]) -> dict[str, float]:
+    return {record["path"]: record["f1"] for record in records if record["f1"] is not None}
 
 
 def _sampling(rows: Mapping[str, _Runs]) -> str:
@@ -119,11 +156,14 @@ def _by_column(columns: Mapping[str, Mapping[str, str]]) -> str:
     return _table(["setting", *columns], lines) if settings else ""
 
 
-def _by_row(figures: Mapping[str, Mapping[str, list[float]]]) -> str:
-    columns = list(dict.fromkeys(name for values in figures.values() for name in values))
-    return _table(["row", "seeds", *columns], (
-        [row, max(map(len, values.values())), *(_spread(values.get(name)) for name in columns)]
-        for row, values in figures.items()))
+def _by_row(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
+    return _table(["row", *columns], ([name, *(row.get(column, "") for column in columns)]
+                                      for name, row in cells.items()))
+
+
+def _spreads(figures: Mapping[str, list[float]]) -> dict[str, Any]:
+    return {"seeds": max(map(len, figures.values())), **{name: _spread(values) for name, values in figures.items()}}
 
 
 def _table(head: list[str], lines: Iterable[list[Any]]) -> str:
@@ -131,7 +171,7 @@ def _table(head: list[str], lines: Iterable[list[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
-def _spread(values: list[float] | None) -> str:
+def _spread(values: list[float]) -> str:
     if not values:
         return ""
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")

@@ -88,6 +88,17 @@ def test_rows_at_their_best_threshold(runs, tmp_path):
     assert "| b | 0 |" in text  # tested without curves
 
 
+def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
+    (runs / "a").rename(runs / "t_noisy_without_splice")
+    (runs / "b").rename(runs / "discriminative_without_splice")
+    study(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "study.md").read_text()
+    line = next(line for line in text.splitlines() if " - discriminative_without_splice |" in line)
+    seeds, everything, removal, splice = line.split(" | ")[1:]  # of seed 0: 0.9 - 0.4, 0.5 - 0.4; 0.1 - 0.4
+    assert seeds == "1" and everything.startswith("+0.100 [") and splice.startswith("+0.300 [+0.100, +0.500]")
+    assert removal == "-0.300 [-0.300, -0.300]" and text.count(" - ") == 1
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(DiffIMLError, match="80_study.sh"):
         study(tmp_path, tmp_path)
