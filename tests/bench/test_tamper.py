@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from diffiml_plugin.bench.regions import drawn_region, labelled_region
-from diffiml_plugin.bench.tamper import KINDS, REALISTIC, VISIBLE, TamperSettings, tamper, with_history
+from diffiml_plugin.bench.tamper import KINDS, REALISTIC, VISIBLE, TamperSettings, jpeg, tamper, with_history
 from diffiml_plugin.errors import DiffIMLError
 
 
@@ -54,6 +56,35 @@ def test_splice_takes_its_shape_from_the_donor():
     made = tamper(photo(0), photo(1), np.random.default_rng(0), "splice", None, labels, settings)
     rows, columns = np.nonzero(made.mask)
     assert abs(np.ptp(rows) - 39) <= 2 and abs(np.ptp(columns) - 39) <= 2
+
+
+def changed(settings):
+    """A splice from a grey donor into a grey host, with hardly any compression: grey levels added, and the mask."""
+    host, donor = np.full((96, 128, 3), 100, np.uint8), np.full((96, 128, 3), 160, np.uint8)
+    lossless = replace(settings, jpeg_before=(100, 100), jpeg_after=(100, 100))
+    made = tamper(host, donor, np.random.default_rng(2), "splice", settings=lossless)
+    return made.image.astype(int) - host, made.mask > 0
+
+
+@pytest.mark.parametrize(("sigma", "low", "high"), [(3, 6, 60), (0.3, 0, 2)])
+def test_borders_are_feathered_by_the_wanted_width(sigma, low, high):
+    change, mask = changed(TamperSettings(colour=0, feather=(sigma, sigma)))
+    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)  # pixels from the region
+    assert low <= np.abs(change[(away > 1.5) & (away < 3)]).mean() < high
+
+
+def test_pasted_objects_are_recoloured():
+    plain, mask = changed(TamperSettings(colour=0))
+    dyed, _ = changed(TamperSettings(colour=0.3))
+    assert np.median(plain[mask]) == pytest.approx(60, abs=2)
+    assert np.abs(np.median(dyed[mask], axis=0) - 60).max() > 5
+
+
+def test_what_was_not_tampered_has_been_compressed_twice():
+    host, settings = photo(0), TamperSettings(jpeg_before=(30, 30), recompressed=1, jpeg_after=(100, 100))
+    made = tamper(host, photo(1), np.random.default_rng(0), "removal", settings=settings)
+    once, outside = jpeg(host, (30, 30), np.random.default_rng(0)).astype(int), made.mask == 0
+    assert np.abs(once - host).mean() > 3 * np.abs(made.image.astype(int) - once)[outside].mean()
 
 
 def test_unknown_kind_gets_the_nearest():
