@@ -12,8 +12,11 @@ out=runs/small
 benco train --config small --output_dir $out/first --resume auto "$@"
 benco train --config small_authentic --checkpoint_path $out/first/last.safetensors --output_dir $out/second --resume auto "$@"
 card="$root/benco_configs/small_card.json"
-[ $out/mean.safetensors -nt $out/second/last.safetensors ] ||
+if [ ! $out/mean.safetensors -nt $out/second/last.safetensors ]; then
+    rm -f $out/mean.safetensors
     benco release $out/first/last.safetensors $out/second/last.safetensors $out/mean.safetensors --statement "$card"
+fi
 [ $out/test/results.json -nt $out/mean.safetensors ] ||
     benco test --checkpoint_path $out/mean.safetensors --test_data_path "$STUDY_DATA/val/list.json" --output_dir $out/test
+rm -f $out/small.safetensors
 benco release $out/mean.safetensors $out/small.safetensors --results $out/test/results.json --statement "$card"

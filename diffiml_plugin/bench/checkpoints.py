@@ -55,20 +55,30 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
         statement: what its users should know (data, figures, limits), added to the metadata.
 
     Raises:
-        DiffIMLError: no such checkpoint, a foreign one, one of another shape, or `target` cannot be written.
+        DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` exists
+            (it may be meant as a source), or cannot be written.
     """
+    if target.exists():
+        raise DiffIMLError(f"{target} exists; the last path is the file to write: name a new one, or remove that")
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
     state_dict, metadata = loaded[-1]
-    shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights, _ in loaded]
-    for source, shape in zip(sources, shapes, strict=True):
-        if shape != shapes[-1]:
-            raise DiffIMLError(f"{source} has not the shape of {sources[-1]}; only weights of one architecture have a "
-                               "mean")
+    for source, other in zip(sources, loaded, strict=True):
+        if not _have_a_mean(other, loaded[-1]):
+            raise DiffIMLError(f"{source} is of another architecture, or has another latent codec, than {sources[-1]}; "
+                               "they have no mean")
     mean = {name: torch.stack([weights[name] for weights, _ in loaded]).double().mean(0).half()
             if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
     config = uninitialised(metadata.get("config", {}))  # the files that training started from stay at home
     kept = {key: metadata[key] for key in ("model", "input") if key in metadata}  # not the figures of one run's end
     save_weights(target, mean, {**kept, "config": config, **statement})
+
+
+def _have_a_mean(*loaded: tuple[Mapping[str, Tensor], Mapping[str, Any]]) -> bool:
+    """Whether two checkpoints agree in shapes, in what their weights mean, and in the codec that gives the latents."""
+    meanings = [(facts.get("model"), {flag: facts.get("config", {}).get(flag) for flag in ARCHITECTURE_FIELDS},
+                 {name: tensor.shape for name, tensor in weights.items()}) for weights, facts in loaded]
+    (mine, _), (other, _) = loaded
+    return meanings[0] == meanings[1] and all(mine[name].equal(other[name]) for name in mine if "codec." in name)
 
 
 def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +131,8 @@ def restore(
 def load_model(path: str | Path) -> nn.Module:
     """The model of a checkpoint, ready to predict: `model(image=..., name=...)["pred_mask"]`.
 
-    Arguments and errors as `restore`.
+    DiffIML's `image` is [B, 3, H, W], ImageNet-normalised, with sides that are multiples of 32; `name`, a list of B
+    names, keys the noise; the mask is [B, 1, H, W] in [0, 1]. Arguments and errors as `restore`.
     """
     return restore(path).model.eval()
 
@@ -142,7 +153,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if (path / BEST).is_file():
         return path / BEST
     others = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "no weights"
-    raise DiffIMLError(f"{path} has no {BEST} (made when --test_data_path is given); it has {others}: name a file")
+    raise DiffIMLError(f"{path} has no {BEST} (made when --test_data_path holds tampered images); it has {others}: "
+                       "name a file")
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

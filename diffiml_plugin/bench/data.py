@@ -110,8 +110,8 @@ class InputSettings:
             DiffIMLError: --padding_mode reflect of images that are resized.
         """
         made = replace(cls(), **(stored or input_mode(settings.model)))
-        if settings.if_padding or settings.if_resizing:
-            made = replace(made, if_padding=settings.if_padding)
+        if settings.if_padding is not None or settings.if_resizing:
+            made = replace(made, if_padding=bool(settings.if_padding))
         if settings.padding_mode == "reflect" and not made.if_padding:
             raise DiffIMLError("--padding_mode reflect is of padded images, but these are resized; add --if_padding")
         given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width", "padding_mode")}
@@ -180,11 +180,14 @@ def read_training_set(
     framework = shown.framework(train_transform(settings.augmentation, crop_size), post)
 
     def dataset(source: ImageList | Path) -> Dataset:
-        if isinstance(source, Path):
-            return SyntheticTampering(source, kinds=settings.synth_kinds.split(","), window=settings.synth_window,
-                                      authentic=settings.synth_authentic,
-                                      settings=BY_STRENGTH[settings.synth_strength], **framework)
-        return PairsDataset(source, **framework)
+        if not isinstance(source, Path):
+            return PairsDataset(source, **framework)
+        stream = SyntheticTampering(source, kinds=settings.synth_kinds.split(","), window=settings.synth_window,
+                                    authentic=settings.synth_authentic, settings=BY_STRENGTH[settings.synth_strength],
+                                    **framework)
+        if check and not crop_size:
+            inputs.warn_if_cut(stream.longest_side)
+        return stream
 
     if path.startswith(SYNTH_PREFIX):
         return dataset(Path(path.removeprefix(SYNTH_PREFIX)))

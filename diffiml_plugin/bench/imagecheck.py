@@ -13,18 +13,20 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from diffiml_plugin.bench.imagelists import NEGATIVE, ImageList
-from diffiml_plugin.bench.images import refusal
+from diffiml_plugin.bench.images import refusal, unscaled
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.weights.files import replacing
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels
 _GREY = (32, 224)  # levels between these are neither black nor white
 _GREY_SHARE = 0.05  # of the pixels; soft borders and JPEG masks stay well below
+_LOST_SHARE, _SPECK = 0.05, 16  # grey regions apart from white ones: of their area; pixels
 _STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
 _PREPARE = "`benco datasets prepare NAME --root DIR` does so, in a copy"
 _BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
@@ -143,12 +145,12 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
 
 
 def _decode(path: str) -> tuple[tuple[int, int], bytes, str]:
-    """Width and height, EXIF block and `refusal` of an image whose whole stream can be read."""
+    """Width and height, EXIF block and what `read_image` refuses about an image whose whole stream can be read."""
     with Image.open(path) as image:
         size = image.size
         image.draft("L", (1, 1))  # few pixels are made of a JPEG, which is quicker
         image.load()
-        return size, image.info.get("exif", b""), refusal(image)
+        return size, image.info.get("exif", b""), refusal(image) or unscaled(image)
 
 
 def _is_exif(block: bytes) -> bool:
@@ -199,12 +201,26 @@ def _mask_faults(mask: Image.Image, path: str) -> list[Fault]:
     if grey > _GREY_SHARE:
         return [Fault("not binary", path, f"{path} is not black and white ({grey:.0%} of it is grey or coloured); "
                       f"binarise it to 0 and 255 ({_PREPARE})")]
+    if lost := _lost_share(levels):
+        return [Fault("grey region", path, f"{path} has grey or coloured regions apart from the white ones, {lost:.0%} "
+                      "as large, which count as authentic; store them as 255 or as 0")]
     if _looks_inverted(levels > THRESHOLD):
         return [Fault("inverted", path, f"{path} looks inverted (white all around a black region); white means "
                       "tampered")]
     if deep:
         return [Fault("16-bit", path, f"{path} has 16 bits; it is read rightly, 8 bits are enough", harmful=False)]
     return []
+
+
+def _lost_share(levels: np.ndarray) -> float:
+    """The area of regions that are neither black nor anywhere white, as a share of the white; 0 if it is small."""
+    shown, white = levels > _GREY[0], levels > THRESHOLD
+    if (shown & ~white).sum() <= _LOST_SHARE * white.sum():
+        return 0
+    _, labels = cv2.connectedComponents(shown.astype(np.uint8))
+    area, lit = (np.bincount(labels.ravel(), weights=part.ravel()) for part in (shown, white))
+    lost = area[(lit == 0) & (area >= _SPECK)].sum() / white.sum()
+    return lost if lost > _LOST_SHARE else 0
 
 
 def _looks_inverted(tampered: np.ndarray) -> bool:

@@ -72,7 +72,7 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
                     raise DiffIMLError(f"{name} of {path}, {place}, does not exist; mend the path or remove the entry")
             print(f"warning: left out, since not there: {text}", file=sys.stderr)
         return {name: read_list(place) for name, place in places.items() if name not in missing}
-    name = path.parent.name if path.stem == "list" else path.stem
+    name = path.absolute().parent.name if path.stem == "list" else path.stem
     return {path.resolve().name if path.is_dir() else name: read_list(path)}
 
 
@@ -127,11 +127,12 @@ def _stems(files: list[Path]) -> list[str]:
 
 
 def _cores(files: list[Path]) -> list[str]:
-    """The stems without what all of them begin and end with."""
+    """The stems without what all of them begin and end with, and without the zeros before a number."""
     stems = _stems(files)
     cores = [stem.removeprefix(os.path.commonprefix(stems)) for stem in stems]
     end = len(os.path.commonprefix([core[::-1] for core in cores]))
-    return [core[:len(core) - end] for core in cores]
+    cores = [core[:len(core) - end] for core in cores]
+    return [core.lstrip("0") or "0" if core.isdecimal() else core for core in cores]
 
 
 def _from_records(path: Path, records: object) -> ImageList:

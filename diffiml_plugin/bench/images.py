@@ -22,17 +22,18 @@ def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Pat
         those are one, all are relative to the folder that holds every file.
 
     Raises:
-        DiffIMLError: a path that does not exist, a folder without images, or one that is `output_dir` itself.
+        DiffIMLError: a path that does not exist, a folder without images, or `output_dir` being that of the images,
+            where NAME_mask.png may be the truth.
     """
     found = {}
     for path in map(Path, paths):
+        if not path.exists():
+            raise DiffIMLError(f"{path} does not exist; expected an image or a folder of images")
+        if output_dir.resolve() == (path if path.is_dir() else path.parent).resolve():
+            raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
         if path.is_file():
             found.setdefault(path.resolve(), (path, Path(path.name)))
             continue
-        if not path.is_dir():
-            raise DiffIMLError(f"{path} does not exist; expected an image or a folder of images")
-        if path.resolve() == output_dir.resolve():
-            raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
         files = sorted(file for file in path.rglob("*") if file.is_file())
         if output_dir.resolve().is_relative_to(path.resolve()):
             files = [file for file in files if not file.resolve().is_relative_to(output_dir.resolve())]
@@ -56,14 +57,15 @@ def read_image(path: Path) -> np.ndarray:
     """The stored pixels as [H, W, 3] uint8 RGB: grey is repeated, alpha dropped, 16 bits cut to 8.
 
     Raises:
-        DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers.
+        DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers, or of 12 bits or
+            fewer in 16, which would come out black.
     """
     try:
         with Image.open(path) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
-    if reason := refusal(image):
+    if reason := refusal(image) or unscaled(image):
         raise DiffIMLError(f"{path} {reason}")
     if image.mode.startswith("I"):
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
@@ -79,3 +81,9 @@ def refusal(image: Image.Image) -> str:
         low, high = image.getextrema()
         deep = "32-bit integers" if low < 0 or high > 65535 else ""
     return deep and f"holds {deep}; convert it to 8 or 16 bits per channel"
+
+
+def unscaled(image: Image.Image) -> str:
+    """What is wrong with an image whose 16 bits are hardly used; empty of others."""
+    top = np.asarray(image).max() if image.mode.startswith("I") else 0
+    return f"holds no level above {top} of 65535; scale its levels to 8 or 16 bits" if 0 < top < 4096 else ""

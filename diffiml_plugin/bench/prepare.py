@@ -18,7 +18,7 @@ from diffiml_plugin.bench.images import SUFFIXES
 from diffiml_plugin.bench.layouts import LAYOUTS, Files, Found, MaskReader, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
 
-_USABLE = ("EXIF", "16-bit", "inverted", "empty")  # told by `check`; a corrected copy would not be better
+_USABLE = ("EXIF", "16-bit", "inverted", "empty", "grey region")  # told by `check`; a copy would not be better
 _MASK = re.compile(r"mask|segmentation|ground.?truth|(^|[/_ -])gt\d*([/_. -]|$)", re.IGNORECASE)  # in a path
 
 

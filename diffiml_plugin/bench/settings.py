@@ -23,7 +23,8 @@ class CommonSettings:
 
     image_size: int | None = flag(None, "side in pixels that images are brought to (512; for a checkpoint, its own)")
     if_resizing: bool = flag(False, "resize images to the size (the default)")
-    if_padding: bool = flag(False, "pad images to the size instead; only real pixels are scored")
+    if_padding: bool | None = flag(None, "pad images to the size instead; only real pixels are scored (false; for a "
+                                   "checkpoint, its own)")
     padding_mode: str | None = flag(None, "of padded test images: constant: black, to a square; reflect: mirrored, to "
                                     "a frame of their own, which suits training with --crop_size", PADDING_MODES)
     edge_mask_width: int | None = flag(None, "give models the framework's edge band, so many pixels wide (MVSSNet: 7)")
@@ -109,10 +110,16 @@ class TestSettings(CommonSettings):
     model: str = flag("", "name in the framework's registry (the checkpoint's)")
     checkpoint_path: str = flag("", "weights to test: a file, a training run's folder (its best.safetensors), or small")
     test_data_path: str = flag("", "test sets: a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}")
-    test_data_json: str = flag("", "the same, by the framework's name; wins over test_data_path")
+    test_data_json: str = flag("", "the same, by the framework's name")
     precision: str = flag("fp32", "of the forward pass", PRECISIONS)
     tta: bool | None = flag(None, "average the predictions of an image and of its mirror image")
     experiment: str = flag("", "rows of `benco report` that this fills, such as 'table5/DiffIML table6d/on'")
+
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.test_data_json and self.test_data_path:
+            raise DiffIMLError("--test_data_json and --test_data_path both name the test sets; give one of them")
 
 
 def _require(settings: CommonSettings, name: str, holds, expected: str) -> None:

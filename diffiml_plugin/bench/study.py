@@ -194,7 +194,7 @@ def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
                 for entry in map(json.loads, (run / LOG).read_text().splitlines()):
                     if read(entry) is not None:
                         points.setdefault(entry["update"], []).append(read(entry))
-            panel.plot(list(points), [fmean(values) for values in points.values()], label=row)
+            panel.plot(sorted(points), [fmean(points[update]) for update in sorted(points)], label=row)
         panel.set_xlabel("optimizer steps")
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)

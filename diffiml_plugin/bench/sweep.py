@@ -104,7 +104,7 @@ def _read(vary: Sequence[str]) -> dict[str, list[Any]]:
         name, _, values = word.partition("=")
         if name not in SWEPT:
             raise DiffIMLError(f"--vary {word}: {name!r} is not one of {', '.join(SWEPT)}{nearest(name, SWEPT)}")
-        read[name] = [yaml.safe_load(value) for value in values.split(",")]
+        read.setdefault(name, []).extend(yaml.safe_load(value) for value in values.split(","))
         if wrong := [value for value in read[name] if type(value) is not SWEPT[name]]:
             raise DiffIMLError(f"--vary {word}: {wrong[0]!r} is no {SWEPT[name].__name__}")
     return read

@@ -62,7 +62,8 @@ class SyntheticTampering(JsonDataset):
         settings: TamperSettings = REALISTIC,
         **framework,
     ):
-        self.photographs, self.regions = _find(photographs)
+        self.photographs, self.regions, longest = _find(photographs)
+        self.longest_side = window or min(longest, _MAX_SIDE)  # of an image of the stream, in pixels
         for kind in kinds:
             require_kind(kind)
         self.samples = samples or len(self.photographs)
@@ -142,8 +143,8 @@ def _photograph(path: Path) -> np.ndarray:
     return cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:
-    """The photographs, and the label map of each or None."""
+def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None], int]:
+    """The photographs, the label map of each or None, and the longest side of all in pixels."""
     if isinstance(photographs, (str, Path)):
         folder = Path(photographs)
         if not folder.is_dir():
@@ -155,12 +156,14 @@ def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Pa
     if len(files) < 2:
         raise DiffIMLError(f"{photographs} holds {len(files)} photographs; a splice needs at least two")
     regions = [file if file and file.is_file() else None for file in maps]
+    longest = 0
     for photo, region in zip(files, regions, strict=True):
         sizes = [_size(file) for file in (photo, region) if file]
         if len(set(sizes)) > 1:
             raise DiffIMLError(f"{region} is {sizes[1][0]}x{sizes[1][1]} pixels, its photograph {photo.name} "
                                f"{sizes[0][0]}x{sizes[0][1]}; make the label map anew or remove it")
-    return files, regions
+        longest = max(longest, *sizes[0])
+    return files, regions, longest
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """`benco train`: one engine for every model of the registry, on the CPU, one GPU or many."""
 
 import errno
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -39,7 +40,7 @@ _STRIPS = 4  # images shown in TensorBoard
 
 @dataclass(frozen=True)
 class Trained:
-    """`folder` holds the checkpoints; `f1` is the best validation pixel-F1, None without a validation set."""
+    """`folder` holds the checkpoints; `f1` is the best validation pixel-F1, None without tampered images to test."""
 
     folder: Path
     f1: float | None
@@ -215,7 +216,8 @@ class _Run:
             summaries[name] = summarise(records)
         if self.tracker:
             self._show(next(iter(self.tests.values())))
-        return {"test": summaries, "f1": average(summaries.values()).get(PIXEL_FIGURES["f1"], 0.0)}
+        f1 = average(summaries.values()).get(PIXEL_FIGURES["f1"])  # none of authentic images alone
+        return {"test": summaries} | ({} if f1 is None else {"f1": f1})
 
     def _show(self, dataset: data.PairsDataset) -> None:
         shown = data.plan_test(dataset, range(min(_STRIPS, len(dataset))), _STRIPS)[:1]
@@ -248,6 +250,7 @@ class _Run:
             "epoch": self.epoch,
             "update": self.update,
             "best": self.best,
+            "images": len(self.dataset),
         })
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -257,4 +260,9 @@ class _Run:
             self.ema.module.load_state_dict(state["ema"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.update, self.best = state["epoch"], state["update"], state["best"]
+        self.epoch, self.update = state["epoch"], state["update"]
+        if state.get("images", len(self.dataset)) != len(self.dataset) and self.accelerator.is_main_process:
+            print(f"warning: the run began with {state['images']} training images and goes on with {len(self.dataset)}",
+                  file=sys.stderr)
+        if (self.folder / checkpoints.BEST).exists():  # else those weights are in another folder
+            self.best = state["best"]

@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; importing it takes seconds
             raise
-        print(f"error: the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, or compute "
-              f"on --device cpu; {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"error: the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the "
+              f"images, or compute on --device cpu; {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     except (DiffIMLError, OSError) as error:
         message = str(error).rpartition("DiffIMLError: ")[2]  # what a loader's worker raised comes with its traceback

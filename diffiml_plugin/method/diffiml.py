@@ -127,7 +127,13 @@ class DiffIML(nn.Module):
 
     @torch.no_grad()
     def sample(self, conditions: Sequence[Tensor], names: Sequence[str], details: bool = False) -> Prediction:
-        """Alg. 2 from the condition on, which serves any sampling settings; a mirrored view not wanted is left out."""
+        """Alg. 2 from the condition on, which serves any sampling settings; a mirrored view not wanted is left out.
+
+        Raises:
+            DiffIMLError: not one name for each image.
+        """
+        if isinstance(names, str) or len(names) != len(conditions[0]):
+            raise DiffIMLError(f"names={names!r}: expected a list of {len(conditions[0])}, one for each image")
         views = conditions[: 1 + self.config.tta]
         samples = [self._sample(fused, [f"{name}/{v}" for name in names]) for v, fused in enumerate(views)]
         upright = samples[0]

@@ -10,7 +10,7 @@ from diffiml_plugin.bench import checkpoints
 from diffiml_plugin.bench.checkpoints import restore, save_checkpoint, save_state
 from diffiml_plugin.bench.models import build_model, resolve_flags
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.weights.files import load_weights, read_metadata
+from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 
@@ -127,8 +127,25 @@ def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(t
         assert torch.allclose((a + b) / 2, mean, atol=1e-3)
     wide = tmp_path / "wide.safetensors"
     save_checkpoint(wide, build_model("TinyIML", resolve_flags("TinyIML", {"width": 8})), "TinyIML", {})
-    with pytest.raises(DiffIMLError, match="best.safetensors has not the shape of .*wide.safetensors"):
-        checkpoints.release([folder / checkpoints.BEST, wide], tmp_path / "given.safetensors", {})
+    with pytest.raises(DiffIMLError, match="best.safetensors is of another architecture.*wide.safetensors"):
+        checkpoints.release([folder / checkpoints.BEST, wide], tmp_path / "mean.safetensors", {})
+
+
+@pytest.mark.parametrize(("flags", "scale"), [({"beta_end": 0.03}, 1), ({}, 2)])
+def test_models_of_other_latents_or_another_schedule_have_no_mean(tmp_path, flags, scale):
+    for name, factor, changed in (("a", 1, {}), ("b", scale, flags)):
+        weights = {"diffiml.codec.x": factor * torch.ones(1)}
+        save_weights(tmp_path / f"{name}.safetensors", weights, {"model": "DiffIML", "config": changed})
+    with pytest.raises(DiffIMLError, match="another latent codec"):
+        checkpoints.release([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], tmp_path / "mean.safetensors", {})
+
+
+def test_a_forgotten_target_does_not_cost_the_last_checkpoint(tiny):
+    last = tiny[0] / checkpoints.BEST
+    before = last.read_bytes()
+    with pytest.raises(DiffIMLError, match="best.safetensors exists; the last path is the file to write"):
+        checkpoints.release([tiny[0]], last, {})
+    assert last.read_bytes() == before
 
 
 def test_a_run_of_a_released_models_name_is_not_passed_over(tiny, tmp_path, monkeypatch):

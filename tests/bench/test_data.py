@@ -111,6 +111,22 @@ def test_padding_that_cuts_images_is_said(capsys):
     assert "cuts images of up to 96 pixels to their upper left 64x64" in capsys.readouterr().err
 
 
+def test_a_stream_that_padding_cuts_is_said(tmp_path, capsys):
+    for number in range(2):
+        Image.fromarray(np.zeros((40, 96, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    settings = TrainSettings(data_path=f"synth:{tmp_path}", if_padding=True, image_size=64)
+    for crop_size, said in ((32, False), (None, True)):
+        read_training_set(replace(settings, crop_size=crop_size), InputSettings.of(settings), None, check=True)
+        assert ("cuts images of up to 96 pixels" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize(("stored", "given", "expected"),
+                         [(True, None, True), (True, False, False), (False, True, True)])
+def test_padding_is_the_checkpoints_unless_told(stored, given, expected):
+    settings = TrainSettings(if_padding=given)
+    assert InputSettings.of(settings, {"if_padding": stored}).if_padding == expected
+
+
 @pytest.mark.parametrize(("images", "batch", "accumulation", "processes"), [
     (11, 2, 2, 1), (11, 2, 1, 2), (11, 1, 2, 3), (8, 4, 1, 2), (1, 4, 2, 4), (100, 3, 4, 2), (5, 8, 1, 1),
 ])

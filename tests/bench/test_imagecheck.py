@@ -35,6 +35,14 @@ def store(tmp_path):
     return make
 
 
+def test_regions_that_are_not_white_are_told_of(image, store, capsys):
+    mask = np.repeat(SQUARE[..., None], 3, 2)
+    mask[26:30, 30:40] = 255, 0, 0  # 40 pixels beside 256; the framework's mean of the channels is below its threshold
+    path = store(mask)
+    assert check_lists([ImageList("x", (image,), (path,))]) == 48
+    assert "grey or coloured regions apart from the white ones, 16% as large" in capsys.readouterr().err
+
+
 def test_good_masks_pass(image, store):
     ramp = np.repeat(np.linspace(0, 255, 5, dtype=np.uint8)[1:-1], 8)  # a soft border
     soft = SQUARE.copy()
@@ -45,6 +53,9 @@ def test_good_masks_pass(image, store):
     assert check_pair(image, store(soft)) == (48, 32)
     assert check_pair(image, store(np.repeat(SQUARE[..., None], 3, 2))) == (48, 32)
     assert check_pair(image, store(np.full_like(SQUARE, 255))) == (48, 32)  # wholly generated
+    speck = SQUARE.copy()
+    speck[28:31, 40:43] = 100
+    assert check_pair(image, store(speck)) == (48, 32)
     black = store(np.zeros_like(SQUARE))  # of an authentic image
     assert check_lists([ImageList("x", (image,), (black,))]) == 48
 

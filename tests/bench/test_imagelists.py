@@ -51,7 +51,8 @@ def test_what_does_not_pair_is_named(folder, images, masks, named):
         read_list(folder(images, masks))
 
 
-@pytest.mark.parametrize(("image", "mask"), [("{}.jpg", "{}_gt.png"), ("img{}.jpg", "mask_{}.png")])
+@pytest.mark.parametrize(("image", "mask"), [
+    ("{}.jpg", "{}_gt.png"), ("img{}.jpg", "mask_{}.png"), ("img_{:04}.jpg", "mask_{}.png")])
 def test_numbers_pair_though_they_sort_differently(folder, image, mask):
     numbers = range(1, 101)
     listed = read_list(folder(map(image.format, numbers), map(mask.format, numbers)))
@@ -83,7 +84,7 @@ def test_paths_in_a_list_are_relative_to_it(tmp_path, monkeypatch):
     assert listed.masks == (str(tmp_path / "y.png"), NEGATIVE)
 
 
-def test_a_json_of_names_gives_several_sets(folder, tmp_path):
+def test_a_json_of_names_gives_several_sets(folder, tmp_path, monkeypatch):
     folder(["a.jpg"], ["a.png"], "one")
     (tmp_path / "two.json").write_text(json.dumps([["x.jpg", NEGATIVE]]))
     (tmp_path / "sets.json").write_text(json.dumps({"One": "one", "Two": "two.json"}))
@@ -91,6 +92,9 @@ def test_a_json_of_names_gives_several_sets(folder, tmp_path):
     assert {name: len(listed.images) for name, listed in sets.items()} == {"One": 1, "Two": 1}
     assert list(read_test_sets(tmp_path / "one")) == ["one"]
     assert list(read_test_sets(tmp_path / "two.json")) == ["two"]
+    (tmp_path / "two.json").rename(tmp_path / "one" / "list.json")
+    monkeypatch.chdir(tmp_path / "one")
+    assert list(read_test_sets("list.json")) == ["one"]
 
 
 def test_sets_that_are_not_there_are_left_out_and_named(folder, tmp_path, capsys, monkeypatch):

@@ -47,6 +47,22 @@ def test_float_pixels_are_refused(tmp_path):
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_levels_that_would_come_out_black_are_refused(tmp_path, kind):
+    Image.fromarray(PIXELS[..., 0].astype(kind) * 16).save(tmp_path / "a.tif")  # 12 bits
+    with pytest.raises(DiffIMLError, match="holds no level above 3968 of 65535; scale its levels"):
+        read_image(tmp_path / "a.tif")
+    Image.fromarray(np.zeros((6, 9), kind)).save(tmp_path / "black.tif")
+    assert not read_image(tmp_path / "black.tif").any()
+
+
+def test_the_images_own_folder_is_no_output(tmp_path):
+    (tmp_path / "a.png").touch()  # beside it, a_mask.png may be the truth
+    for path in (tmp_path, tmp_path / "a.png"):
+        with pytest.raises(DiffIMLError, match="is the folder of the images"):
+            find_images([path], tmp_path)
+
+
 def test_find_images(tmp_path):
     (tmp_path / "deep").mkdir()
     for name in ("b.PNG", "deep/a.jpg", "notes.txt"):

@@ -42,6 +42,11 @@ def test_each_row_is_what_a_test_with_that_setting_gives(settings, capsys):
         assert f"{row['f1']:.4f} ± {row['std']:.4f}" in printed
 
 
+def test_words_of_one_setting_add_up(settings):
+    rows = sweep(settings, vary=["ensemble_size=1", "ensemble_size=2"], noise_seeds=1)["rows"]
+    assert [row["value"] for row in rows] == [1, 2]
+
+
 def test_each_image_is_encoded_once_for_each_view(settings, monkeypatch):
     encoded, forward = [], MixTransformer.forward
     monkeypatch.setattr(MixTransformer, "forward", lambda *given: encoded.append(len(given[1])) or forward(*given))

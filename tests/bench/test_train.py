@@ -117,6 +117,26 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
     assert len(json.loads((resumed / "run.json").read_text())) == 2
 
 
+def test_without_tampered_images_no_weights_are_called_best(settings, tmp_path):
+    pairs = json.loads(open(settings.test_data_path).read())
+    authentic = tmp_path / "tiny" / "authentic.json"
+    authentic.write_text(json.dumps([[image, NEGATIVE] for image, _ in pairs]))
+    done = train(replace(settings, test_data_path=str(authentic)))
+    assert done.f1 is None and not (done.folder / "best.safetensors").exists()
+    assert "f1" not in log(done.folder)[-1]
+
+
+def test_a_run_that_goes_on_elsewhere_with_fewer_images(settings, tmp_path, capsys):
+    settings = replace(settings, epochs=3, test_period=3)
+    kept = train(settings).folder / "training_state.pt"
+    torch.save({**torch.load(kept), "epoch": 2, "best": 2.0}, kept)  # never beaten
+    pairs = json.loads(open(settings.data_path).read())
+    (tmp_path / "tiny" / "list.json").write_text(json.dumps(pairs[1:]))
+    folder = train(replace(settings, resume=str(kept), output_dir=str(tmp_path / "elsewhere"))).folder
+    assert (folder / "best.safetensors").exists()  # the first folder's is not here
+    assert "began with 4 training images and goes on with 3" in capsys.readouterr().err
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

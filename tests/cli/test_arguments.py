@@ -3,9 +3,12 @@ from dataclasses import fields
 
 import pytest
 
-from diffiml_plugin.cli.arguments import Parser, add_model_arguments
+from diffiml_plugin.bench.settings import TestSettings
+from diffiml_plugin.cli import sweep
+from diffiml_plugin.cli.arguments import Parser, add_model_arguments, parse_arguments
 from diffiml_plugin.cli.config_file import packaged_folder
 from diffiml_plugin.cli.main import main
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import DiffIMLConfig
 
 
@@ -104,3 +107,14 @@ def test_a_protocols_file_serves_other_models_too(monkeypatch, tmp_path, capsys)
         (tmp_path / "mine.yaml").write_text(text)
         assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--dry_run"]) == 2  # it names its model itself
         assert "unknown key 'tta'" in capsys.readouterr().err
+
+
+def test_repeated_vary_adds_up_and_wins_over_the_config(tmp_path):
+    (tmp_path / "c.yaml").write_text("vary: [tta=true]\n")
+    words = ["--config", str(tmp_path / "c.yaml"), "--vary", "ensemble_size=1", "--vary", "sampler=ddim"]
+    assert parse_arguments("benco sweep", sweep, words).vary == ["ensemble_size=1", "sampler=ddim"]
+
+
+def test_two_names_of_the_test_sets_exclude_each_other():
+    with pytest.raises(DiffIMLError, match="both name the test sets"):
+        TestSettings(test_data_json="a.json", test_data_path="b.json")

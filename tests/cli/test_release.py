@@ -20,6 +20,7 @@ def test_statement_and_figures_stand_in_the_file(checkpoint, capsys):
     words = ["release", str(checkpoint / "x.safetensors"), str(checkpoint / "y.safetensors"), "--statement",
              str(checkpoint / "card.json")]
     assert main(words) == 0 and "figures" not in read_metadata(checkpoint / "y.safetensors")
+    (checkpoint / "y.safetensors").unlink()
     assert main([*words, "--results", str(checkpoint / "results.json")]) == 0
     metadata = read_metadata(checkpoint / "y.safetensors")
     assert (metadata["data"], metadata["figures"]) == ("none", {"pixel-level F1": 0.5})

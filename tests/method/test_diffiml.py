@@ -33,6 +33,12 @@ def test_prediction_does_not_depend_on_batch_or_order(model, images):
         assert (together.members[i] - alone.members[0]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("names", ["abcd", list("abc")])
+def test_each_image_wants_a_name(model, images, names):
+    with pytest.raises(DiffIMLError, match="expected a list of 4, one for each image"):
+        model.predict(images, names)
+
+
 def test_prediction_leaves_the_global_random_state_alone(model, images):
     state = torch.get_rng_state()
     model.predict(images[:1], ["a"])
