@@ -117,3 +117,21 @@ def test_the_framework_answers_its_own_words(words, monkeypatch):
     monkeypatch.setattr("diffiml_plugin.hook.framework_main", lambda: seen.append(sys.argv[1:]))
     assert main() == 0
     assert seen == [words]
+
+
+@pytest.mark.parametrize("words", [
+    ["test", "--output_dir", "out"], ["robust", "--output_dir", "out"],
+    ["sweep", "--output_dir", "out", "--vary", "tta=false"], ["predict", "SET/Tp", "--output_dir", "out"],
+    ["train", "--output_dir", "out", "--data_path", "SET", "--crop_size", "32", "--epochs", "1", "--batch_size", "4",
+     "--total_batch_size", "4"],
+    ["release", "small", "out.safetensors", "--statement", "SET/card.json"],
+], ids=lambda words: words[0])
+def test_every_verb_takes_the_model_that_travels_along(words, tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tiny_dataset / "card.json").write_text("{}")
+    if words[0] != "release":
+        words = [*words, "--checkpoint_path", "small", "--device", "cpu", "--num_inference_steps", "1"]
+    if words[0] not in ("release", "predict"):
+        words += ["--test_data_path", str(tiny_dataset / "list.json"), "--num_workers", "0"]
+    assert main([word.replace("SET", str(tiny_dataset)) for word in words]) == 0
+    assert any(tmp_path.glob("out*"))
