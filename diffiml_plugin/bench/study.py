@@ -90,14 +90,16 @@ def _differences(tests: Mapping[str, Mapping[str, list[Record]]]) -> dict[str, d
     for row, base in product(tests, ("discriminative", "DiffIML")):
         name, without, kind = row.partition("_without_")
         other = base + without + kind
-        seeds = tests[row].keys() & tests.get(other, {}).keys()
+        if name in (base, "discriminative") or other not in tests:
+            continue
+        seeds = tests[row].keys() & tests[other].keys()
         changes: dict[str, list[float]] = {}
-        for seed in seeds if name not in (base, "discriminative") else ():
+        for seed in seeds:
             mine, its = (_f1_by_path(tests[which][seed]) for which in (row, other))
             for path in mine.keys() & its.keys():
                 changes.setdefault(path, []).append(mine[path] - its[path])
         groups: dict[str, list[float]] = {}
-        for path, values in sorted(changes.items(), key=lambda change: _kind(change[0])):
+        for path, values in sorted(changes.items(), key=lambda change: (_kind(change[0]), change[0])):
             for group in filter(None, ("all", _kind(path))):
                 groups.setdefault(group, []).append(fmean(values))
         if groups:
