@@ -63,9 +63,8 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
     state_dict, metadata = loaded[-1]
     for source, other in zip(sources, loaded, strict=True):
-        if not _have_a_mean(other, loaded[-1]):
-            raise DiffIMLError(f"{source} is of another architecture, or has another latent codec, than {sources[-1]}; "
-                               "they have no mean")
+        if different := _difference(other, loaded[-1]):
+            raise DiffIMLError(f"{source} and {sources[-1]} have no mean: they differ in {different}")
     mean = {name: torch.stack([weights[name] for weights, _ in loaded]).double().mean(0).half()
             if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
     config = uninitialised(metadata.get("config", {}))  # the files that training started from stay at home
@@ -73,12 +72,21 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
     save_weights(target, mean, {**kept, "config": config, **statement})
 
 
-def _have_a_mean(*loaded: tuple[Mapping[str, Tensor], Mapping[str, Any]]) -> bool:
-    """Whether two checkpoints agree in shapes, in what their weights mean, and in the codec that gives the latents."""
-    meanings = [(facts.get("model"), {flag: facts.get("config", {}).get(flag) for flag in ARCHITECTURE_FIELDS},
-                 {name: tensor.shape for name, tensor in weights.items()}) for weights, facts in loaded]
-    (mine, _), (other, _) = loaded
-    return meanings[0] == meanings[1] and all(mine[name].equal(other[name]) for name in mine if "codec." in name)
+def _difference(mine: tuple[Mapping, Mapping], other: tuple[Mapping, Mapping]) -> str:
+    """What forbids the mean of two checkpoints (weights, metadata), whatever their precision; empty if nothing does."""
+    (weights, facts), (its_weights, its_facts) = mine, other
+    if facts.get("model") != its_facts.get("model"):
+        return "their model"
+    config, its_config = facts.get("config", {}), its_facts.get("config", {})
+    for flag in ARCHITECTURE_FIELDS:
+        if flag in config and flag in its_config and config[flag] != its_config[flag]:
+            return f"--{flag}: {config[flag]} and {its_config[flag]}"
+    if {name: tensor.shape for name, tensor in weights.items()} != {
+            name: tensor.shape for name, tensor in its_weights.items()}:
+        return "the shapes of their weights"
+    codec = [name for name in weights if "codec." in name]
+    same = all(weights[name].half().equal(its_weights[name].half()) for name in codec)
+    return "" if same else "the weights of their latent codec"
 
 
 def storable(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,9 +93,16 @@ def _read_folder(folder: Path) -> ImageList:
 
 
 def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Path, Path]]:
-    """By equal stems where there are any, else by what varies in them; otherwise in order, as the framework does."""
+    """By stems, by what varies in them (1.jpg, 1_gt.png) or by that as a number (img_001.jpg, mask_1.png), whichever
+    pairs all; otherwise in order, as the framework does.
+    """
+    for named in (_stems, _cores, _numbers):
+        by_name, names = dict(zip(named(masks), masks, strict=True)), named(images)
+        if len(images) == len(masks) == len(by_name) and sorted(by_name) == sorted(names):
+            return [(file, by_name[name]) for file, name in zip(images, names, strict=True)]
+
     mend = "add the missing file, remove the other, or give a JSON list that states the pairs"
-    for named, least in ((_stems, 0), (_cores, len(images) // 2)):  # of 1.jpg, 10.jpg and 10_gt.png, 1_gt.png: 1, 10
+    for named, least in ((_stems, 0), (_cores, len(images) // 2), (_numbers, len(images) // 2)):
         by_name, names = dict(zip(named(masks), masks, strict=True)), named(images)
         shared = by_name.keys() & names
         if len(shared) <= least:
@@ -106,9 +113,7 @@ def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Pat
             missing = "mask" if alone[0].parent.name == "Tp" else "image"
             more = f" ({len(alone) - 1} more without a partner)" if len(alone) > 1 else ""
             raise DiffIMLError(f"{alone[0]} has no {missing} of its name; {mend}{more}")
-        if not len(images) == len(masks) == len(by_name):
-            raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks (a name twice?); {mend}")
-        return [(file, by_name[name]) for file, name in zip(images, names, strict=True)]
+        raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks (a name twice?); {mend}")
 
     pairs = list(zip(images, masks, strict=False))
     # Where masks are named after their images (x.jpg, x_gt.png), a shift shows in the names.
@@ -127,12 +132,16 @@ def _stems(files: list[Path]) -> list[str]:
 
 
 def _cores(files: list[Path]) -> list[str]:
-    """The stems without what all of them begin and end with, and without the zeros before a number."""
+    """The stems without what all of them begin and end with."""
     stems = _stems(files)
     cores = [stem.removeprefix(os.path.commonprefix(stems)) for stem in stems]
     end = len(os.path.commonprefix([core[::-1] for core in cores]))
-    cores = [core[:len(core) - end] for core in cores]
-    return [core.lstrip("0") or "0" if core.isdecimal() else core for core in cores]
+    return [core[:len(core) - end] for core in cores]
+
+
+def _numbers(files: list[Path]) -> list[str]:
+    """The cores, without the zeros before those that are numbers."""
+    return [core.lstrip("0") or "0" if core.isdecimal() else core for core in _cores(files)]
 
 
 def _from_records(path: Path, records: object) -> ImageList:

@@ -22,18 +22,18 @@ def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Pat
         those are one, all are relative to the folder that holds every file.
 
     Raises:
-        DiffIMLError: a path that does not exist, a folder without images, or `output_dir` being that of the images,
-            where NAME_mask.png may be the truth.
+        DiffIMLError: a path that does not exist, a folder without images, or an `output_dir` that would put masks among
+            the images, where NAME_mask.png may be the truth.
     """
     found = {}
     for path in map(Path, paths):
         if not path.exists():
             raise DiffIMLError(f"{path} does not exist; expected an image or a folder of images")
-        if output_dir.resolve() == (path if path.is_dir() else path.parent).resolve():
-            raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
         if path.is_file():
             found.setdefault(path.resolve(), (path, Path(path.name)))
             continue
+        if output_dir.resolve() == path.resolve():
+            raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
         files = sorted(file for file in path.rglob("*") if file.is_file())
         if output_dir.resolve().is_relative_to(path.resolve()):
             files = [file for file in files if not file.resolve().is_relative_to(output_dir.resolve())]
@@ -44,7 +44,9 @@ def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Pat
             found.setdefault(file.resolve(), (file, file.relative_to(path)))
     if len({relative for _, relative in found.values()}) < len(found):
         common = os.path.commonpath([place.parent for place in found])
-        return [(file, place.relative_to(common)) for place, (file, _) in found.items()]
+        found = {place: (file, place.relative_to(common)) for place, (file, _) in found.items()}
+    if {(output_dir / relative).resolve().parent for _, relative in found.values()} & {place.parent for place in found}:
+        raise DiffIMLError(f"--output_dir {output_dir} would put masks among the images; choose another")
     return list(found.values())
 
 

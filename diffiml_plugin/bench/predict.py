@@ -69,7 +69,8 @@ class Predictor:
         self.model, self.name = restored.model.to(self.device), restored.name
         trained = InputSettings(**(restored.input or input_mode(restored.name)))
         if image_size and trained.if_padding and trained.padding_mode == "reflect":
-            print("note: --image_size changes nothing: this model takes images at their own size", file=sys.stderr)
+            print("note: --image_size is not used: this model takes images at their own size", file=sys.stderr)
+            image_size = None
         self.inputs = replace(trained, image_size=image_size or trained.image_size)
         require_size(restored.name, self.inputs.image_size)
 

@@ -35,8 +35,9 @@ PIXEL_FIGURES = {
 }
 MEANS = {**PIXEL_FIGURES, "false_alarm_area": "false_alarm_area"}  # over images: key of a record -> figure
 _CURVES = {key: f"{key}_by_threshold" for key in ("f1", "false_alarm_area")}  # key of a record -> of its values there
-BEST_THRESHOLD = "best threshold"
-_NO_MEAN = ("images", "tampered", "vanished", BEST_THRESHOLD)  # of a summary
+_BEST_THRESHOLD = "best threshold"
+_AT_BEST = {key: f"{MEANS[key]} at {_BEST_THRESHOLD}" for key in _CURVES}
+_NO_MEAN = ("images", "tampered", "vanished", _BEST_THRESHOLD, *_AT_BEST.values())  # of a summary
 
 
 def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: bool = False) -> list[Record]:
@@ -103,31 +104,31 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
         if values:
             summary[name] = fmean(values)
     if (threshold := best_threshold(records)) is not None:
-        cut, summary[BEST_THRESHOLD] = at_threshold(records, threshold), threshold
-        for key in _CURVES:
+        cut, summary[_BEST_THRESHOLD] = at_threshold(records, threshold), threshold
+        for key, name in _AT_BEST.items():
             if values := [record[key] for record in cut if record[key] is not None]:
-                summary[f"{MEANS[key]} at best threshold"] = fmean(values)
+                summary[name] = fmean(values)
     if 0 < len(tampered) < len(records) and all(record["score"] is not None for record in records):
         summary |= _image_figures(records)
     return summary
 
 
 def best_threshold(records: Iterable[Record]) -> float | None:
-    """That of `THRESHOLDS` with the highest mean F1 (the lowest of equals); None where no image has its curve."""
+    """That of `THRESHOLDS` with the highest mean F1 (the highest of equals); None where no image has its curve."""
     curves = [curve for record in records if (curve := record.get(_CURVES["f1"])) is not None]
     means = [fmean(values) for values in zip(*curves, strict=True)]
-    return THRESHOLDS[means.index(max(means))] if means else None
+    return max(zip(means, THRESHOLDS, strict=True))[1] if means else None
 
 
 def at_threshold(records: Iterable[Record], threshold: float) -> list[Record]:
-    """The records as if `threshold`, one of `THRESHOLDS`, had cut their probabilities: F1 and false-alarm area."""
+    """The records with F1 and false-alarm area, no other figure, as if `threshold`, of `THRESHOLDS`, had cut them."""
     position = THRESHOLDS.index(threshold)
     return [{**record, **{key: curve[position] if (curve := record.get(name)) else None
                           for key, name in _CURVES.items()}} for record in records]
 
 
 def average(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of each figure over the datasets that have it."""
+    """The mean of each figure over the datasets that have it; none of those at best threshold, which differs."""
     summaries = list(summaries)
     names = dict.fromkeys(name for summary in summaries for name in summary if name not in _NO_MEAN)
     return {name: fmean(summary[name] for summary in summaries if name in summary) for name in names}

@@ -40,7 +40,7 @@ from diffiml_plugin.errors import DiffIMLError
 RESULTS = "results.json"
 # Where and how it runs, not what is computed.
 _NO_CONFIGURATION = ("checkpoint_path", "device", "experiment", "gpus", "num_workers", "output_dir", "test_batch_size",
-                     "test_data_json", "test_data_path")
+                     "test_data_path")
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def open_scoring(
     Raises:
         DiffIMLError: bad data, checkpoint or device.
     """
-    if not (settings.test_data_json or settings.test_data_path):
+    if not settings.test_data_path:
         raise DiffIMLError("give the test data by --test_data_path")
-    lists = read_test_sets(settings.test_data_json or settings.test_data_path)
+    lists = read_test_sets(settings.test_data_path)
     if launch.is_main_process():
         make_folder(settings.output_dir)
     state = launch.start_inference(settings.device)

@@ -12,9 +12,9 @@ AUGMENTATIONS = ("mvss", "turns")
 DEVICES = ("auto", "cuda", "cpu")
 
 
-def flag(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A dataclass field that says how its flag looks: `text` is its help, `choices` its allowed values."""
-    return field(default=default, metadata={"help": text, "choices": choices})
+def flag(default: Any, text: str, choices: tuple[str, ...] | None = None, alias: str = "") -> Any:
+    """A dataclass field that says how its flag looks: its help, its allowed values and another name for it."""
+    return field(default=default, metadata={"help": text, "choices": choices, "alias": alias})
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,11 @@ class TestSettings(CommonSettings):
 
     model: str = flag("", "name in the framework's registry (the checkpoint's)")
     checkpoint_path: str = flag("", "weights to test: a file, a training run's folder (its best.safetensors), or small")
-    test_data_path: str = flag("", "test sets: a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}")
-    test_data_json: str = flag("", "the same, by the framework's name")
+    test_data_path: str = flag("", "test sets: a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}",
+                               alias="test_data_json")
     precision: str = flag("fp32", "of the forward pass", PRECISIONS)
     tta: bool | None = flag(None, "average the predictions of an image and of its mirror image")
     experiment: str = flag("", "rows of `benco report` that this fills, such as 'table5/DiffIML table6d/on'")
-
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.test_data_json and self.test_data_path:
-            raise DiffIMLError("--test_data_json and --test_data_path both name the test sets; give one of them")
 
 
 def _require(settings: CommonSettings, name: str, holds, expected: str) -> None:

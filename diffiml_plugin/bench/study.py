@@ -45,11 +45,11 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
                      for at_best in (False, True))
     parts = [_by_row({row: _spreads(values) for row, values in figures.items()})]
     if differences := _differences(tests):
-        parts += ["Pixel-F1 less that of another row, image by image (bootstrap 95 % over the images):",
+        parts += ["Pixel-F1 less that of another row, image by image; brackets: bootstrap 95 % over the images alone:",
                   _by_row(differences)]
-    if any(any(values["threshold"]) for values in best.values()):
+    if cut := {row: _spreads(values) for row, values in best.items() if values["threshold"]}:
         parts += ["Each run at the threshold that is best for the F1 of this very test, which no user could know:",
-                  _by_row({row: _spreads(values) for row, values in best.items()})]
+                  _by_row(cut)]
     parts += [part for part in (_sampling(rows), _robustness(rows)) if part]
     parts.append("\n".join(f"- {row}: `{_command(runs[0])}`" for row, runs in rows.items()))
     make_folder(output_dir)
@@ -92,25 +92,26 @@ def _differences(tests: Mapping[str, Mapping[str, list[Record]]]) -> dict[str, d
         other = base + without + kind
         if name in (base, "discriminative") or other not in tests:
             continue
-        seeds = tests[row].keys() & tests[other].keys()
-        changes: dict[str, list[float]] = {}
-        for seed in seeds:
-            mine, its = (_f1_by_path(tests[which][seed]) for which in (row, other))
-            for path in mine.keys() & its.keys():
-                changes.setdefault(path, []).append(mine[path] - its[path])
+        seeds = sorted(tests[row].keys() & tests[other].keys())
+        f1, its_f1 = ([_f1_by_image(tests[which][seed]) for seed in seeds] for which in (row, other))
+        images = sorted(set.intersection(*map(set, (*f1, *its_f1))) if seeds else ())
+        changes = [[mine[image] - its[image] for image in images] for mine, its in zip(f1, its_f1, strict=True)]
         groups: dict[str, list[float]] = {}
-        for path, values in sorted(changes.items(), key=lambda change: (_kind(change[0]), change[0])):
-            for group in filter(None, ("all", _kind(path))):
+        for image, values in zip(images, zip(*changes, strict=True), strict=True):
+            for group in filter(None, ("all", image[0])):
                 groups.setdefault(group, []).append(fmean(values))
         if groups:
-            cells[f"{row} - {other}"] = {"seeds": len(seeds), **{
-                group: "{:+.3f} [{:+.3f}, {:+.3f}]".format((figure := mean_figure([values])).value, *figure.interval)
-                for group, values in groups.items()}}
+            cells[f"{row} - {other}"] = {
+                "seeds": len(seeds), "images": len(images), "by seed": _spread([fmean(change) for change in changes]),
+                **{group: "{:+.3f} [{:+.3f}, {:+.3f}]".format((mean := mean_figure([values])).value, *mean.interval)
+                   for group, values in groups.items()}}
     return cells
 
 
-def _f1_by_path(records: Iterable[Record]) -> dict[str, float]:
-    return {record["path"]: record["f1"] for record in records if record["f1"] is not None}
+def _f1_by_image(records: Iterable[Record]) -> dict[tuple[str, ...], float]:
+    """By kind, dataset and name, so that rows that were tested in different places can be compared."""
+    return {(_kind(record["path"]), record["dataset"], record["name"]): record["f1"]
+            for record in records if record["f1"] is not None}
 
 
 def _sampling(rows: Mapping[str, _Runs]) -> str:

@@ -262,7 +262,10 @@ class _Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.update = state["epoch"], state["update"]
         if state.get("images", len(self.dataset)) != len(self.dataset) and self.accelerator.is_main_process:
-            print(f"warning: the run began with {state['images']} training images and goes on with {len(self.dataset)}",
+            print(f"warning: the run had {state['images']} training images and goes on with {len(self.dataset)}",
                   file=sys.stderr)
-        if (self.folder / checkpoints.BEST).exists():  # else those weights are in another folder
-            self.best = state["best"]
+        if self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve():
+            self.best = state["best"]  # else those weights are in another folder
+        elif state["best"] is not None and self.accelerator.is_main_process:
+            print(f"note: the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}",
+                  file=sys.stderr)

@@ -140,12 +140,13 @@ class _Flag:
     default: Any
     help: str
     choices: Sequence | None = None
+    alias: str = ""
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         options = {"type": self.converter, "default": self.default, "help": self.help, "choices": self.choices}
         if self.converter is true_or_false:
             options |= {"nargs": "?", "const": True, "metavar": "true|false"}  # `--tta` is `--tta true`
-        parser.add_argument(f"--{self.name}", **options)
+        parser.add_argument(*(f"--{name}" for name in (self.name, self.alias) if name), **options)
 
 
 _ADAPTER_FLAGS = (  # what DiffIML's constructor in the registry takes beside its config
@@ -157,7 +158,8 @@ _ADAPTER_FLAGS = (  # what DiffIML's constructor in the registry takes beside it
 def _field_flags(settings: type) -> Iterable[_Flag]:
     for field in fields(settings):
         converter = _converter(field.type, field.default)
-        yield _Flag(field.name, converter, field.default, field.metadata["help"], field.metadata.get("choices"))
+        yield _Flag(field.name, converter, field.default, field.metadata["help"], field.metadata.get("choices"),
+                    field.metadata.get("alias", ""))
 
 
 def _constructor_flags(constructor: Callable) -> Iterable[_Flag]:

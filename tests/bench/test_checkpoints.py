@@ -127,16 +127,17 @@ def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(t
         assert torch.allclose((a + b) / 2, mean, atol=1e-3)
     wide = tmp_path / "wide.safetensors"
     save_checkpoint(wide, build_model("TinyIML", resolve_flags("TinyIML", {"width": 8})), "TinyIML", {})
-    with pytest.raises(DiffIMLError, match="best.safetensors is of another architecture.*wide.safetensors"):
+    with pytest.raises(DiffIMLError, match="best.safetensors and .*wide.safetensors have no mean.*the shapes"):
         checkpoints.release([folder / checkpoints.BEST, wide], tmp_path / "mean.safetensors", {})
 
 
-@pytest.mark.parametrize(("flags", "scale"), [({"beta_end": 0.03}, 1), ({}, 2)])
-def test_models_of_other_latents_or_another_schedule_have_no_mean(tmp_path, flags, scale):
-    for name, factor, changed in (("a", 1, {}), ("b", scale, flags)):
+@pytest.mark.parametrize(("flags", "scale", "different"), [
+    ({"beta_end": 0.03}, 1, "--beta_end: 0.02 and 0.03"), ({}, 2, "their latent codec")])
+def test_models_of_other_latents_or_another_schedule_have_no_mean(tmp_path, flags, scale, different):
+    for name, factor, changed in (("a", 1, {"beta_end": 0.02}), ("b", scale, flags)):
         weights = {"diffiml.codec.x": factor * torch.ones(1)}
         save_weights(tmp_path / f"{name}.safetensors", weights, {"model": "DiffIML", "config": changed})
-    with pytest.raises(DiffIMLError, match="another latent codec"):
+    with pytest.raises(DiffIMLError, match=different):
         checkpoints.release([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], tmp_path / "mean.safetensors", {})
 
 

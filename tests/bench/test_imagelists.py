@@ -52,11 +52,22 @@ def test_what_does_not_pair_is_named(folder, images, masks, named):
 
 
 @pytest.mark.parametrize(("image", "mask"), [
-    ("{}.jpg", "{}_gt.png"), ("img{}.jpg", "mask_{}.png"), ("img_{:04}.jpg", "mask_{}.png")])
+    ("{}.jpg", "{}_gt.png"), ("img{}.jpg", "mask_{}.png"), ("img_{:04}.jpg", "mask_{}.png"), ("{:03}.jpg", "{}.png")])
 def test_numbers_pair_though_they_sort_differently(folder, image, mask):
     numbers = range(1, 101)
     listed = read_list(folder(map(image.format, numbers), map(mask.format, numbers)))
     assert sorted(names(listed)) == sorted((image.format(n), mask.format(n)) for n in numbers)
+
+
+def test_numbers_that_zeros_alone_tell_apart(folder):
+    assert names(read_list(folder(["1.jpg", "01.jpg", "2.jpg"], ["1_gt.png", "01_gt.png", "2_gt.png"]))) == [
+        ("01.jpg", "01_gt.png"), ("1.jpg", "1_gt.png"), ("2.jpg", "2_gt.png")]
+
+
+def test_a_missing_number_is_named(folder):
+    masks = [f"mask_{number}.png" for number in (*range(1, 12), 13)]
+    with pytest.raises(DiffIMLError, match="img_012.jpg has no mask of its name"):
+        read_list(folder([f"img_{number:03}.jpg" for number in range(1, 13)], masks))
 
 
 def test_authentic_images_beside_a_folder_are_told_of(folder, capsys):

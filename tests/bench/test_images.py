@@ -57,10 +57,12 @@ def test_levels_that_would_come_out_black_are_refused(tmp_path, kind):
 
 
 def test_the_images_own_folder_is_no_output(tmp_path):
-    (tmp_path / "a.png").touch()  # beside it, a_mask.png may be the truth
-    for path in (tmp_path, tmp_path / "a.png"):
-        with pytest.raises(DiffIMLError, match="is the folder of the images"):
-            find_images([path], tmp_path)
+    for part in ("Tp", "Au"):  # beside an image, a_mask.png may be the truth
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "a.png").touch()
+    for paths, output in ((["Tp"], "Tp"), (["Tp/a.png"], "Tp"), (["Tp", "Au"], ".")):
+        with pytest.raises(DiffIMLError, match="is the folder of the images|would put masks among the images"):
+            find_images([tmp_path / path for path in paths], tmp_path / output)
 
 
 def test_find_images(tmp_path):

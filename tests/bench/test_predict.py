@@ -60,7 +60,7 @@ def test_a_size_that_changes_nothing_is_said(checkpoint, capsys):
     save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {"gain": 1.0},
                     input={"image_size": 64, "if_padding": True, "padding_mode": "reflect"})
     Predictor(checkpoint, image_size=32, device="cpu")
-    assert "--image_size changes nothing" in capsys.readouterr().err
+    assert "--image_size is not used" in capsys.readouterr().err
 
 
 def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):

@@ -25,7 +25,7 @@ def runs(scored_settings, tiny_dataset, tmp_path, stored, monkeypatch):
     monkeypatch.setattr(report_tables, "PERTURBATIONS", robust.PERTURBATIONS)
     sets = tiny_dataset / "sets.json"
     sets.write_text(json.dumps({"CASIAv1": "list.json", "Columbia": "."}))
-    settings = replace(scored_settings, test_data_path="", test_data_json=str(sets))
+    settings = replace(scored_settings, test_data_path=str(sets))
     testing.test(replace(settings, experiment="table5/SegFormerIML", output_dir=str(tmp_path / "runs" / "test")))
     robust.robust(replace(settings, output_dir=str(tmp_path / "runs" / "robust")))
     checkpoint = stored("DiffIML", encoder="segformer_b0", num_inference_steps=2, ensemble_size=1)

@@ -101,7 +101,7 @@ def test_diffiml_mirrors_by_itself(settings, stored):
 def test_several_sets_by_name(settings, stored, tiny_dataset):
     sets = tiny_dataset / "sets.json"
     sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
-    settings = replace(settings, test_data_path="", test_data_json=str(sets), checkpoint_path=str(stored()))
+    settings = replace(settings, test_data_path=str(sets), checkpoint_path=str(stored()))
     results = testing.test(settings)
     assert [results["datasets"][name]["images"] for name in ("All", "Tampered")] == [4, 3]
     f1 = [summary["pixel-level F1"] for summary in results["datasets"].values()]
@@ -112,7 +112,7 @@ def test_several_sets_by_name(settings, stored, tiny_dataset):
 def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tiny_dataset, monkeypatch):
     sets = tiny_dataset / "sets.json"
     sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
-    settings = replace(settings, test_data_path="", test_data_json=str(sets), checkpoint_path=str(stored()))
+    settings = replace(settings, test_data_path=str(sets), checkpoint_path=str(stored()))
     expected = testing.test(settings)
     evaluated, evaluate = [], scoring.evaluate
 

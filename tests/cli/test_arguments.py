@@ -3,12 +3,10 @@ from dataclasses import fields
 
 import pytest
 
-from diffiml_plugin.bench.settings import TestSettings
-from diffiml_plugin.cli import sweep
+from diffiml_plugin.cli import sweep, test
 from diffiml_plugin.cli.arguments import Parser, add_model_arguments, parse_arguments
 from diffiml_plugin.cli.config_file import packaged_folder
 from diffiml_plugin.cli.main import main
-from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import DiffIMLConfig
 
 
@@ -115,6 +113,10 @@ def test_repeated_vary_adds_up_and_wins_over_the_config(tmp_path):
     assert parse_arguments("benco sweep", sweep, words).vary == ["ensemble_size=1", "sampler=ddim"]
 
 
-def test_two_names_of_the_test_sets_exclude_each_other():
-    with pytest.raises(DiffIMLError, match="both name the test sets"):
-        TestSettings(test_data_json="a.json", test_data_path="b.json")
+def test_the_frameworks_name_of_the_test_sets_wins_over_the_config_too(tmp_path):
+    for key in ("test_data_path", "test_data_json"):
+        (tmp_path / "c.yaml").write_text(f"{key}: a.json\n")
+        words = ["--config", str(tmp_path / "c.yaml")]
+        assert parse_arguments("benco test", test, words).test_data_path == "a.json"
+        for flag in ("--test_data_json", "--test_data_path"):
+            assert parse_arguments("benco test", test, [*words, flag, "b.json"]).test_data_path == "b.json"
