@@ -42,7 +42,8 @@ def test_a_process_for_each_gpu_runs_the_command(alone, child_environment, argum
     done = subprocess.run([sys.executable, "-c", code], env=child_environment, capture_output=True, text=True)
     assert done.returncode == status
     said = "unknown verb 'no-such-verb'" if status else "usage: diffiml VERB"
-    assert (done.stdout + done.stderr).count(said) == 2
+    times = (done.stdout + done.stderr).count(said)
+    assert times == 2 or (status and times == 1)  # the first to fail may end the other before it speaks
     assert "Traceback" not in done.stderr
 
 
