@@ -37,7 +37,7 @@ setup(
     package_dir={"": "."},  # an editable install is then one line in a .pth file
     package_data={
         "diffiml_plugin": ["py.typed"],
-        "diffiml_plugin.bench": ["published.json"],
+        "diffiml_plugin.evaluation": ["published.json"],
         "diffiml_plugin.weights": ["*.safetensors"],
     },
     cmdclass={"build_py": BuildWithExtras},

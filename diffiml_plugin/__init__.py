@@ -10,7 +10,7 @@ _HOMES = {
     "DiffIMLConfig": "diffiml_plugin.method.config",
     "DiffIMLError": "diffiml_plugin.errors",
     "Prediction": "diffiml_plugin.method.diffiml",
-    "load_model": "diffiml_plugin.bench.checkpoints",
+    "load_model": "diffiml_plugin.models.checkpoints",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -53,11 +53,6 @@ class FrameworkFinder:
         return _our_main()()
 
 
-def framework_main():
-    """The framework's own `benco`."""
-    from IMDLBenCo.cli import main
-
-    return getattr(main, "__wrapped__", main)()
 
 
 def _is_console_script():
@@ -97,10 +92,10 @@ def _wrap_main(module):
 
 
 def _register(module):
-    if "diffiml_plugin.bench.framework" in sys.modules:  # the package itself imports the framework, and registers
+    if "diffiml_plugin.framework.imdlbenco" in sys.modules:  # the package itself imports the framework, and registers
         return
     try:
-        from diffiml_plugin.bench.plugin import register
+        from diffiml_plugin.framework.adapters import register
 
         register()
     except Exception as error:

@@ -1,15 +1,19 @@
-"""cli -> bench -> weights -> method: nothing imports upward, and only bench knows the framework."""
+"""The order of the rooms: nothing imports upward, no circles, and only framework/ knows IMDLBenCo."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import diffiml_plugin
 
 PACKAGE = Path(diffiml_plugin.__file__).parent
-FLOORS = ("method", "weights", "bench", "cli")
+FLOORS = (  # from the ground up; a room imports only those before it
+    "errors", "files", "settings", "launch", "method", "weights", "framework", "models", "data", "tampering",
+    "datasets", "evaluation", "prediction", "training", "reports", "codec", "demo", "cli",
+)
 FREE = ("hook.py", "__main__.py", "__init__.py")  # of the package itself: the doors, and they import late
 
 
@@ -32,7 +36,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 def test_nothing_imports_upward():
     upward = []
     for path in sources():
-        room = path.relative_to(PACKAGE).parts[0]
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for name, line in imports(path):
             target = name.split(".")[1:2]
             if name.startswith("diffiml_plugin.") and target[0] in FLOORS:
@@ -41,9 +45,17 @@ def test_nothing_imports_upward():
     assert not upward
 
 
-def test_only_bench_imports_the_framework():
+def test_no_import_circles():
+    graph = {}
+    for path in sources():
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        graph[module] = {name for name, _ in imports(path)}
+    TopologicalSorter({module: names & graph.keys() for module, names in graph.items()}).prepare()  # raises CycleError
+
+
+def test_only_the_framework_room_imports_the_framework():
     assert not [f"{path}:{line}" for path in sources() for name, line in imports(path)
-                if name.split(".")[0] == "IMDLBenCo" and path.relative_to(PACKAGE).parts[0] != "bench"]
+                if name.split(".")[0] == "IMDLBenCo" and path.relative_to(PACKAGE).parts[0] != "framework"]
 
 
 def test_the_method_knows_no_command_line():

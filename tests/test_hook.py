@@ -17,7 +17,7 @@ FRAMEWORK = {
     "IMDLBenCo/cli.py": "import sys\ndef main():\n    print('framework answers', sys.argv[1:])",
     "benco": "import sys\nfrom IMDLBenCo.cli import main\nif __name__ == '__main__':\n    sys.exit(main())",
     "sitecustomize.py": (PACKAGE.parent / "diffiml_plugin.pth").read_text() + "import registration",  # at start-up
-    "registration.py": "import sys\nsys.modules['diffiml_plugin.bench.plugin'] = sys.modules[__name__]\n"
+    "registration.py": "import sys\nsys.modules['diffiml_plugin.framework.adapters'] = sys.modules[__name__]\n"
                        "def register():\n    print('DiffIML registered')",  # the real one imports torch
 }
 IMPORTED = "framework imported\nDiffIML registered\n"

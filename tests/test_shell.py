@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffiml_plugin.bench.catalogue import CATALOGUE
+from diffiml_plugin.datasets.catalogue import CATALOGUE
 from diffiml_plugin.weights.files import read_metadata
 
 SHELL = Path(__file__).parent.parent / "shell"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `cli.main`."""
-    from diffiml_plugin.bench.settings import DEVICES
+    from diffiml_plugin.settings import DEVICES
 
     parser.add_argument("--masks", required=True, metavar="DIR|JSON", help="masks never seen in training")
     parser.add_argument("--output", default="./output_dir", metavar="DIR", help="folder for codec.json and codec.html")
@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     import torch
 
-    from diffiml_plugin.bench.codec_report import report_codec
-    from diffiml_plugin.bench.launch import start_inference
-    from diffiml_plugin.bench.maskfiles import find_masks, read_masks, resized
+    from diffiml_plugin.codec.report import report_codec
+    from diffiml_plugin.data.masks import find_masks, read_masks, resized
+    from diffiml_plugin.launch import start_inference
     from diffiml_plugin.weights.codecs import load_codec
 
     torch.backends.cudnn.allow_tf32 = False  # fp32, as the page says; by default cuDNN's convolutions round to TF32

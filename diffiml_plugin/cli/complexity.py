@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Any
 
-from diffiml_plugin.bench.settings import DEVICES
+from diffiml_plugin.settings import DEVICES
 
 USES_MODEL = True
 
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from diffiml_plugin.bench.complexity import complexity
-    from diffiml_plugin.bench.outputs import require_writable
+    from diffiml_plugin.files import require_writable
+    from diffiml_plugin.models.cost import complexity
 
     flags = {name: args.model_flags[name] for name in args.model_flags_given}
     if args.json:
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
 def _run_zoo(args: argparse.Namespace, flags: dict[str, Any]) -> int:
     from tqdm import tqdm
 
-    from diffiml_plugin.bench.launch import start_inference
-    from diffiml_plugin.bench.zoo import zoo
     from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.launch import start_inference
+    from diffiml_plugin.models.zoo import zoo
 
     if args.model != "DiffIML":
         raise DiffIMLError(f"--zoo compares DiffIML with others; in place of --model {args.model} say "
@@ -60,8 +60,8 @@ def _run_zoo(args: argparse.Namespace, flags: dict[str, Any]) -> int:
 
 
 def _zoo_line(row: dict[str, Any]) -> str:
-    from diffiml_plugin.bench.report_tables import table4_name
-    from diffiml_plugin.bench.zoo import RATIO
+    from diffiml_plugin.evaluation.published import table4_name
+    from diffiml_plugin.models.zoo import RATIO
 
     (members, gflops), = row["GFLOPs"].items()
     head = f"{table4_name(row, members):<30}"
@@ -75,7 +75,7 @@ def _write(file: str, content: Any) -> None:
     import json
     from pathlib import Path
 
-    from diffiml_plugin.bench.outputs import write_text
+    from diffiml_plugin.files import write_text
 
     if file:
         write_text(Path(file), json.dumps(content, indent=2) + "\n")

@@ -15,7 +15,7 @@ import diffiml_plugin
 from diffiml_plugin.errors import DiffIMLError, nearest
 
 if TYPE_CHECKING:
-    from diffiml_plugin.cli.arguments import Parser
+    from diffiml_plugin.cli.parser import Parser
 
 FOLDER = "benco_configs"
 _PACKAGE = Path(diffiml_plugin.__file__).parent

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffiml_plugin.bench.catalogue import DatasetEntry
+    from diffiml_plugin.datasets.catalogue import DatasetEntry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from diffiml_plugin.bench.catalogue import CATALOGUE, find_entry
+    from diffiml_plugin.datasets.catalogue import CATALOGUE, find_entry
     from diffiml_plugin.errors import DiffIMLError
 
     if args.action == "list":
@@ -57,7 +57,7 @@ def _list(entries: "tuple[DatasetEntry, ...]") -> str:
 
 
 def _description(entry: "DatasetEntry") -> str:
-    from diffiml_plugin.bench.catalogue import FRAMEWORK_LAYOUTS
+    from diffiml_plugin.datasets.catalogue import FRAMEWORK_LAYOUTS
 
     facts = {
         "images": f"{entry.authentic} authentic, {entry.tampered} tampered",
@@ -79,8 +79,8 @@ def _yes(truth: bool) -> str:
 def _prepare(name: str, root: str, output: str | None, tampered_only: bool) -> None:
     from pathlib import Path
 
-    from diffiml_plugin.bench.catalogue import known_entry
-    from diffiml_plugin.bench.prepare import prepare
+    from diffiml_plugin.datasets.catalogue import known_entry
+    from diffiml_plugin.datasets.prepare import prepare
 
     done = prepare(name, Path(root), output and Path(output), tampered_only)
     entry = known_entry(name)
@@ -95,8 +95,8 @@ def _prepare_all(args: argparse.Namespace) -> int:
     """Every dataset whose folder is there; CASIAv2's tampered images also alone, as Figure 4 trains on them."""
     from pathlib import Path
 
-    from diffiml_plugin.bench.catalogue import CATALOGUE
-    from diffiml_plugin.bench.prepare import folders_of
+    from diffiml_plugin.datasets.catalogue import CATALOGUE
+    from diffiml_plugin.datasets.prepare import folders_of
     from diffiml_plugin.errors import DiffIMLError
 
     if args.output:
@@ -126,8 +126,8 @@ def _check(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from diffiml_plugin.bench.datasetcheck import check_datasets, table
-    from diffiml_plugin.bench.outputs import require_writable, write_text
+    from diffiml_plugin.datasets.check import check_datasets, table
+    from diffiml_plugin.files import require_writable, write_text
 
     if args.json:
         require_writable(args.json)

@@ -7,8 +7,8 @@ the weights and the predictions to the output folder. The defaults stand in benc
 import argparse
 from dataclasses import fields
 
-from diffiml_plugin.bench.settings import TrainSettings
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.training.settings import TrainSettings
 
 USES_MODEL = True
 CONFIG = "benco_configs/demo.yaml"
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from diffiml_plugin.bench.demo import demo
+    from diffiml_plugin.demo.demo import demo
 
     names = [field.name for field in fields(TrainSettings) if field.name not in _NOT_HERE]
     settings = TrainSettings(**{name: getattr(args, name) for name in names})

@@ -6,9 +6,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `cli.main`."""
-    from diffiml_plugin.bench.distill_settings import DistillSettings
-    from diffiml_plugin.bench.settings import DEVICES
     from diffiml_plugin.cli.arguments import add_fields
+    from diffiml_plugin.codec.settings import DistillSettings
+    from diffiml_plugin.settings import DEVICES
 
     parser.add_argument("--teacher", default="none", metavar="NAME|PATH|none",
                         help="AutoencoderKL to learn from: stabilityai/sd-vae-ft-mse, a local folder, or none; Eq. 6 "
@@ -25,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
-    from diffiml_plugin.bench.distill import WEIGHTS, distill
-    from diffiml_plugin.bench.distill_settings import DistillSettings
-    from diffiml_plugin.bench.launch import start_inference
-    from diffiml_plugin.bench.mask_sources import read_sources
+    from diffiml_plugin.codec.distill import WEIGHTS, distill
+    from diffiml_plugin.codec.settings import DistillSettings
+    from diffiml_plugin.codec.sources import read_sources
     from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.launch import start_inference
     from diffiml_plugin.weights.sdvae import load_sdvae
 
     output_dir = Path(args.output_dir)

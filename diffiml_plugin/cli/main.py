@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if next((word for word in argv if word in VERBS or word in FRAMEWORK_WORDS), None) in FRAMEWORK_WORDS:
-        from diffiml_plugin.hook import framework_main
+        from diffiml_plugin.framework.stock_cli import framework_main
 
         sys.argv[1:] = argv
         return framework_main() or 0

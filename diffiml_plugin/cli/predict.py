@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from diffiml_plugin.bench.predict import Predictor, predict
+    from diffiml_plugin.prediction.files import predict
+    from diffiml_plugin.prediction.predictor import Predictor
 
     flags = {name: args.model_flags[name] for name in args.model_flags_given}
     predictor = Predictor(args.checkpoint_path, args.image_size, args.device, args.model, flags)

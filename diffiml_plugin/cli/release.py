@@ -17,8 +17,8 @@ def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     from pathlib import Path
 
-    from diffiml_plugin.bench.checkpoints import release
     from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.models.release import release
 
     statement = _read(args.statement)
     if args.results:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from diffiml_plugin.bench.report import report
+    from diffiml_plugin.reports.report import report
 
     report(args.runs, Path(args.output_dir))
     print(f"report: {Path(args.output_dir) / 'report.html'}")

@@ -6,9 +6,9 @@ table. Run again after an interruption, it goes on where it stopped.
 
 import argparse
 
-from diffiml_plugin.bench.settings import TestSettings
 from diffiml_plugin.cli.arguments import add_fields
 from diffiml_plugin.cli.test import run_scoring
+from diffiml_plugin.evaluation.settings import TestSettings
 
 USES_MODEL = True
 

@@ -13,7 +13,7 @@ def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     from pathlib import Path
 
-    from diffiml_plugin.bench.study import TABLES, study
+    from diffiml_plugin.reports.study import TABLES, study
 
     study(Path(args.folder), Path(args.output_dir))
     print((Path(args.output_dir) / TABLES).read_text())

@@ -8,7 +8,7 @@ Each photograph is the host of several images; the objects of splices come from 
 
 import argparse
 
-from diffiml_plugin.bench.settings import STRENGTHS
+from diffiml_plugin.tampering.settings import STRENGTHS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,11 @@ def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     from pathlib import Path
 
-    from diffiml_plugin.bench.data import InputSettings, test_transform
-    from diffiml_plugin.bench.synthetic import LIST, SyntheticTampering, write_tampered
-    from diffiml_plugin.bench.tamper import BY_STRENGTH
+    from diffiml_plugin.data.pairs import framework_arguments, test_transform
     from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.models.inputs import InputSettings
+    from diffiml_plugin.tampering.settings import BY_STRENGTH
+    from diffiml_plugin.tampering.stream import LIST, SyntheticTampering, write_tampered
 
     for name, holds, expected in (("images", args.images >= 1, "a positive number"),
                                   ("authentic", 0 <= args.authentic <= 1, "0 to 1"),
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
     stream = SyntheticTampering(
         args.photographs, samples=args.images, kinds=args.kinds.split(","), authentic=args.authentic,
-        window=args.window, settings=BY_STRENGTH[args.strength], **InputSettings().framework(test_transform(), None))
+        window=args.window, settings=BY_STRENGTH[args.strength],
+        **framework_arguments(InputSettings(), test_transform(), None))
     print(f"list: {write_tampered(stream, folder, args.seed)}")
     return 0

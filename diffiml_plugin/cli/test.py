@@ -10,8 +10,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
-from diffiml_plugin.bench.settings import TestSettings
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.evaluation.settings import TestSettings
 
 USES_MODEL = True
 
@@ -25,14 +25,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_scoring(args: argparse.Namespace, verb: str, **options: Any) -> int:
-    """Calls the function `verb` of bench/VERB.py with the settings, the model's flags and `options`, on each GPU."""
+    """Calls the function `verb` of evaluation/VERB.py with settings, the model's flags and `options`, on each GPU."""
     settings = TestSettings(**{field.name: getattr(args, field.name) for field in fields(TestSettings)})
-    from diffiml_plugin.bench import launch
+    from diffiml_plugin import launch
 
     status = launch.spawn(settings.gpus, settings.device, sys.argv[1:])
     if status is not None:
         return status
-    function = getattr(import_module(f"diffiml_plugin.bench.{verb}"), verb)
+    function = getattr(import_module(f"diffiml_plugin.evaluation.{verb}"), verb)
     function(settings, {name: args.model_flags[name] for name in args.model_flags_given}, **options)
     launch.leave()
     return 0

@@ -9,8 +9,8 @@ import argparse
 import sys
 from dataclasses import fields
 
-from diffiml_plugin.bench.settings import TrainSettings
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.training.settings import TrainSettings
 
 USES_MODEL = True
 
@@ -21,12 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
-    from diffiml_plugin.bench import launch
+    from diffiml_plugin import launch
 
     status = launch.spawn(settings.gpus, settings.device, sys.argv[1:])
     if status is not None:
         return status
-    from diffiml_plugin.bench.train import train
+    from diffiml_plugin.training.engine import train
 
     train(settings, {name: args.model_flags[name] for name in args.model_flags_given})
     launch.leave()

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import replacing
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
 
 _METADATA_KEY = "diffiml"
@@ -41,18 +41,6 @@ def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict
                            "choose another folder (an earlier file of that name is untouched)") from error
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` when the block ends; if that raises, `path` stays as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: an atomic rename
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from dataclasses import fields
 import pytest
 
 from diffiml_plugin.cli import sweep, test
-from diffiml_plugin.cli.arguments import Parser, add_model_arguments, parse_arguments
+from diffiml_plugin.cli.arguments import add_model_arguments, parse_arguments
 from diffiml_plugin.cli.config_file import packaged_folder
 from diffiml_plugin.cli.main import main
+from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.method.config import DiffIMLConfig
 
 
@@ -19,7 +20,7 @@ def test_every_setting_of_the_method_is_a_flag_with_its_default(probe):
 
 
 def test_flags_of_diffiml_are_its_constructors():
-    from diffiml_plugin.bench.plugin import DiffIMLModel
+    from diffiml_plugin.framework.adapters import DiffIMLModel
 
     parser = Parser()
     add_model_arguments(parser, "DiffIML")
@@ -71,7 +72,7 @@ def test_flags_of_a_model_of_the_zoo(probe):
 
 
 def test_every_registered_model_has_a_parser():
-    from diffiml_plugin.bench.framework import MODELS
+    from diffiml_plugin.framework.imdlbenco import MODELS
 
     for name in list(MODELS.module_dict):
         parser = Parser()
@@ -80,7 +81,7 @@ def test_every_registered_model_has_a_parser():
 
 
 def test_a_flag_of_the_verb_is_not_the_models(probe, monkeypatch):
-    from diffiml_plugin.bench.framework import MODELS
+    from diffiml_plugin.framework.imdlbenco import MODELS
 
     def net(epochs: int = 1, depth: int | None = None, layers: list = (1, 2), eager=False):
         """A constructor with an argument of every sort."""

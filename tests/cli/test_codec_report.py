@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffiml_plugin.bench import codec_report
 from diffiml_plugin.cli.main import main
+from diffiml_plugin.codec import report as codec_report
 from diffiml_plugin.method.lightvae import LightVAE
 
 

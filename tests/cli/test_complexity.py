@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from diffiml_plugin.bench import zoo as zoo_module
-from diffiml_plugin.bench.zoo import RATIO
 from diffiml_plugin.cli.main import main
+from diffiml_plugin.models import zoo as zoo_module
+from diffiml_plugin.models.zoo import RATIO
 
 ROW = {
     "model": "DiffIML", "image_size": 64, "params_M": {"total": 7.7, "condition_encoder": 3.32},
@@ -15,7 +15,7 @@ ROW = {
 
 @pytest.fixture
 def asked(monkeypatch):
-    module, asked = pytest.importorskip("diffiml_plugin.bench.complexity"), []
+    module, asked = pytest.importorskip("diffiml_plugin.models.cost"), []
     monkeypatch.setattr(module, "complexity", lambda *arguments: asked.append(arguments) or ROW)
     return asked
 

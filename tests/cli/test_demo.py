@@ -13,7 +13,7 @@ def test_defaults_stand_in_the_config_file_and_flags_win():
 
 
 def test_last_f1_printed_is_the_one_after_training(monkeypatch, capsys):
-    module = pytest.importorskip("diffiml_plugin.bench.demo")
+    module = pytest.importorskip("diffiml_plugin.demo.demo")
     result = SimpleNamespace(before=0.125, constant=0.25, after=0.625, report=Path("o/report.html"))
     monkeypatch.setattr(module, "demo", lambda *arguments: result)
     assert verb.run(parse_arguments("benco demo", verb, ["--output_dir", "o"])) == 0

@@ -114,7 +114,7 @@ def test_full_gpu_memory_is_one_line(probe, capsys):
 def test_the_framework_answers_its_own_words(words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["diffiml", *words])
     seen = []
-    monkeypatch.setattr("diffiml_plugin.hook.framework_main", lambda: seen.append(sys.argv[1:]))
+    monkeypatch.setattr("diffiml_plugin.framework.stock_cli.framework_main", lambda: seen.append(sys.argv[1:]))
     assert main() == 0
     assert seen == [words]
 

@@ -7,7 +7,7 @@ from diffiml_plugin.cli import predict as verb
 
 @pytest.mark.parametrize("failures, status", [([], 0), (["a file"], 1)])
 def test_exit_status_tells_of_failures(monkeypatch, failures, status):
-    module = pytest.importorskip("diffiml_plugin.bench.predict")
+    module = pytest.importorskip("diffiml_plugin.prediction.files")
     given = {}
     monkeypatch.setattr(module, "Predictor", lambda *arguments: given.setdefault("predictor", arguments))
     monkeypatch.setattr(module, "predict", lambda *arguments: failures)

@@ -3,8 +3,8 @@ import json
 import pytest
 from torch import nn
 
-from diffiml_plugin.bench.checkpoints import save_checkpoint
 from diffiml_plugin.cli.main import main
+from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.weights.files import read_metadata
 
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffiml_plugin.bench.codec_metrics import encode_maps, latent_statistics, reconstruction_f1
-from diffiml_plugin.bench.maskfiles import find_masks, read_mask, resized
-from diffiml_plugin.bench.masks import KINDS
+from diffiml_plugin.codec.drawn_masks import KINDS
+from diffiml_plugin.codec.metrics import encode_maps, latent_statistics, reconstruction_f1
+from diffiml_plugin.data.masks import find_masks, read_mask, resized
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import LightVAE

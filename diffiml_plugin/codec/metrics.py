@@ -1,0 +1,87 @@
+"""What a latent codec does to masks: reconstruction, with and without latent noise, and its latents."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffiml_plugin.data.masks import stacked
+from diffiml_plugin.method.config import LATENT_STRIDE
+
+THRESHOLD = 0.5
+
+
+def f1_score(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Pixel-F1 of two masks [H, W] in {0, 1}; 1 if both are empty."""
+    total = int(prediction.sum()) + int(truth.sum())
+    return 2 * int((prediction & truth).sum()) / total if total else 1.0
+
+
+def iou(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two masks; 1 if both are empty."""
+    union = int((prediction | truth).sum())
+    return int((prediction & truth).sum()) / union if union else 1.0
+
+
+def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: int = 2) -> float:
+    """F-measure of the contours of two masks, where `tolerance` pixels of distance still count as met."""
+    contours = [mask - cv2.erode(mask, np.ones((3, 3), np.uint8)) for mask in (prediction, truth)]
+    if not all(contour.any() for contour in contours):
+        return float(not any(contour.any() for contour in contours))
+    distances = [cv2.distanceTransform(1 - contour, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for contour in contours]
+    precision = (distances[1][contours[0] > 0] <= tolerance).mean()
+    recall = (distances[0][contours[1] > 0] <= tolerance).mean()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+@torch.inference_mode()
+def encode_maps(codec: nn.Module, maps: Sequence[np.ndarray], target: str) -> list[Tensor]:
+    """The latents of maps [H, W] in {0, 1} of any sizes, each [1, 4, h, w]; sides are padded to multiples of 8.
+
+    Padding repeats the last row and column; `decode_masks` crops it away.
+    """
+    device = codec_device(codec)
+    latents = []
+    for y in maps:
+        padding = (0, -y.shape[1] % LATENT_STRIDE, 0, -y.shape[0] % LATENT_STRIDE)
+        padded = F.pad(torch.from_numpy(stacked([y])).to(device), padding, mode="replicate")
+        latents.append(codec.encode(padded, target))
+    return latents
+
+
+@torch.inference_mode()
+def decode_masks(
+    codec: nn.Module, latents: Sequence[Tensor], maps: Sequence[np.ndarray], target: str
+) -> list[np.ndarray]:
+    """What is decoded, above the threshold: [H, W] uint8 in {0, 1}, cropped to the shapes of `maps`."""
+    decoded = (codec.decode(latent, target)[0, 0, :y.shape[0], :y.shape[1]]
+               for latent, y in zip(latents, maps, strict=True))
+    return [(probability > THRESHOLD).byte().cpu().numpy() for probability in decoded]
+
+
+def disturbed(latents: Sequence[Tensor], level: float, seed: int = 0) -> list[Tensor]:
+    """The latents with Gaussian noise of standard deviation `level`, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return [z + level * torch.randn(z.shape, generator=generator).to(z) for z in latents]
+
+
+def reconstruction_f1(
+    codec: nn.Module, maps: Sequence[np.ndarray], target: str = "mask", noise: float = 0.0
+) -> np.ndarray:
+    """Pixel-F1 of each map [H, W] in {0, 1} after encoding and decoding, with latent noise of this deviation."""
+    decoded = decode_masks(codec, disturbed(encode_maps(codec, maps, target), noise), maps, target)
+    return np.array([f1_score(*pair) for pair in zip(decoded, maps, strict=True)])
+
+
+def latent_statistics(latents: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all positions of all latents."""
+    values = torch.cat([z.float().movedim(1, 0).flatten(1) for z in latents], 1)
+    return values.mean(1).tolist(), values.std(1).tolist()
+
+
+def codec_device(codec: nn.Module) -> torch.device:
+    """Where the codec's parameters are."""
+    return next(codec.parameters()).device

@@ -1,0 +1,96 @@
+"""What was found wrong with a list's files, remembered until one of them changes."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from diffiml_plugin.data.faults import (
+    Fault,
+    examine,
+)
+from diffiml_plugin.data.lists import ImageList
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import replacing
+
+_STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
+_BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
+_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+
+
+def check_lists(lists: Sequence[ImageList]) -> int:
+    """Decodes all files of `lists`, in parallel: the quick part of `benco datasets check`. Warns of what may be wrong.
+
+    What was found is kept in the user's cache, and serves as long as no file of its list changes in size or date.
+
+    Returns:
+        The longest side of all images in pixels.
+
+    Raises:
+        DiffIMLError: the first file that is missing, undecodable or of more than 16 bits, or a mask that is of
+            another size or not black and white, how to mend it, and how many more there are.
+    """
+    found = [_remembered(listed) for listed in lists]
+    harmful = [fault for _, faults in found for fault in faults]
+    if faults := [fault for fault in harmful if fault.kind in _STOPPING]:
+        pairs = sum(len(listed.images) for listed in lists)
+        more = f" ({len(faults) - 1} more of {pairs} pairs are faulty)" if len(faults) > 1 else ""
+        raise DiffIMLError(faults[0].text + more)
+    for kind in dict.fromkeys(fault.kind for fault in harmful):
+        texts = [fault.text for fault in harmful if fault.kind == kind]
+        print(f"warning: {texts[0]}" + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""), file=sys.stderr)
+    return max(longest for longest, _ in found)
+
+
+def _remembered(listed: ImageList) -> tuple[int, list[Fault]]:
+    """The longest side of a list's images and its harmful faults, from the cache if its files are as they were.
+
+    A list that would stop a run is looked at anew each time.
+    """
+    pairs = list(zip(listed.images, listed.masks, strict=True))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "diffiml_plugin", "checked")
+    file = cache / f"{_digest(pairs)}.json"
+    checks = sha256(Path(__file__).read_bytes()).hexdigest()  # other checks may find other faults
+    state = _digest([checks, *in_parallel(_state, [path for pair in pairs for path in pair], "looking")])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["state"] == state:
+            return kept["longest"], [Fault(**fault) for fault in kept["faults"]]
+    found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
+    longest = max(max(size) for size, _ in found)
+    faults = [fault for _, faults in found for fault in faults if fault.harmful]
+    if any(fault.kind in _STOPPING for fault in faults):  # the disk's, perhaps, and soon mended
+        return longest, faults
+    with suppress(OSError):  # without a cache, the next start looks again
+        cache.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as opened:
+            opened.write(json.dumps({"state": state, "longest": longest, "faults": list(map(asdict, faults))}).encode())
+    return longest, faults
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _digest(value: object) -> str:
+    return sha256(json.dumps(value).encode()).hexdigest()
+
+
+def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> Iterator[_Result]:
+    """The results of `function` in the order of `items`, computed by threads, under a progress bar."""
+    with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
+        batches = (pool.map(function, items[start:start + _BATCH]) for start in range(0, len(items), _BATCH))
+        yield from tqdm(chain.from_iterable(batches), title, len(items), unit="img", leave=False, disable=None)

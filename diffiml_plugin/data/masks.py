@@ -1,0 +1,107 @@
+"""Reads binary masks and label maps from files; a mask that is not black and white is never guessed at."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from diffiml_plugin.data.images import SUFFIXES
+from diffiml_plugin.data.lists import NEGATIVE, read_list
+from diffiml_plugin.errors import DiffIMLError
+
+
+def find_masks(source: str | Path) -> list[Path]:
+    """The masks of a folder (all images below it) or of a JSON list [[image, mask | "Negative"], ...].
+
+    Raises:
+        DiffIMLError: there is none.
+    """
+    if Path(source).suffix.lower() == ".json":
+        found = [Path(mask) for mask in read_list(source).masks if mask != NEGATIVE]
+    else:
+        found = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DiffIMLError(f"{source} holds no mask; expected a folder of images ({', '.join(SUFFIXES)}) or a JSON "
+                           "list [[image, mask], ...]")
+    return found
+
+
+def read_mask(path: Path, binarise: bool = False) -> np.ndarray:
+    """A grey mask of at most two levels, [H, W] uint8 in {0, 1}: 1 where it is not 0.
+
+    Args:
+        binarise: cut the mean of other masks' channels at half of their format's range, with a warning that names the
+            file.
+
+    Raises:
+        DiffIMLError: not readable, or more levels than two and not `binarise`; names the file.
+    """
+    return read_masks([path], binarise)[0]
+
+
+def read_masks(paths: Iterable[Path], binarise: bool = False) -> list[np.ndarray]:
+    """The masks of many files, each as `read_mask` reads it; one warning counts those that were cut."""
+    masks, cut = [], []
+    for path in paths:
+        mask, told = _binary(path, binarise)
+        masks.append(mask)
+        if told:
+            cut.append(told)
+    if cut:
+        more = f" (and {len(cut) - 1} more of {len(masks)} masks)" if cut[1:] else ""
+        warnings.warn(cut[0] + more, stacklevel=2)
+    return masks
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """A map [H, W] of integers, one for each region; of a palette image, its indices."""
+    labels = _read(path, palette=True)
+    if not _is_grey(labels):
+        raise DiffIMLError(f"{path} is coloured; expected a grey image, one integer for each region")
+    return labels[..., 0]
+
+
+def resized(mask: np.ndarray, size: int) -> np.ndarray:
+    """The mask as the framework brings it to a square: nearest neighbour, [size, size]."""
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST)
+
+
+def stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Masks of one size as a batch of maps, [B, 1, H, W] float32."""
+    return np.stack(masks)[:, None].astype(np.float32)
+
+
+def _binary(path: Path, binarise: bool) -> tuple[np.ndarray, str]:
+    """The mask of `read_mask`, and if it had to be cut, what it was."""
+    levels = _read(path, palette=False)
+    found, grey = np.unique(levels), _is_grey(levels)
+    if grey and len(found) <= 2 and found[0] == 0:
+        return (levels[..., 0] > 0).astype(np.uint8), ""
+    top = 1 if levels.dtype == bool else np.iinfo(levels.dtype).max
+    if grey and len(found) == 1 and found[0] == top:
+        return np.ones(levels.shape[:2], np.uint8), ""
+    told = f"{path} is not binary: {'' if grey else 'coloured, '}{len(found)} levels from {found[0]} to {found[-1]}"
+    if not binarise:
+        raise DiffIMLError(f"{told}, expected 0 and one other; mend it, or cut it at {top // 2} by --binarise")
+    return (levels.mean(2) > top / 2).astype(np.uint8), f"{told}; cut at {top // 2}"
+
+
+def _read(path: Path, palette: bool) -> np.ndarray:
+    """[H, W, channels] without alpha; with `palette` the indices of a palette image, else its colours."""
+    try:
+        with Image.open(path) as image:
+            shown = image if palette or image.mode not in ("P", "PA") else image.convert("RGB")
+            levels = np.asarray(shown)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
+    if levels.dtype.kind not in "bui":
+        raise DiffIMLError(f"{path} holds real numbers; expected a grey image of integers")
+    channels = [index for index, band in enumerate(shown.getbands()) if band != "A"]
+    return levels.reshape(*levels.shape[:2], -1)[..., channels]
+
+
+def _is_grey(levels: np.ndarray) -> bool:
+    return bool((levels == levels[..., :1]).all())

@@ -1,0 +1,127 @@
+"""In which order, seeded how and in which batches samples are read."""
+
+import math
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from diffiml_plugin import launch
+from diffiml_plugin.data.pairs import PairsDataset
+from diffiml_plugin.launch import Sample
+
+
+class SeededDataset(Dataset):
+    """Samples that depend on (seed, epoch, index) alone, whoever loads them. Indexed by (epoch, index).
+
+    Adds `index` to the sample. The process's random states are left as they were.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        _seed_cpu(self.seed, epoch, index)
+        try:
+            return {**self.dataset[index], "index": index}
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+def seed_all(*key: int) -> None:
+    """Starts Python's, numpy's and torch's generators, of all devices, from `key`."""
+    torch.cuda.manual_seed_all(_seed_cpu(*key))
+
+
+def _seed_cpu(*key: int) -> int:
+    python, numpy, pytorch = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
+    random.seed(python)
+    np.random.seed(numpy)
+    torch.default_generator.manual_seed(pytorch)
+    return pytorch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One process's share of one forward pass; `weight` makes the summed losses the mean over the whole update."""
+
+    indices: tuple[int, ...]
+    images: int  # 0: the index is there only to keep step with the other processes
+    weight: float
+    last: bool  # of its update
+
+
+def plan_epoch(
+    images: int, key: tuple[int, ...], batch_size: int, accumulation: int, rank: int = 0, processes: int = 1
+) -> list[MicroBatch]:
+    """An epoch in shuffled order, each image once, cut into updates of batch_size × accumulation × processes images.
+
+    The last update may hold fewer images; its gradient is the mean over those. All processes get equally many
+    micro-batches: one for which no image is left repeats one with weight 0.
+    """
+    order = np.random.default_rng(key).permutation(images)
+    total = batch_size * accumulation * processes
+    plan = []
+    for start in range(0, images, total):
+        update = order[start:start + total]
+        steps = math.ceil(len(update) / (batch_size * processes))
+        shares = np.array_split(update, steps * processes)[rank::processes]
+        plan += [
+            MicroBatch(
+                tuple(int(index) for index in (share if len(share) else update[:1])),
+                images=len(share),
+                weight=len(share) * processes / len(update),
+                last=step == steps - 1,
+            )
+            for step, share in enumerate(shares)
+        ]
+    return plan
+
+
+def plan_test(dataset: PairsDataset, indices: Iterable[int], batch_size: int) -> list[tuple[int, ...]]:
+    """Batches of `indices`, each of images of one frame; of larger frames fewer, so that no batch has more pixels."""
+    by_frame: dict[tuple[int, int], list[int]] = {}
+    for index in indices:
+        by_frame.setdefault(dataset.frame(index), []).append(index)
+    batches = []
+    for frame, group in by_frame.items():
+        count = min(batch_size, max(1, batch_size * math.prod(dataset.output_size) // math.prod(frame)))
+        batches += [tuple(group[start:start + count]) for start in range(0, len(group), count)]
+    return batches
+
+
+def make_loader(
+    dataset: SeededDataset, epoch: int, batches: list[tuple[int, ...]], workers: int, device: torch.device
+) -> DataLoader:
+    """A loader that yields the samples of each tuple of indices as one batch, in that order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=[[(epoch, index) for index in batch] for batch in batches],
+        num_workers=min(workers, len(batches)),
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the loader's own draw leaves the global state alone
+    )
+
+
+def worker_count(asked: int | None) -> int:
+    """Loader workers per process: as asked, else this process's share of the node's cores at hand, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = launch.slurm_tasks(os.environ) > 1 and cores < (os.cpu_count() or 1)  # srun gave each task its own
+    return min(8, cores if bound else cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked is None else asked
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # its threads do not survive the fork

@@ -1,0 +1,247 @@
+"""Finds image-mask pairs in a dataset as it was downloaded, by the names its authors gave, and reads their masks."""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from PIL import Image
+
+from diffiml_plugin.data.faults import THRESHOLD, grey_levels, has_shape_in_alpha
+from diffiml_plugin.data.images import SUFFIXES
+from diffiml_plugin.data.lists import NEGATIVE
+
+Files = dict[Path, None]  # an ordered set: absolute paths of all files, sorted
+MaskReader = Callable[[str], np.ndarray]  # [H, W] bool, True where tampered
+
+
+@dataclass
+class Found:
+    """`pairs`: (image, mask or NEGATIVE), absolute paths. `left_out`: a line for each file that found no partner.
+
+    `misnamed`: a line for each pair whose names do not agree.
+    """
+
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    misnamed: list[str] = field(default_factory=list)
+
+    def add(self, image: Path, mask: Path | None) -> None:
+        if mask is None:
+            self.left_out.append(f"{image}: no mask")
+        else:
+            self.pairs.append((str(image), str(mask)))
+
+    def add_authentic(self, images: Iterable[Path]) -> None:
+        self.pairs += [(str(image), NEGATIVE) for image in images]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a download is read: `find` pairs its files; `read_encoded` where masks are not brighter where tampered."""
+
+    find: Callable[[Files], Found]
+    read_encoded: MaskReader | None = None
+
+
+def read_levels(path: str) -> np.ndarray:
+    """Any mask that is brighter where tampered: black and white, 0 and 1, 16 bits, or shape in the alpha channel.
+
+    Raises:
+        ValueError: a dark or coloured mask without any black.
+    """
+    with Image.open(path) as mask:
+        if mask.mode.startswith("I"):
+            levels = np.asarray(mask).astype(float)
+            levels *= 255 / 65535 if levels.max() > 255 else 1
+        else:
+            levels = grey_levels(mask)
+            if has_shape_in_alpha(mask, levels):
+                levels = np.asarray(mask.getchannel("A"))
+    if levels.max() > THRESHOLD:
+        return levels > THRESHOLD
+    if levels.min() > 0:
+        raise ValueError("it is dark or coloured and has no black; which part is tampered?")
+    return levels > 0
+
+
+def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:
+    """`prefix` of tampered images, `digits` of authentic ones' numbers: people keep both versions in one folder."""
+
+    def find(files: Files) -> Found:
+        found, images, masks = Found(), {}, {}
+        if any("Modified Tp" in file.parts for file in files):  # CASIAv1 comes twice, misnamed and mended
+            files = {file: None for file in files if "Original Tp" not in file.parts}
+        for file in _images(files):
+            stem, suffix = re.fullmatch(r"(.+?)(_gt\d*)?", file.stem).groups()
+            if stem.startswith(prefix):
+                (masks if suffix else images).setdefault(stem, file)
+        for stem in images.keys() & masks.keys():
+            found.add(images.pop(stem), masks.pop(stem))
+        images, masks = _by_number(images), _by_number(masks)
+        for number, group in images.items():
+            partners = masks.get(number, [])
+            for image in group:
+                mask = partners[0] if len(group) == len(partners) == 1 else None
+                found.add(image, mask)
+                if mask:
+                    found.misnamed.append(f"{image}: paired with {mask} by its number {number}")
+        found.pairs.sort()
+        found.add_authentic(file for file in _images(files) if re.fullmatch(rf"Au_\D+_\d{{{digits}}}", file.stem))
+        return found
+
+    return find
+
+
+def _by_number(files: dict[str, Path]) -> dict[str, list[Path]]:
+    """By the number that ends the name: CASIA's authors misspelt what comes before it."""
+    groups: dict[str, list[Path]] = {}
+    for stem, file in files.items():
+        groups.setdefault(stem.rpartition("_")[2], []).append(file)
+    return groups
+
+
+def _coverage(files: Files) -> Found:
+    found = Found()
+    by_stem = {file.stem: file for file in _images(files)}
+    tampered = {stem: file for stem, file in by_stem.items() if re.fullmatch(r"\d+t", stem)}
+    for stem, file in tampered.items():
+        found.add(file, by_stem.get(f"{stem[:-1]}forged"))
+    folders = {file.parent for file in tampered.values()}
+    found.add_authentic(file for file in _images(files) if file.stem.isdecimal() and file.parent in folders)
+    return found
+
+
+def _columbia(files: Files) -> Found:
+    found = Found()
+    for file in _images(files, "4cam_splc"):
+        found.add(file, _present(files, file.parent / "edgemask" / f"{file.stem}_edgemask.jpg"))
+    found.add_authentic(_images(files, "4cam_auth"))
+    return found
+
+
+def _read_columbia(path: str) -> np.ndarray:
+    """Green is the spliced part, red the rest, both brighter along the seam."""
+    with Image.open(path) as mask:
+        red, green, _ = np.moveaxis(np.asarray(mask.convert("RGB")).astype(int), 2, 0)
+    return (green > red) & (green > 64)
+
+
+def _nist16(files: Files) -> Found:
+    found = Found()
+    for table in (file for file in files if file.name == "NC2016-manipulation-ref.csv"):
+        root = table.parents[2]
+        with table.open(encoding="utf-8-sig", newline="") as lines:
+            for row in csv.DictReader(lines, delimiter="|"):
+                if row.get("IsTarget", "Y") == "Y" and row["ProbeMaskFileName"]:
+                    image, mask = root / row["ProbeFileName"], root / row["ProbeMaskFileName"]
+                    if _present(files, image):
+                        found.add(image, _present(files, mask))
+                    else:
+                        found.left_out.append(f"{image}: named by {table.name}, but not there")
+    return found
+
+
+def _read_nist16(path: str) -> np.ndarray:
+    """White is the authentic part."""
+    with Image.open(path) as mask:
+        return np.asarray(mask.convert("RGB")).min(2) < 255
+
+
+def _imd2020(files: Files) -> Found:
+    found = Found()
+    originals = [file for file in _images(files) if file.stem.endswith("_orig")]
+    folders = {file.parent for file in originals}
+    for file in _images(files):
+        if file.parent in folders and not file.stem.endswith(("_orig", "_mask")):
+            found.add(file, _present(files, file.with_name(f"{file.stem}_mask.png")))
+    found.add_authentic(originals)
+    return found
+
+
+def _cocoglide(files: Files) -> Found:
+    found = Found()
+    masks = {file.stem.split("_")[-2]: file for file in _images(files, "mask") if file.stem.endswith("_mask")}
+    for file in _images(files, "fake"):
+        if match := re.fullmatch(r"glide_inpainting_val2017_(\d+)_up", file.stem):
+            found.add(file, masks.get(match[1]))
+    return found
+
+
+def _autosplice(files: Files) -> Found:
+    found = Found()
+    for quality in (100, 90, 75):
+        for file in _images(files, f"Forged_JPEG{quality}"):
+            folder = file.parents[1] / "Mask"
+            names = [f"{stem}_mask.png" for stem in (file.stem, file.stem.partition("_")[0])]
+            found.add(file, next((folder / name for name in names if _present(files, folder / name)), None))
+        if found.pairs:
+            break
+    return found
+
+
+def _tampered_coco(files: Files) -> Found:
+    found = Found()
+    for part in ("cm", "sp", "bcm", "bcmc"):
+        for name in (f"{part}_COCO_list.txt", f"{part}_COCO_train_list.txt"):
+            listing = next((file for file in files if file.name == name), None)
+            if listing is None:
+                continue
+            for line in filter(str.strip, listing.read_text(encoding="utf-8").splitlines()):
+                image, mask = (listing.parent / entry.strip() for entry in f"{line},".split(",")[:2])
+                if _present(files, image):
+                    found.add(image, _present(files, mask))
+                else:
+                    found.left_out.append(f"{image}: named by {name}, but not there")
+            break
+    return found
+
+
+def _comp_raise(files: Files) -> Found:
+    found = Found()
+    found.add_authentic(_images(files))
+    return found
+
+
+def _fantastic_reality(files: Files) -> Found:
+    found = Found()
+    for file in _images(files, "ColorFakeImages"):
+        found.add(file, _present(files, file.parents[1] / "SegmentationFake" / f"{file.stem}.npz"))
+    found.add_authentic(_images(files, "ColorRealImages"))
+    return found
+
+
+def _read_npz(path: str) -> np.ndarray:
+    """One array, [H, W] with axes of length 1 around it: not 0 where tampered."""
+    try:
+        with np.load(path) as arrays:
+            return arrays[arrays.files[0]].squeeze() > 0
+    except (BadZipFile, EOFError, IndexError) as error:
+        raise ValueError(error) from error
+
+
+def _images(files: Files, folder: str | None = None) -> Iterator[Path]:
+    """The images, or those whose folder has this name."""
+    return (file for file in files if file.suffix.lower() in SUFFIXES and folder in (None, file.parent.name))
+
+
+def _present(files: Files, file: Path) -> Path | None:
+    return file if file in files else None
+
+
+LAYOUTS = {
+    "CASIAv2": Layout(_casia("Tp_", 5)),
+    "FantasticReality": Layout(_fantastic_reality, _read_npz),
+    "tamperedCOCO": Layout(_tampered_coco),
+    "compRAISE": Layout(_comp_raise),
+    "CASIAv1": Layout(_casia("Sp_", 4)),
+    "COVERAGE": Layout(_coverage),
+    "Columbia": Layout(_columbia, _read_columbia),
+    "NIST16": Layout(_nist16, _read_nist16),
+    "IMD2020": Layout(_imd2020),
+    "CocoGlide": Layout(_cocoglide),
+    "AutoSplice": Layout(_autosplice),
+}

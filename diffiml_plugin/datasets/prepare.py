@@ -1,0 +1,200 @@
+"""`benco datasets prepare`: a JSON list of a downloaded dataset; masks that need it are corrected, as copies."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from diffiml_plugin.data.examined import in_parallel
+from diffiml_plugin.data.faults import examine
+from diffiml_plugin.data.images import SUFFIXES
+from diffiml_plugin.data.lists import NEGATIVE, read_list
+from diffiml_plugin.datasets.catalogue import CATALOGUE, FRAMEWORK_LAYOUTS, DatasetEntry, known_entry
+from diffiml_plugin.datasets.layouts import LAYOUTS, Files, Found, MaskReader, read_levels
+from diffiml_plugin.errors import DiffIMLError, nearest
+
+_USABLE = ("EXIF", "16-bit", "inverted", "empty", "grey region")  # told by `check`; a copy would not be better
+_MASK = re.compile(r"mask|segmentation|ground.?truth|(^|[/_ -])gt\d*([/_. -]|$)", re.IGNORECASE)  # in a path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`output` is the list, `log` the file that names each change; the counts are of images in the list.
+
+    `empty`: tampered images whose mask is all black, so that they count as authentic.
+    """
+
+    output: Path
+    log: Path
+    authentic: int
+    tampered: int
+    corrected: int
+    empty: int
+    left_out: int
+
+
+class _Mended(NamedTuple):
+    """The mask to use, None to leave the pair out, and what to log."""
+
+    mask: str | None
+    note: str = ""
+    empty: bool = False
+
+
+def folders_of(name: str, root: Path) -> list[Path]:
+    """The folders directly in `root` that carry a dataset's name, or another one in use for it.
+
+    Raises:
+        DiffIMLError: `root` is no folder.
+    """
+    if not root.is_dir():
+        raise DiffIMLError(f"--root {root} is no folder; expected that of {name}, or one that holds it")
+    entry = known_entry(name)
+    names = {word.lower() for word in (entry.names if entry else (name,))}
+    return [folder for folder in sorted(root.iterdir()) if folder.name.lower() in names and folder.is_dir()]
+
+
+def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bool = False) -> Prepared:
+    """Finds a dataset's pairs and writes `[[image, mask | "Negative"], ...]` with absolute paths.
+
+    No file below `root` is changed. Masks that the framework would misread are binarised and resized to their image
+    (nearest neighbour) as PNG files in a folder beside the list, called as the list with `_masks`.
+
+    Args:
+        name: in the catalogue, or any other for a dataset that is in one of the framework's forms.
+        root: the dataset's folder, or one that holds it; folders in it that carry another dataset's name are not read.
+        output: the list (`root/NAME.json`, of tampered images only `root/NAME_tampered.json`).
+        tampered_only: leave authentic images out.
+
+    Raises:
+        DiffIMLError: no known layout there, or one whose images and masks do not pair up; nothing to list; a list
+            in the way; masks or other datasets beside one whose images are all authentic.
+    """
+    entry = known_entry(name)
+    name = entry.name if entry else name
+    output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
+    cache = _masks_of(output)
+    if output.exists() and not cache.exists():
+        raise DiffIMLError(f"{output} was not made by this command and is not overwritten; choose another --output")
+    root = Path(os.path.abspath(root))
+
+    # 1. The pairs: in the folder of that name, else anywhere below.
+    for place in (*folders_of(name, root), root):
+        found, reader = _find(entry, place, *_files(place, {output, cache}, entry))
+        if found.pairs:
+            break
+    else:
+        hint = "" if entry else nearest(name, [known.name for known in CATALOGUE])
+        forms = (entry.layout, *FRAMEWORK_LAYOUTS) if entry else FRAMEWORK_LAYOUTS
+        raise DiffIMLError(f"{root} holds {name} in no known layout{hint}; expected {'; or '.join(forms)}")
+
+    if tampered_only:
+        found.pairs = [(image, mask) for image, mask in found.pairs if mask != NEGATIVE]
+        if not found.pairs:
+            raise DiffIMLError(f"{root} holds no tampered images of {name}; leave out --tampered_only")
+
+    # 2. The masks.
+    cache.mkdir(parents=True, exist_ok=True)
+    mended: list[_Mended] = list(in_parallel(
+        lambda pair: _mend(*pair, reader, _copy_path(Path(pair[0]), root, cache)), found.pairs, name))
+
+    # 3. The list and the log.
+    records = [(image, use.mask) for (image, _), use in zip(found.pairs, mended, strict=True) if use.mask]
+    notes = [f"left out: {line}" for line in found.left_out] + found.misnamed + [use.note for use in mended if use.note]
+    if not records:
+        raise DiffIMLError(f"no pair of {name} in {root} can be used; the first of {len(notes)}: {notes[0]}")
+    output.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n", encoding="utf-8")
+    log = cache / "changes.txt"
+    log.write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
+    authentic = sum(mask == NEGATIVE for _, mask in records)
+    corrected = sum(use.mask not in (None, mask) for (_, mask), use in zip(found.pairs, mended, strict=True))
+    empty = sum(use.empty for use in mended)
+    left_out = len(found.left_out) + len(found.pairs) - len(records)
+    return Prepared(output, log, authentic, len(records) - authentic, corrected, empty, left_out)
+
+
+def _masks_of(output: Path) -> Path:
+    """The folder of corrected masks and of the log, beside a list that this command made."""
+    return output.with_name(f"{output.stem}_masks")
+
+
+def _files(folder: Path, skip: set[Path], entry: DatasetEntry | None) -> tuple[Files, list[Path]]:
+    """All files below `folder`, and the folders with another dataset's name, which are not looked into."""
+    files, others = [], []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        others += [Path(place, name) for name in folders if known_entry(name) not in (None, entry)]
+        unread = {*skip, *others}
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name) not in unread]
+        files += [Path(place, name) for name in names if not name.startswith(".") and Path(place, name) not in unread]
+    return dict.fromkeys(sorted(files)), others
+
+
+def _find(entry: DatasetEntry | None, root: Path, files: Files, others: list[Path]) -> tuple[Found, MaskReader | None]:
+    """The original download, with its masks' reader, else the framework's folder, else the one JSON list in `root`."""
+    if entry and not entry.tampered:
+        strangers = others + [file for file in files if file.suffix.lower() in (*SUFFIXES, ".npz")
+                              and _MASK.search(file.relative_to(root).as_posix())]
+        if strangers:
+            raise DiffIMLError(f"{root} holds {strangers[0].relative_to(root)}, but all images of {entry.name} are "
+                               f"authentic; call their own folder {entry.name}, or pass it as --root")
+    if entry:
+        layout = LAYOUTS[entry.name]
+        found = layout.find(files)
+        if any(mask != NEGATIVE for _, mask in found.pairs) or found.pairs and not entry.tampered:
+            return found, layout.read_encoded
+    found = Found()
+    lists = [file for file in files if file.parent == root and file.suffix.lower() == ".json"
+             and not _masks_of(file).is_dir()]  # those were made here
+    if (root / "Tp").is_dir() and (root / "Gt").is_dir():
+        source = root
+        if entry is None or entry.authentic:
+            found.add_authentic(file for file in files if file.parent == root / "Au")
+    elif len(lists) == 1:
+        source = lists[0]
+    elif lists:
+        raise DiffIMLError(f"{root} holds {len(lists)} JSON files ({lists[0].name}, {lists[1].name} ...); expected one")
+    else:
+        return found, None
+    listed = read_list(source)
+    found.pairs[:0] = zip(listed.images, listed.masks, strict=True)
+    return found, None
+
+
+def _copy_path(image: Path, root: Path, cache: Path) -> Path:
+    """Named after the image, not the mask: NIST16's images share masks, but not always a size."""
+    inside = image.relative_to(root) if image.is_relative_to(root) else Path(*image.parts[1:])
+    return cache / inside.with_name(f"{inside.name}.png")
+
+
+def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) -> _Mended:
+    size, faults = examine(image, NEGATIVE if read_encoded else mask)
+    note = next((fault.text for fault in faults if fault.kind == "empty"), "")
+    faults = [fault for fault in faults if fault.kind not in _USABLE]
+    unreadable = next((fault for fault in faults if fault.kind in ("missing", "undecodable")), None)
+    if unreadable:
+        return _Mended(None, f"left out: {image}: {unreadable.text}")
+    if mask == NEGATIVE or not (faults or read_encoded):
+        return _Mended(mask, note, empty=bool(note))
+    try:
+        tampered = (read_encoded or read_levels)(mask)
+        height, width = tampered.shape
+    except (OSError, SyntaxError, ValueError) as error:
+        return _Mended(None, f"left out: {image}: {mask} cannot be read ({error})")
+    changes = ["binarised"]
+    if (width, height) != size:
+        if (height, width) == size:
+            return _Mended(None, f"left out: {image}: {mask} lies on its side ({width}x{height}); turn it by hand")
+        tampered = cv2.resize(tampered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        changes.append(f"resized from {width}x{height} to {size[0]}x{size[1]}")
+    empty = not tampered.any()
+    if empty:
+        changes.append(f"empty, so {image} counts as authentic")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tampered.astype(np.uint8) * np.uint8(255)).save(copy)
+    return _Mended(str(copy), f"{mask}: {', '.join(changes)} -> {copy}", empty)

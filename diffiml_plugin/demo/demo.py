@@ -1,0 +1,111 @@
+"""`benco demo`: trains a small model on photographs at hand, and shows it at work on others it never saw."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from diffiml_plugin.data.images import read_image
+from diffiml_plugin.data.order import seed_all
+from diffiml_plugin.data.pairs import framework_arguments, test_transform
+from diffiml_plugin.demo.photographs import photographs
+from diffiml_plugin.demo.report import write_report
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.evaluation.test import test
+from diffiml_plugin.models.checkpoints import LAST, STATE, save_checkpoint
+from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.registry import build_model, post_function, resolve_flags
+from diffiml_plugin.prediction.files import predict
+from diffiml_plugin.prediction.predictor import Predictor
+from diffiml_plugin.tampering.settings import VISIBLE
+from diffiml_plugin.tampering.stream import SyntheticTampering, write_tampered
+from diffiml_plugin.training.engine import train
+from diffiml_plugin.training.settings import TrainSettings
+
+_SHOWN = 12  # images in the report
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Mean pixel-F1 on the tampered images of the unseen photographs; `constant` is the best constant answer's."""
+
+    before: float
+    constant: float
+    after: float
+    report: Path
+
+
+def demo(
+    settings: TrainSettings, model_flags: Mapping[str, Any], train_images: int, test_images: int
+) -> DemoResult:
+    """Tampers the photographs of `photographs`, tests, trains, tests again, predicts, and writes `report.html`.
+
+    Args:
+        settings: of the training; `output_dir` gets everything. The data paths are not read.
+        model_flags: constructor flags of the model.
+        train_images: tampered images per epoch, of the train photographs alone; no two epochs have one in common.
+        test_images: tampered images, of the test photographs alone.
+
+    Raises:
+        DiffIMLError: as training does; no images asked for; a photograph is missing.
+    """
+    folder, training = Path(settings.output_dir), Path(settings.output_dir, "training")
+    if (training / STATE).exists() and not settings.resume:
+        raise DiffIMLError(f"{folder} holds a demo already; go on with --resume auto, or choose another --output_dir")
+    if min(train_images, test_images) < 1:
+        raise DiffIMLError(f"--train_images {train_images} and --test_images {test_images} must be 1 or more")
+    started = time.monotonic()
+    inputs = InputSettings.of(settings)
+
+    def stream(part: str, images: int) -> SyntheticTampering:
+        return SyntheticTampering(
+            [photo.path for photo in photographs(part)], samples=images, authentic=0, window=inputs.image_size,
+            settings=VISIBLE, **framework_arguments(inputs, test_transform(), post_function(settings.model)))
+
+    def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
+        test(TestSettings(checkpoint_path=str(checkpoint), test_data_path=str(unseen), device=settings.device,
+                          num_workers=settings.num_workers, output_dir=str(folder / name)))
+        return [json.loads(line) for line in (folder / name / "per_image.jsonl").read_text().splitlines()]
+
+    # 1. Tampered images of photographs that training never sees, and what a model scores that knows nothing.
+    unseen = write_tampered(stream("test", test_images), folder / "unseen", settings.seed)
+    seed_all(settings.seed)
+    flags = resolve_flags(settings.model, model_flags, {**asdict(settings), **asdict(inputs)})
+    save_checkpoint(folder / "untrained.safetensors", build_model(settings.model, flags), settings.model, flags,
+                    input=asdict(inputs))
+    print("before training:")
+    before = tested(folder / "untrained.safetensors", "before")
+
+    # 2. Training, and the same test.
+    train(replace(settings, output_dir=str(training)), model_flags, stream("train", train_images))
+    print("after training:")
+    after = tested(training / LAST, "after")
+
+    # 3. Masks of unseen pictures.
+    shown = [record["path"] for record in after[:_SHOWN]]
+    predict(Predictor(training / LAST, device=settings.device), shown, folder / "predictions")
+
+    # 4. The report.
+    result = DemoResult(_mean_f1(before), _best_constant(unseen), _mean_f1(after), folder / "report.html")
+    figures = {"pixel-F1 before training": result.before, "the best constant answer": result.constant,
+               "pixel-F1 after training": result.after}
+    minutes = (time.monotonic() - started) / 60
+    effort = f"trained on {settings.epochs * train_images} images in {minutes:.1f} minutes, tests included"
+    write_report(result.report, figures, f"{settings.model}, {effort}", after, folder / "predictions", _SHOWN)
+    return result
+
+
+def _mean_f1(records: list[dict[str, Any]]) -> float:
+    return fmean(record["f1"] for record in records)
+
+
+def _best_constant(listing: Path) -> float:
+    """Pixel-F1 of calling every pixel tampered: 2a / (1 + a) for a region of share a. Calling none so scores 0."""
+    shares = [np.mean(read_image(listing.parent / mask) > 127) for _, mask in json.loads(listing.read_text())]
+    return fmean(2 * share / (1 + share) for share in shares)

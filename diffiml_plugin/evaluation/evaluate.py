@@ -1,0 +1,70 @@
+"""One pass over a dataset: a record for each image."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm import tqdm
+
+from diffiml_plugin import launch
+from diffiml_plugin.data.order import SeededDataset, make_loader, plan_test, worker_count
+from diffiml_plugin.data.pairs import PairsDataset
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.scores import Record, score_batch
+from diffiml_plugin.launch import to_device
+from diffiml_plugin.models.registry import require_inputs
+from diffiml_plugin.settings import CommonSettings
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: PairsDataset,
+    settings: CommonSettings,
+    state: PartialState,
+    precision: str,
+    title: str = "test",
+    score: Callable[..., list[Record]] = score_batch,
+) -> list[Record]:
+    """The records (of `score`) of all images of `dataset`, in order, the same on every process.
+
+    Each process takes every n-th image and none twice, so that no figure depends on batch size or process count.
+    """
+    indices = range(len(dataset))[state.process_index::state.num_processes]
+    loader = make_loader(
+        SeededDataset(dataset, settings.seed),
+        epoch=0,
+        batches=plan_test(dataset, indices, settings.test_batch_size),
+        workers=worker_count(settings.num_workers),
+        device=state.device,
+    )
+    records = []
+    bar = tqdm(loader, title, leave=False, disable=None if state.is_main_process else True)
+    with testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
+        for batch in bar:
+            batch = to_device(batch, state.device)
+            inputs = {key: value for key, value in batch.items() if key != "index"}
+            require_inputs(model, inputs)
+            records += score(model(**inputs), batch)
+    return sorted(gather_object(records), key=lambda record: record["index"])
+
+
+def require_one_process(settings: CommonSettings, processes: int) -> None:
+    """Raises DiffIMLError if testing in training mode would let processes wait for each other's batch statistics."""
+    if settings.no_model_eval and processes > 1:
+        raise DiffIMLError(f"--no_model_eval tests in training mode, in which {processes} processes would share batch "
+                           "statistics; leave it out, and test afterwards in one process")
+
+
+@contextmanager
+def testing_mode(model: nn.Module, no_model_eval: bool = False) -> Iterator[None]:
+    """Without gradients, and in test mode unless `no_model_eval`; afterwards as before."""
+    was_training = model.training
+    model.train(no_model_eval)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

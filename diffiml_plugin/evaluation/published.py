@@ -1,0 +1,35 @@
+"""The figures of the paper's tables (published.json), and the names by which runs fill rows of theirs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.method.config import DiffIMLConfig
+
+PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+_PUBLISHED_NAMES = {"MVSSNet": "MVSS-Net", "Trufor": "TruFor", "Cat_Net": "CAT-Net", "PSCC_Net": "PSCC-Net",
+                    "MantraNet": "ManTraNet", "IML_ViT": "IML-ViT", "Mesorch": "Mesoscopic"}  # of the registry's
+_OURS = vars(DiffIMLConfig())  # as published
+_CODECS = {"lightvae": "LightVAE", "sd-vae": "VAE"}
+
+
+def require_tables(experiment: str, swept: bool = False) -> None:
+    """Raises DiffIMLError unless each word of `--experiment` begins with a table that a test, or a sweep, can fill."""
+    known = [name for name, table in PUBLISHED.items() if ("sweep" in table) == swept and name != "table4"]
+    for table in (word.partition("/")[0] for word in experiment.split()):
+        if table not in known:
+            verb = "sweep" if swept else "test"
+            raise DiffIMLError(f"--experiment {table}: no table that `benco {verb}` fills{nearest(table, known)}; "
+                               f"those are {', '.join(known)}")
+
+
+def table4_name(row: Mapping[str, Any], members: str) -> str:
+    """The name in Table 4 of a row of `benco complexity --json`, for an ensemble of `members`, such as "N=5"."""
+    settings, side = row["settings"], row["image_size"]
+    name = _PUBLISHED_NAMES.get(row["model"], row["model"])
+    if codec := settings.get("latent_codec"):
+        other = [settings[key] for key in ("encoder", "denoiser") if settings.get(key, _OURS[key]) != _OURS[key]]
+        name = ", ".join([name, *other, _CODECS[codec], members])
+    return name if side == 512 else f"{name} ({side}²)"

@@ -1,0 +1,105 @@
+"""`benco robust`: pixel-F1 against the strength of the framework's perturbations (DiffIML, Figure 4)."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
+from diffiml_plugin.evaluation.scoring import open_scoring
+from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
+
+RESULTS, PLOT = "robust.json", "robust.png"
+PERTURBATIONS = {  # name -> the framework's wrapper, its standard strengths, what they are
+    "jpeg": (JpegCompressionWrapper, (100, 90, 80, 70, 60, 50), "JPEG quality"),
+    "blur": (GaussianBlurWrapper, (3, 7, 11, 15, 19, 23), "Gaussian blur, kernel in pixels"),
+    "noise": (GaussianNoiseWrapper, (3, 7, 11, 15, 19, 23), "Gaussian noise, variance"),
+}
+CLEAN = "clean"
+
+
+def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Scores a checkpoint on perturbed images; writes robust.json, _per_image.jsonl and .png, and prints a table.
+
+    Images are perturbed at their own size. What is random about it follows from (seed, image), so that the number
+    of workers does not matter. An interrupted run, started again, goes on after the last strength that was done.
+
+    Returns:
+        what robust.json holds: what `test.test` returns, where the figures of `datasets` are those of the clean
+        images, and `curves`, by perturbation a list of {strength, datasets, mean}.
+
+    Raises:
+        DiffIMLError: as `test.test`.
+    """
+    scoring = open_scoring(settings, model_flags, RESULTS)
+    records = []
+
+    def score(variant: str, transform: Any = None) -> dict[str, Any]:
+        found = {name: scoring.records(name, variant, transform) for name in scoring.lists}
+        records.extend({"variant": variant, **record} for part in found.values() for record in part)
+        summaries = {name: summarise(part) for name, part in found.items()}
+        return {"datasets": summaries, "mean": average(summaries.values())}
+
+    clean = score(CLEAN)
+    curves = {name: [{"strength": strength, **score(f"{name} {strength}", perturbed(name, strength))}
+                     for strength in strengths]
+              for name, (_, strengths, _) in PERTURBATIONS.items()}
+    results = {**scoring.header, **clean, "curves": curves}
+    if scoring.state.is_main_process:
+        plot(Path(settings.output_dir, PLOT), {name: curve_of(results, name) for name in scoring.lists})
+        print(table(results))
+    scoring.finish(results, records)
+    return results
+
+
+def perturbed(perturbation: str, strength: int) -> Any:
+    """The framework's transform of one strength; from a wrapper of its own, since wrappers remember where they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the framework uses what albumentations will rename
+        return next(PERTURBATIONS[perturbation][0]([strength]))[1]
+
+
+def curve_of(
+    results: Mapping[str, Any], dataset: str = "", figure: str = PIXEL_FIGURES["f1"]
+) -> dict[str, dict[int, float]]:
+    """A figure by perturbation and strength, 0 being the clean image; of one dataset, else of their mean."""
+    def read(summary: Mapping[str, Any]) -> float | None:
+        return (summary["datasets"].get(dataset, {}) if dataset else summary["mean"]).get(figure)
+
+    curves = {perturbation: {0: read(results), **{point["strength"]: read(point) for point in points}}
+              for perturbation, points in results["curves"].items()}
+    return {perturbation: {strength: value for strength, value in curve.items() if value is not None}
+            for perturbation, curve in curves.items()}
+
+
+def plot(path: Path, curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
+    """Draws one panel for each perturbation with one line for each entry of `curves`, {label: `curve_of`}."""
+    panels = list(dict.fromkeys(perturbation for curve in curves.values() for perturbation in curve))
+    figure = Figure(figsize=(4 * len(panels), 3.4))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+    for perturbation, panel in zip(panels, axes[0], strict=True):
+        strengths = (0, *PERTURBATIONS[perturbation][1])
+        for label, curve in curves.items():
+            points = curve.get(perturbation, {})
+            panel.plot([strengths.index(strength) for strength in points], list(points.values()), "o-", label=label)
+        panel.set_xticks(range(len(strengths)), [CLEAN, *strengths[1:]])
+        panel.set_xlabel(PERTURBATIONS[perturbation][2])
+        panel.grid(alpha=0.3)
+    axes[0][0].set_ylabel("pixel-F1")
+    axes[0][0].set_ylim(bottom=0)
+    axes[0][-1].legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Mean pixel-F1 over the datasets by strength, as aligned text."""
+    lines = []
+    for perturbation, curve in curve_of(results).items():
+        rows = {PERTURBATIONS[perturbation][2]: [strength or CLEAN for strength in curve],
+                "  pixel-F1": [f"{value:.4f}" for value in curve.values()]}
+        lines += [head.ljust(34) + "".join(str(cell).rjust(8) for cell in row) for head, row in rows.items()]
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""Scores a checkpoint on datasets: what `benco test`, `robust` and `sweep` have in common."""
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from diffiml_plugin import launch
+from diffiml_plugin.data.examined import check_lists
+from diffiml_plugin.data.lists import ImageList, read_test_sets
+from diffiml_plugin.data.pairs import make_test_set
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
+from diffiml_plugin.evaluation.records import RESULTS, digest, read_records, records_file, stamp, write_records
+from diffiml_plugin.evaluation.scores import Record, score_batch
+from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.files import make_folder, write_text
+from diffiml_plugin.models import checkpoints
+from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.registry import input_mode, require_inputs, require_size, size_multiple
+
+# Where and how it runs, not what is computed.
+_NO_CONFIGURATION = ("checkpoint_path", "device", "experiment", "gpus", "num_workers", "output_dir", "test_batch_size",
+                     "test_data_path")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A checkpoint, ready to be scored on `lists`. `header` begins every results file: what made the figures."""
+
+    results_file: str
+    settings: TestSettings
+    lists: dict[str, ImageList]
+    state: PartialState
+    model: nn.Module
+    inputs: InputSettings
+    header: dict[str, Any]
+
+    def records(
+        self, name: str, variant: str = "clean", transform: Any = None, model: nn.Module | None = None,
+        score: Callable[..., list[Record]] = score_batch,
+    ) -> list[Record]:
+        """The records of one dataset, from what an interrupted run left in the output folder if that is the same.
+
+        Args:
+            variant: names what the next three arguments change.
+            transform: applied to the images at their own size.
+            model: in place of the checkpoint's.
+            score: from the model's output and the batch to records.
+        """
+        listed = self.lists[name]
+        files = [(file, stamp(file)) for file in (*listed.images, *listed.masks)]
+        key = digest([self.header["configuration"], name, variant, files])
+        part = self._parts / f"{key}.jsonl"
+        kept = [read_records(part) if self.state.is_main_process and part.exists() else None]
+        broadcast_object_list(kept)  # other processes may not see the folder
+        if kept[0] is not None:
+            return kept[0]
+        dataset = make_test_set(listed, self.inputs, self.header["model"], transform)
+        found = evaluate(model or self.model, dataset, self.settings, self.state, self.settings.precision,
+                         title=f"{name} {variant}", score=score)
+        found = [{"dataset": name, "path": listed.images[record["index"]], "mask": listed.masks[record["index"]],
+                  **record} for record in found]
+        if self.state.is_main_process:
+            write_records(part, found)
+        return found
+
+    def finish(self, results: dict[str, Any], records: Iterable[Record]) -> None:
+        """Writes the results and all records; from here on nothing is resumed."""
+        if self.state.is_main_process:
+            path = Path(self.settings.output_dir, self.results_file)
+            write_records(records_file(path), records)
+            write_text(path, json.dumps(results, indent=2, default=str) + "\n")
+            shutil.rmtree(self._parts, ignore_errors=True)
+
+    @property
+    def _parts(self) -> Path:
+        """Folder of the records until the run is done."""
+        return Path(self.settings.output_dir, f"{Path(self.results_file).stem}_unfinished")
+
+
+def open_scoring(
+    settings: TestSettings, model_flags: Mapping[str, Any] | None = None, results_file: str = RESULTS
+) -> Scoring:
+    """Reads and checks the data, and restores the model as its checkpoint describes it.
+
+    Raises:
+        DiffIMLError: bad data, checkpoint or device.
+    """
+    if not settings.test_data_path:
+        raise DiffIMLError("give the test data by --test_data_path")
+    lists = read_test_sets(settings.test_data_path)
+    if launch.is_main_process():
+        make_folder(settings.output_dir)
+    state = launch.start_inference(settings.device)
+    require_one_process(settings, state.num_processes)
+    shared = {**asdict(settings), "device": str(state.device)}
+    if settings.tta is None:
+        del shared["tta"]  # the checkpoint's, or the model's default
+    restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
+    _keep_another_models(Path(settings.output_dir, results_file), restored.name)
+    inputs = InputSettings.of(settings, restored.input or input_mode(restored.name))
+    require_size(restored.name, inputs.image_size)
+    if state.is_main_process:
+        inputs.warn_if_cut(check_lists(list(lists.values())), size_multiple(restored.name))
+    values = {**asdict(settings), **restored.flags, **asdict(inputs)}
+    configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
+    header = {
+        "command": shlex.join(sys.argv),
+        "configuration": digest([restored.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
+        "model": restored.name,
+        "checkpoint": str(restored.path),
+        "settings": values,
+    }
+    model = restored.model.to(state.device)
+    if settings.tta and "tta" not in restored.flags:  # DiffIML mirrors by itself, with noise of its own
+        model = _Mirrored(model)
+    return Scoring(results_file, settings, lists, state, model, inputs, header)
+
+
+def _keep_another_models(results: Path, model: str) -> None:
+    if not results.exists():
+        return
+    try:
+        other = json.loads(results.read_text(encoding="utf-8"))["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DiffIMLError(f"{results} holds no figures of ours; choose another --output_dir, or remove it") from error
+    if other != model:
+        raise DiffIMLError(f"{results} holds the figures of {other}; give {model} a folder of its own by --output_dir")
+
+
+class _Mirrored(nn.Module):
+    """Test-time augmentation of any model: the mean of its predictions for an image and for its mirror image."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        require_inputs(self.model, inputs)
+        if "DCT_coef" in inputs:
+            raise DiffIMLError(f"{type(self.model).__name__} reads the JPEG file's coefficients, which cannot be "
+                               "mirrored; say --tta false")
+        upright = self.model(**inputs)
+        mirrored = self.model(**{key: value.flip(-1) if isinstance(value, Tensor) and value.ndim == 4 else value
+                                 for key, value in inputs.items()})
+        mirrored["pred_mask"] = mirrored["pred_mask"].flip(-1)
+        return {key: (upright[key] + mirrored[key]) / 2 for key in ("pred_mask", "pred_label")
+                if upright.get(key) is not None}
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,20 @@
+"""The settings of testing. Each field is a flag; where IMDLBenCo has one it keeps its name."""
+
+from dataclasses import dataclass
+
+from diffiml_plugin.settings import PRECISIONS, CommonSettings, flag
+
+
+@dataclass(frozen=True)
+class TestSettings(CommonSettings):
+    """The flags of `benco test`. Raises DiffIMLError out of range."""
+
+    __test__ = False  # pytest: no test class
+
+    model: str = flag("", "name in the framework's registry (the checkpoint's)")
+    checkpoint_path: str = flag("", "weights to test: a file, a training run's folder (its best.safetensors), or small")
+    test_data_path: str = flag("", "test sets: a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}",
+                               alias="test_data_json")
+    precision: str = flag("fp32", "of the forward pass", PRECISIONS)
+    tta: bool | None = flag(None, "average the predictions of an image and of its mirror image")
+    experiment: str = flag("", "rows of `benco report` that this fills, such as 'table5/DiffIML table6d/on'")

@@ -1,0 +1,125 @@
+"""`benco sweep`: one checkpoint under many sampling settings (Tables 6e and 7), each image encoded once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from statistics import fmean, stdev
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.evaluation.published import require_tables
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, Record, score_batch, summarise
+from diffiml_plugin.evaluation.scoring import open_scoring
+from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.framework.adapters import DiffIMLModel
+from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.method.diffiml import DiffIML
+
+RESULTS = "sweep.json"
+SWEPT = {field.name: field.type for field in fields(DiffIMLConfig)
+         if field.name in ("sampler", "num_inference_steps", "ensemble_size", "tta")}
+_RECORDED = (*SWEPT, "noise_seed")
+
+
+def sweep(
+    settings: TestSettings, model_flags: Mapping[str, Any] | None = None, *, vary: Sequence[str], noise_seeds: int
+) -> dict[str, Any]:
+    """Varies one setting at a time around the model's own; writes sweep.json and sweep_per_image.jsonl, prints a table.
+
+    Args:
+        vary: NAME=VALUE,VALUE,... with a name of `SWEPT`.
+        noise_seeds: how often each value is run, with the noise seeds that follow the model's own.
+
+    Returns:
+        what sweep.json holds: command, configuration (a hash), model, checkpoint, settings, and `rows`, a list of
+        {setting, value, datasets}, by dataset the `runs` (pixel-F1), their mean `f1` and standard deviation `std`,
+        None of a single run.
+
+    Raises:
+        DiffIMLError: as `test.test`; a setting or value that is none; a model that does not sample.
+    """
+    if noise_seeds < 1:
+        raise DiffIMLError(f"--noise_seeds {noise_seeds} must be a positive number")
+    require_tables(settings.experiment, swept=True)
+    values = _read(vary)
+    scoring = open_scoring(settings, model_flags, RESULTS)
+    if not isinstance(scoring.model, DiffIMLModel):
+        raise DiffIMLError(f"{scoring.header['model']} has no sampling settings to sweep; pass a checkpoint of DiffIML")
+    method = scoring.model.diffiml
+    seeds = range(method.config.noise_seed, method.config.noise_seed + noise_seeds)
+    cases = {(name, value): [replace(method.config, **{name: value}, noise_seed=seed) for seed in seeds]
+             for name in values for value in values[name]}
+    configs = list(dict.fromkeys(config for case in cases.values() for config in case))  # the model's own comes often
+    model, variant = _ManySamplers(method, configs), " ".join([*vary, f"{noise_seeds} seeds"])
+    found = {name: scoring.records(name, variant, model=model, score=_score) for name in scoring.lists}
+
+    def row(configs: Sequence[DiffIMLConfig]) -> dict[str, Any]:
+        datasets = {}
+        for name, records in found.items():
+            runs = [summarise(r for r in records if _of(config).items() <= r.items()).get(PIXEL_FIGURES["f1"])
+                    for config in configs]
+            if None not in runs:  # no tampered image
+                datasets[name] = {"f1": fmean(runs), "std": stdev(runs) if len(runs) > 1 else None, "runs": runs}
+        return datasets
+
+    rows = [{"setting": name, "value": value, "datasets": row(case)} for (name, value), case in cases.items()]
+    results = {**scoring.header, "rows": rows}
+    scoring.finish(results, (record for records in found.values() for record in records))
+    if scoring.state.is_main_process:
+        print(table(results))
+    return results
+
+
+class _ManySamplers(nn.Module):
+    """A model in test mode that yields a configuration and its output, for each; the condition is encoded once."""
+
+    def __init__(self, method: DiffIML, configs: Sequence[DiffIMLConfig]):
+        super().__init__()
+        self.encoder = method.with_settings(tta=any(config.tta for config in configs))
+        self.samplers = nn.ModuleList(method.with_settings(**vars(config)) for config in configs)
+
+    def forward(
+        self, image: Tensor, name: Sequence[str], shape_mask: Tensor | None = None, **_: Any
+    ) -> Iterator[tuple[DiffIMLConfig, dict]]:
+        conditions = self.encoder.condition(image)
+        for sampler in self.samplers:
+            prediction = sampler.sample(conditions, name).within(shape_mask)
+            yield sampler.config, {"pred_mask": prediction.probability, "pred_label": prediction.score}
+
+
+def _score(outputs: Iterator[tuple[DiffIMLConfig, dict]], batch: Mapping[str, Any]) -> list[Record]:
+    return [{**_of(config), **record} for config, output in outputs for record in score_batch(output, batch)]
+
+
+def _of(config: DiffIMLConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in _RECORDED}
+
+
+def _read(vary: Sequence[str]) -> dict[str, list[Any]]:
+    """Values by setting, in their types, from NAME=VALUE,VALUE,... words."""
+    read = {}
+    for word in vary:
+        name, _, values = word.partition("=")
+        if name not in SWEPT:
+            raise DiffIMLError(f"--vary {word}: {name!r} is not one of {', '.join(SWEPT)}{nearest(name, SWEPT)}")
+        read.setdefault(name, []).extend(yaml.safe_load(value) for value in values.split(","))
+        if wrong := [value for value in read[name] if type(value) is not SWEPT[name]]:
+            raise DiffIMLError(f"--vary {word}: {wrong[0]!r} is no {SWEPT[name].__name__}")
+    return read
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Pixel-F1 of each row by dataset, mean ± standard deviation, as aligned text."""
+    names = list(dict.fromkeys(name for row in results["rows"] for name in row["datasets"]))
+    lines = ["".ljust(26) + "".join(name.rjust(18) for name in names)]
+    for row in results["rows"]:
+        cells = (row["datasets"][name] for name in names)
+        lines.append(f"{row['setting']}={row['value']}".ljust(26) + "".join(spread(cell).rjust(18) for cell in cells))
+    return "\n".join(lines)
+
+
+def spread(cell: Mapping[str, Any]) -> str:
+    """Mean ± standard deviation of an entry of a row's `datasets`."""
+    return f"{cell['f1']:.4f}" + ("" if cell["std"] is None else f" ± {cell['std']:.4f}")

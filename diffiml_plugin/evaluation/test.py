@@ -1,0 +1,63 @@
+"""`benco test`: scores a model on one or many datasets, each image once however many processes there are."""
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from diffiml_plugin.evaluation.published import require_tables
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
+from diffiml_plugin.evaluation.scoring import open_scoring
+from diffiml_plugin.evaluation.settings import TestSettings
+
+_COLUMNS = {  # of the printed table
+    "images": "images",
+    PIXEL_FIGURES["f1"]: "pixel F1",
+    PIXEL_FIGURES["iou"]: "IoU",
+    PIXEL_FIGURES["auc_sklearn"]: "AUC",
+    "false_alarm_area": "false alarm",
+    "image-level F1": "image F1",
+    "image-level AUC": "image AUC",
+}
+
+
+def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Tests a checkpoint; writes `results.json` and `per_image.jsonl` to `settings.output_dir`, prints a table.
+
+    An interrupted test, started again, goes on after the last dataset that was done.
+
+    Args:
+        model_flags: constructor flags of the model that differ from the checkpoint's.
+
+    Returns:
+        what `results.json` holds: command, configuration (a hash), model, checkpoint, settings, datasets (figures by
+        name), mean.
+
+    Raises:
+        DiffIMLError: bad data, checkpoint or device, said before the first prediction where it can be known.
+    """
+    require_tables(settings.experiment)
+    scoring = open_scoring(settings, model_flags)
+    found = {name: scoring.records(name, score=partial(score_batch, complete=True)) for name in scoring.lists}
+    summaries = {name: summarise(records) for name, records in found.items()}
+    results = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
+    scoring.finish(results, chain.from_iterable(found.values()))
+    if scoring.state.is_main_process:
+        print(table(results))
+    return results
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The figures of each dataset and their mean, as aligned text."""
+    rows = {**results["datasets"], "mean": results["mean"]}
+    shown = {figure: head for figure, head in _COLUMNS.items() if any(figure in row for row in rows.values())}
+    width = max(map(len, rows)) + 2
+    lines = ["".ljust(width) + "".join(head.rjust(12) for head in shown.values())]
+    for name, row in rows.items():
+        cells = (row.get(figure) for figure in shown)
+        lines.append(name.ljust(width) + "".join(_cell(value).rjust(12) for value in cells))
+    return "\n".join(lines)
+
+
+def _cell(value: float | int | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"

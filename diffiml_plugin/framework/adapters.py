@@ -1,0 +1,137 @@
+"""DiffIML and its discriminative counterpart in IMDL-BenCo's registry: between its dictionaries and our tensors."""
+
+import hashlib
+import inspect
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
+from diffiml_plugin.method.config import SIZE_MULTIPLE, DiffIMLConfig, true_or_false
+from diffiml_plugin.method.diffiml import DiffIML
+from diffiml_plugin.method.edges import edge_map
+from diffiml_plugin.method.encoders import build_encoder
+from diffiml_plugin.method.segmenter import Segmenter
+from diffiml_plugin.weights.codecs import load_codec
+from diffiml_plugin.weights.encoders import load_encoder_weights
+
+NAME = "DiffIML"
+
+
+def _from_settings(init):
+    """Gives `init` one keyword for each field of DiffIMLConfig: the framework makes a flag of every parameter."""
+    own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default,
+                          annotation=true_or_false if f.type is bool else f.type)
+        for f in fields(DiffIMLConfig)
+    ]
+    init.__signature__ = inspect.Signature([*own, *settings])
+    return init
+
+
+class DiffIMLModel(nn.Module):
+    """DiffIML behind the framework's forward interface.
+
+    Args:
+        encoder_weights: none, xavier, imagenet, or a file for the condition encoder.
+        codec_weights: default, none, or a file or folder for the latent codec.
+        settings: the fields of `DiffIMLConfig`.
+    """
+
+    size_multiple = SIZE_MULTIPLE
+
+    @_from_settings
+    def __init__(self, encoder_weights: str = "none", codec_weights: str = "default", **settings):
+        super().__init__()
+        config = DiffIMLConfig(**settings)
+        encoder = build_encoder(config.encoder)
+        load_encoder_weights(encoder, config.encoder, encoder_weights)
+        self.diffiml = DiffIML(config, encoder, load_codec(config.latent_codec, codec_weights))
+        self.to(memory_format=torch.channels_last)  # convolutions are a sixth faster
+
+    def forward(
+        self, image, mask=None, label=None, edge_map=None, name=None, details=False, shape_mask=None, *args, **kwargs
+    ) -> dict:
+        """One training step's loss, or a prediction.
+
+        Args:
+            image: [B, 3, H, W], ImageNet-normalised.
+            mask, edge_map: [B, 1, H, W] in {0, 1}, any dtype; read in training only.
+            name: B image names, the keys of the sampling noise; without them the image's content is the key.
+            shape_mask: [B, 1, H, W], 1 on the real pixels of padded images; nothing is found outside.
+            details: when predicting, add `uncertainty` [B, 1, H, W] in [0, 0.5] and `visual_image` (edge and denoising
+                steps, each [B, 1, H, W] in [0, 1]).
+
+        Returns:
+            Training: `backward_loss`, `visual_loss`, `timesteps` [B]. Else: `pred_mask` [B, 1, H, W] in [0, 1] and
+            `pred_label` [B] in [0, 1].
+        """
+        if self.training:
+            return self._training_step(image, mask, edge_map)
+        names = name if name is not None else [content_name(one) for one in image]
+        prediction = self.diffiml.predict(image, names, details=bool(details)).within(shape_mask)
+        output = {"pred_mask": prediction.probability, "pred_label": prediction.score}
+        if details:
+            output |= {"uncertainty": prediction.uncertainty, "visual_image": {}}
+            if prediction.edge is not None:
+                output["visual_image"]["edge"] = prediction.edge
+            for number, step in enumerate(prediction.steps.unbind(1), start=1):
+                output["visual_image"][f"denoising step {number}"] = step
+        return output
+
+    def _training_step(self, image: Tensor, mask: Tensor, edge: Tensor | None) -> dict:
+        losses = self.diffiml.training_loss(image, mask, edge)
+        parts = {"mask_loss": losses.mask_loss, "edge_loss": losses.edge_loss}
+        return {
+            "backward_loss": losses.loss,
+            "visual_loss": {"loss": losses.loss, **{key: value for key, value in parts.items() if value is not None}},
+            "timesteps": losses.timesteps,
+        }
+
+
+class SegFormerIML(nn.Module):
+    """DiffIML's condition encoder under a discriminative head (Table 5), behind the framework's forward interface.
+
+    Args:
+        encoder: the condition encoder's name.
+        encoder_weights: none, xavier, imagenet, or a file for it.
+    """
+
+    size_multiple = SIZE_MULTIPLE
+
+    def __init__(self, encoder: str = "segformer_b3", encoder_weights: str = "none"):
+        super().__init__()
+        backbone = build_encoder(encoder)
+        load_encoder_weights(backbone, encoder, encoder_weights)
+        self.segmenter = Segmenter(backbone)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image, mask=None, label=None, shape_mask=None, *args, **kwargs) -> dict:
+        """As `DiffIMLModel.forward`, from the image alone: there is no noise to key."""
+        if self.training:
+            loss = self.segmenter.training_loss(image, mask)
+            return {"backward_loss": loss, "visual_loss": {"loss": loss}}
+        prediction = self.segmenter.predict(image).within(shape_mask)
+        return {"pred_mask": prediction.probability, "pred_label": prediction.score}
+
+
+def content_name(image: Tensor) -> str:
+    """A name for an image [3, H, W] that has none: a digest of its values."""
+    values = image.detach().to("cpu", torch.float32).contiguous()
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+
+def diffiml_post_func(sample: dict) -> None:
+    """Adds the edge map of Eq. 7 to a sample, in the loader's worker: `edge_map` [1, S, S] float32 in {0, 1}."""
+    mask = sample["mask"][0].numpy().astype("uint8")
+    sample["edge_map"] = torch.from_numpy(edge_map(mask)).float()[None]
+
+
+def register() -> None:
+    """Puts the models and DiffIML's post function into the framework's registries, once."""
+    if not MODELS.has(NAME):
+        MODELS.register_module(name=NAME, module=DiffIMLModel)
+        MODELS.register_module(module=SegFormerIML)
+        POSTFUNCS.register_module(module=diffiml_post_func)

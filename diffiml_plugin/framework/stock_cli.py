@@ -1,0 +1,10 @@
+"""The framework's own command."""
+
+
+
+
+def framework_main():
+    """The framework's own `benco`."""
+    from IMDLBenCo.cli import main
+
+    return getattr(main, "__wrapped__", main)()

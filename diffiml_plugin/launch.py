@@ -1,0 +1,147 @@
+"""Processes and devices: starts torchrun, or joins what torchrun or SLURM started."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
+
+from diffiml_plugin.errors import DiffIMLError
+
+_PATIENCE = timedelta(hours=12)  # the other processes wait while the first looks at every file of a large corpus
+Sample = dict[str, Any]
+
+
+def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None:
+    """Runs `diffiml ARGUMENTS` once on each of `gpus` GPUs and returns the exit status.
+
+    None if there is nothing to start: this process is one of them already, or one process is enough.
+
+    Raises:
+        DiffIMLError: more GPUs than the machine has, GPUs on the CPU, or another number than torchrun or SLURM started.
+    """
+    if gpus is None:
+        return None
+    environment = dict(os.environ)
+    join_slurm(environment)
+    if "RANK" in environment:
+        started = int(environment.get("LOCAL_WORLD_SIZE", gpus))
+        if gpus != started:
+            raise DiffIMLError(f"--gpus {gpus}, but {started} processes were started on this node; leave the flag out, "
+                               "or start one process for each GPU")
+        return None
+    present = torch.cuda.device_count()
+    if device == "cpu":
+        raise DiffIMLError(f"--gpus {gpus} with --device cpu: leave one of them out (several CPU processes: "
+                           "torchrun --nproc_per_node 2 -m diffiml_plugin ...)")
+    if gpus > present:
+        mend = f"ask for at most {present}" if present else "leave it out, and the CPU is used"
+        raise DiffIMLError(f"--gpus {gpus}, but torch finds {present} on this machine; {mend}")
+    if gpus == 1:
+        return None
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.run(run.parse_args(["--standalone", f"--nproc_per_node={gpus}", "-m", "diffiml_plugin", *arguments]))
+    except ChildFailedError as error:
+        return max(1, error.get_first_failure()[1].exitcode)  # a signal counts as negative
+    return 0
+
+
+def join_slurm(environment: MutableMapping[str, str]) -> None:
+    """Under `srun` with several tasks, says in torchrun's variables what SLURM says in its own."""
+    if "RANK" in environment or slurm_tasks(environment) <= 1:
+        return
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
+    environment |= {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_WORLD_SIZE": re.match(r"\d+", environment["SLURM_STEP_TASKS_PER_NODE"])[0],  # of "8(x2)", "8,4"
+    }
+    environment.setdefault("MASTER_ADDR", _first_node(nodes))
+    environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+
+
+def start(device: str, precision: str, find_unused_parameters: bool = False) -> Accelerator:
+    """This process's device, its process group if there are several, and autocast. For training.
+
+    Raises:
+        DiffIMLError: the device is not there, or cannot compute in that precision.
+    """
+    cpu = _use_cpu(device)
+    name = _precision(precision, cpu)
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
+                InitProcessGroupKwargs(timeout=_PATIENCE)]
+    return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
+
+
+def start_inference(device: str) -> PartialState:
+    """This process's device, and its process group if there are several."""
+    return PartialState(cpu=_use_cpu(device), timeout=_PATIENCE)
+
+
+def leave() -> None:
+    """Leaves the process group, if there is one; NCCL complains of processes that just end."""
+    PartialState().destroy_process_group()
+
+
+def is_main_process() -> bool:
+    """Before the process group exists: rank 0, or the only process."""
+    join_slurm(os.environ)
+    return os.environ.get("RANK", "0") == "0"
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """What `start` made of the precision asked for: fp32, bf16 or fp16."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+
+
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """The forward pass in `precision` of `settings.PRECISIONS`; fp32 is that, where cuDNN would round to TF32."""
+    name = _precision(precision, device.type == "cpu")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+    rounded, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, dtype is not None
+    try:
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = rounded
+
+
+def _use_cpu(device: str) -> bool:
+    join_slurm(os.environ)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DiffIMLError("--device cuda, but torch finds no usable GPU here; pass --device cpu, or install the "
+                           "driver and a CUDA build of torch")
+    return device == "cpu" or not torch.cuda.is_available()
+
+
+def _precision(precision: str, cpu: bool) -> str:
+    if precision == "auto":
+        return "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp16" and cpu:
+        raise DiffIMLError("--precision fp16 needs a GPU; pass fp32 or bf16 on the CPU")
+    return precision
+
+
+def slurm_tasks(environment: Mapping[str, str]) -> int:
+    """How many processes `srun` started for this step; 1 without it."""
+    return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
+
+
+def _first_node(nodes: str) -> str:
+    """`gpu[03-05,9],cpu1` → `gpu03`."""
+    prefix, digits = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes).groups()
+    return prefix + (digits or "")
+
+
+def to_device(batch: Sample, device: torch.device) -> Sample:
+    """Moves the tensors of a batch."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}

@@ -1,0 +1,146 @@
+"""What a training run leaves behind: weights that say how to rebuild their model, and the state to go on from."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffiml_plugin import weights
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
+from diffiml_plugin.models.registry import build_model, constructor_flags, resolve_flags
+from diffiml_plugin.weights.files import load_into, load_weights, save_weights
+
+BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
+RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
+_INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # flags that name initial weights
+_OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")
+_SIMPLE = (bool, int, float, str, list, tuple, type(None))
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A model rebuilt from a checkpoint. `input` holds the `InputSettings` it was trained with, if stored."""
+
+    model: nn.Module
+    name: str
+    flags: dict[str, Any]
+    input: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(path: Path, model: nn.Module, name: str, flags: Mapping[str, Any], **facts: Any) -> None:
+    """Writes the weights with what rebuilds the model. `facts` (epoch, figures, input...) go into the metadata.
+
+    Raises:
+        DiffIMLError: the file cannot be written; an earlier one of that name is untouched.
+    """
+    save_weights(path, model.state_dict(), {"model": name, "config": storable(flags), **facts})
+
+
+
+
+
+
+def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that JSON can hold, without the device; the others are left at their default."""
+    return {flag: value for flag, value in flags.items() if isinstance(value, _SIMPLE) and flag != "device"}
+
+
+def uninitialised(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags for a model whose weights are filled in afterwards: no initial weights are fetched."""
+    return {flag: _INITIALISATION.get(flag, value) for flag, value in flags.items()}
+
+
+def restore(
+    path: str | Path, name: str = "", flags: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None
+) -> Restored:
+    """Rebuilds the model of a checkpoint and loads its weights, strictly.
+
+    Args:
+        path: a file of `benco train`, a `.pth` of the framework's scripts, a run's folder (its best weights), or a
+            name of `RELEASED`.
+        name: the model, for a file that does not say; otherwise it must agree.
+        flags: change how the model runs (ensemble_size...); what fixes its weights must agree.
+        shared: settings of the run that the constructor may want, as `models.resolve_flags` takes them. Of
+            those only the input's and the device count before what is stored, and only where they are not None.
+
+    Raises:
+        DiffIMLError: no such file, a damaged or foreign one, or another model or architecture.
+    """
+    path, flags = find_checkpoint(path), dict(flags or {})
+    state_dict, metadata = _load_pth(path) if path.suffix in (".pth", ".pt") else load_weights(path)
+    stored_name, stored = metadata.get("model", ""), metadata.get("config", {})
+    if not (name or stored_name):
+        raise DiffIMLError(f"{path} does not say which model it holds; pass --model")
+    if name and stored_name and name != stored_name:
+        raise DiffIMLError(f"{path} holds a {stored_name}, not a {name}; leave --model out or pass another file")
+    name = name or stored_name
+
+    for flag in ARCHITECTURE_FIELDS:
+        if flag in flags and flag in stored and flags[flag] != stored[flag]:
+            raise DiffIMLError(f"{path} was trained with --{flag} {stored[flag]}, which its weights depend on, not "
+                               f"{flags[flag]}; leave the flag out")
+    known, trained_input, shared = constructor_flags(name), metadata.get("input", {}), shared or {}
+    now = {flag: shared[flag] for flag in _OF_THE_RUN if flag in known and shared.get(flag) is not None}
+    resolved = uninitialised(resolve_flags(name, {**stored, **now, **flags}, {**shared, **trained_input}))
+    model = build_model(name, resolved, pretrained=False)
+    load_into(model, state_dict, path)
+    return Restored(model, name, resolved, trained_input, path)
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """The model of a checkpoint, ready to predict: `model(image=..., name=...)["pred_mask"]`.
+
+    DiffIML's `image` is [B, 3, H, W], ImageNet-normalised, with sides that are multiples of 32; `name`, a list of B
+    names, keys the noise; the mask is [B, 1, H, W] in [0, 1]. Arguments and errors as `restore`.
+    """
+    return restore(path).model.eval()
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The file itself, a folder's best weights or a released model's. Raises DiffIMLError if there is none."""
+    name, path = str(path), Path(path)
+    if path.is_file():
+        return path
+    if name in RELEASED:
+        if (path / BEST).is_file():
+            raise DiffIMLError(f"{name} is a model that travels with the package, and a folder here: say ./{name}, or "
+                               "call it from elsewhere")
+        return RELEASED[name]
+    if not path.is_dir():
+        raise DiffIMLError(f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, or "
+                           f"{' or '.join(RELEASED)}")
+    if (path / BEST).is_file():
+        return path / BEST
+    others = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "no weights"
+    raise DiffIMLError(f"{path} has no {BEST} (made when --test_data_path holds tampered images); it has {others}: "
+                       "name a file")
+
+
+
+
+
+
+def _load_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint of the framework's scripts, {"model": state dict, "args": Namespace...}, or a bare state dict."""
+    content = load_pickle(path)
+    state_dict = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise DiffIMLError(f"{path} holds no state dict, neither at its top nor under 'model'")
+    name = getattr(content.get("args"), "model", "")
+    return state_dict, {"model": name} if name else {}
+
+
+def load_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the framework stores its arguments as one
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DiffIMLError(f"{path} does not exist") from error
+    except Exception as error:  # the unpickler raises whatever it trips over
+        raise DiffIMLError(f"{path} is damaged, or holds more than tensors and plain values ({error!r})") from error

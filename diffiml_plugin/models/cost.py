@@ -1,0 +1,107 @@
+"""What a model costs: parameters, and multiply-adds as fvcore counts them (Table 4: 1 multiply-add = 1)."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.adapters import DiffIMLModel
+from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
+
+ENSEMBLE_SIZES = (1, 5)  # of Table 4
+_COUNTED = "one image, random weights; 1 multiply-add = 1, fused attention as two matrix products, every sampling step"
+
+
+def complexity(name: str, flags: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """The row of Table 4 for a registered model at image_size × image_size pixels.
+
+    Args:
+        flags: of the model's constructor; where initial weights come from does not matter, none are read.
+
+    Returns:
+        "model", "image_size", "settings" (the command among them), and in millions "params_M" and in 10^9 "GFLOPs":
+        for DiffIML by part ("total", "condition_encoder", "denoiser", "codec") and for N=1 and N=5, else "total" and
+        "N=1". The latter is None for a model that runs but cannot be traced (MantraNet, SPAN).
+
+    Raises:
+        DiffIMLError: no such model or flag, or it cannot be built or run at this size.
+    """
+    with untrained():
+        model, settings = build_untrained(name, flags, image_size)
+        batch = blank_batch(model, image_size)
+        if isinstance(model, DiffIMLModel):
+            gflops = {}
+            for members in ENSEMBLE_SIZES:
+                model.diffiml.config = replace(model.diffiml.config, ensemble_size=members)
+                gflops[f"N={members}"] = multiply_adds(name, model, batch)
+            del settings["ensemble_size"]
+        else:
+            gflops = {"N=1": multiply_adds(name, model, batch)}
+    return cost_row(name, model, settings, image_size, gflops)
+
+
+def cost_row(
+    name: str, model: nn.Module, settings: Mapping[str, Any], image_size: int, gflops: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """What `complexity` returns, of a model whose multiply-adds were counted."""
+    parts = {"total": model}
+    if isinstance(model, DiffIMLModel):
+        parts |= {part: getattr(model.diffiml, part) for part in ("condition_encoder", "denoiser", "codec")}
+    simple = {key: value for key, value in settings.items() if isinstance(value, str | int | float | None)}
+    return {
+        "model": name,
+        "image_size": image_size,
+        "params_M": {part: sum(p.numel() for p in module.parameters()) / 1e6 for part, module in parts.items()},
+        "GFLOPs": gflops,
+        "settings": {**simple, "counted": _COUNTED, "command": shlex.join(sys.argv)},
+    }
+
+
+class _MaskOf(nn.Module):
+    """The model as a function of the image alone, which is what fvcore traces."""
+
+    def __init__(self, model: nn.Module, batch: dict[str, Any]):
+        super().__init__()
+        self.model, self.batch = model, batch
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(**{**self.batch, "image": image})["pred_mask"]
+
+
+@torch.no_grad()
+def multiply_adds(name: str, model: nn.Module, batch: dict[str, Any]) -> float | None:
+    """In 10^9, of the model on a `blank_batch`; None if it runs but cannot be traced. Call it inside `untrained`.
+
+    Raises:
+        DiffIMLError: it does not run.
+    """
+    from fvcore.nn import FlopCountAnalysis  # importing it warns, which `untrained` hides
+
+    image, mask_of = batch["image"], _MaskOf(model, batch)
+    counter = FlopCountAnalysis(mask_of, image)
+    counter.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    try:
+        return counter.total() / 1e9
+    except Exception:  # is it the model that fails, or only its tracing?
+        try:
+            mask_of(image)
+        except DiffIMLError:
+            raise
+        except Exception as error:
+            size, place = "×".join(map(str, image.shape[2:])), "CPU" if image.device.type == "cpu" else "GPU"
+            raise DiffIMLError(f"{name} does not run at {size} on the {place} ({error}); try the --image_size it was "
+                               "made for") from error
+        return None
+
+
+def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    """q·k and its product with v, for shapes [..., L, E], [..., S, E], [..., S, V]."""
+    query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])

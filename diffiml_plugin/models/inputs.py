@@ -1,0 +1,41 @@
+"""How images reach a model: resized or padded, and at which size."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.models.registry import input_mode
+from diffiml_plugin.settings import CommonSettings
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How images reach the model: resized or padded (as `PairsDataset` says); stored with the weights."""
+
+    image_size: int = 512
+    if_padding: bool = False
+    edge_mask_width: int | None = None
+    padding_mode: str = "constant"
+
+    @classmethod
+    def of(cls, settings: CommonSettings, stored: Mapping[str, Any] | None = None) -> "InputSettings":
+        """As the flags say; what they leave open as it was `stored`, else as the model wants it, else the default.
+
+        Raises:
+            DiffIMLError: --padding_mode reflect of images that are resized.
+        """
+        made = replace(cls(), **(stored or input_mode(settings.model)))
+        if settings.if_padding is not None or settings.if_resizing:
+            made = replace(made, if_padding=bool(settings.if_padding))
+        if settings.padding_mode == "reflect" and not made.if_padding:
+            raise DiffIMLError("--padding_mode reflect is of padded images, but these are resized; add --if_padding")
+        given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width", "padding_mode")}
+        return replace(made, **{name: value for name, value in given.items() if value is not None})
+
+    def warn_if_cut(self, longest_side: int, multiple: int | None = None) -> None:
+        """Says on stderr that images of so many pixels lose some, unless `PairsDataset` pads them to a `multiple`."""
+        if self.if_padding and not multiple and longest_side > self.image_size:
+            print(f"warning: --if_padding cuts images of up to {longest_side} pixels to their upper left "
+                  f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing", file=sys.stderr)

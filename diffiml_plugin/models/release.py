@@ -1,0 +1,59 @@
+"""Weights to give away."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
+from diffiml_plugin.models.checkpoints import (
+    find_checkpoint,
+    uninitialised,
+)
+from diffiml_plugin.weights.files import load_weights, save_weights
+
+
+def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str, Any]) -> None:
+    """Writes the mean of the weights of checkpoints of ours, in half precision, to give away.
+
+    Of checkpoints that one run led to, the mean often does better than each.
+
+    Args:
+        sources: one or more of one architecture; the last one's settings are kept.
+        statement: what its users should know (data, figures, limits), added to the metadata.
+
+    Raises:
+        DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` exists
+            (it may be meant as a source), or cannot be written.
+    """
+    if target.exists():
+        raise DiffIMLError(f"{target} exists; the last path is the file to write: name a new one, or remove that")
+    loaded = [load_weights(find_checkpoint(source)) for source in sources]
+    state_dict, metadata = loaded[-1]
+    for source, other in zip(sources, loaded, strict=True):
+        if different := _difference(other, loaded[-1]):
+            raise DiffIMLError(f"{source} and {sources[-1]} have no mean: they differ in {different}")
+    mean = {name: torch.stack([weights[name] for weights, _ in loaded]).double().mean(0).half()
+            if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
+    config = uninitialised(metadata.get("config", {}))  # the files that training started from stay at home
+    kept = {key: metadata[key] for key in ("model", "input") if key in metadata}  # not the figures of one run's end
+    save_weights(target, mean, {**kept, "config": config, **statement})
+
+
+def _difference(mine: tuple[Mapping, Mapping], other: tuple[Mapping, Mapping]) -> str:
+    """What forbids the mean of two checkpoints (weights, metadata), whatever their precision; empty if nothing does."""
+    (weights, facts), (its_weights, its_facts) = mine, other
+    if facts.get("model") != its_facts.get("model"):
+        return "their model"
+    config, its_config = facts.get("config", {}), its_facts.get("config", {})
+    for flag in ARCHITECTURE_FIELDS:
+        if flag in config and flag in its_config and config[flag] != its_config[flag]:
+            return f"--{flag}: {config[flag]} and {its_config[flag]}"
+    if {name: tensor.shape for name, tensor in weights.items()} != {
+            name: tensor.shape for name, tensor in its_weights.items()}:
+        return "the shapes of their weights"
+    codec = [name for name in weights if "codec." in name]
+    same = all(weights[name].half().equal(its_weights[name].half()) for name in codec)
+    return "" if same else "the weights of their latent codec"

@@ -1,0 +1,64 @@
+"""Models of the registry with random weights, built and run without any file of weights."""
+
+import inspect
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.launch import to_device
+from diffiml_plugin.models.registry import build_model, constructor_flags, resolve_flags
+
+_STAND_INS = {  # what constructors insist on, although weights are not read here
+    "PSCC_Net": {"pretrain_path": ""},
+    "MSCDI_Net": {"backbone_weights_path": "none"},
+}
+_NO_WEIGHTS = {"encoder_weights": "none", "codec_weights": "none"}  # DiffIML's own way to ask for it
+
+
+@contextmanager
+def untrained(device: str = "cpu") -> Iterator[None]:
+    """Inside, the zoo's models are quiet, and stay on a "cpu"."""
+    with ExitStack() as stack:
+        for moved in (nn.Module, Tensor) if device == "cpu" else ():
+            stack.enter_context(patch.object(moved, "cuda", lambda self, *args, **options: self))
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
+
+
+def build_untrained(name: str, flags: Mapping[str, Any], image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The model in evaluation mode, and all its constructor flags; to be called inside `untrained`.
+
+    Raises:
+        DiffIMLError: no such model or flag, or a model that wants more than weights.
+    """
+    known = constructor_flags(name)
+    required = {flag: "" for flag, parameter in known.items() if parameter.default is parameter.empty}
+    needed = {**required, **_STAND_INS.get(name, {})}
+    neutral = {flag: value for flag, value in _NO_WEIGHTS.items() if flag in known}
+    resolved = resolve_flags(name, {**needed, **flags, **neutral}, {"image_size": image_size})
+    try:
+        return build_model(name, resolved, pretrained=False).eval(), resolved
+    except RuntimeError as error:  # `unet` fetches its very code from the internet
+        raise DiffIMLError(f"{name} cannot be built with random weights ({error})") from error
+
+
+def blank_batch(model: nn.Module, image_size: int) -> dict[str, Any]:
+    """One black image with all that the framework's datasets give `model.forward` beside it, on the model's device."""
+    plane = torch.zeros(1, 1, image_size, image_size)
+    batch = {
+        "image": torch.zeros(1, 3, image_size, image_size), "mask": plane, "edge_mask": plane,
+        "label": torch.zeros(1, dtype=torch.int64), "shape": torch.tensor([[image_size, image_size]]),
+        "name": ["blank"], "DCT_coef": plane[0], "qtables": torch.ones(1, 8, 8),
+    }
+    accepted = inspect.signature(model.forward).parameters
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return to_device({key: value for key, value in batch.items() if key in accepted}, device)

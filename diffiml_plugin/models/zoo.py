@@ -1,0 +1,114 @@
+"""`benco complexity --zoo`: the cost of DiffIML and of each model of the framework's zoo, on one device (Table 4)."""
+
+import gc
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.adapters import NAME, register
+from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.models.cost import cost_row, multiply_adds
+from diffiml_plugin.models.registry import input_mode, model_class
+from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
+
+RESULTS = "complexity.json"  # by this name `benco report` finds the rows in a folder
+RATIO = "fps_ratio_to_DiffIML_N=1"
+_OURS = (("lightvae", 1), ("lightvae", 5), ("sd-vae", 1), ("sd-vae", 5))  # codec, N; others relate to the first
+_TABLE_4_SIZE = {"MantraNet": 256}  # the only one there that is not of the model's `input_mode`
+_FEWEST, _MOST, _SECONDS = 3, 100, 5.0  # runs of one model; no more are begun after so many seconds
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    flags: Mapping[str, Any]
+    image_size: int
+
+
+def zoo(
+    models: Sequence[str], flags: Mapping[str, Any], image_size: int | None, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of Table 4, each when it is known: DiffIML's four, then the models'.
+
+    Args:
+        models: registered names; none for all there are.
+        flags: of DiffIML's constructor, for its rows.
+        image_size: in pixels, for all; None for each model's own.
+
+    Yields:
+        a row as `complexity` gives it, of one ensemble size, with "fps", one image at a time in PyTorch's default
+        precision, and RATIO to that of the first row. A model that cannot be built or run has None for figures and
+        "error", which says why.
+
+    Raises:
+        DiffIMLError: no such model; or the first row, to which the others relate, fails.
+    """
+    register()
+    known = [name for name in MODELS.module_dict if name != NAME]
+    for name in models:
+        model_class(name)
+    entries = [_Entry(NAME, {**flags, "latent_codec": codec, "ensemble_size": members}, image_size or 512)
+               for codec, members in _OURS]
+    entries += [_Entry(name, {}, image_size or _own_size(name)) for name in models or known if name != NAME]
+    reference = None
+    bar = tqdm(entries, unit="model", disable=None)
+    for entry in bar:
+        bar.set_description(f"{entry.name}, {entry.image_size}×{entry.image_size}")
+        try:
+            row = _measured(entry, device)
+        except Exception as error:  # the zoo's models fail in ways of their own, and none may end the run
+            if reference is None:
+                raise
+            row = _failed(entry, error)
+        gc.collect()
+        torch.cuda.empty_cache()
+        reference = reference or row["fps"]
+        yield {**row, RATIO: row["fps"] and row["fps"] / reference}
+
+
+def _own_size(name: str) -> int:
+    return _TABLE_4_SIZE.get(name) or input_mode(name).get("image_size", 512)
+
+
+def _measured(entry: _Entry, device: torch.device) -> dict[str, Any]:
+    with untrained(device.type):
+        model, settings = build_untrained(entry.name, entry.flags, entry.image_size)
+        batch = blank_batch(model.to(device), entry.image_size)
+        gflops = {f"N={entry.flags.get('ensemble_size', 1)}": multiply_adds(entry.name, model, batch)}
+        row = cost_row(entry.name, model, settings, entry.image_size, gflops)
+        row["settings"]["timed"] = _device_name(device)
+        return {**row, "fps": frames_per_second(model, batch)}
+
+
+def _failed(entry: _Entry, error: Exception) -> dict[str, Any]:
+    return {"model": entry.name, "image_size": entry.image_size, "params_M": {"total": None},
+            "GFLOPs": {f"N={entry.flags.get('ensemble_size', 1)}": None}, "settings": dict(entry.flags), "fps": None,
+            "error": " ".join(_reason(error).split())}
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, DiffIMLError) else f"{type(error).__name__}: {error}"
+
+
+@torch.no_grad()
+def frames_per_second(model: nn.Module, batch: Mapping[str, Any]) -> float:
+    """From the median time of one image after another, the first left out."""
+    seconds: list[float] = []
+    while len(seconds) < _FEWEST or sum(seconds) < _SECONDS and len(seconds) < _MOST:
+        start = time.perf_counter()
+        model(**batch)["pred_mask"].sum().item()  # .item() waits for the device
+        seconds.append(time.perf_counter() - start)
+    return 1 / median(seconds[1:])
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, fp32 (convolutions in TF32)"
+    return f"CPU, {torch.get_num_threads()} threads, fp32"

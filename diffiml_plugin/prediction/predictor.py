@@ -1,0 +1,109 @@
+"""From images to predictions."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from diffiml_plugin import launch
+from diffiml_plugin.data.images import read_image
+from diffiml_plugin.data.lists import NEGATIVE, ImageList
+from diffiml_plugin.data.pairs import make_test_set
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.evaluate import testing_mode
+from diffiml_plugin.launch import to_device
+from diffiml_plugin.models import checkpoints
+from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.registry import input_mode, require_inputs, require_size, size_multiple
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """All maps are [H, W] float32 at the image's own size."""
+
+    image: np.ndarray  # [H, W, 3] uint8 RGB
+    probability: np.ndarray  # in [0, 1]
+    uncertainty: np.ndarray | None  # std over the ensemble, in [0, 0.5]; None if the model has none
+    score: float | None  # of the whole image, in [0, 1]; None if the model has none
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file without a prediction, and why."""
+
+    path: Path
+    reason: str
+
+
+class Predictor:
+    """A checkpoint that predicts image files.
+
+    Args:
+        checkpoint_path: as `checkpoints.restore` takes it.
+        image_size: pixels, the side that the model works at; None means as trained. A model that was trained on
+            padded images takes larger ones as they are.
+        device: one of `settings.DEVICES`.
+        model, model_flags: as for `checkpoints.restore`.
+    """
+
+    def __init__(
+        self,
+        checkpoint_path: str | Path,
+        image_size: int | None = None,
+        device: str = "auto",
+        model: str = "",
+        model_flags: Mapping[str, Any] | None = None,
+    ):
+        self.device = launch.start_inference(device).device
+        shared = {"image_size": image_size, "device": str(self.device)}
+        restored = checkpoints.restore(checkpoint_path, model, model_flags, shared)
+        self.model, self.name = restored.model.to(self.device), restored.name
+        trained = InputSettings(**(restored.input or input_mode(restored.name)))
+        if image_size and trained.if_padding and trained.padding_mode == "reflect":
+            print("note: --image_size is not used: this model takes images at their own size", file=sys.stderr)
+            image_size = None
+        self.inputs = replace(trained, image_size=image_size or trained.image_size)
+        require_size(restored.name, self.inputs.image_size)
+
+    def predict(self, files: Sequence[Path]) -> Iterator[ImagePrediction | Failure]:
+        """One result per file, in order. The noise is keyed by the file's name, as in `benco test`."""
+        for file in files:
+            try:
+                yield self._predict(file)
+            except DiffIMLError as error:
+                yield Failure(file, str(error))
+
+    def _predict(self, file: Path) -> ImagePrediction:
+        image = read_image(file)
+        height, width = image.shape[:2]
+        if self.inputs.if_padding and not size_multiple(self.name) and max(height, width) > self.inputs.image_size:
+            raise DiffIMLError(f"{file} has {width}x{height} pixels, the model takes {self.inputs.image_size} at most; "
+                               "shrink it, or raise --image_size if the model can")
+        listed = ImageList("the image", (str(file),), (NEGATIVE,))
+        sample = make_test_set(listed, self.inputs, self.name)[0]
+        require_inputs(self.model, sample)
+        with testing_mode(self.model), torch.inference_mode(), launch.autocast(self.device, "fp32"):
+            output = self.model(**to_device(default_collate([sample]), self.device), details=True)
+        if not output["pred_mask"].isfinite().all():
+            raise DiffIMLError(f"the prediction for {file} is not finite; the weights have probably diverged")
+
+        def at_own_size(values: torch.Tensor) -> np.ndarray:  # [1, 1, S, S] → [H, W]
+            values = values[0, 0].float().cpu().numpy()
+            if self.inputs.if_padding:
+                return values[:height, :width]
+            return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+
+        uncertainty = output.get("uncertainty")
+        score = output.get("pred_label")
+        return ImagePrediction(
+            image,
+            at_own_size(output["pred_mask"]),
+            None if uncertainty is None else at_own_size(uncertainty),
+            None if score is None else float(score),
+        )

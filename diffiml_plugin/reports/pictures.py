@@ -1,0 +1,29 @@
+"""Pictures to look at: maps in colour, masks over their image, and strips of them side by side."""
+
+import cv2
+import numpy as np
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """Any map or image as [H, W, 3] uint8 RGB: uint8 colour stays, a map [H, W] in [0, 1] becomes grey."""
+    if image.ndim == 3:
+        return image
+    return np.repeat(np.clip(image * 255.0, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def heat(values: np.ndarray, highest: float = 1.0) -> np.ndarray:
+    """A map [H, W] as colours from black over red to yellow, brightest from `highest` up: [H, W, 3] uint8."""
+    scaled = np.clip(values * (255.0 / highest), 0, 255).round().astype(np.uint8)
+    return np.ascontiguousarray(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)[..., ::-1])
+
+
+
+
+def strip(*pictures: np.ndarray, height: int = 256, gap: int = 4) -> np.ndarray:
+    """Pictures and maps (see `as_picture`) side by side at one height, white between them."""
+    parts = []
+    for picture in map(as_picture, pictures):
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        parts += [cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA),
+                  np.full((height, gap, 3), 255, np.uint8)]
+    return np.hstack(parts[:-1])

@@ -1,0 +1,207 @@
+"""`benco study`: means and spread over seeds of runs that differ in one thing each, and their curves."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation import robust, scoring, sweep
+from diffiml_plugin.evaluation.records import RESULTS, read_records
+from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, Record, at_threshold, best_threshold, summarise
+from diffiml_plugin.evaluation.statistics import mean_figure
+from diffiml_plugin.files import make_folder, write_text
+from diffiml_plugin.training.tracking import LOG, RUN
+
+TABLES, PLOT = "study.md", "study.png"
+_F1, _AUC, _FALSE_ALARM = PIXEL_FIGURES["f1"], PIXEL_FIGURES["auc_sklearn"], MEANS["false_alarm_area"]
+_KIND = re.compile("splice|copy_?move|removal")  # in the names of images
+_Runs = list[Path]  # folders of one row, one for each seed
+
+
+def study(folder: Path, output_dir: Path) -> dict[str, Any]:
+    """Reads FOLDER/ROW/SEED/{test,sweep,robust}, as `shell/80_study.sh` leaves them; writes study.md and study.png.
+
+    Returns:
+        by row, by figure ("all", each kind of manipulation: pixel-F1; "AUC" of pixels; "false alarm": share of the area
+        of authentic images), the values of the seeds, none where no such image was tested. An image's name says of
+        which kind it is.
+
+    Raises:
+        DiffIMLError: no finished test in `folder`.
+    """
+    rows: dict[str, _Runs] = {}
+    for results in sorted(folder.glob(f"*/*/test/{RESULTS}")):
+        rows.setdefault(results.parents[2].name, []).append(results.parents[1])
+    if not rows:
+        raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{RESULTS}; run shell/80_study.sh first")
+    tests = {row: {run.name: read_records(run / "test" / "per_image.jsonl") for run in runs}
+             for row, runs in rows.items()}
+    figures, best = ({row: _figures(seeds.values(), at_best) for row, seeds in tests.items()}
+                     for at_best in (False, True))
+    parts = [_by_row({row: _spreads(values) for row, values in figures.items()})]
+    if differences := _differences(tests):
+        parts += ["Pixel-F1 less that of another row, image by image; brackets: bootstrap 95 % over the images alone:",
+                  _by_row(differences)]
+    if cut := {row: _spreads(values) for row, values in best.items() if values["threshold"]}:
+        parts += ["Each run at the threshold that is best for the F1 of this very test, which no user could know:",
+                  _by_row(cut)]
+    parts += [part for part in (_sampling(rows), _robustness(rows)) if part]
+    parts.append("\n".join(f"- {row}: `{_command(runs[0])}`" for row, runs in rows.items()))
+    make_folder(output_dir)
+    write_text(output_dir / TABLES, "\n\n".join(parts) + "\n")
+    _plot(output_dir / PLOT, rows)
+    return figures
+
+
+def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, list[float]]:
+    """By column of a table, the values of the seeds; `at_best`, at the best threshold of each."""
+    figures: dict[str, list[float]] = {}
+    for records in seeds:
+        other = {"AUC": summarise(records).get(_AUC)}
+        if at_best:
+            threshold = best_threshold(records)
+            records = [] if threshold is None else at_threshold(records, threshold)
+            other = {"threshold": threshold}
+        kinds = sorted({_kind(r["path"]) for r in records if r["mask"] != scoring.NEGATIVE} - {""})
+        groups = {"all": records, **{kind: [r for r in records if _kind(r["path"]) == kind] for kind in kinds}}
+        found = {name: summarise(group).get(_F1) for name, group in groups.items()}
+        found |= {**other, "false alarm": summarise(records).get(_FALSE_ALARM)}
+        for name, value in found.items():
+            figures.setdefault(name, []).extend([] if value is None else [value])
+    return figures
+
+
+def _kind(path: str) -> str:
+    found = _KIND.search(Path(path).name)
+    return found[0] if found else ""
+
+
+def _differences(tests: Mapping[str, Mapping[str, list[Record]]]) -> dict[str, dict[str, Any]]:
+    """Cells of a table: of each row to the classifier and to the DiffIML that were trained on the same kinds.
+
+    An image's difference is its mean over the seeds that both rows have.
+    """
+    cells = {}
+    for row, base in product(tests, ("discriminative", "DiffIML")):
+        name, without, kind = row.partition("_without_")
+        other = base + without + kind
+        if name in (base, "discriminative") or other not in tests:
+            continue
+        seeds = sorted(tests[row].keys() & tests[other].keys())
+        f1, its_f1 = ([_f1_by_image(tests[which][seed]) for seed in seeds] for which in (row, other))
+        images = sorted(set.intersection(*map(set, (*f1, *its_f1))) if seeds else ())
+        changes = [[mine[image] - its[image] for image in images] for mine, its in zip(f1, its_f1, strict=True)]
+        groups: dict[str, list[float]] = {}
+        for image, values in zip(images, zip(*changes, strict=True), strict=True):
+            for group in filter(None, ("all", image[0])):
+                groups.setdefault(group, []).append(fmean(values))
+        if groups:
+            cells[f"{row} - {other}"] = {
+                "seeds": len(seeds), "images": len(images), "by seed": _spread([fmean(change) for change in changes]),
+                **{group: "{:+.3f} [{:+.3f}, {:+.3f}]".format((mean := mean_figure([values])).value, *mean.interval)
+                   for group, values in groups.items()}}
+    return cells
+
+
+def _f1_by_image(records: Iterable[Record]) -> dict[tuple[str, ...], float]:
+    """By kind, dataset and name, so that rows that were tested in different places can be compared."""
+    return {(_kind(record["path"]), record["dataset"], record["name"]): record["f1"]
+            for record in records if record["f1"] is not None}
+
+
+def _sampling(rows: Mapping[str, _Runs]) -> str:
+    """Pixel-F1 by sampling setting, of the rows that were swept, over the training seeds.
+
+    "over noise": the mean, over training seeds, of its standard deviations over noise seeds; empty of a single one.
+    """
+    columns = {}
+    for row, runs in rows.items():
+        f1: dict[str, list[float]] = {}
+        deviations: dict[str, list[float]] = {}
+        for file in (run / "sweep" / sweep.RESULTS for run in runs):
+            for entry in json.loads(file.read_text())["rows"] if file.exists() else ():
+                setting, cells = f"{entry['setting']}={entry['value']}", entry["datasets"].values()
+                if cells:  # else no image was tampered
+                    f1.setdefault(setting, []).append(fmean(cell["f1"] for cell in cells))
+                deviations.setdefault(setting, []).extend(cell["std"] for cell in cells if cell["std"] is not None)
+        if f1:
+            columns[row] = {setting: _spread(values) for setting, values in f1.items()}
+            columns[f"{row}: over noise"] = {setting: f"{fmean(values):.3f}"
+                                             for setting, values in deviations.items() if values}
+    return _by_column(columns)
+
+
+def _robustness(rows: Mapping[str, _Runs]) -> str:
+    """Pixel-F1, and false-alarm area where it was measured, by perturbation and strength, of the perturbed rows."""
+    columns = {}
+    for row, runs in rows.items():
+        files = [file for run in runs if (file := run / "robust" / robust.RESULTS).exists()]
+        for column, figure in ((row, _F1), (f"{row}: false alarm", _FALSE_ALARM)):
+            found: dict[str, list[float]] = {}
+            for file in files:
+                for perturbation, curve in robust.curve_of(json.loads(file.read_text()), figure=figure).items():
+                    for strength in filter(None, curve):  # the clean image is in the first table
+                        found.setdefault(f"{perturbation} {strength}", []).append(curve[strength])
+            if found:
+                columns[column] = {setting: _spread(values) for setting, values in found.items()}
+    return _by_column(columns)
+
+
+def _by_column(columns: Mapping[str, Mapping[str, str]]) -> str:
+    """One line for each setting, of columns that hold their cells by setting; empty of nothing."""
+    settings = list(dict.fromkeys(setting for cells in columns.values() for setting in cells))
+    lines = ([setting, *(cells.get(setting, "") for cells in columns.values())] for setting in settings)
+    return _table(["setting", *columns], lines) if settings else ""
+
+
+def _by_row(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
+    return _table(["row", *columns], ([name, *(row.get(column, "") for column in columns)]
+                                      for name, row in cells.items()))
+
+
+def _spreads(figures: Mapping[str, list[float]]) -> dict[str, Any]:
+    return {"seeds": max(map(len, figures.values())), **{name: _spread(values) for name, values in figures.items()}}
+
+
+def _table(head: list[str], lines: Iterable[list[Any]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _command(run: Path) -> str:
+    return json.loads((run / RUN).read_text())[0]["command"]
+
+
+def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
+    """Training loss and validation pixel-F1 against optimizer steps, the mean of each row's seeds."""
+    figure = Figure(figsize=(11, 4))
+    panels = figure.subplots(1, 2)
+    readers: list[tuple[str, Callable[[dict], float | None]]] = [
+        ("training loss", lambda entry: entry["loss"]["loss"]), ("pixel-F1", lambda entry: entry.get("f1"))]
+    for panel, (label, read) in zip(panels, readers, strict=True):
+        for row, runs in rows.items():
+            points: dict[int, list[float]] = {}
+            for run in runs:
+                for entry in map(json.loads, (run / LOG).read_text().splitlines()):
+                    if read(entry) is not None:
+                        points.setdefault(entry["update"], []).append(read(entry))
+            panel.plot(sorted(points), [fmean(points[update]) for update in sorted(points)], label=row)
+        panel.set_xlabel("optimizer steps")
+        panel.set_ylabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_yscale("log")
+    panels[1].legend(fontsize="small")
+    figure.savefig(path, dpi=120, bbox_inches="tight")

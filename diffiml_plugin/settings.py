@@ -1,0 +1,57 @@
+"""The settings of training and testing. Each field is a flag; where IMDLBenCo has one it keeps its name."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PADDING_MODES = ("constant", "reflect")
+DEVICES = ("auto", "cuda", "cpu")
+
+
+def flag(default: Any, text: str, choices: tuple[str, ...] | None = None, alias: str = "") -> Any:
+    """A dataclass field that says how its flag looks: its help, its allowed values and another name for it."""
+    return field(default=default, metadata={"help": text, "choices": choices, "alias": alias})
+
+
+@dataclass(frozen=True)
+class CommonSettings:
+    """The flags that training and testing share."""
+
+    image_size: int | None = flag(None, "side in pixels that images are brought to (512; for a checkpoint, its own)")
+    if_resizing: bool = flag(False, "resize images to the size (the default)")
+    if_padding: bool | None = flag(None, "pad images to the size instead; only real pixels are scored (false; for a "
+                                   "checkpoint, its own)")
+    padding_mode: str | None = flag(None, "of padded test images: constant: black, to a square; reflect: mirrored, to "
+                                    "a frame of their own, which suits training with --crop_size", PADDING_MODES)
+    edge_mask_width: int | None = flag(None, "give models the framework's edge band, so many pixels wide (MVSSNet: 7)")
+    if_predict_label: bool = flag(False, "train the model's image-level head too, where it has one")
+    no_model_eval: bool = flag(False, "test in training mode, as the framework's MVSSNet scripts do")
+    test_batch_size: int = flag(8, "images per process and forward pass when testing")
+    num_workers: int | None = flag(None, "loader processes per process (the cores at hand, at most 8)")
+    device: str = flag("auto", "where to compute", DEVICES)
+    gpus: int | None = flag(None, "start this many processes, one on each GPU (one)")
+    output_dir: str = flag("./output_dir", "folder for everything that is written")
+    seed: int = flag(42, "of data order, augmentation, initial weights and training noise")
+
+    def __post_init__(self):
+        for name in ("image_size", "edge_mask_width", "test_batch_size", "gpus"):
+            require(self, name, lambda value: value is None or value >= 1, "a positive number")
+        for name in ("num_workers", "seed"):
+            require(self, name, lambda value: value is None or value >= 0, "0 or more")
+        for entry in type(self).__dataclass_fields__.values():
+            name, choices, value = entry.name, entry.metadata["choices"], getattr(self, entry.name)
+            if choices and value is not None and value not in choices:
+                raise DiffIMLError(f"--{name} {value} is not one of {', '.join(choices)}{nearest(value, choices)}")
+        if self.if_padding and self.if_resizing:
+            raise DiffIMLError("--if_padding and --if_resizing exclude each other; give one of them")
+
+
+
+
+
+
+def require(settings: CommonSettings, name: str, holds, expected: str) -> None:
+    if not holds(getattr(settings, name)):
+        raise DiffIMLError(f"--{name} {getattr(settings, name)} must be {expected}")

@@ -1,0 +1,37 @@
+"""How strongly photographs are tampered with."""
+
+from dataclasses import dataclass
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+
+STRENGTHS = ("realistic", "visible")
+KINDS = ("splice", "copy_move", "removal")
+
+
+@dataclass(frozen=True)
+class TamperSettings:
+    """Ranges, drawn from uniformly (the area log-uniformly) for each image."""
+
+    area: tuple[float, float] = (0.01, 0.35)  # share of the image
+    scale: tuple[float, float] = (0.7, 1.4)  # of the pasted object
+    rotation: float = 25.0  # degrees, either way
+    colour: float = 0.15  # contrast and channel gains of the pasted object change by up to this share
+    feather: tuple[float, float] = (0.3, 1.5)  # pixels, sigma of the blurred border
+    jpeg_before: tuple[int, int] = (70, 98)  # quality of host and donor before tampering,
+    recompressed: float = 0.5  # of so many of them; the others keep the history that they came with
+    jpeg_after: tuple[int, int] = (75, 95)  # quality of the tampered image
+    least_change: float = 4.0  # grey levels, mean over the region; less is tried again elsewhere
+
+
+REALISTIC = TamperSettings()
+# Easier than the wild, for minutes of training: regions of some size, pasted objects enlarged and recoloured, and
+# little compression afterwards.
+VISIBLE = TamperSettings(area=(0.08, 0.35), scale=(1.2, 1.8), colour=0.3, jpeg_before=(85, 98), recompressed=1.0,
+                         jpeg_after=(88, 98), least_change=12)
+BY_STRENGTH = dict(zip(STRENGTHS, (REALISTIC, VISIBLE), strict=True))
+
+
+def require_kind(kind: str) -> None:
+    """Raises DiffIMLError unless `kind` is one of KINDS."""
+    if kind not in KINDS:
+        raise DiffIMLError(f"kind={kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")

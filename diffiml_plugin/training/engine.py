@@ -1,0 +1,286 @@
+"""`benco train`: one engine for every model of the registry, on the CPU, one GPU or many."""
+
+import errno
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from diffiml_plugin import launch
+from diffiml_plugin.data import pairs as data
+from diffiml_plugin.data.examined import check_lists
+from diffiml_plugin.data.lists import read_test_sets
+from diffiml_plugin.data.order import (
+    MicroBatch,
+    SeededDataset,
+    make_loader,
+    plan_epoch,
+    plan_test,
+    seed_all,
+    worker_count,
+)
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process, testing_mode
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
+from diffiml_plugin.files import make_folder
+from diffiml_plugin.launch import to_device
+from diffiml_plugin.models import checkpoints
+from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.registry import (
+    build_model,
+    post_function,
+    require_inputs,
+    require_size,
+    resolve_flags,
+    size_multiple,
+)
+from diffiml_plugin.training.optimization import LossMeter, accumulation, learning_rate, require_finite
+from diffiml_plugin.training.resume import save_state, state_to_resume
+from diffiml_plugin.training.settings import TrainSettings
+from diffiml_plugin.training.sources import read_training_set
+from diffiml_plugin.training.tracking import Tracker, describe_run, picture_strips
+
+_STRIPS = 4  # images shown in TensorBoard
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`folder` holds the checkpoints; `f1` is the best validation pixel-F1, None without tampered images to test."""
+
+    folder: Path
+    f1: float | None
+
+
+def train(
+    settings: TrainSettings, model_flags: Mapping[str, Any] | None = None, dataset: Dataset | None = None
+) -> Trained:
+    """Trains a model and leaves checkpoints, logs and the run's description in `settings.output_dir`.
+
+    Args:
+        model_flags: constructor flags of the model.
+        dataset: of the framework's samples, instead of the one `settings.data_path` names.
+
+    Raises:
+        DiffIMLError: bad data, flags or device, said before training starts where it can be known; a loss that is
+            not finite; full memory or a full disk.
+    """
+    try:
+        return _Run(settings, dict(model_flags or {}), dataset).train()
+    except torch.cuda.OutOfMemoryError as error:
+        raise DiffIMLError(f"the GPU's memory is full: lower --batch_size {settings.batch_size} (the total stays "
+                           f"{settings.total_batch_size}); {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiffIMLError(f"the disk of {settings.output_dir} is full; free some space and go on with --resume auto "
+                           "(earlier checkpoints are untouched)") from error
+
+
+class _Step(nn.Module):
+    """What DDP and autocast wrap, so that the model inside stays plain for testing."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Any], if_predict_label: bool) -> dict[str, Any]:
+        return self.model(**batch, if_predcit_label=if_predict_label)  # the framework's spelling
+
+
+class _Run:
+    def __init__(self, settings: TrainSettings, model_flags: dict[str, Any], dataset: Dataset | None):
+        self.folder = Path(settings.output_dir)
+        # 1. The device, and what follows from the number of processes.
+        self.accelerator = launch.start(settings.device, settings.precision, settings.find_unused_parameters)
+        self.device, self.processes = self.accelerator.device, self.accelerator.num_processes
+        require_one_process(settings, self.processes)
+        self.accumulation = accumulation(settings.total_batch_size, settings.batch_size, self.processes)
+
+        # 2. The model, new or as it was left.
+        seed_all(settings.seed)
+        shared = {**asdict(settings), "device": str(self.device)}
+        start = settings.checkpoint_path and checkpoints.restore(
+            settings.checkpoint_path, settings.model, model_flags, shared)
+        self.settings = settings = replace(settings, model=start.name) if start else settings
+        self.inputs = InputSettings.of(settings, start.input if start else None)
+        for size in {self.inputs.image_size, settings.crop_size or self.inputs.image_size}:
+            require_size(settings.model, size)
+        self.flags = start.flags if start else resolve_flags(
+            settings.model, model_flags, {**shared, **asdict(self.inputs)})
+        self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags),
+                              "precision": launch.precision_of(self.accelerator)}
+        defaults = {**asdict(TrainSettings()), **asdict(InputSettings())}
+        state = state_to_resume(self.folder, settings.resume, self.configuration, defaults)
+        flags = checkpoints.uninitialised(self.flags) if state else self.flags
+        model = start.model if start else build_model(settings.model, flags, pretrained=not state)
+
+        # 3. The data, all of it looked at before training starts.
+        if dataset is None and not settings.data_path:
+            raise DiffIMLError("give the training set with --data_path")
+        post, check = post_function(settings.model), self.accelerator.is_main_process
+        if dataset is None:
+            dataset = read_training_set(settings, self.inputs, post, check)
+        self.dataset = SeededDataset(dataset, settings.seed)
+        lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
+        if check and lists:
+            self.inputs.warn_if_cut(check_lists(list(lists.values())), size_multiple(settings.model))
+        self.tests = {name: data.make_test_set(listed, self.inputs, settings.model) for name, listed in lists.items()}
+        require_inputs(model, self.dataset[0, 0])
+
+        # 4. The optimizer.
+        if self.processes > 1 and self.device.type == "cuda":
+            model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of timm's norms
+        self.model = model.to(self.device)
+        self.optimizer = create_optimizer_v2(self.model, "adamw", lr=settings.lr, weight_decay=settings.weight_decay)
+        self.ema = ModelEmaV3(self.model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
+        self.epoch, self.update, self.best = 0, 0, None  # epochs and updates done, best pixel-F1
+        if state:
+            self._restore(state)
+        self.step, self.optimizer = self.accelerator.prepare(_Step(self.model), self.optimizer)
+
+    def train(self) -> Trained:
+        self.tracker = None
+        if self.accelerator.is_main_process:
+            describe_run(make_folder(self.folder), self.configuration)
+            log_dir = Path(self.settings.log_dir or self.folder)
+            self.tracker = Tracker(self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch)
+        try:
+            while self.epoch < self.settings.epochs:
+                self._train_and_keep_epoch()
+        finally:
+            if self.tracker:
+                self.tracker.close()
+        return Trained(self.folder, self.best)
+
+    def _train_and_keep_epoch(self) -> None:
+        started = time.monotonic()
+        record = {"epoch": self.epoch, "loss": self._train_epoch(self.epoch), "update": self.update,
+                  "lr": self.optimizer.param_groups[0]["lr"]}
+        record["images_per_second"] = round(len(self.dataset) / (time.monotonic() - started), 2)
+        self.epoch += 1
+        if self.tests and (self.epoch == self.settings.epochs or self.epoch % self.settings.test_period == 0):
+            record |= self._validate()
+        if self.tracker:
+            self.tracker.epoch(record)  # first: a resumed run drops the lines of epochs that it repeats
+            self._save(record.get("f1"))
+        self.accelerator.wait_for_everyone()
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the data; returns the mean of each loss."""
+        settings, rank = self.settings, self.accelerator.process_index
+        # Noise and dropout follow from (seed, epoch, rank), so that a resumed run needs no stored random state.
+        seed_all(settings.seed, epoch, rank, 1)
+        plan = plan_epoch(len(self.dataset), (settings.seed, epoch), settings.batch_size, self.accumulation, rank,
+                          self.processes)
+        loader = make_loader(self.dataset, epoch, [micro.indices for micro in plan],
+                             worker_count(settings.num_workers), self.device)
+        updates = sum(micro.last for micro in plan)
+        period = max(1, updates // settings.log_per_epoch_count)
+        meter, done = LossMeter(), 0
+        self.step.train()
+        for micro, batch in zip(plan, loader, strict=True):
+            with nullcontext() if micro.last else self.accelerator.no_sync(self.step):
+                meter.add(self._backward(micro, to_device(batch, self.device)), micro.images)
+            if self.tracker:
+                self.tracker.step(micro.images * self.processes)
+            if micro.last:
+                self._optimize(epoch + done / updates)
+                done += 1
+                if done == updates or done % period == 0:
+                    losses = meter.point()
+                    if self.tracker:
+                        self.tracker.losses(losses, self.optimizer.param_groups[0]["lr"], self.update)
+        return meter.mean()
+
+    def _backward(self, micro: MicroBatch, batch: dict[str, Any]) -> dict[str, Tensor]:
+        batch.pop("index")
+        output = self.step(batch, self.settings.if_predict_label)
+        require_finite(output, batch["name"], self.update)
+        self.accelerator.backward(output["backward_loss"] * micro.weight)
+        return output["visual_loss"]
+
+    def _optimize(self, progress: float) -> None:
+        """One update; `progress` is the time in epochs."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(progress, self.settings)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.update += 1
+        if self.ema:
+            self.ema.update(self.model, self.update)
+
+    @property
+    def _tested_model(self) -> nn.Module:
+        return self.ema.module if self.ema else self.model
+
+    def _validate(self) -> dict[str, Any]:
+        """The figures of each test set, and the pixel-F1 that decides which weights are best."""
+        state, summaries = self.accelerator.state, {}
+        for name, dataset in self.tests.items():
+            records = evaluate(self._tested_model, dataset, self.settings, state, "fp32", name)
+            summaries[name] = summarise(records)
+        if self.tracker:
+            self._show(next(iter(self.tests.values())))
+        f1 = average(summaries.values()).get(PIXEL_FIGURES["f1"])  # none of authentic images alone
+        return {"test": summaries} | ({} if f1 is None else {"f1": f1})
+
+    def _show(self, dataset: data.PairsDataset) -> None:
+        shown = plan_test(dataset, range(min(_STRIPS, len(dataset))), _STRIPS)[:1]
+        loader = make_loader(SeededDataset(dataset, self.settings.seed), 0, shown, 0, self.device)
+        batch = to_device(next(iter(loader)), self.device)
+        batch.pop("index")
+        with testing_mode(self._tested_model), launch.autocast(self.device, "fp32"):
+            output = self._tested_model(**batch, details=True)
+        self.tracker.pictures(picture_strips(batch, output), self.epoch)
+
+    def _save(self, f1: float | None) -> None:
+        """Last, best and every n-th weights, then the state to go on from."""
+        names = [checkpoints.LAST]
+        if f1 is not None and (self.best is None or f1 > self.best):
+            self.best = f1
+            names.append(checkpoints.BEST)
+        if self.epoch % self.settings.save_period == 0:
+            names.append(f"epoch_{self.epoch:04d}.safetensors")
+        facts = {"input": asdict(self.inputs), "epoch": self.epoch, "f1": f1, "ema": self.ema is not None}
+        for name in names:
+            checkpoints.save_checkpoint(
+                self.folder / name, self._tested_model, self.settings.model, self.flags, **facts)
+        scaler = self.accelerator.scaler
+        save_state(self.folder / checkpoints.STATE, {
+            "settings": self.configuration,
+            "model": self.model.state_dict(),
+            "ema": self.ema and self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler and scaler.state_dict(),
+            "epoch": self.epoch,
+            "update": self.update,
+            "best": self.best,
+            "images": len(self.dataset),
+        })
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.update = state["epoch"], state["update"]
+        if state.get("images", len(self.dataset)) != len(self.dataset) and self.accelerator.is_main_process:
+            print(f"warning: the run had {state['images']} training images and goes on with {len(self.dataset)}",
+                  file=sys.stderr)
+        if self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve():
+            self.best = state["best"]  # else those weights are in another folder
+        elif state["best"] is not None and self.accelerator.is_main_process:
+            print(f"note: the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}",
+                  file=sys.stderr)

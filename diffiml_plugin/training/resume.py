@@ -1,0 +1,61 @@
+"""The state of a training run, and how another goes on from it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import replacing
+from diffiml_plugin.models.checkpoints import STATE, load_pickle
+
+# What a continued run may change: where and how it runs, not what is trained.
+_MAY_CHANGE = {"batch_size", "device", "find_unused_parameters", "gpus", "log_dir", "log_per_epoch_count",
+               "num_workers", "output_dir", "resume", "save_period", "test_batch_size"}
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes the training state so that `path` is at any moment the old state or the whole new one.
+
+    Raises:
+        DiffIMLError: it cannot be written.
+    """
+    try:
+        with replacing(path) as file:
+            torch.save(dict(state), file)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        raise DiffIMLError(f"cannot write {path}: {error}; free some space and go on with --resume auto (the earlier "
+                           "state is untouched)") from error
+
+
+def state_to_resume(
+    folder: Path, resume: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The training state that `resume` asks for: "auto" that of `folder`, if any; "" none; else the file's.
+
+    Args:
+        settings: of the run that is to go on; the state's must agree.
+        defaults: for settings that the version which stored the state did not have.
+
+    Raises:
+        DiffIMLError: `folder` holds a run that would be overwritten; a file that is missing, damaged or none of ours;
+            a run with other settings, which are named.
+    """
+    path = folder / STATE if resume in ("", "auto") else Path(resume)
+    if resume in ("", "auto") and not path.exists():
+        return None
+    if not resume:
+        raise DiffIMLError(f"{folder} holds a training run already; go on with --resume auto, or choose another "
+                           "--output_dir")
+    state = load_pickle(path)
+    if not isinstance(state, dict) or not {"settings", "model", "optimizer", "epoch"} <= state.keys():
+        raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
+    stored = {**defaults, **state["settings"]}
+    compared = (stored.keys() & settings.keys()) - _MAY_CHANGE
+    changed = sorted(name for name in compared if stored[name] != settings[name])
+    if changed:
+        listed = ", ".join(f"--{name} {stored[name]} (now {settings[name]})" for name in changed)
+        raise DiffIMLError(f"{path} was trained with other settings: {listed}; give those, or start anew in another "
+                           "--output_dir")
+    return state

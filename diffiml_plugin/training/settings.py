@@ -1,0 +1,59 @@
+"""The settings of training. Each field is a flag; where IMDLBenCo has one it keeps its name."""
+
+from dataclasses import dataclass
+
+from diffiml_plugin.settings import PRECISIONS, CommonSettings, flag, require
+from diffiml_plugin.tampering.settings import STRENGTHS
+
+AUGMENTATIONS = ("mvss", "turns")
+
+
+@dataclass(frozen=True)
+class TrainSettings(CommonSettings):
+    """The flags of `benco train`; the defaults are the paper's protocol, but for the encoder's start.
+
+    Raises DiffIMLError out of range.
+    """
+
+    model: str = flag("DiffIML", "name in the framework's registry; empty: that of --checkpoint_path")
+    data_path: str = flag("", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER")
+    checkpoint_path: str = flag("", "weights to start from, with their model's flags: a file, a run's folder, or small")
+    samples_per_set: int = flag(1840, "images of each set of a balanced JSON per epoch")
+    synth_kinds: str = flag("splice,copy_move,removal", "manipulations that synth:FOLDER draws from")
+    synth_authentic: float = flag(0.1, "share of the images of synth:FOLDER that is compressed, but not tampered")
+    synth_strength: str = flag("realistic", "of synth:FOLDER; visible: large, recoloured, little compressed", STRENGTHS)
+    synth_window: int | None = flag(None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs")
+    augmentation: str = flag("mvss", "mvss: after MVSS-Net; turns: mirrored and turned by right angles alone, which "
+                             "leaves fine traces whole", AUGMENTATIONS)
+    crop_size: int | None = flag(None, "train on random windows of so many pixels, at the images' own resolution; "
+                                 "needs --if_padding")
+    test_data_path: str = flag("", "validation set: a folder, a JSON list, or a JSON of {name: path}")
+    batch_size: int = flag(16, "images per process and forward pass")
+    total_batch_size: int = flag(128, "images per optimizer step; gradient accumulation is derived from it")
+    epochs: int = flag(200, "passes over the training set")
+    lr: float = flag(1e-4, "peak learning rate of AdamW")
+    min_lr: float = flag(0.0, "learning rate at the end of the cosine")
+    warmup_epochs: int = flag(0, "epochs of linear warm-up before the cosine")
+    weight_decay: float = flag(0.05, "of AdamW; not applied to biases and norms")
+    ema_decay: float = flag(0.0, "keep a moving average of the weights, and test and store that (0: off; 0.999)")
+    precision: str = flag("auto", "of training: bf16 where CUDA has it, else fp16 on CUDA, fp32 on the CPU", PRECISIONS)
+    test_period: int = flag(4, "epochs between validations")
+    save_period: int = flag(25, "epochs between kept checkpoints")
+    log_per_epoch_count: int = flag(20, "loss points per epoch in TensorBoard")
+    log_dir: str = flag("", "folder for TensorBoard (output_dir)")
+    find_unused_parameters: bool = flag(False, "let DDP search for parameters a step did not use")
+    resume: str = flag("", "auto continues the run in output_dir, if there is one; or a training_state.pt")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("batch_size", "total_batch_size", "epochs", "test_period", "save_period", "log_per_epoch_count",
+                     "samples_per_set"):
+            require(self, name, lambda value: value >= 1, "a positive number")
+        for name in ("crop_size", "synth_window"):
+            require(self, name, lambda value: value is None or value >= 1, "a positive number")
+        require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
+        require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")
+        require(self, "lr", lambda value: value > 0, "above 0")
+        require(self, "min_lr", lambda value: 0 <= value <= self.lr, f"0 to --lr {self.lr}")
+        require(self, "weight_decay", lambda value: value >= 0, "0 or more")
+        require(self, "ema_decay", lambda value: 0 <= value < 1, "0 to below 1")

@@ -1,0 +1,75 @@
+"""What a model is trained on: lists, balanced lists and streams of tampered photographs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import albumentations as albu
+from torch.utils.data import Dataset
+
+from diffiml_plugin.data.examined import check_lists
+from diffiml_plugin.data.lists import ImageList, read_balanced, read_list
+from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.imdlbenco import get_albu_transforms
+from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.tampering.settings import BY_STRENGTH
+from diffiml_plugin.tampering.stream import SYNTH_PREFIX, SyntheticTampering
+from diffiml_plugin.training.cropping import GridCrop
+from diffiml_plugin.training.settings import TrainSettings
+
+
+def train_transform(augmentation: str = "mvss", crop_size: int | None = None) -> Any:
+    """What is done to a training image before it is resized or padded.
+
+    Args:
+        augmentation: "mvss", after MVSS-Net: flips, scale, brightness, JPEG, blur, copy-moved or inpainted rectangles;
+            "turns": flips and right angles alone.
+        crop_size: pixels; `GridCrop` to that side.
+    """
+    crop = [GridCrop(crop_size)] if crop_size else []
+    if augmentation == "mvss":
+        return albu.Compose([get_albu_transforms("train"), *crop])
+    return albu.Compose([*crop, albu.HorizontalFlip(), albu.VerticalFlip(), albu.RandomRotate90()])
+
+
+def read_training_set(
+    settings: TrainSettings, inputs: InputSettings, post: Callable[[dict], None] | None, check: bool
+) -> Dataset:
+    """The dataset that --data_path names: a folder, a JSON list, a balanced JSON, or `synth:FOLDER` of photographs.
+
+    Args:
+        check: look at every file first.
+
+    Raises:
+        DiffIMLError: as `imagelists` and `imagecheck` do; --crop_size without --if_padding; an unknown kind.
+    """
+    path, crop_size = settings.data_path, settings.crop_size
+    if crop_size and not inputs.if_padding:
+        raise DiffIMLError(f"--crop_size {crop_size} cuts windows at the images' own resolution; add --if_padding, so "
+                           "that testing keeps it too")
+    shown = replace(inputs, image_size=crop_size or inputs.image_size)
+    framework = framework_arguments(shown, train_transform(settings.augmentation, crop_size), post)
+
+    def dataset(source: ImageList | Path) -> Dataset:
+        if not isinstance(source, Path):
+            return PairsDataset(source, **framework)
+        stream = SyntheticTampering(source, kinds=settings.synth_kinds.split(","), window=settings.synth_window,
+                                    authentic=settings.synth_authentic, settings=BY_STRENGTH[settings.synth_strength],
+                                    **framework)
+        if check and not crop_size:
+            inputs.warn_if_cut(stream.longest_side)
+        return stream
+
+    if path.startswith(SYNTH_PREFIX):
+        return dataset(Path(path.removeprefix(SYNTH_PREFIX)))
+    balanced = read_balanced(path)
+    sources = balanced or [read_list(path)]
+    lists = [source for source in sources if isinstance(source, ImageList)]
+    if check and lists:
+        longest = check_lists(lists)
+        if not crop_size:
+            inputs.warn_if_cut(longest)
+    found = [dataset(source) for source in sources]
+    return BalancedPairsDataset(found, settings.samples_per_set) if balanced else found[0]

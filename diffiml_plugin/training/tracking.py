@@ -1,0 +1,151 @@
+"""What a training run says: one progress line, log.jsonl, TensorBoard, and how it was started."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from diffiml_plugin.files import write_text
+from diffiml_plugin.framework.imdlbenco import denormalize
+
+LOG, RUN = "log.jsonl", "run.json"
+_PACKAGES = ("diffiml-plugin", "torch", "imdlbenco", "accelerate", "timm", "albumentations", "numpy",
+             "opencv-python-headless", "opencv-python")
+
+
+class Tracker:
+    """Reports one run. On a terminal one line that moves; elsewhere one line per epoch.
+
+    Args:
+        folder: of log.jsonl; lines of epochs from `first_epoch` on, of a run that is resumed, are dropped.
+        log_dir: of the TensorBoard files.
+        epochs, images: of the whole run, and of one epoch.
+    """
+
+    def __init__(self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0):
+        self.log, self.epochs = folder / LOG, epochs
+        earlier = self.log.read_text().splitlines() if first_epoch and self.log.exists() else []
+        kept = [line for line in earlier if _epoch(line) < first_epoch]
+        write_text(self.log, "".join(line + "\n" for line in kept))
+        self.writer = SummaryWriter(str(log_dir))
+        self.started, self.first_epoch = time.monotonic(), first_epoch
+        done = first_epoch * images
+        self.bar = tqdm(total=epochs * images, initial=done, unit="img", disable=None, dynamic_ncols=True)
+
+    def step(self, images: int) -> None:
+        """So many images more have been trained on."""
+        self.bar.update(images)
+
+    def losses(self, values: Mapping[str, float], learning_rate: float, update: int) -> None:
+        """A point of the loss curves."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"train_loss/{name}", value, update)
+        self.writer.add_scalar("lr", learning_rate, update)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """The end of an epoch: `epoch`, `loss` by name, `lr`, `images_per_second`, and if it was tested `f1` and
+        `test`, the summary of each test set."""
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for dataset, summary in record.get("test", {}).items():
+            for figure in summary.keys() - {"images", "tampered"}:
+                self.writer.add_scalar(f"{figure}/{dataset}", summary[figure], record["epoch"])
+        self.writer.flush()
+
+        shown = {name: f"{value:.4f}" for name, value in [*record["loss"].items()][:1]}
+        shown |= {"lr": f"{record['lr']:.1e}"} | ({"F1": f"{record['f1']:.4f}"} if "f1" in record else {})
+        done = record["epoch"] + 1
+        if self.bar.disable:
+            elapsed = time.monotonic() - self.started
+            left = timedelta(seconds=round(elapsed / (done - self.first_epoch) * (self.epochs - done)))
+            shown |= {"img/s": f"{record['images_per_second']:.1f}", "left": str(left)}
+            figures = (f"{name} {value}" for name, value in shown.items())
+            print(f"epoch {done}/{self.epochs}", *figures, sep="  ", flush=True)
+        else:
+            self.bar.set_description(f"epoch {done}/{self.epochs}", refresh=False)
+            self.bar.set_postfix(shown)
+
+    def pictures(self, strips: Tensor, epoch: int) -> None:
+        """Shows strips [B, 3, H, W] in [0, 1], one below the other."""
+        self.writer.add_image("test/strips", torch.cat([*strips], dim=1), epoch)
+
+    def close(self) -> None:
+        """Ends the line and the files."""
+        self.bar.close()
+        self.writer.close()
+
+
+def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tensor:
+    """Each image beside its mask, edge map, prediction and what else the model shows (denoising steps).
+
+    Args:
+        batch: of the framework's dataset.
+        output: of the model; of `visual_image`, the pictures of the batch's size count.
+
+    Returns:
+        [B, 3, H, n W] in [0, 1].
+    """
+    count, _, *size = batch["image"].shape
+    tiles = {key: batch[key] for key in ("mask", "edge_map", "edge_mask") if key in batch}
+    tiles |= {"pred_mask": output["pred_mask"]} | (output.get("visual_image") or {})
+    pictures = [tile for tile in tiles.values() if tile.shape in ((count, 1, *size), (count, 3, *size))]
+    strip = [denormalize(batch["image"]), *(picture.detach().float().cpu() for picture in pictures)]
+    return torch.cat([picture.expand(-1, 3, -1, -1) for picture in strip], 3).clamp(0, 1)
+
+
+def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
+    """Writes config.yaml, which `--config` takes, and to run.json, a list, how this start came about.
+
+    Constructor arguments that are lists have no flag, and are stored with the weights alone.
+    """
+    flags = {name: value for name, value in configuration.items() if not isinstance(value, (list, tuple))}
+    write_text(folder / "config.yaml", yaml.safe_dump(flags, sort_keys=False))
+    path = folder / RUN
+    starts = json.loads(path.read_text()) if path.exists() else []
+    start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
+    write_text(path, json.dumps([*starts, start], indent=2) + "\n")
+
+
+def _epoch(line: str) -> float:
+    """Of a line of the log; infinite for one that a kill or a full disk cut short."""
+    try:
+        return json.loads(line)["epoch"]
+    except ValueError:
+        return float("inf")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_revision() -> str | None:
+    """Of the checkout this package runs from, with "+changes" where files differ; None if it is installed."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails in another project's environment folder
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

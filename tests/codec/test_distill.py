@@ -1,0 +1,108 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from diffiml_plugin.codec import distill as module
+from diffiml_plugin.codec.distill import LOG, WEIGHTS, distill, set_latent_scale
+from diffiml_plugin.codec.drawn_masks import MaskMixture, synthetic_mask
+from diffiml_plugin.codec.metrics import encode_maps, latent_statistics
+from diffiml_plugin.codec.settings import DistillSettings
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.edges import edge_map
+from diffiml_plugin.method.lightvae import LightVAE
+from diffiml_plugin.method.sdvae import SDVAE
+from diffiml_plugin.weights.files import read_metadata
+from diffiml_plugin.weights.lightvae import load_lightvae
+
+TINY = {"width": 4, "image_size": 32, "batch_size": 8, "steps": 30, "lr": 1e-2}
+
+
+@pytest.fixture
+def held_out(monkeypatch):
+    monkeypatch.setattr(module, "_WARMUP", 5)
+    monkeypatch.setattr(module, "_CHECKS", 2)
+    monkeypatch.setattr(module, "_SCALE_MASKS", 8)
+    rng = np.random.default_rng(5)
+    return [synthetic_mask(64, rng) for _ in range(4)]
+
+
+def run(folder, held_out, teacher=None, **changes):
+    folder.mkdir(exist_ok=True)
+    settings = DistillSettings(**TINY | changes)
+    codec = distill(settings, MaskMixture(), held_out, folder, {"teacher": "a test's"}, teacher, say=lambda line: None)
+    return codec, [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def test_a_run_stores_the_codec_it_returns_with_its_provenance_and_figures(tmp_path, held_out):
+    codec, log = run(tmp_path, held_out)
+    stored, y = load_lightvae(tmp_path / WEIGHTS), torch.rand(1, 1, 32, 32)
+    for target in ("mask", "edge"):
+        assert torch.allclose(stored.encode(y, target), codec.encode(y, target), atol=1e-5)
+    provenance = read_metadata(tmp_path / WEIGHTS)["provenance"]
+    assert provenance["teacher"] == "a test's" and provenance["steps"] == 30 and provenance["width"] == 4
+    assert provenance["validation"] == {key: log[-1][key] for key in provenance["validation"]}
+    assert {"reconstruction", "latent", "lr"} <= set(log[0])
+
+
+def test_the_student_learns_the_latents_of_a_teacher(tmp_path, held_out):
+    torch.manual_seed(0)
+    vae = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                        block_out_channels=(4,) * 4, norm_num_groups=2, latent_channels=4)
+    teacher = SDVAE(vae).eval()
+    with torch.no_grad():  # far from where an untrained student starts
+        vae.quant_conv.bias[:4] = torch.tensor([9.0, -9.0, 9.0, -9.0])
+    student, log = run(tmp_path, held_out, teacher, steps=40, lr=2e-2, latent_weight=1.0)
+    y = torch.from_numpy(np.stack(held_out))[:, None].float()
+    distance = torch.nn.functional.mse_loss(student.encoder(y), teacher.encode(y))
+    assert distance < 0.3 * log[0]["latent"]
+
+
+def test_scale_makes_masks_and_edge_maps_unit_variance_per_channel():
+    rng = np.random.default_rng(0)
+    masks = [synthetic_mask(64, rng) for _ in range(16)]
+    torch.manual_seed(0)
+    codec = LightVAE(width=4)
+    for _ in range(2):  # a second time, from a scale that is not the identity
+        set_latent_scale(codec, masks)
+        for target, maps in (("mask", masks), ("edge", [edge_map(mask) for mask in masks])):
+            means, deviations = latent_statistics(encode_maps(codec, maps, target))
+            assert means == pytest.approx([0] * 4, abs=1e-3) and deviations == pytest.approx([1] * 4, abs=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, held_out):
+    with pytest.raises(DiffIMLError, match="at step 0"):
+        run(tmp_path, held_out, latent_weight=float("inf"))
+
+
+def test_minutes_end_a_run_early(tmp_path, held_out):
+    _, log = run(tmp_path, held_out, steps=10**6, minutes=0.03)
+    assert log[-1]["step"] < 10**4
+
+
+def test_settings_are_checked():
+    with pytest.raises(DiffIMLError, match="--batch_size 4"):
+        DistillSettings(batch_size=4)
+    with pytest.raises(DiffIMLError, match="multiple of 16"):
+        DistillSettings(image_size=520)
+
+
+def test_going_on_from_stored_weights_starts_where_they_end(tmp_path, held_out):
+    run(tmp_path / "first", held_out)
+    weights = tmp_path / "first" / WEIGHTS
+    codec, _ = run(tmp_path / "second", held_out, student=str(weights), steps=1, lr=1e-9, width=7)
+    before, after = load_lightvae(weights).state_dict(), codec.state_dict()
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)
+    provenance = read_metadata(tmp_path / "second" / WEIGHTS)["provenance"]
+    assert provenance["went_on_from"] == read_metadata(weights)["provenance"]
+    assert provenance["width"] == codec.width == 4  # the file's
+
+
+def test_a_terminal_sees_a_bar_and_every_printed_line(tmp_path, held_out, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    distill(DistillSettings(**TINY), MaskMixture(), held_out, tmp_path, {})
+    seen = capsys.readouterr()
+    assert "/30" in seen.err and [line.split(" ")[1] for line in seen.out.splitlines()] == ["15", "30"]

@@ -1,0 +1,190 @@
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffiml_plugin.data import faults as imagecheck
+from diffiml_plugin.data.examined import check_lists
+from diffiml_plugin.data.faults import examine
+from diffiml_plugin.data.images import read_image
+from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
+from diffiml_plugin.errors import DiffIMLError
+
+SQUARE = np.zeros((32, 48), np.uint8)
+SQUARE[8:24, 8:24] = 255
+
+
+def check_pair(image, mask):
+    size, faults = examine(image, mask)
+    return faults[0].text if faults else size
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def store(tmp_path):
+    def make(array, name="mask.png", **options):
+        Image.fromarray(array, **options).save(tmp_path / name)
+        return str(tmp_path / name)
+
+    return make
+
+
+def test_regions_that_are_not_white_are_told_of(image, store, capsys):
+    mask = np.repeat(SQUARE[..., None], 3, 2)
+    mask[26:30, 30:40] = 255, 0, 0  # 40 pixels beside 256; the framework's mean of the channels is below its threshold
+    path = store(mask)
+    assert check_lists([ImageList("x", (image,), (path,))]) == 48
+    assert "grey or coloured regions apart from the white ones, 16% as large" in capsys.readouterr().err
+
+
+def test_good_masks_pass(image, store):
+    ramp = np.repeat(np.linspace(0, 255, 5, dtype=np.uint8)[1:-1], 8)  # a soft border
+    soft = SQUARE.copy()
+    soft[8, 8:32] = ramp
+    assert check_pair(image, NEGATIVE) == (48, 32)
+    assert check_pair(image, store(SQUARE)) == (48, 32)
+    assert check_pair(image, store(SQUARE, "mask.jpg")) == (48, 32)
+    assert check_pair(image, store(soft)) == (48, 32)
+    assert check_pair(image, store(np.repeat(SQUARE[..., None], 3, 2))) == (48, 32)
+    assert check_pair(image, store(np.full_like(SQUARE, 255))) == (48, 32)  # wholly generated
+    speck = SQUARE.copy()
+    speck[28:31, 40:43] = 100
+    assert check_pair(image, store(speck)) == (48, 32)
+    black = store(np.zeros_like(SQUARE))  # of an authentic image
+    assert check_lists([ImageList("x", (image,), (black,))]) == 48
+
+
+@pytest.mark.parametrize(
+    ("mask", "fault"),
+    [
+        (SQUARE // 255, "mask.png is dark"),
+        (SQUARE // 2, "mask.png is dark"),
+        ((SQUARE // 255).astype(np.uint16), "mask.png is dark .highest level 1 of 65535"),
+        (SQUARE.astype(np.uint16), "mask.png is dark .highest level 255 of 65535"),  # 8 bits' white is black in 16
+        (np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1)), "mask.png is not black and white"),
+        (SQUARE[:, ::-1][:16], "mask.png is 48x16 pixels, its image .*image.jpg 48x32"),
+        (np.stack([SQUARE * 0, SQUARE], 2), "mask.png has its shape in the alpha channel"),
+        (np.stack([SQUARE * 0 + 255, SQUARE], 2), "mask.png has its shape in the alpha channel"),
+        (SQUARE * 0, "mask.png is empty"),
+        (255 - SQUARE, "mask.png looks inverted"),
+        (SQUARE.astype(np.uint16) * 257, "mask.png has 16 bits"),
+    ],
+)
+def test_masks_that_would_be_silently_wrong(image, store, mask, fault):
+    assert re.search(fault, check_pair(image, store(mask)))
+
+
+@pytest.mark.parametrize(
+    ("mask", "mended"),
+    [
+        (SQUARE // 255, True),
+        ((SQUARE // 255).astype(np.uint16), True),
+        (SQUARE // 255 + 1, False),  # no black, so which part is tampered?
+        (np.stack([SQUARE * 0, SQUARE], 2), True),
+        (np.tile(np.arange(0, 240, 5, dtype=np.uint8), (32, 1)), True),
+        (SQUARE[:16], True),
+        (SQUARE.T, False),  # on its side
+        (SQUARE * 0, False),
+        (255 - SQUARE, False),
+    ],
+)
+def test_the_tool_is_named_where_it_mends_the_mask(image, store, mask, mended):
+    assert ("`benco datasets prepare NAME --root DIR`" in check_pair(image, store(mask))) == mended
+
+
+@pytest.mark.parametrize("pixels", [SQUARE.astype(np.float32), SQUARE.astype(np.int32) << 16, -SQUARE.astype(np.int32)])
+def test_pixels_that_cannot_be_read_stop_a_run_before_it_starts(image, store, pixels):
+    path = store(pixels, "deep.tif")
+    for pair in ((path, NEGATIVE), (image, path)):
+        with pytest.raises(DiffIMLError) as refused:
+            check_lists([ImageList("x", *([file] for file in pair))])
+        with pytest.raises(DiffIMLError, match=f"^{re.escape(str(refused.value))}$"):
+            read_image(path)
+
+
+def test_sixteen_bits_in_thirty_two_pass(store):
+    path = store(SQUARE.astype(np.int32) * 257, "deep.tif")
+    assert check_pair(path, NEGATIVE) == (48, 32) and read_image(path).max() == 255
+
+
+def test_undecodable_files_are_named(image, store, tmp_path):
+    content = open(image, "rb").read()
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(content[: len(content) // 2])
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    assert "cut.jpg cannot be decoded" in check_pair(str(cut), NEGATIVE)
+    assert "empty.png cannot be decoded" in check_pair(image, str(empty))
+    assert "gone.png does not exist" in check_pair(image, str(tmp_path / "gone.png"))
+
+
+def test_one_error_for_all_faults(image, store):
+    dark = store(SQUARE // 255)
+    with pytest.raises(DiffIMLError, match=r"mask.png is dark.*\(1 more of 3 pairs are faulty\)"):
+        check_lists([ImageList("x", (image, image, image), (dark, NEGATIVE, dark))])
+
+
+def test_what_may_be_wrong_is_a_warning(image, store, capsys):
+    empty, inverted = store(SQUARE * 0), store(255 - SQUARE, "other.png")
+    assert check_lists([ImageList("x", (image,) * 4, (empty, inverted, NEGATIVE, empty))]) == 48
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: ") for line in warnings] == [True, True]
+    assert "mask.png is empty" in warnings[0] and warnings[0].endswith("(1 more are empty)")
+    assert "other.png looks inverted" in warnings[1]
+
+
+def test_files_that_stay_as_they_were_are_not_decoded_again(image, store, capsys, monkeypatch):
+    listed = ImageList("x", (image, image), (store(SQUARE * 0), NEGATIVE))
+    longest, warnings = check_lists([listed]), capsys.readouterr().err
+    with monkeypatch.context() as patched:
+        patched.setattr(imagecheck, "examine", lambda *pair: pytest.fail(f"examined {pair}"))
+        assert check_lists([listed]) == longest and capsys.readouterr().err == warnings != ""
+    store(SQUARE)
+    assert check_lists([listed]) == longest and not capsys.readouterr().err
+
+
+def test_a_fault_that_stops_a_run_is_not_remembered(image, monkeypatch):
+    listed = ImageList("x", (image,), (NEGATIVE,))
+    with monkeypatch.context() as patched:
+        patched.setattr(imagecheck, "_decode", lambda path: (_ for _ in ()).throw(PermissionError("for a moment")))
+        with pytest.raises(DiffIMLError, match="for a moment"):
+            check_lists([listed])
+    assert check_lists([listed]) == 48
+
+
+def test_a_damaged_cache_is_passed_over(image, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    listed = ImageList("x", (image,), (NEGATIVE,))
+    check_lists([listed])
+    file, = (tmp_path / "cache").rglob("*.json")
+    for content in ("{", "[]", "{}"):
+        file.write_text(content)
+        assert check_lists([listed]) == 48
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(image, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert check_lists([ImageList("x", (image,), (NEGATIVE,))]) == 48
+
+
+def test_real_data_passes(bsds):
+    assert check_lists([read_list(bsds / "val" / "list.json")]) == 481
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\0"])
+def test_broken_exif_is_told_but_harmless(tmp_path, block):
+    path = str(tmp_path / "image.jpg")
+    Image.new("RGB", (48, 32)).save(path, exif=block)
+    (_, faults), whole = examine(path, NEGATIVE), Image.Exif()
+    assert [(fault.kind, fault.harmful) for fault in faults] == [("EXIF", False)]
+    whole[0x0112] = 6
+    Image.new("RGB", (48, 32)).save(path, exif=whole)
+    assert examine(path, NEGATIVE) == ((48, 32), [])

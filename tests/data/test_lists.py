@@ -1,0 +1,144 @@
+import json
+
+import pytest
+
+from diffiml_plugin.data.lists import NEGATIVE, read_balanced, read_list, read_test_sets
+from diffiml_plugin.errors import DiffIMLError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes Tp/ and Gt/ with empty files of the given names."""
+
+    def make(images, masks, name="set"):
+        for part, files in (("Tp", images), ("Gt", masks)):
+            (tmp_path / name / part).mkdir(parents=True)
+            for file in files:
+                (tmp_path / name / part / file).touch()
+        return tmp_path / name
+
+    return make
+
+
+def names(listed):
+    return [tuple(path.rsplit("/", 1)[1] for path in pair) for pair in zip(listed.images, listed.masks, strict=True)]
+
+
+def test_equal_stems_pair_whatever_their_order(folder):
+    listed = read_list(folder(["a.jpg", "a-b.jpg", ".DS_Store"], ["a.png", "a-b.png"]))
+    assert sorted(names(listed)) == [("a-b.jpg", "a-b.png"), ("a.jpg", "a.png")]
+
+
+def test_other_stems_pair_in_order(folder):
+    assert names(read_list(folder(["1t.tif", "2t.tif"], ["1forged.tif", "2forged.tif"]))) == [
+        ("1t.tif", "1forged.tif"), ("2t.tif", "2forged.tif")]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "named"),
+    [
+        (["a.jpg", "b.jpg", "c.jpg"], ["a.png", "b.png"], "c.jpg has no mask"),
+        (["a.jpg", "b.jpg"], ["a.png", "b.png", "c.png"], "c.png has no image"),
+        (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "c_gt.png", "d_gt.png"], "b.jpg has no mask of its name"),
+        (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "b_gt.png", "d_map.png"], "c.jpg would be paired with d_map.png"),
+        (["1t.tif", "2t.tif"], ["1forged.tif"], "2 images but 1 masks"),
+        (["a.jpg", "a.png"], ["a.png"], "a name twice"),
+        ([], ["a.png"], "Tp is empty"),
+    ],
+)
+def test_what_does_not_pair_is_named(folder, images, masks, named):
+    with pytest.raises(DiffIMLError, match=named):
+        read_list(folder(images, masks))
+
+
+@pytest.mark.parametrize(("image", "mask"), [
+    ("{}.jpg", "{}_gt.png"), ("img{}.jpg", "mask_{}.png"), ("img_{:04}.jpg", "mask_{}.png"), ("{:03}.jpg", "{}.png")])
+def test_numbers_pair_though_they_sort_differently(folder, image, mask):
+    numbers = range(1, 101)
+    listed = read_list(folder(map(image.format, numbers), map(mask.format, numbers)))
+    assert sorted(names(listed)) == sorted((image.format(n), mask.format(n)) for n in numbers)
+
+
+def test_numbers_that_zeros_alone_tell_apart(folder):
+    assert names(read_list(folder(["1.jpg", "01.jpg", "2.jpg"], ["1_gt.png", "01_gt.png", "2_gt.png"]))) == [
+        ("01.jpg", "01_gt.png"), ("1.jpg", "1_gt.png"), ("2.jpg", "2_gt.png")]
+
+
+def test_a_missing_number_is_named(folder):
+    masks = [f"mask_{number}.png" for number in (*range(1, 12), 13)]
+    with pytest.raises(DiffIMLError, match="img_012.jpg has no mask of its name"):
+        read_list(folder([f"img_{number:03}.jpg" for number in range(1, 13)], masks))
+
+
+def test_authentic_images_beside_a_folder_are_told_of(folder, capsys):
+    root = folder(["a.jpg"], ["a.png"])
+    read_list(root)
+    assert not capsys.readouterr().err
+    (root / "Au").mkdir()
+    read_list(root)
+    assert "Au is not read" in capsys.readouterr().err
+
+
+def test_a_relative_variable_is_relative_to_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", "data")
+    (tmp_path / "list.json").write_text(json.dumps([["${DATA_ROOT}/z.jpg", NEGATIVE]]))
+    monkeypatch.chdir("/")
+    assert read_list(tmp_path / "list.json").images == ("/data/z.jpg",)
+
+
+def test_paths_in_a_list_are_relative_to_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", "/data")
+    (tmp_path / "list.json").write_text(json.dumps([["x.jpg", "y.png"], ["${DATA_ROOT}/z.jpg", NEGATIVE]]))
+    monkeypatch.chdir("/")
+    listed = read_list(tmp_path / "list.json")
+    assert listed.images == (str(tmp_path / "x.jpg"), "/data/z.jpg")
+    assert listed.masks == (str(tmp_path / "y.png"), NEGATIVE)
+
+
+def test_a_json_of_names_gives_several_sets(folder, tmp_path, monkeypatch):
+    folder(["a.jpg"], ["a.png"], "one")
+    (tmp_path / "two.json").write_text(json.dumps([["x.jpg", NEGATIVE]]))
+    (tmp_path / "sets.json").write_text(json.dumps({"One": "one", "Two": "two.json"}))
+    sets = read_test_sets(tmp_path / "sets.json")
+    assert {name: len(listed.images) for name, listed in sets.items()} == {"One": 1, "Two": 1}
+    assert list(read_test_sets(tmp_path / "one")) == ["one"]
+    assert list(read_test_sets(tmp_path / "two.json")) == ["two"]
+    (tmp_path / "two.json").rename(tmp_path / "one" / "list.json")
+    monkeypatch.chdir(tmp_path / "one")
+    assert list(read_test_sets("list.json")) == ["one"]
+
+
+def test_sets_that_are_not_there_are_left_out_and_named(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    folder(["a.jpg"], ["a.png"], "one")
+    sets = tmp_path / "sets.json"
+    sets.write_text(json.dumps({"One": "one", "Gone": "${DATA_ROOT}/gone.json"}))
+    assert list(read_test_sets(sets)) == ["One"]
+    assert f"not there: Gone ({tmp_path / 'gone.json'})" in capsys.readouterr().err
+    sets.write_text(json.dumps({"One": "one", "Gone": "gone.json"}))
+    with pytest.raises(DiffIMLError, match="Gone of .*gone.json, does not exist; mend the path"):
+        read_test_sets(sets)
+    sets.write_text(json.dumps({"Gone": "gone.json"}))
+    with pytest.raises(DiffIMLError, match="no dataset of .*sets.json is there: Gone"):
+        read_test_sets(sets)
+
+
+def test_a_balanced_json(folder, tmp_path):
+    folder(["a.jpg"], ["a.png"], "one")
+    (tmp_path / "balanced.json").write_text(json.dumps([["ManiDataset", "one"], ["ManiDataset", "one"]]))
+    assert len(read_balanced(tmp_path / "balanced.json")) == 2
+    assert read_balanced(tmp_path / "one") is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '[["a.jpg"]]', '[["a.jpg", 3]]', '"text"'])
+def test_what_is_no_list_is_named(tmp_path, content):
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(DiffIMLError, match="bad.json"):
+        read_test_sets(tmp_path / "bad.json")
+
+
+def test_missing_path_is_named(tmp_path):
+    with pytest.raises(DiffIMLError, match="nowhere does not exist"):
+        read_list(tmp_path / "nowhere")
+    with pytest.raises(DiffIMLError, match="has no Tp/.*`benco datasets prepare NAME --root DIR`"):
+        read_list(tmp_path)

@@ -1,0 +1,184 @@
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
+from diffiml_plugin.data.order import SeededDataset, make_loader, plan_epoch, plan_test
+from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments, test_transform
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.training.settings import TrainSettings
+from diffiml_plugin.training.sources import read_training_set, train_transform
+
+test_transform.__test__ = False
+CPU = torch.device("cpu")
+
+
+def load(dataset, workers, epoch=0):
+    batches = [(0, 1), (2,), (1, 0)]
+    return list(make_loader(SeededDataset(dataset, seed=1), epoch, batches, workers, CPU))
+
+
+@pytest.fixture
+def augmented(tiny_dataset):
+    return PairsDataset(read_list(tiny_dataset), **framework_arguments(InputSettings(64), train_transform(), None))
+
+
+def test_samples_do_not_depend_on_workers_or_company(augmented):
+    alone, shared = load(augmented, 0), load(augmented, 2)
+    for one, other in zip(alone, shared, strict=True):
+        assert torch.equal(one["image"], other["image"]) and torch.equal(one["mask"], other["mask"])
+    assert torch.equal(alone[0]["image"][0], alone[2]["image"][1])
+
+
+def test_augmentation_changes_with_epoch_and_seed(augmented):
+    first = load(augmented, 0)[0]["image"]
+    assert not torch.equal(first, load(augmented, 0, epoch=1)[0]["image"])
+    other = SeededDataset(augmented, seed=2)[0, 0]["image"]
+    assert not torch.equal(first[0], other)
+
+
+def test_loading_leaves_the_random_states_alone(augmented):
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    load(augmented, 0)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+def test_balanced_sampling_is_seeded(tiny_dataset, tmp_path):
+    (tmp_path / "balanced.json").write_text(json.dumps([["JsonDataset", "tiny/list.json"], ["ManiDataset", "tiny"]]))
+    settings = TrainSettings(data_path=str(tmp_path / "balanced.json"))
+    dataset = read_training_set(settings, InputSettings(64), None, check=True)
+    assert isinstance(dataset, BalancedPairsDataset) and len(dataset) == 2 * 1840
+    seeded = SeededDataset(dataset, 3)
+    names = [seeded[0, index]["name"] for index in range(12)]
+    assert names == [seeded[0, index]["name"] for index in range(12)]
+    assert len(set(names)) > 1
+
+
+def test_input_settings_take_the_flags_then_what_was_stored():
+    stored = {"image_size": 256, "if_padding": True, "edge_mask_width": 7}
+    assert InputSettings.of(TrainSettings()) == InputSettings(512, False, None)
+    assert InputSettings.of(TrainSettings(), stored) == InputSettings(256, True, 7)
+    assert InputSettings.of(TrainSettings(image_size=64, if_resizing=True), stored) == InputSettings(64, False, 7)
+    assert InputSettings.of(TrainSettings(padding_mode="reflect"), stored) == InputSettings(256, True, 7, "reflect")
+    with pytest.raises(DiffIMLError, match="add --if_padding"):
+        InputSettings.of(TrainSettings(padding_mode="reflect"))
+
+
+def test_padding_tells_real_pixels(tiny_dataset):
+    framework = framework_arguments(InputSettings(128, if_padding=True), test_transform(), None)
+    sample = PairsDataset(read_list(tiny_dataset), **framework)[0]
+    assert sample["image"].shape == (3, 128, 128)
+    assert sample["shape_mask"].sum() == 64 * 96
+
+
+def test_reflection_fills_a_frame_of_the_images_own_and_is_no_real_pixel(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    Image.fromarray(np.full((50, 90), 255, np.uint8)).save(tmp_path / "mask.png")
+    listed = ImageList("x", (str(tmp_path / "image.png"),) * 2, (str(tmp_path / "mask.png"), NEGATIVE))
+    framework = framework_arguments(InputSettings(128, if_padding=True), test_transform(), None)
+    dataset = PairsDataset(listed, 32, "reflect", **framework)
+    sample, black = dataset[0], PairsDataset(listed, 32, **framework)[0]
+    assert dataset.frame(0) == (64, 96) and sample["image"].shape == (3, 64, 96)
+    assert sample["shape_mask"].sum() == sample["mask"].sum() == 50 * 90
+    assert torch.equal(sample["image"][:, :50, :90], black["image"][:, :50, :90])
+    assert torch.equal(sample["image"][:, 50], sample["image"][:, 48])
+    assert torch.equal(sample["image"][:, :, 90:].flip(-1), sample["image"][:, :, 83:89])
+    assert plan_test(dataset, range(2), 1) == [(0,), (1,)], "small frames make no larger batches"
+    with pytest.raises(DiffIMLError, match="--padding_mode reflect"):
+        PairsDataset(listed, None, "reflect", **framework)
+
+
+def test_padding_that_cuts_images_is_said(capsys):
+    InputSettings(64).warn_if_cut(96)
+    InputSettings(96, if_padding=True).warn_if_cut(96)
+    assert capsys.readouterr().err == ""
+    InputSettings(64, if_padding=True).warn_if_cut(96)
+    assert "cuts images of up to 96 pixels to their upper left 64x64" in capsys.readouterr().err
+
+
+def test_a_stream_that_padding_cuts_is_said(tmp_path, capsys):
+    for number in range(2):
+        Image.fromarray(np.zeros((40, 96, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    settings = TrainSettings(data_path=f"synth:{tmp_path}", if_padding=True, image_size=64)
+    for crop_size, said in ((32, False), (None, True)):
+        read_training_set(replace(settings, crop_size=crop_size), InputSettings.of(settings), None, check=True)
+        assert ("cuts images of up to 96 pixels" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize(("stored", "given", "expected"),
+                         [(True, None, True), (True, False, False), (False, True, True)])
+def test_padding_is_the_checkpoints_unless_told(stored, given, expected):
+    settings = TrainSettings(if_padding=given)
+    assert InputSettings.of(settings, {"if_padding": stored}).if_padding == expected
+
+
+@pytest.mark.parametrize(("images", "batch", "accumulation", "processes"), [
+    (11, 2, 2, 1), (11, 2, 1, 2), (11, 1, 2, 3), (8, 4, 1, 2), (1, 4, 2, 4), (100, 3, 4, 2), (5, 8, 1, 1),
+])
+def test_plan_takes_each_image_once_and_weighs_them_alike(images, batch, accumulation, processes):
+    plans = [plan_epoch(images, (0, 0), batch, accumulation, rank, processes) for rank in range(processes)]
+    assert len({len(plan) for plan in plans}) == 1, "processes must keep step"
+    assert len({tuple(micro.last for micro in plan) for plan in plans}) == 1
+    taken = [index for plan in plans for micro in plan for index in micro.indices[: micro.images]]
+    assert sorted(taken) == list(range(images))
+    assert all(1 <= len(micro.indices) <= batch for plan in plans for micro in plan)
+
+    total, start = batch * accumulation * processes, 0
+    for update in zip(*[split(plan) for plan in plans], strict=True):  # one update on each process
+        micros = [micro for share in update for micro in share]
+        size = sum(micro.images for micro in micros)
+        assert size == min(total, images - start)
+        # DDP averages over processes: then every image weighs 1 / size.
+        assert all(micro.weight * size == pytest.approx(micro.images * processes) for micro in micros)
+        start += size
+
+
+def split(plan):
+    updates = [[]]
+    for micro in plan:
+        updates[-1].append(micro)
+        if micro.last:
+            updates.append([])
+    assert not updates.pop()
+    return updates
+
+
+def test_plan_is_shuffled_anew_each_epoch():
+    order = [plan_epoch(50, key, 1, 1) for key in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert order[0] == order[1]
+    assert order[0] != order[2] and order[0] != order[3]
+
+
+def test_an_empty_photograph_folder_is_named(tmp_path):
+    with pytest.raises(DiffIMLError, match=str(tmp_path)):
+        read_training_set(TrainSettings(data_path=f"synth:{tmp_path}"), InputSettings(64), None, check=True)
+
+
+def test_photographs_are_one_of_the_sets_of_a_balanced_list(tiny_dataset, tmp_path):
+    photographs = tmp_path / "photos"
+    photographs.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(photographs / f"{number}.png")
+    listing = tmp_path / "sets.json"
+    listing.write_text(json.dumps([["ManiDataset", str(tiny_dataset)], ["SyntheticTampering", str(photographs)]]))
+    settings = TrainSettings(data_path=str(listing), synth_kinds="removal", crop_size=32, augmentation="turns")
+    inputs = InputSettings(64, if_padding=True)
+    dataset = read_training_set(settings, inputs, None, check=True)
+    assert len(dataset) == 2 * 1840
+    assert "removal" in dataset[1840]["name"] or "authentic" in dataset[1840]["name"]
+    assert dataset[0]["image"].shape == dataset[1840]["image"].shape == (3, 32, 32)
+    authentic = read_training_set(replace(settings, synth_authentic=1.0), inputs, None, check=True)
+    assert not any(authentic[1840 + number]["mask"].any() for number in range(8))
+
+
+def test_windows_of_resized_images_are_refused(tiny_dataset):
+    with pytest.raises(DiffIMLError, match="--if_padding"):
+        read_training_set(TrainSettings(data_path=str(tiny_dataset), crop_size=32), InputSettings(64), None, check=True)

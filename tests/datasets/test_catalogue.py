@@ -1,0 +1,37 @@
+import pytest
+
+from diffiml_plugin.datasets.catalogue import CATALOGUE, find_entry
+from diffiml_plugin.datasets.layouts import LAYOUTS
+from diffiml_plugin.errors import DiffIMLError
+
+TABLE_1 = """
+CASIAv2           7491   5063 no  train train
+FantasticReality 16592  19423 no  -     train
+tamperedCOCO         0 799441 no  -     train
+compRAISE        24462      0 no  -     train
+CASIAv1            800    920 no  test  test
+COVERAGE           100    100 no  test  test
+Columbia           183    180 no  test  test
+NIST16               0    564 no  test  test
+IMD2020            414   2010 no  test  train
+CocoGlide            0    512 yes test  test
+AutoSplice           0   3621 yes test  test
+"""
+
+
+def test_it_is_table_1():
+    rows = [[entry.name, str(entry.authentic), str(entry.tampered), "yes" if entry.generative else "no", entry.mvss,
+             entry.catnet] for entry in CATALOGUE]
+    assert rows == [line.split() for line in TABLE_1.strip().splitlines()]
+
+
+def test_every_dataset_says_where_to_ask_and_can_be_prepared():
+    assert all(entry.what and entry.licence and entry.source and entry.layout for entry in CATALOGUE)
+    assert LAYOUTS.keys() == {entry.name for entry in CATALOGUE}
+
+
+def test_names():
+    for typed, meant in (("casiav2", "CASIAv2"), ("CASIA2.0", "CASIAv2"), ("tampCOCO", "tamperedCOCO")):
+        assert find_entry(typed).name == meant
+    with pytest.raises(DiffIMLError, match="did you mean 'Columbia'"):
+        find_entry("Colombia")

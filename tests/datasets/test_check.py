@@ -1,0 +1,119 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.datasets.check import check_datasets, table
+from diffiml_plugin.errors import DiffIMLError
+
+
+@pytest.fixture
+def dataset(miniatures, tmp_path):
+    """Writes a list of three sound pairs and one authentic image, and of what a test adds; gives its report."""
+
+    def make(*added, name="mine"):
+        pairs = [[f"{number}.png", f"{number}_mask.png"] for number in range(3)] + [["3.png", NEGATIVE]]
+        for image, mask in pairs:
+            miniatures.photograph(tmp_path / image)
+            if mask != NEGATIVE:
+                miniatures.save(tmp_path / mask, miniatures.GREY)
+        (tmp_path / f"{name}.json").write_text(json.dumps([*pairs, *added]))
+        report, = check_datasets(str(tmp_path / f"{name}.json"))
+        return report
+
+    return make
+
+
+def test_a_sound_list(dataset):
+    report = dataset()
+    assert (report.name, report.authentic, report.tampered, report.faults) == ("mine", 1, 3, [])
+    assert report.entry is None and report.as_json()["expected"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "harmful"),
+    [
+        ("empty", lambda grey: grey * 0, True),
+        ("inverted", lambda grey: 255 - grey, True),
+        ("dark", lambda grey: grey // 255, True),
+        ("dark", lambda grey: (grey // 255).astype(np.uint16), True),
+        ("alpha", lambda grey: np.dstack([grey * 0, grey]), True),
+        ("not binary", lambda grey: np.tile(np.arange(48, dtype=np.uint8) * 5, (32, 1)), True),
+        ("size", lambda grey: grey[1:], True),
+        ("16-bit", lambda grey: grey.astype(np.uint16) * 257, False),
+    ],
+)
+def test_each_kind_of_faulty_mask(dataset, miniatures, tmp_path, kind, change, harmful):
+    miniatures.photograph(tmp_path / "faulty.png")
+    miniatures.save(tmp_path / "faulty_mask.png", change(miniatures.GREY))
+    report = dataset(["faulty.png", "faulty_mask.png"])
+    fault, = report.faults
+    assert (fault.kind, fault.harmful, report.harmful) == (kind, harmful, harmful)
+    assert "faulty_mask.png" in fault.text
+
+
+def test_missing_and_undecodable_files(dataset, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    report = dataset(["gone.png", NEGATIVE], ["text.png", NEGATIVE], ["0.png", "gone_mask.png"])
+    kinds = [fault.kind for fault in report.faults if fault.harmful]
+    assert sorted(kinds) == ["duplicate", "missing", "missing", "undecodable"]
+
+
+def test_duplicates(dataset, miniatures, tmp_path):
+    report = dataset(["0.png", "0_mask.png"])
+    assert [fault.harmful for fault in report.faults] == [True]
+    assert "0.png is listed twice" in report.faults[0].text
+    for copy in ("a", "b"):
+        shutil.copy(tmp_path / "1.png", tmp_path / f"{copy}.png")
+    report = dataset(["a.png", "1_mask.png"], ["b.png", NEGATIVE])
+    assert [fault.harmful for fault in report.faults] == [False, True]
+    assert "once authentic and once tampered" in report.faults[1].text
+
+
+def test_counts_of_table_1(dataset):
+    report = dataset(name="coverage")
+    assert report.harmful == 0
+    assert [fault.kind for fault in report.faults] == ["count", "count"]
+    assert "coverage has 3 tampered images, Table 1 has 100" in report.faults[1].text
+    assert report.as_json()["expected"] == {"authentic": 100, "tampered": 100}
+    rows = table([report]).splitlines()
+    assert rows[1].split() == ["coverage", "1", "100", "3", "100", "0"]
+    assert rows[2].startswith("coverage: count, harmless: ")
+
+
+def test_what_cannot_be_paired_is_a_fault(tiny_dataset):
+    (tiny_dataset / "Gt" / "2.png").rename(tiny_dataset / "Gt" / "3.png")
+    report, = check_datasets(str(tiny_dataset))
+    assert [fault.kind for fault in report.faults] == ["unpaired"] and report.harmful == 1
+    assert "2.png has no mask" in report.faults[0].text and "(1 more without a partner)" in report.faults[0].text
+    (tiny_dataset / "list.json").write_text("[]")
+    report, = check_datasets(str(tiny_dataset / "list.json"))
+    assert [fault.kind for fault in report.faults] == ["list"] and report.harmful == 1
+    with pytest.raises(DiffIMLError, match="nowhere does not exist"):
+        check_datasets(str(tiny_dataset / "nowhere"))
+
+
+def test_several_datasets(tiny_dataset, tmp_path):
+    sets = tmp_path / "sets.json"
+    sets.write_text(json.dumps({"folder": "tiny", "list": "tiny/list.json"}))
+    assert [(report.name, report.authentic, report.tampered) for report in check_datasets(str(sets))] == [
+        ("folder", 0, 3), ("list", 1, 3)]
+    (tmp_path / "list.json").write_text(json.dumps([["tiny/Tp/0.png", NEGATIVE]]))
+    balanced = [["JsonDataset", "list.json"], ["ManiDataset", "tiny"], ["JsonDataset", "tiny/list.json"]]
+    sets.write_text(json.dumps(balanced))
+    assert [(report.name, report.authentic, report.tampered) for report in check_datasets(str(sets))] == [
+        (tmp_path.name, 1, 0), ("tiny", 0, 3), (str(tmp_path / "tiny" / "list.json"), 1, 3)]
+
+
+def test_nothing_but_photographs_to_tamper_is_a_fault(tmp_path):
+    (tmp_path / "sets.json").write_text(json.dumps([["SyntheticTampering", "photos"]]))
+    report, = check_datasets(str(tmp_path / "sets.json"))
+    assert "have no masks" in report.faults[0].text
+
+
+def test_real_data(bsds):
+    for part in ("train", "val/list.json"):
+        report, = check_datasets(str(bsds / part))
+        assert report.faults == []

@@ -1,0 +1,219 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffiml_plugin.data.faults import THRESHOLD
+from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.datasets.catalogue import CATALOGUE
+from diffiml_plugin.datasets.check import check_datasets
+from diffiml_plugin.datasets.prepare import prepare
+from diffiml_plugin.errors import DiffIMLError
+
+NAMES = [entry.name for entry in CATALOGUE]
+
+
+def contents(root):
+    return {file: hashlib.sha256(file.read_bytes()).digest() for file in root.rglob("*") if file.is_file()}
+
+
+def as_the_framework_reads(path):
+    return np.asarray(Image.open(path).convert("RGB")).mean(2) > THRESHOLD
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_original_layouts(miniatures, tmp_path, name):
+    root = tmp_path / "download"
+    authentic, tampered, corrected, left_out = miniatures.fabricate(name, root)
+    before = contents(root)
+    done = prepare(name.lower(), root, tmp_path / "lists" / f"{name}.json")
+    assert (done.authentic, done.tampered, done.corrected, done.left_out) == (authentic, tampered, corrected, left_out)
+    assert contents(root) == before
+
+    # The list is what `check` and the engine read; every mask has the shape that its original meant.
+    records = json.loads(done.output.read_text())
+    assert len(records) == len({image for image, _ in records}) == authentic + tampered
+    for image, mask in records:
+        assert image.startswith(str(root))
+        if mask != NEGATIVE:
+            found = as_the_framework_reads(mask)
+            assert found.shape == (miniatures.HEIGHT, miniatures.WIDTH)
+            assert (found != miniatures.TAMPERED).mean() < 0.04  # the resized ones differ at an edge
+    report, = check_datasets(str(done.output))
+    assert report.name == name and report.harmful == 0
+    assert (report.authentic, report.tampered) == (authentic, tampered)
+
+    # Each change and each file left out has its line.
+    lines = done.log.read_text().splitlines()
+    assert sum(line.startswith("left out") for line in lines) == left_out
+    assert sum("binarised" in line for line in lines) == corrected
+    assert all(str(root) in line for line in lines)
+
+
+def test_tampered_images_alone(miniatures, tmp_path):
+    _, tampered, *_ = miniatures.fabricate("CASIAv2", tmp_path / "CASIAv2")
+    everything = json.loads(prepare("CASIAv2", tmp_path).output.read_text())
+    done = prepare("CASIAv2", tmp_path, tampered_only=True)
+    assert done.output == tmp_path / "CASIAv2_tampered.json" and (done.authentic, done.tampered) == (0, tampered)
+    listed = [image for image, _ in json.loads(done.output.read_text())]
+    assert listed == [image for image, mask in everything if mask != NEGATIVE]
+
+    miniatures.fabricate("compRAISE", tmp_path / "compRAISE")
+    with pytest.raises(DiffIMLError, match="no tampered images of compRAISE; leave out --tampered_only"):
+        prepare("compRAISE", tmp_path, tampered_only=True)
+
+
+def test_a_list_made_before_is_not_taken_for_the_datasets(tiny_dataset):
+    (tiny_dataset / "Gt").rename(tiny_dataset / "masks")
+    pairs = json.loads((tiny_dataset / "list.json").read_text())
+    (tiny_dataset / "list.json").write_text(json.dumps([[i, m.replace("Gt", "masks")] for i, m in pairs]))
+    assert prepare("mine", tiny_dataset).authentic == 1
+    assert prepare("mine", tiny_dataset, tampered_only=True).tampered == 3
+
+
+@pytest.mark.parametrize("name", ["COVERAGE", "CASIAv1", "Columbia"])
+def test_the_list_goes_into_the_folder_above_and_can_be_made_again(miniatures, tmp_path, name):
+    miniatures.fabricate(name, tmp_path / name)
+    first = prepare(name, tmp_path)
+    assert first.output == tmp_path / f"{name}.json"
+    assert prepare(name, tmp_path) == first
+    assert prepare(name, tmp_path / name) == prepare(name, tmp_path / name)  # its own list and masks are no input
+    (tmp_path / "mine.json").write_text("[]")
+    with pytest.raises(DiffIMLError, match="mine.json was not made by this command"):
+        prepare(name, tmp_path, tmp_path / "mine.json")
+
+
+def test_both_versions_of_casia_in_one_folder_and_masks_beside_the_images(miniatures, tmp_path):
+    expected = {}
+    for name, folder in (("CASIAv1", "CASIA 1.0"), ("CASIAv2", "CASIA 2.0")):
+        expected[name] = miniatures.fabricate(name, tmp_path / folder)
+        for masks in (tmp_path / folder).glob("* [gG]roundtruth"):
+            masks.rename(tmp_path / masks.name)
+    for name, counts in expected.items():
+        done = prepare(name, tmp_path)
+        assert (done.authentic, done.tampered, done.corrected, done.left_out) == counts
+
+
+def test_misnamed_casia_files_get_their_own_masks(miniatures, tmp_path):
+    miniatures.fabricate("CASIAv1", tmp_path)
+    pairs = dict(json.loads(prepare("CASIAv1", tmp_path).output.read_text()))
+    (image, mask), = (pair for pair in pairs.items() if "0320" in pair[0])
+    assert mask.endswith("Sp_D_NNN_A_cha0039_nat0019_0320_gt.png")
+    assert f"{image}: paired with {mask} by its number 0320" in (tmp_path / "CASIAv1_masks" / "changes.txt").read_text()
+    assert not any("Original Tp" in image for image in pairs)
+
+
+def test_broken_masks_are_left_out(miniatures, tmp_path):
+    miniatures.fabricate("FantasticReality", tmp_path)
+    miniatures.photograph(tmp_path / "dataset" / "ColorFakeImages" / "other.jpg")
+    for content in (b"PK\x03\x04 no archive", b"text", b""):
+        (tmp_path / "dataset" / "SegmentationFake" / "other.npz").write_bytes(content)
+        done = prepare("FantasticReality", tmp_path)
+        assert (done.tampered, done.left_out) == (1, 1)
+        assert "other.npz cannot be read" in done.log.read_text()
+
+
+def test_a_mask_on_its_side_is_not_squeezed(miniatures, tmp_path):
+    miniatures.fabricate("CASIAv2", tmp_path)
+    assert "11230_gt.png lies on its side (32x48)" in prepare("CASIAv2", tmp_path).log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("mask", "correct"),
+    [
+        (lambda grey: grey, False),
+        (lambda grey: grey // 255, True),
+        (lambda grey: (grey // 255).astype(np.uint16), True),
+        (lambda grey: grey.astype(np.uint16), True),
+        (lambda grey: np.dstack([grey * 0, grey]), True),
+        (lambda grey: np.dstack([grey * 0 + 255, grey]), True),
+        (lambda grey: np.dstack([grey // 2, grey * 0, grey * 0]), True),
+    ],
+)
+def test_masks_of_the_frameworks_folder_are_corrected_where_it_would_misread_them(miniatures, tmp_path, mask, correct):
+    for part in ("Tp", "Au"):
+        miniatures.photograph(tmp_path / "NIST16" / part / "a.png")
+    miniatures.save(tmp_path / "NIST16" / "Gt" / "a.png", mask(miniatures.GREY))
+    done = prepare("NIST16", tmp_path)  # which has no authentic images
+    (_, used), = json.loads(done.output.read_text())
+    assert np.array_equal(as_the_framework_reads(used), miniatures.TAMPERED)
+    assert done.corrected == correct == ("NIST16_masks" in used)
+
+
+def test_lists_of_the_framework_and_of_forensichub(miniatures, tmp_path):
+    miniatures.photograph(tmp_path / "a.png")
+    miniatures.photograph(tmp_path / "b.png")
+    miniatures.save(tmp_path / "m.png", miniatures.GREY)
+    pairs = [["a.png", "m.png"], ["b.png", NEGATIVE]]
+    (tmp_path / "one").mkdir()
+    for number, records in enumerate((pairs, [{"path": i, "mask": m, "label": m != NEGATIVE} for i, m in pairs])):
+        (tmp_path / "list.json").write_text(json.dumps(records))
+        done = prepare("AutoSplice", tmp_path, tmp_path / "one" / f"{number}.json")
+        expected = [[str(tmp_path / "a.png"), str(tmp_path / "m.png")], [str(tmp_path / "b.png"), NEGATIVE]]
+        assert json.loads(done.output.read_text()) == expected
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(DiffIMLError, match="2 JSON files"):
+        prepare("AutoSplice", tmp_path, tmp_path / "one" / "list.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_beside_all_the_others_under_another_name(miniatures, tmp_path, name):
+    expected = [miniatures.fabricate(other, tmp_path / other) for other in NAMES][NAMES.index(name)]
+    (tmp_path / name).rename(tmp_path / "download")
+    if name == "compRAISE":
+        with pytest.raises(DiffIMLError, match="holds .*, but all images of compRAISE are authentic; call their own"):
+            prepare(name, tmp_path)
+        return
+    done = prepare(name, tmp_path)
+    assert (done.authentic, done.tampered, done.corrected, done.left_out) == expected
+    assert all(str(tmp_path / "download") in image for image, _ in json.loads(done.output.read_text()))
+
+
+@pytest.mark.parametrize("other", [name for name in NAMES if name != "compRAISE"])
+def test_a_folder_with_masks_is_not_comp_raise(miniatures, tmp_path, other):
+    miniatures.fabricate("compRAISE", tmp_path / "RAISE")
+    assert prepare("compRAISE", tmp_path, tmp_path / "list.json").authentic == 2
+    miniatures.fabricate(other, tmp_path / "other")
+    with pytest.raises(DiffIMLError, match=f"{tmp_path} holds other/.*call their own folder compRAISE"):
+        prepare("compRAISE", tmp_path, tmp_path / "list.json")
+    assert prepare("compRAISE", tmp_path / "RAISE").authentic == 2
+
+
+def test_numbered_images_of_another_folder_are_not_coverages(miniatures, tmp_path):
+    authentic, *_ = miniatures.fabricate("COVERAGE", tmp_path)
+    miniatures.photograph(tmp_path / "other" / "10017.jpg")
+    miniatures.photograph(tmp_path / "other" / "1.jpg")
+    done = prepare("COVERAGE", tmp_path)
+    assert done.authentic == authentic and "/other/" not in done.output.read_text()
+
+
+def test_empty_masks_are_kept_and_told(miniatures, tmp_path):
+    for name, mask in (("a", miniatures.GREY), ("b", miniatures.GREY * 0), ("c", miniatures.GREY[1:] * 0)):
+        miniatures.photograph(tmp_path / "Tp" / f"{name}.png")
+        miniatures.save(tmp_path / "Gt" / f"{name}.png", mask)
+    done = prepare("mine", tmp_path)
+    assert (done.tampered, done.corrected, done.empty, done.left_out) == (3, 1, 2, 0)
+    kept, resized = done.log.read_text().splitlines()
+    assert "b.png is empty, so its image counts as authentic" in kept and "resized" in resized and "empty" in resized
+
+
+def test_what_cannot_be_prepared_is_named(miniatures, tmp_path):
+    with pytest.raises(DiffIMLError, match="gone is no folder"):
+        prepare("COVERAGE", tmp_path / "gone")
+    with pytest.raises(DiffIMLError, match="in no known layout; expected image/N.tif"):
+        prepare("COVERAGE", tmp_path)
+    with pytest.raises(DiffIMLError, match="did you mean 'COVERAGE'"):
+        prepare("COVRAGE", tmp_path)
+    miniatures.photograph(tmp_path / "Tp" / "a.png")
+    miniatures.save(tmp_path / "Gt" / "a.png", np.full_like(miniatures.GREY, 90))
+    with pytest.raises(DiffIMLError, match="no pair of mine in .*it is dark or coloured and has no black"):
+        prepare("mine", tmp_path)
+
+
+def test_real_data(bsds, tmp_path):
+    done = prepare("bsds", bsds / "val", tmp_path / "bsds.json")
+    assert (done.authentic, done.tampered, done.corrected, done.left_out) == (20, 60, 0, 0)
+    report, = check_datasets(str(done.output))
+    assert report.faults == []

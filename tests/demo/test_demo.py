@@ -1,0 +1,69 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffiml_plugin.demo.photographs import photographs
+from diffiml_plugin.errors import DiffIMLError
+
+TINY = {"encoder": "segformer_b0", "ensemble_size": 2, "num_inference_steps": 1}
+
+
+def run(folder, **changes):
+    from diffiml_plugin.demo.demo import demo
+    from diffiml_plugin.training.settings import TrainSettings
+
+    settings = TrainSettings(image_size=64, batch_size=4, total_batch_size=4, epochs=1, device="cpu", num_workers=0,
+                             output_dir=str(folder), **changes)
+    return demo(settings, TINY, train_images=4, test_images=6)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("demo"))
+
+
+def test_same_seed_gives_the_same_figures(first, tmp_path):
+    again = run(tmp_path)
+    assert (again.before, again.constant, again.after) == (first.before, first.constant, first.after)
+
+
+def test_report_is_self_contained_and_shows_every_picture(first):
+    text = first.report.read_text()
+    assert f"{first.after:.3f}" in text and f"{first.constant:.3f}" in text
+    assert text.count("<img ") == 6 * 4
+    assert not re.search(r"src='(?!data:)", text)
+
+
+def test_a_model_without_uncertainty_has_its_report_too(tmp_path):
+    from diffiml_plugin.demo import report as demo_report
+
+    for name in ("Tp/a.png", "Gt/a.png", "found/a_mask.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    shown = demo_report._pictures(tmp_path / "Tp" / "a.png", tmp_path / "found")
+    assert list(shown) == ["input", "truth", "prediction"]
+
+
+def test_tested_photographs_are_never_trained_on(first):
+    pairs = json.loads((first.report.parent / "unseen" / "list.json").read_text())
+    unseen = {photo.name for photo in photographs("test")}
+    assert len(pairs) == 6 and all(any(f"Tp/{name}_" in image for name in unseen) for image, _ in pairs)
+
+
+def test_constant_answer_is_the_framework_f1_of_all_ones(first):
+    import torch
+
+    from diffiml_plugin.framework.imdlbenco import PixelF1
+
+    masks = [np.array(Image.open(path)) > 127 for path in (first.report.parent / "unseen" / "Gt").iterdir()]
+    masks = torch.tensor(np.stack(masks)).double()[:, None]
+    figures = PixelF1(0.5).batch_update(predict=torch.ones_like(masks), mask=masks)
+    assert first.constant == pytest.approx(float(figures.mean()), abs=1e-6)
+
+
+def test_a_finished_demo_is_not_overwritten(first):
+    with pytest.raises(DiffIMLError, match="holds a demo already"):
+        run(first.report.parent)

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffiml_plugin.data.lists import NEGATIVE, ImageList
+from diffiml_plugin.data.pairs import PairsDataset, framework_arguments
+from diffiml_plugin.data.pairs import test_transform as no_transform
+from diffiml_plugin.evaluation.scores import THRESHOLDS, at_threshold, average, best_threshold, score_batch, summarise
+from diffiml_plugin.models.inputs import InputSettings
+
+
+def test_regions_that_vanish_in_resizing_are_counted(tmp_path):
+    small, large = np.zeros((2, 640, 640), np.uint8)
+    small[13:17, 13:17], large[:320] = 255, 255
+    for name, array in (("small.png", small), ("large.png", large), ("image.png", np.zeros((640, 640, 3), np.uint8))):
+        Image.fromarray(array).save(tmp_path / name)
+    masks = (str(tmp_path / "small.png"), str(tmp_path / "large.png"), NEGATIVE)
+    files = ImageList("x", (str(tmp_path / "image.png"),) * 3, masks)
+    dataset = PairsDataset(files, **framework_arguments(InputSettings(64), no_transform(), None))
+    batch = torch.utils.data.default_collate([dict(dataset[i], index=i) for i in range(3)])
+    found = score_batch({"pred_mask": batch["mask"]}, batch)
+    assert [(record["label"], record["mask_area"]) for record in found] == [(1, 0), (1, 0.5), (0, 0)]
+    summary = summarise(found)
+    assert summary["vanished"] == 1 and summary["pixel-level F1"] < 0.6  # of a prediction that is the mask
+    assert "vanished" not in average([summary]) and "vanished" not in summarise(found[1:])
+
+
+@pytest.fixture
+def graded():
+    """Records of a tampered and an authentic image of 10 pixels in a row, 2 of them padding, and their figures."""
+    probability = torch.tensor([[.9, .8, .3, .3, .3, .2, .1, 0, 1, 1], [.6, .3, .3, 0, 0, 0, 0, 0, 1, 1]])
+    mask = torch.zeros(2, 10)
+    mask[0, :4] = 1
+    batch = {"name": ["tampered", "authentic"], "index": torch.arange(2), "label": torch.tensor([1, 0]),
+             "mask": mask[:, None, None], "shape_mask": torch.tensor([1.] * 8 + [0.] * 2).expand(2, 1, 1, 10)}
+    return score_batch({"pred_mask": probability[:, None, None]}, batch, complete=True)
+
+
+def test_curves_over_thresholds_count_real_pixels(graded):
+    tampered, authentic = graded
+    assert tampered["f1_by_threshold"][THRESHOLDS.index(0.5)] == pytest.approx(tampered["f1"])  # the framework's
+    assert tampered["f1_by_threshold"][THRESHOLDS.index(0.25)] == pytest.approx(2 * 4 / (5 + 4))
+    assert authentic["false_alarm_area_by_threshold"][THRESHOLDS.index(0.5)] == authentic["false_alarm_area"] == 1 / 8
+    assert authentic["f1_by_threshold"] is None is tampered["false_alarm_area_by_threshold"]
+
+
+def test_the_best_threshold_and_its_price_stand_beside_the_fixed_one(graded):
+    summary = summarise(graded)
+    assert summary["pixel-level F1"] == pytest.approx(2 * 2 / (2 + 4))
+    assert best_threshold(graded) == summary["best threshold"] == 0.25  # the highest of equals
+    assert summary["pixel-level F1 at best threshold"] == pytest.approx(2 * 4 / (5 + 4))
+    assert summary["false_alarm_area at best threshold"] == pytest.approx(3 / 8)
+    assert [record["score"] for record in at_threshold(graded, 0.25)] == [record["score"] for record in graded]
+    assert not any("best threshold" in name for name in average([summary]))
+    without = [{key: value for key, value in record.items() if "by_threshold" not in key} for record in graded]
+    assert best_threshold(without) is None and "best threshold" not in summarise(without)  # robust's and sweep's

@@ -1,0 +1,282 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import f1_score, roc_auc_score
+
+from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
+from diffiml_plugin.data.pairs import PairsDataset, framework_arguments, make_test_set, test_transform
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation import scoring
+from diffiml_plugin.evaluation import test as testing
+from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
+from diffiml_plugin.evaluation.scores import average, score_batch, summarise
+from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.framework.imdlbenco import PixelF1
+from diffiml_plugin.models import checkpoints
+from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.registry import post_function
+
+test_transform.__test__ = False
+pytestmark = pytest.mark.usefixtures("tiny_model")
+DIFFIML = {"encoder": "segformer_b0", "codec_weights": "none", "ensemble_size": 2, "num_inference_steps": 2}
+
+
+@pytest.fixture
+def settings(tiny_dataset, tmp_path):
+    return TestSettings(test_data_path=str(tiny_dataset / "list.json"), output_dir=str(tmp_path / "out"), device="cpu",
+                        num_workers=0)
+
+
+def records(settings):
+    return [json.loads(line) for line in open(f"{settings.output_dir}/per_image.jsonl")]
+
+
+def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys):
+    path = stored()
+    results = testing.test(replace(settings, checkpoint_path=str(path)))
+    assert json.load(open(f"{settings.output_dir}/results.json")) == results
+    assert {"command", "configuration", "model", "checkpoint", "settings", "datasets", "mean"} == results.keys()
+    assert results["model"] == "TinyIML" and results["settings"]["image_size"] == 64  # as it was trained
+    tiny = results["datasets"]["tiny"]
+    assert (tiny["images"], tiny["tampered"]) == (4, 3)
+    assert {"pixel-level F1", "pixel-level IOU", "pixel-level AUC", "false_alarm_area", "image-level F1",
+            "image-level AUC", "image-level Accuracy"} <= tiny.keys()
+
+    lines = records(settings)
+    assert [line["path"] for line in lines] == list(read_list(tiny_dataset / "list.json").images)
+    assert all(line["dataset"] == "tiny" for line in lines)
+    tampered, (authentic,) = lines[:3], lines[3:]
+    assert tiny["pixel-level F1"] == pytest.approx(np.mean([line["f1"] for line in tampered]))
+    assert authentic["f1"] is None and tiny["false_alarm_area"] == authentic["false_alarm_area"]
+    printed = capsys.readouterr().out
+    assert f"{tiny['pixel-level F1']:.4f}" in printed and "mean" in printed
+
+
+@torch.no_grad()
+def test_any_model_is_averaged_over_the_mirror_image(settings, stored):
+    path = stored("SegFormerIML", encoder="segformer_b0")
+    single, both = (scoring.open_scoring(replace(settings, checkpoint_path=str(path), tta=tta)).model.eval()
+                    for tta in (None, True))
+    batch = {"image": torch.randn(2, 3, 64, 64), "mask": torch.zeros(2, 1, 64, 64), "label": torch.zeros(2)}
+    upright, mirrored = single(**batch), single(image=batch["image"].flip(-1))
+    found = both(**batch)
+    expected = (upright["pred_mask"] + mirrored["pred_mask"].flip(-1)) / 2
+    assert torch.allclose(found["pred_mask"], expected) and not torch.allclose(expected, upright["pred_mask"])
+    assert torch.allclose(found["pred_label"], (upright["pred_label"] + mirrored["pred_label"]) / 2)
+    with pytest.raises(DiffIMLError, match="SegFormerIML reads the JPEG file's coefficients.*--tta false"):
+        both(**batch, DCT_coef=torch.zeros(2, 21, 64, 64))
+
+
+def test_a_foreign_results_file_is_kept(settings, stored):
+    results = Path(settings.output_dir, "results.json")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text("{}")
+    with pytest.raises(DiffIMLError, match="results.json holds no figures of ours"):
+        testing.test(replace(settings, checkpoint_path=str(stored())))
+    assert results.read_text() == "{}"
+
+
+@pytest.mark.parametrize(("experiment", "told"), [("tabel2", "mean 'table2'"), ("table2 table7", "table7: no table")])
+def test_an_experiment_that_no_table_has_is_refused(settings, experiment, told):
+    with pytest.raises(DiffIMLError, match=told):
+        testing.test(replace(settings, experiment=experiment))
+
+
+def test_another_models_figures_are_kept(settings, stored):
+    testing.test(replace(settings, checkpoint_path=str(stored())))
+    with pytest.raises(DiffIMLError, match="results.json holds the figures of TinyIML; give SegFormerIML a folder"):
+        testing.test(replace(settings, checkpoint_path=str(stored("SegFormerIML", encoder="segformer_b0"))))
+
+
+def test_diffiml_mirrors_by_itself(settings, stored):
+    opened = scoring.open_scoring(replace(settings, checkpoint_path=str(stored("DiffIML", **DIFFIML)), tta=True))
+    assert opened.model.diffiml.config.tta and opened.header["settings"]["tta"] is True
+
+
+def test_several_sets_by_name(settings, stored, tiny_dataset):
+    sets = tiny_dataset / "sets.json"
+    sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
+    settings = replace(settings, test_data_path=str(sets), checkpoint_path=str(stored()))
+    results = testing.test(settings)
+    assert [results["datasets"][name]["images"] for name in ("All", "Tampered")] == [4, 3]
+    f1 = [summary["pixel-level F1"] for summary in results["datasets"].values()]
+    assert results["mean"]["pixel-level F1"] == pytest.approx(np.mean(f1))
+    assert "false_alarm_area" not in results["datasets"]["Tampered"]
+
+
+def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tiny_dataset, monkeypatch):
+    sets = tiny_dataset / "sets.json"
+    sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
+    settings = replace(settings, test_data_path=str(sets), checkpoint_path=str(stored()))
+    expected = testing.test(settings)
+    evaluated = []
+
+    def interrupted(*arguments, title, **options):
+        evaluated.append(title)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, title=title, **options)
+
+    monkeypatch.setattr(scoring, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        testing.test(settings)
+    assert testing.test(settings)["datasets"] == expected["datasets"]
+    assert evaluated == ["All clean", "Tampered clean", "Tampered clean"]
+    assert len(records(settings)) == 7
+    torch.manual_seed(2)
+    other = stored(width=5)
+    testing.test(replace(settings, checkpoint_path=str(other)))
+    assert len(evaluated) == 5  # a finished test is not resumed
+
+
+@pytest.mark.parametrize("name", ["TinyIML", "DiffIML"])
+def test_every_image_counts_once_for_any_batch_size(settings, stored, name):
+    path = str(stored(name, **(DIFFIML if name == "DiffIML" else {})))
+    figures = []
+    for size in (1, 3):
+        testing.test(replace(settings, checkpoint_path=path, test_batch_size=size))
+        figures.append([[r["f1"] or 0, r["false_alarm_area"] or 0, r["score"]] for r in records(settings)])
+    assert len(figures[0]) == 4
+    assert np.allclose(*figures, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "flags", "edge"), [
+    ("DiffIML", DIFFIML, None), ("MVSSNet", {}, 7)])
+def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, flags, edge):
+    from IMDLBenCo.training_scripts.tester import test_one_epoch as framework_test
+
+    path = stored(name, **flags)
+    results = testing.test(replace(settings, checkpoint_path=str(path), edge_mask_width=edge))
+
+    restored = checkpoints.restore(path)
+    inputs = framework_arguments(InputSettings(64, edge_mask_width=edge), test_transform(), post_function(name))
+    loader = torch.utils.data.DataLoader(PairsDataset(read_list(tiny_dataset), **inputs), batch_size=2)
+    arguments = SimpleNamespace(no_model_eval=False, test_batch_size=2, distributed=False)
+    theirs = framework_test(restored.model, loader, [PixelF1(0.5, "origin")], torch.device("cpu"), 0, args=arguments)
+    assert 0 < theirs["pixel-level F1"] < 1
+    assert results["datasets"]["tiny"]["pixel-level F1"] == pytest.approx(theirs["pixel-level F1"], abs=1e-6)
+
+
+def test_two_processes_give_the_figures_of_one(settings, stored, tiny_model, child_environment):
+    settings = replace(settings, checkpoint_path=str(stored("DiffIML", **DIFFIML)))
+    alone = testing.test(settings)
+    both = replace(settings, output_dir=settings.output_dir + "2", test_batch_size=1)
+    names = ("checkpoint_path", "test_data_path", "output_dir", "num_workers", "test_batch_size", "device")
+    flags = [f"--{name}={getattr(both, name)}" for name in names]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tiny_model), "test"]
+    subprocess.run([*run, *flags], check=True, env=child_environment)
+    together = json.load(open(f"{both.output_dir}/results.json"))
+    assert together["datasets"]["tiny"] == pytest.approx(alone["datasets"]["tiny"], abs=1e-6)
+    assert [r["path"] for r in records(both)] == [r["path"] for r in records(settings)]
+
+
+def test_only_real_pixels_count_when_padding(tmp_path, settings):
+    """A model that calls everything tampered: the padding must not lower its F1."""
+    image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    mask[:16] = 255
+    for name, array in (("i.png", image), ("m.png", mask)):
+        Image.fromarray(array).save(tmp_path / name)
+    files = ImageList("x", (str(tmp_path / "i.png"),) * 2, (str(tmp_path / "m.png"), NEGATIVE))
+    dataset = PairsDataset(files, **framework_arguments(InputSettings(64, if_padding=True), test_transform(), None))
+    batch = torch.utils.data.default_collate([dict(dataset[i], index=i) for i in range(2)])
+    found = score_batch({"pred_mask": torch.ones(2, 1, 64, 64)}, batch, complete=True)
+    assert found[0]["f1"] == pytest.approx(f1_score([1, 0], [1, 1]), abs=1e-6)
+    assert found[0]["accuracy"] == found[0]["accuracy_sklearn"] == 0.5
+    assert found[1]["false_alarm_area"] == 1
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+@torch.no_grad()
+def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
+    """Images of several sizes, the region where a square of the trained size would cut it off."""
+    pairs = []
+    for number, (width, height) in enumerate([(40, 30), (100, 70), (64, 64), (50, 130)]):
+        mask = np.zeros((height, width), np.uint8)
+        mask[height - 8:, width - 8:] = 255
+        Image.fromarray(np.repeat(mask[..., None], 3, 2)).save(tmp_path / f"i{number}.png")
+        Image.fromarray(mask).save(tmp_path / f"m{number}.png")
+        pairs.append([f"i{number}.png", f"m{number}.png"])
+    (tmp_path / "list.json").write_text(json.dumps(pairs))
+    path = str(stored("DiffIML", **DIFFIML))
+    settings = replace(settings, checkpoint_path=path, test_data_path=str(tmp_path / "list.json"), if_padding=True,
+                       padding_mode=mode)
+    testing.test(settings)
+    found = records(settings)
+    model = checkpoints.load_model(path)
+    for record, pair in zip(found, pairs, strict=True):
+        listed = ImageList("x", (str(tmp_path / pair[0]),), (str(tmp_path / pair[1]),))
+        side = max(64, -(-max(Image.open(tmp_path / pair[0]).size) // 32) * 32)
+        sample = make_test_set(listed, InputSettings(side, if_padding=True, padding_mode=mode), "DiffIML")[0]
+        batch = torch.utils.data.default_collate([dict(sample, index=0)])
+        alone, = score_batch(model(**batch), batch)
+        assert record["f1"] == pytest.approx(alone["f1"], abs=1e-3) and record["label"] == 1
+        assert record["score"] == pytest.approx(alone["score"], abs=1e-3)
+
+
+def test_testing_in_training_mode_needs_one_process(settings):
+    require_one_process(replace(settings, no_model_eval=True), 1)
+    with pytest.raises(DiffIMLError, match="2 processes would share batch statistics"):
+        require_one_process(replace(settings, no_model_eval=True), 2)
+
+
+def batch_of(masks, names="ab"):
+    masks = torch.tensor(np.array(masks), dtype=torch.float64)[:, None]
+    labels = masks.amax((1, 2, 3)).long()
+    return {"mask": masks, "label": labels, "name": list(names), "index": torch.arange(len(masks))}
+
+
+def test_pixel_figures_are_scikit_learns():
+    random = np.random.default_rng(0)
+    masks, guess = random.integers(0, 2, (2, 16, 16)), random.integers(0, 5, (2, 16, 16)) / 4  # many ties
+    found = score_batch({"pred_mask": torch.tensor(guess)[:, None]}, batch_of(masks), complete=True)
+    for record, mask, probability in zip(found, masks, guess, strict=True):
+        assert record["f1"] == pytest.approx(f1_score(mask.ravel(), probability.ravel() > 0.5), abs=1e-7)
+        assert record["auc_sklearn"] == roc_auc_score(mask.ravel(), probability.ravel())
+        assert record["accuracy_sklearn"] == pytest.approx(np.mean(mask == (probability > 0.5)))
+        assert record["accuracy"] == pytest.approx(record["accuracy_sklearn"])
+
+
+def test_image_figures_need_both_kinds_and_scores():
+    masks = [np.eye(4), np.zeros((4, 4)), np.eye(4)]
+    output = {"pred_mask": torch.zeros(3, 1, 4, 4), "pred_label": torch.tensor([[0.9], [0.2], [0.4]])}
+    found = score_batch(output, batch_of(masks, "abc"))
+    summary = summarise(found)
+    assert summary["image-level AUC"] == 1 and summary["image-level Accuracy"] == pytest.approx(2 / 3)
+    assert "image-level F1" not in summarise(found[:1])
+    assert "image-level F1" not in summarise([{**record, "score": None} for record in found])
+
+
+def test_mean_is_over_the_sets_that_have_the_figure():
+    assert average([{"images": 1, "a": 1.0}, {"images": 2, "a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
+
+
+def test_predictions_that_are_not_finite_are_named():
+    output = {"pred_mask": torch.zeros(2, 1, 4, 4)}
+    output["pred_mask"][1, 0, 0, 0] = float("nan")
+    with pytest.raises(DiffIMLError, match="the prediction for b is not finite"):
+        score_batch(output, batch_of([np.eye(4), np.eye(4)]))
+    output = {"pred_mask": torch.zeros(2, 1, 4, 4), "pred_label": torch.tensor([float("inf"), 0])}
+    with pytest.raises(DiffIMLError, match="the prediction for a is not finite"):
+        score_batch(output, batch_of([np.eye(4), np.eye(4)]))
+
+
+def test_a_prediction_of_another_shape_is_refused():
+    with pytest.raises(DiffIMLError, match=r"pred_mask must have the mask's shape \[2, 1, 4, 4\]; it gave none"):
+        score_batch({}, batch_of([np.eye(4), np.eye(4)]))
+
+
+def test_bad_input_is_named(settings, stored):
+    good = replace(settings, checkpoint_path=str(stored()))
+    for wrong, message in (({"test_data_path": ""}, "by --test_data_path"),
+                           ({"test_data_path": "gone"}, "gone does not exist"),
+                           ({"checkpoint_path": "gone"}, "checkpoint gone does not exist")):
+        with pytest.raises(DiffIMLError, match=message):
+            testing.test(replace(good, **wrong))

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from diffiml_plugin.framework.adapters import DiffIMLModel, diffiml_post_func, register
+from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
+from diffiml_plugin.training.tracking import picture_strips
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return DiffIMLModel(encoder="segformer_b0", num_inference_steps=2, ensemble_size=2).eval()
+
+
+@pytest.fixture
+def batch():
+    mask = torch.zeros(2, 1, 64, 64, dtype=torch.float64)
+    mask[:, :, 16:48, 16:48] = 1
+    samples = [{"mask": one} for one in mask]
+    for sample in samples:
+        diffiml_post_func(sample)
+    edge_map = torch.stack([sample["edge_map"] for sample in samples])
+    return {"image": torch.randn(2, 3, 64, 64), "mask": mask, "edge_map": edge_map, "name": ["a", "b"]}
+
+
+def test_registering_twice_is_registering_once():
+    register()
+    register()
+    assert MODELS.has("DiffIML") and MODELS.has("SegFormerIML") and POSTFUNCS.has("diffiml_post_func")
+
+
+def test_the_edge_map_follows_the_contour(batch):
+    edge = batch["edge_map"]
+    assert edge.shape == (2, 1, 64, 64) and edge.dtype == torch.float32
+    assert edge[0, 0, 16, 32] == 1 and edge[0, 0, 32, 32] == 0 and edge[0, 0, 0, 0] == 0
+
+
+def test_training_gives_what_the_frameworks_loop_reads(model, batch):
+    output = model.train()(**batch, label=torch.ones(2), if_predcit_label=False)
+    model.eval()
+    assert output["backward_loss"].requires_grad and output["timesteps"].shape == (2,)
+    assert all(value.item() > 0 for value in output["visual_loss"].values())
+
+
+def test_the_truth_is_not_read_when_predicting(model, batch):
+    told = model(**batch)
+    untold = model(batch["image"], name=batch["name"])
+    assert torch.equal(told["pred_mask"], untold["pred_mask"])
+    assert told["pred_mask"].shape == (2, 1, 64, 64) and told["pred_label"].shape == (2,)
+
+
+def test_nothing_is_found_in_the_padding(model, batch):
+    real = torch.zeros(2, 1, 64, 64)
+    real[:, :, :32] = 1
+    whole, output = model(**batch), model(**batch, shape_mask=real)
+    assert torch.equal(output["pred_mask"], whole["pred_mask"] * real)
+    assert torch.equal(output["pred_label"], torch.nn.functional.avg_pool2d(output["pred_mask"], 8).amax((1, 2, 3)))
+
+
+def test_without_names_the_content_is_the_key(model, batch):
+    both, second = model(batch["image"])["pred_mask"], model(batch["image"][1:])["pred_mask"]
+    assert (both[1] - second[0]).abs().max() < 1e-5
+
+
+def test_strips_show_input_mask_edges_prediction_and_each_step(model, batch):
+    strips = picture_strips(batch, model(**batch, details=True))
+    assert strips.shape == (2, 3, 64, 64 * (1 + 1 + 1 + 1 + 1 + 2))  # the predicted edge, and two steps

@@ -1,0 +1,165 @@
+import argparse
+import errno
+import json
+import shutil
+
+import pytest
+import torch
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.models import checkpoints
+from diffiml_plugin.models.checkpoints import restore, save_checkpoint
+from diffiml_plugin.models.registry import build_model, resolve_flags
+from diffiml_plugin.models.release import release
+from diffiml_plugin.training.resume import save_state
+from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A stored TinyIML of width 6 and its model."""
+    flags = resolve_flags("TinyIML", {"width": 6, "image_size": 64})
+    model = build_model("TinyIML", flags)
+    save_checkpoint(tmp_path / checkpoints.BEST, model, "TinyIML", flags, input={"image_size": 64}, epoch=3)
+    return tmp_path, model
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_checkpoint_rebuilds_its_model_without_flags(tiny):
+    folder, model = tiny
+    for path in (folder, folder / checkpoints.BEST):  # a folder means its best weights
+        restored = restore(path)
+        assert same(restored.model, model)
+        assert (restored.name, restored.flags["width"], restored.input) == ("TinyIML", 6, {"image_size": 64})
+
+
+def test_flags_may_change_how_it_runs_but_not_what_it_is(tiny):
+    folder, _ = tiny
+    assert restore(folder, flags={"poison": "x"}).model.poison == "x"
+    with pytest.raises(DiffIMLError, match="TinyIML.*of another shape.*layers.0.weight"):
+        restore(folder, flags={"width": 8})
+    with pytest.raises(DiffIMLError, match="holds a TinyIML, not a DiffIML"):
+        restore(folder, "DiffIML")
+
+
+def test_input_settings_of_the_run_come_before_the_stored_ones(tiny):
+    folder, _ = tiny
+    assert restore(folder, shared={"image_size": 128, "seed": 1}).flags["image_size"] == 128
+    assert restore(folder, shared={"image_size": None}).flags["image_size"] == 64
+
+
+def test_diffiml_refuses_another_architecture_and_takes_other_sampling(tmp_path):
+    flags = resolve_flags("DiffIML", {"encoder": "segformer_b0", "codec_weights": "none"})
+    save_checkpoint(tmp_path / "x.safetensors", build_model("DiffIML", flags), "DiffIML", flags)
+    with pytest.raises(DiffIMLError, match="was trained with --encoder segformer_b0.*not segformer_b3"):
+        restore(tmp_path / "x.safetensors", flags={"encoder": "segformer_b3"})
+    restored = restore(tmp_path / "x.safetensors", flags={"ensemble_size": 2, "encoder": "segformer_b0"})
+    assert restored.model.diffiml.config.ensemble_size == 2
+    assert restored.flags["encoder_weights"] == "none"
+
+
+def test_the_frameworks_checkpoints_load(tiny, tmp_path):
+    _, model = tiny
+    args = argparse.Namespace(model="TinyIML", lr=1e-4)
+    torch.save({"model": model.state_dict(), "args": args, "epoch": 3}, tmp_path / "checkpoint-3.pth")
+    assert same(restore(tmp_path / "checkpoint-3.pth", flags={"width": 6}).model, model)
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    assert same(restore(tmp_path / "bare.pth", "TinyIML", {"width": 6}).model, model)
+    with pytest.raises(DiffIMLError, match="bare.pth does not say which model it holds; pass --model"):
+        restore(tmp_path / "bare.pth")
+
+
+def test_flags_that_json_cannot_hold_keep_their_default():
+    flags = resolve_flags("SparseViT", {})  # it has a layer among them
+    assert checkpoints.storable({**flags, "device": "cuda"}) == {k: v for k, v in flags.items() if k != "norm_layer"}
+    json.dumps(checkpoints.storable(flags))
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"model": 3}, tmp_path / "odd.pth")
+    for path, message in (("text.pth", "text.pth is damaged"), ("odd.pth", "odd.pth holds no state dict"),
+                          ("gone", "gone does not exist"), (".", "has no best.safetensors")):
+        with pytest.raises(DiffIMLError, match=message):
+            restore(tmp_path / path, "TinyIML")
+
+
+def test_a_full_disk_leaves_earlier_files_alone(tiny, tmp_path, monkeypatch):
+    folder, model = tiny
+    state = folder / checkpoints.STATE
+    save_state(state, {"epoch": 1})
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DiffIMLError, match="best.safetensors.*No space left"):
+        save_checkpoint(folder / checkpoints.BEST, model, "TinyIML", {})
+    with pytest.raises(DiffIMLError, match="training_state.pt.*No space left"):
+        save_state(state, {"epoch": 2})
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_path):
+    folder, model = tiny
+    release([folder], tmp_path / "given.safetensors", {"data": "none"})
+    given = restore(tmp_path / "given.safetensors")
+    assert all(torch.equal(a.half().float(), b) for a, b in
+               zip(model.state_dict().values(), given.model.state_dict().values(), strict=True))
+    metadata = read_metadata(tmp_path / "given.safetensors")
+    assert metadata["data"] == "none" and "epoch" not in metadata
+    stored = load_weights(tmp_path / "given.safetensors")[0]
+    assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
+
+
+def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(tiny, tmp_path):
+    folder, model = tiny
+    other = build_model("TinyIML", resolve_flags("TinyIML", {"width": 6}))
+    save_checkpoint(tmp_path / "other.safetensors", other, "TinyIML", {"width": 6, "poison": "x"})
+    release([folder, tmp_path / "other.safetensors"], tmp_path / "given.safetensors", {})
+    given = restore(tmp_path / "given.safetensors")
+    assert given.flags["poison"] == "x"
+    for a, b, mean in zip(*(m.state_dict().values() for m in (model, other, given.model)), strict=True):
+        assert torch.allclose((a + b) / 2, mean, atol=1e-3)
+    wide = tmp_path / "wide.safetensors"
+    save_checkpoint(wide, build_model("TinyIML", resolve_flags("TinyIML", {"width": 8})), "TinyIML", {})
+    with pytest.raises(DiffIMLError, match="best.safetensors and .*wide.safetensors have no mean.*the shapes"):
+        release([folder / checkpoints.BEST, wide], tmp_path / "mean.safetensors", {})
+
+
+@pytest.mark.parametrize(("flags", "scale", "different"), [
+    ({"beta_end": 0.03}, 1, "--beta_end: 0.02 and 0.03"), ({}, 2, "their latent codec")])
+def test_models_of_other_latents_or_another_schedule_have_no_mean(tmp_path, flags, scale, different):
+    for name, factor, changed in (("a", 1, {"beta_end": 0.02}), ("b", scale, flags)):
+        weights = {"diffiml.codec.x": factor * torch.ones(1)}
+        save_weights(tmp_path / f"{name}.safetensors", weights, {"model": "DiffIML", "config": changed})
+    with pytest.raises(DiffIMLError, match=different):
+        release([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], tmp_path / "mean.safetensors", {})
+
+
+def test_a_forgotten_target_does_not_cost_the_last_checkpoint(tiny):
+    last = tiny[0] / checkpoints.BEST
+    before = last.read_bytes()
+    with pytest.raises(DiffIMLError, match="best.safetensors exists; the last path is the file to write"):
+        release([tiny[0]], last, {})
+    assert last.read_bytes() == before
+
+
+def test_a_run_of_a_released_models_name_is_not_passed_over(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoints.find_checkpoint("small").suffix == ".safetensors"
+    shutil.copytree(tiny[0], "small")
+    with pytest.raises(DiffIMLError, match=r"small is a model that travels .*, and a folder here: say \./small"):
+        checkpoints.find_checkpoint("small")
+    assert checkpoints.find_checkpoint("./small").resolve() == checkpoints.find_checkpoint(tmp_path / "small")
+
+
+def test_a_name_that_is_neither_a_file_nor_released_is_refused(tmp_path):
+    with pytest.raises(DiffIMLError, match="smal does not exist.*small"):
+        restore("smal")

@@ -1,0 +1,112 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.adapters import DiffIMLModel, register
+from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.models import zoo as zoo_module
+from diffiml_plugin.models.cost import complexity
+from diffiml_plugin.models.zoo import RATIO, zoo
+
+SMALL = {"encoder": "segformer_b0", "num_inference_steps": 1}
+CPU = torch.device("cpu")
+
+
+class _Broken(nn.Module):
+    def forward(self, image, **kwargs):
+        raise RuntimeError("it never\nworked")
+
+
+class _Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, image, **kwargs):
+        return {"pred_mask": self.conv(image)}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Of a registry with a model that fails before one that works."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(zoo_module, "_SECONDS", 0.0)
+        patched.setattr(MODELS, "_module_dict", {"DiffIML": DiffIMLModel, "Broken": _Broken, "Plain": _Plain})
+        return list(zoo((), SMALL, 64, CPU))
+
+
+def test_a_row_is_that_of_one_model_with_its_speed(rows):
+    alone = complexity("DiffIML", SMALL, 64)
+    light, five, sd, sd_five, _, plain = rows
+    assert list(light) == [*alone, "fps", RATIO] == list(plain)
+    assert light["params_M"] == alone["params_M"]
+    assert {**light["GFLOPs"], **five["GFLOPs"]} == alone["GFLOPs"]
+    assert sd["settings"]["latent_codec"] == sd_five["settings"]["latent_codec"] == "sd-vae"
+    assert list(sd_five["GFLOPs"]) == ["N=5"] and sd["params_M"]["codec"] > 80
+    assert plain["GFLOPs"] == {"N=1": pytest.approx(3 * 64 * 64 / 1e9)}
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_speeds_relate_to_the_first_row(rows):
+    light, five, *_, plain = rows
+    assert light[RATIO] == 1 and plain[RATIO] > 1
+    assert five[RATIO] == five["fps"] / light["fps"]  # below 1, but on a busy machine
+
+
+def test_a_model_that_fails_says_why_and_the_next_is_measured(rows):
+    broken = rows[4]
+    assert broken["model"] == "Broken"
+    assert broken["error"].startswith("Broken does not run at 64×64 on the CPU (it never worked)")
+    assert broken["fps"] is broken[RATIO] is broken["params_M"]["total"] is broken["GFLOPs"]["N=1"] is None
+
+
+def test_the_row_that_others_relate_to_must_not_fail():
+    with pytest.raises(DiffIMLError, match="not multiples of 32"):
+        next(zoo((), SMALL, 72, CPU))
+
+
+def test_an_unknown_model_is_told_before_anything_is_measured():
+    with pytest.raises(DiffIMLError, match="did you mean 'MVSSNet'"):
+        next(zoo(["MVSNet"], SMALL, 72, CPU))
+
+
+def test_each_model_has_the_size_of_table_4_or_of_its_input_mode(monkeypatch):
+    monkeypatch.setattr(zoo_module, "_measured", lambda entry, device: {
+        "model": entry.name, "image_size": entry.image_size, "fps": 1.0})
+    sizes = {row["model"]: row["image_size"] for row in zoo((), {}, None, CPU)}
+    assert sizes["DiffIML"] == sizes["MVSSNet"] == sizes["Trufor"] == 512
+    assert (sizes["PSCC_Net"], sizes["MantraNet"], sizes["ObjectFormer"], sizes["IML_ViT"]) == (256, 256, 224, 1024)
+    assert sizes["SPAN"] == 224
+    assert sizes.keys() >= {"Cat_Net", "Mesorch", "SparseViT", "unet"}
+
+
+@pytest.mark.slow
+def test_every_model_of_the_registry_is_measured(monkeypatch):
+    """At its own size where it takes no other, else at 64 pixels."""
+
+    def offline(*args, **kwargs):
+        raise OSError("offline")
+
+    monkeypatch.setattr(zoo_module, "_OURS", (("lightvae", 1),))
+    monkeypatch.setattr(zoo_module, "frames_per_second", lambda model, batch: 1.0)  # it ran when it was counted
+    monkeypatch.setattr(torch.hub, "load", offline)
+    register()
+    fixed = ("vit", "vit16", "swin", "Mesorch", "MSCDI_Net", "ObjectFormer", "SparseViT")
+    own = [name for name in MODELS.module_dict if name.endswith(fixed)]
+    others = [name for name in MODELS.module_dict if name not in own]
+    rows = {row["model"]: row for row in (*zoo(own, SMALL, None, CPU), *zoo(others, SMALL, 64, CPU))}
+    assert rows.keys() == MODELS.module_dict.keys() and len(own) > 20
+    errors = {name: row["error"] for name, row in rows.items() if not (row["fps"] and row["params_M"]["total"])}
+    downloads = {name for name in rows if name.endswith("unet")}  # their very code
+    assert errors.keys() == {*downloads, "SparseViTBackbone"}, errors  # which gives features, no mask
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(zoo_module, "_SECONDS", 0.0)
+    rows = list(zoo(["MVSSNet"], SMALL, 64, torch.device("cuda")))
+    assert all(row["fps"] and torch.cuda.get_device_name() in row["settings"]["timed"] for row in rows)

@@ -1,0 +1,173 @@
+import json
+import re
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation import robust, sweep
+from diffiml_plugin.evaluation import test as testing
+from diffiml_plugin.evaluation.statistics import mean_figure
+from diffiml_plugin.reports import tables as report_tables
+from diffiml_plugin.reports.report import report
+from diffiml_plugin.reports.tables import PUBLISHED, Run, published_tables, robust_curve
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+COST = {"model": "DiffIML", "image_size": 512, "params_M": {"total": 48.5}, "GFLOPs": {"N=1": 52.3, "N=5": 102.2},
+        "fps": 12.0, "settings": {"latent_codec": "lightvae"}}
+
+
+@pytest.fixture
+def runs(scored_settings, tiny_dataset, tmp_path, stored, monkeypatch):
+    """Folder of a test that fills a row of Table 5, a robustness run and a sweep, on two of the benchmark's names."""
+    wrapper, _, text = robust.PERTURBATIONS["jpeg"]
+    monkeypatch.setattr(robust, "PERTURBATIONS", {"jpeg": (wrapper, (90, 50), text)})
+    monkeypatch.setattr(report_tables, "PERTURBATIONS", robust.PERTURBATIONS)
+    sets = tiny_dataset / "sets.json"
+    sets.write_text(json.dumps({"CASIAv1": "list.json", "Columbia": "."}))
+    settings = replace(scored_settings, test_data_path=str(sets))
+    testing.test(replace(settings, experiment="table5/SegFormerIML", output_dir=str(tmp_path / "runs" / "test")))
+    robust.robust(replace(settings, output_dir=str(tmp_path / "runs" / "robust")))
+    checkpoint = stored("DiffIML", encoder="segformer_b0", num_inference_steps=2, ensemble_size=1)
+    sweep.sweep(replace(settings, checkpoint_path=str(checkpoint), experiment="table7",
+                        output_dir=str(tmp_path / "runs" / "sweep")),
+                vary=["ensemble_size=1,3"], noise_seeds=2)
+    (tmp_path / "cost.json").write_text(json.dumps([COST]))
+    return tmp_path / "runs"
+
+
+def records(path):
+    return [json.loads(line) for line in open(path)]
+
+
+def rows(text, title):
+    """Cells of a Markdown table by its first two columns."""
+    lines = text.split(f"### {title}")[1].split("###")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("| ")]
+    head, _, *body = cells
+    return {tuple(line[:2]): dict(zip(head[2:], line[2:], strict=False)) for line in body}
+
+
+def test_a_report_of_everything(runs, tmp_path):
+    report([str(runs), str(tmp_path / "cost.json")], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+
+    # ours, the paper's and the difference, from the records of the images
+    table = rows(text, "Table 5")
+    found = [r for r in records(runs / "test" / "per_image.jsonl") if r["dataset"] == "CASIAv1" and r["label"] == 1]
+    f1 = fmean(record["f1"] for record in found)
+    ours = table["SegFormerIML", "ours"]
+    assert ours["CASIAv1"].startswith(f"{f1:.4f} [") and ours["COVERAGE"] == ours["mean"] == "missing"
+    assert table["SegFormerIML", "paper"]["CASIAv1"] == "0.557"
+    assert table["SegFormerIML", "difference"]["CASIAv1"] == f"{f1 - 0.557:+.4f}"
+    assert table["DiffIML", "ours"]["CASIAv1"] == "missing"
+    results = json.loads((runs / "test" / "results.json").read_text())
+    assert ours["configuration"] == results["configuration"] and results["command"] in text
+    assert rows(text, "Table 2")["TruFor", "paper"]["mean"] == "0.395"
+
+    # the sweep: each image's mean over the seeds
+    swept = [r for r in records(runs / "sweep" / "sweep_per_image.jsonl")
+             if (r["dataset"], r["ensemble_size"], r["label"]) == ("CASIAv1", 3, 1)]
+    assert len(swept) == 2 * 3
+    seeds = [fmean(r["f1"] for r in swept if r["noise_seed"] == seed) for seed in (0, 1)]
+    spread = f"{fmean(seeds):.4f} ± {stdev(seeds):.4f} ["
+    assert f"| ensemble_size=3 | {spread}" in text
+    assert rows(text, "Table 7")["3", "ours"]["CASIAv1"].startswith(spread)
+    assert rows(text, "Table 7")["3", "paper"]["CASIAv1"] == "0.7392 ± 0.0028"
+
+    # an interval beside each mean
+    shown = text.split("## All tests")[1].split("| CASIAv1 |")[1].splitlines()[0].split(" | ")
+    false_alarm = [r["false_alarm_area"] for r in records(runs / "test" / "per_image.jsonl") if r["label"] == 0]
+    assert f"{fmean(false_alarm):.4f} [" in text and sum("[" in cell for cell in shown) == 7
+
+    # cost
+    assert rows(text, "Table 4")["DiffIML, LightVAE, N=1", "ours"]["FPS"] == "12.0000"
+    assert rows(text, "Table 4")["DiffIML, LightVAE, N=5", "ours"]["FPS"] == "missing"
+
+    # robustness
+    found = records(runs / "robust" / "robust_per_image.jsonl")
+    perturbed = {name: fmean(r["f1"] for r in found if (r["dataset"], r["variant"], r["label"]) == (name, "jpeg 50", 1))
+                 for name in ("CASIAv1", "Columbia")}
+    curve = robust_curve(Run(runs / "robust" / robust.RESULTS, {}, found))["jpeg"]
+    assert list(curve) == [0, 90, 50] and curve[50] == pytest.approx(fmean(perturbed.values()))
+    assert f"| {perturbed['Columbia']:.4f} [" in next(line for line in text.split("JPEG quality")[1].splitlines()
+                                                  if line.startswith("| Columbia"))
+
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert not re.search(r"(src|href)='(?!data:)", html) and "prediction" in html and "Best and worst" in html
+    assert html.count("<img") == 1 + 2 * 3 * 3  # curves; in two sets three images with truth and prediction
+    latex = (tmp_path / "report" / "report.tex").read_text()
+    tables = [latex.count(word) for word in (r"\begin{table}", r"\resizebox", r"\end{tabular}}", r"\end{table}")]
+    assert tables == [text.count("### ")] * 4
+    assert not re.search(r"(?<!\\)[_#%]", latex) and r"512$\times$512" in latex
+
+
+def test_vanished_regions_are_counted_beside_the_figures(tmp_path):
+    records = [{"dataset": name, "label": 1, "f1": 0.5 * area, "score": None, "mask_area": area}
+               for name, area in (("one", 0), ("one", 1), ("two", 1))]
+    table = report_tables.test_table(Run(tmp_path, {"model": "m", "configuration": "c"}, records))
+    assert table.head == ["dataset", "images", "tampered", "vanished", "pixel-level F1"]
+    assert [row[3] for row in table.rows] == ["1", "–", "–"] and table.rows[0][4].startswith("0.2500 [")
+
+
+def test_a_test_fills_the_row_of_its_model(tmp_path):
+    def run(model):
+        record = {"dataset": "Columbia", "f1": 0.5}
+        return Run(tmp_path, {"model": model, "settings": {"experiment": "table2 table5/row"}, "configuration": "c"},
+                   [record, record])
+
+    tables = published_tables([run("Mesorch"), run("SparseViT"), run("NewIML")], [], [])
+    ours = [row[0] for row in tables[0].rows if row[1] == "ours"]
+    assert ours == ["Mesoscopic", "SparseViT", "DiffIML", "NewIML"]
+    assert ["row", "ours"] in [row[:2] for row in next(t for t in tables if "Table 5" in t.title).rows]
+
+
+def test_the_zoos_rows_land_beside_the_published(tmp_path):
+    def row(model, size, members, fps, **settings):
+        return {"model": model, "image_size": size, "params_M": {"total": fps and 2.5}, "GFLOPs": {members: None},
+                "fps": fps, "settings": settings}
+
+    (tmp_path / "complexity.json").write_text(json.dumps([
+        row("DiffIML", 512, "N=1", 8.0, latent_codec="lightvae", timed="a GPU", command="benco complexity --zoo"),
+        row("DiffIML", 512, "N=5", 4.0, latent_codec="lightvae"),
+        row("DiffIML", 512, "N=1", 2.0, latent_codec="sd-vae"), row("IML_ViT", 1024, "N=1", 1.0),
+        row("IML_ViT", 512, "N=1", 5.0), row("unet", 512, "N=1", None)]))
+    report([str(tmp_path)], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    table = rows(text, "Table 4")
+    configuration = table["DiffIML, LightVAE, N=1", "ours"]["configuration"]
+    assert configuration.endswith(" (a GPU)")
+    assert f"| {configuration} | DiffIML | {tmp_path / 'complexity.json'} | benco complexity --zoo |" in text
+    ours = {name: cells["FPS"] for (name, figures), cells in table.items() if figures == "ours"}
+    assert ours == {"IML-ViT (1024²)": "1.0000", "DiffIML, VAE, N=1": "2.0000", "DiffIML, LightVAE, N=1": "8.0000",
+                    "DiffIML, LightVAE, N=5": "4.0000", "IML-ViT": "5.0000", "unet": "missing"}
+    assert table["IML-ViT (1024²)", "difference"]["FPS"] == "-18.5300"
+
+
+def test_intervals_cover_the_mean_and_shrink_with_more_images():
+    random = np.random.default_rng(1)
+    few, many = (mean_figure([random.random(n).tolist(), random.random(n).tolist()]) for n in (10, 1000))
+    for figure in (few, many):
+        low, high = figure.interval
+        assert low < figure.value < high
+    deviation = 1.96 * np.sqrt(1 / 12 / 1000 / 2)
+    assert many.interval[1] - many.interval[0] == pytest.approx(2 * deviation, rel=0.1)
+
+
+def test_published_means_are_the_means_of_their_rows():
+    for name, table in PUBLISHED.items():
+        assert all(len(row) == len(table["columns"]) for row in table["rows"].values()), name
+        assert set(table["reproduced"]) <= table["rows"].keys()
+    for name in ("table3", "table5"):
+        for row in PUBLISHED[name]["rows"].values():
+            assert fmean(row[:-1]) == pytest.approx(row[-1], abs=0.002), (name, row)
+
+
+def test_what_holds_no_results_is_named(tmp_path):
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(DiffIMLError, match="other.json is not of benco complexity"):
+        report([str(tmp_path / "other.json")], tmp_path / "report")
+    with pytest.raises(DiffIMLError, match="holds no results.json, robust.json, sweep.json"):
+        report([str(tmp_path)], tmp_path / "report")

@@ -1,0 +1,105 @@
+import json
+from statistics import fmean, stdev
+
+import pytest
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, THRESHOLDS
+from diffiml_plugin.reports.study import study
+
+F1 = {"a": [[0.9, 0.5, 0.1], [0.7, 0.3, 0.2]], "b": [[0.4, 0.4, 0.4]]}  # by row, by seed, of three tampered images
+
+
+def record(name, f1, mask="mask.png", area=None):
+    return {"path": f"/data/{name}", "dataset": "val", "name": name, "mask": mask, "label": int(f1 is not None),
+            "f1": f1, "false_alarm_area": area, "auc_sklearn": None if f1 is None else 1 - f1 / 4, "score": None}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for row, seeds in F1.items():
+        for seed, values in enumerate(seeds):
+            run = tmp_path / "runs" / row / str(seed)
+            (run / "test").mkdir(parents=True)
+            names = ("splice_1.jpg", "splice_2.jpg", "removal_1.jpg")
+            records = [record(name, f1) for name, f1 in zip(names, values, strict=True)]
+            records.append(record("clean.jpg", None, "Negative", area=0.1 * (seed + 1)))
+            (run / "test" / "per_image.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+            (run / "test" / "results.json").write_text("{}")
+            (run / "run.json").write_text(json.dumps([{"command": f"benco train --seed {seed}"}]))
+            epochs = [{"update": 10, "loss": {"loss": 1.0}}, {"update": 20, "loss": {"loss": 0.5}, "f1": 0.5}]
+            (run / "log.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    sweep = tmp_path / "runs" / "a" / "0" / "sweep"
+    sweep.mkdir()
+    cells = {size: {"val": {"f1": 0.25, "std": std}} for size, std in ((1, None), (3, 0.0625), (5, 0.03125))}
+    cells[3]["other"] = {"f1": 0.25, "std": 0.1875}
+    rows = [{"setting": "ensemble_size", "value": size, "datasets": datasets} for size, datasets in cells.items()]
+    rows.append({"setting": "tta", "value": True, "datasets": {}})  # no tampered image
+    (sweep / "sweep.json").write_text(json.dumps({"rows": rows}))
+    robust = tmp_path / "runs" / "a" / "0" / "robust"
+    robust.mkdir()
+    point = {"mean": {PIXEL_FIGURES["f1"]: 0.125, "false_alarm_area": 0.375}, "datasets": {}}
+    (robust / "robust.json").write_text(json.dumps({**point, "curves": {"jpeg": [{"strength": 50, **point}]}}))
+    return tmp_path / "runs"
+
+
+def test_means_and_spread_are_those_of_the_records(runs, tmp_path):
+    figures = study(runs, tmp_path / "out")
+    assert figures["a"]["all"] == pytest.approx([fmean(values) for values in F1["a"]])
+    assert figures["a"]["splice"] == pytest.approx([0.7, 0.5]) and figures["a"]["removal"] == pytest.approx([0.1, 0.2])
+    assert figures["a"]["AUC"] == pytest.approx([1 - fmean(values) / 4 for values in F1["a"]])
+    assert figures["a"]["false alarm"] == pytest.approx([0.1, 0.2])
+    text = (tmp_path / "out" / "study.md").read_text()
+    both = [0.7, 0.5]
+    assert f"{fmean(both):.3f} ± {stdev(both):.3f}" in text
+    assert "| b | 1 | 0.400 |" in text  # a single seed has no spread
+    assert "| setting | a | a: over noise |" in text
+    assert "| ensemble_size=1 | 0.250 |  |" in text and "| ensemble_size=3 | 0.250 | 0.125 |" in text
+    assert "| setting | a | a: false alarm |" in text and "| jpeg 50 | 0.125 | 0.375 |" in text
+    assert "`benco train --seed 0`" in text and (tmp_path / "out" / "study.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_what_was_not_measured_is_left_empty(runs, tmp_path, label):
+    path = runs / "b" / "0" / "test" / "per_image.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records if r["label"] == label))
+    figures = study(runs, tmp_path / "out")["b"]
+    assert (figures["all"], figures["false alarm"]) == (([], [0.1]) if label == 0 else ([pytest.approx(0.4)], []))
+    row = "| b | 1 |  |  |  |  | 0.100 |" if label == 0 else "| b | 1 | 0.400 | 0.400 | 0.400 | 0.900 |  |"
+    assert row in (tmp_path / "out" / "study.md").read_text()
+
+
+def test_rows_at_their_best_threshold(runs, tmp_path):
+    for seed, high in ((0, 0.8), (1, 0.6)):
+        path = runs / "a" / str(seed) / "test" / "per_image.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        for record in records:
+            curve = [0.0] * len(THRESHOLDS)
+            curve[3] = high
+            name = "f1_by_threshold" if record["label"] else "false_alarm_area_by_threshold"
+            record |= {"f1_by_threshold": None, "false_alarm_area_by_threshold": None, name: curve}
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    figures = study(runs, tmp_path / "out")
+    assert figures["a"]["all"] == pytest.approx([fmean(values) for values in F1["a"]])  # at 0.5, as before
+    text = (tmp_path / "out" / "study.md").read_text()
+    spread = f"{0.7:.3f} ± {stdev([0.8, 0.6]):.3f}"
+    assert f"| a | 2 | {spread} | {spread} | {spread} | 0.200 ± 0.000 | {spread} |" in text
+    assert text.count("| b |") == 1  # which was tested without curves
+
+
+def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
+    (runs / "a").rename(runs / "t_noisy_without_splice")
+    (runs / "b").rename(runs / "discriminative_without_splice")
+    study(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "study.md").read_text()
+    line = next(line for line in text.splitlines() if " - discriminative_without_splice |" in line)
+    seeds, images, by_seed, everything, removal, splice = line.split(" | ")[1:]  # 0.9 - 0.4, 0.5 - 0.4; 0.1 - 0.4
+    assert (seeds, images, by_seed) == ("1", "3", "0.100") and everything.startswith("+0.100 [")
+    assert splice.startswith("+0.300 [+0.100, +0.500]")
+    assert removal == "-0.300 [-0.300, -0.300]" and text.count(" - ") == 1
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(DiffIMLError, match="80_study.sh"):
+        study(tmp_path, tmp_path)

@@ -1,0 +1,97 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from diffiml_plugin import launch
+from diffiml_plugin.errors import DiffIMLError
+
+SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_JOB_ID": "4711",
+         "SLURM_STEP_NODELIST": "gpu[03-05,9],cpu1", "SLURM_STEP_TASKS_PER_NODE": "2(x4)"}
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_more_gpus_than_the_machine_has(alone):
+    present = torch.cuda.device_count()
+    with pytest.raises(DiffIMLError, match=rf"--gpus {present + 1}, but torch finds {present} on this machine"):
+        launch.spawn(present + 1, "auto", [])
+    with pytest.raises(DiffIMLError, match="--gpus 2 with --device cpu"):
+        launch.spawn(2, "cpu", [])
+
+
+def test_nothing_to_start_for_one_process_or_inside_a_group(alone):
+    assert launch.spawn(None, "cpu", []) is None
+    alone.setenv("RANK", "0")
+    alone.setenv("LOCAL_WORLD_SIZE", "8")
+    assert launch.spawn(8, "cuda", []) is None
+    with pytest.raises(DiffIMLError, match="8 processes were started"):
+        launch.spawn(2, "cuda", [])
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["no-such-verb"], 2)])
+def test_a_process_for_each_gpu_runs_the_command(alone, child_environment, arguments, status):
+    code = ("import sys, torch; torch.cuda.device_count = lambda: 2; from diffiml_plugin.launch import spawn; "
+            f"sys.exit(spawn(2, 'auto', {arguments!r}))")
+    done = subprocess.run([sys.executable, "-c", code], env=child_environment, capture_output=True, text=True)
+    assert done.returncode == status
+    said = "unknown verb 'no-such-verb'" if status else "usage: diffiml VERB"
+    times = (done.stdout + done.stderr).count(said)
+    assert times == 2 or (status and times == 1)  # the first to fail may end the other before it speaks
+    assert "Traceback" not in done.stderr
+
+
+def test_slurm_is_joined():
+    environment = dict(SLURM)
+    launch.join_slurm(environment)
+    joined = {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")}
+    assert joined == {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "gpu03"}
+    assert 1024 < int(environment["MASTER_PORT"]) < 65536
+
+
+@pytest.mark.parametrize("environment", [
+    {}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"},  # a batch script, not a step of srun
+    {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, {**SLURM, "RANK": "0"},
+])
+def test_without_a_step_of_several_tasks_slurm_is_left_alone(environment):
+    before = dict(environment)
+    launch.join_slurm(environment)
+    assert environment == before
+
+
+@pytest.mark.parametrize(("nodes", "first"), [("n7", "n7"), ("a-[1,4]", "a-1"), ("n1,n2", "n1"), ("g[08-10]", "g08")])
+def test_first_node(nodes, first):
+    environment = {**SLURM, "SLURM_STEP_NODELIST": nodes}
+    launch.join_slurm(environment)
+    assert environment["MASTER_ADDR"] == first
+
+
+def test_device_and_precision_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DiffIMLError, match="torch finds no usable GPU"):
+        launch.start_inference("cuda")
+    with pytest.raises(DiffIMLError, match="fp16 needs a GPU"):
+        with launch.autocast(torch.device("cpu"), "fp16"):
+            pass
+
+
+def test_bf16_on_the_cpu():
+    layer = torch.nn.Linear(2, 2)
+    with launch.autocast(torch.device("cpu"), "bf16"):
+        assert layer(torch.ones(1, 2)).dtype == torch.bfloat16
+    with launch.autocast(torch.device("cpu"), "auto"):
+        assert layer(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_fp32_is_not_rounded_to_tf32():
+    inside = []
+    for precision in ("fp32", "bf16"):
+        with launch.autocast(torch.device("cpu"), precision):
+            inside.append(torch.backends.cudnn.allow_tf32)
+    assert inside == [False, True] and torch.backends.cudnn.allow_tf32

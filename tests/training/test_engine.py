@@ -1,0 +1,353 @@
+import errno
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from statistics import fmean
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.training import engine as training
+from diffiml_plugin.training.engine import train
+from diffiml_plugin.training.optimization import accumulation, learning_rate
+from diffiml_plugin.training.settings import TrainSettings
+from diffiml_plugin.training.tracking import Tracker
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+
+
+@pytest.fixture
+def settings(tiny_dataset, tmp_path):
+    """A run of two epochs over four images, in updates of two."""
+    return TrainSettings(
+        model="TinyIML", data_path=str(tiny_dataset / "list.json"), test_data_path=str(tiny_dataset / "list.json"),
+        image_size=64, batch_size=2, total_batch_size=2, test_batch_size=3, epochs=2, lr=1e-2, test_period=1,
+        num_workers=0, device="cpu", output_dir=str(tmp_path / "run"),
+    )
+
+
+def weights(folder, name="last"):
+    return load_file(f"{folder}/{name}.safetensors")
+
+
+def equal(one, other, tolerance=0.0):
+    assert one.keys() == other.keys()
+    return all(torch.allclose(one[key], other[key], rtol=0, atol=tolerance) for key in one)
+
+
+def log(folder):
+    return [json.loads(line) for line in open(f"{folder}/log.jsonl")]
+
+
+def test_a_run_learns_and_leaves_everything_behind(settings, capsys):
+    done = train(replace(settings, epochs=8, save_period=4), {"width": 6})
+    records = log(done.folder)
+    assert [record["epoch"] for record in records] == list(range(8))
+    assert records[-1]["loss"]["loss"] < records[0]["loss"]["loss"]
+    assert done.f1 == max(record["f1"] for record in records)
+    assert {f.name for f in done.folder.glob("*.safetensors")} == {
+        "best.safetensors", "last.safetensors", "epoch_0004.safetensors", "epoch_0008.safetensors"}
+    assert list(done.folder.glob("events.out.tfevents*"))
+    config = yaml.safe_load((done.folder / "config.yaml").read_text())
+    assert (config["width"], config["image_size"], config["epochs"]) == (6, 64, 8)
+    start, = json.loads((done.folder / "run.json").read_text())
+    assert {"command", "versions", "git"} <= start.keys() and start["versions"]["torch"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and lines[0].startswith("epoch 1/8  loss 0.")  # no terminal: a line per epoch
+
+
+def test_tensorboard_has_curves_and_strips(settings):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train(settings).folder
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"train_loss/loss", "lr", "pixel-level F1/tiny"} <= set(events.Tags()["scalars"])
+    strip = events.Images(events.Tags()["images"][0])[0]
+    assert (strip.height, strip.width) == (4 * 64, 3 * 64)  # four images: input, mask, prediction
+
+
+def test_accumulated_small_batches_equal_the_big_batch(settings, tmp_path):
+    """Four images in updates of three: the last update, of one image, counts as well."""
+    runs = [
+        train(replace(settings, batch_size=batch, total_batch_size=3, output_dir=str(tmp_path / str(batch)))).folder
+        for batch in (1, 3)
+    ]
+    assert equal(weights(runs[0]), weights(runs[1]), tolerance=1e-6)
+    assert log(runs[0])[-1]["update"] == 4
+
+
+def test_worker_count_does_not_matter(settings, tmp_path):
+    one, other = (train(replace(settings, num_workers=n, output_dir=str(tmp_path / str(n)))).folder for n in (0, 2))
+    assert equal(weights(one), weights(other))
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, ema_decay):
+    settings = replace(settings, ema_decay=ema_decay, epochs=3)
+    straight = train(replace(settings, output_dir=str(tmp_path / "straight"))).folder
+
+    report = Tracker.epoch
+
+    def stop(self, record):
+        report(self, record)
+        if record["epoch"] == 1:
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Tracker, "epoch", stop)
+        train(settings)
+    resumed = train(replace(settings, resume="auto")).folder
+    for name in ("last", "best"):
+        assert equal(weights(straight, name), weights(resumed, name))
+    lines = [[{**record, "images_per_second": 0} for record in log(folder)] for folder in (resumed, straight)]
+    assert lines[0] == lines[1]
+    assert len(json.loads((resumed / "run.json").read_text())) == 2
+
+
+def test_without_tampered_images_no_weights_are_called_best(settings, tmp_path):
+    pairs = json.loads(open(settings.test_data_path).read())
+    authentic = tmp_path / "tiny" / "authentic.json"
+    authentic.write_text(json.dumps([[image, NEGATIVE] for image, _ in pairs]))
+    done = train(replace(settings, test_data_path=str(authentic)))
+    assert done.f1 is None and not (done.folder / "best.safetensors").exists()
+    assert "f1" not in log(done.folder)[-1]
+
+
+def test_a_run_that_goes_on_elsewhere_with_fewer_images(settings, tmp_path, capsys):
+    settings = replace(settings, epochs=3, test_period=3)
+    kept = train(settings).folder / "training_state.pt"
+    torch.save({**torch.load(kept), "epoch": 2, "best": 2.0}, kept)  # never beaten
+    pairs = json.loads(open(settings.data_path).read())
+    (tmp_path / "tiny" / "list.json").write_text(json.dumps(pairs[1:]))
+    folder = train(replace(settings, resume=str(kept), output_dir=str(tmp_path / "elsewhere"))).folder
+    assert (folder / "best.safetensors").exists()  # the first folder's is not here
+    told = capsys.readouterr().err
+    assert "had 4 training images and goes on with 3" in told and "best weights so far, of F1 2.0000, stay" in told
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_learns_in_every_precision(settings, precision):
+    folder = train(replace(settings, device="cuda", precision=precision, epochs=4)).folder
+    losses = [next(iter(record["loss"].values())) for record in log(folder)]
+    assert losses[-1] < losses[0]
+
+
+def test_ema_is_what_is_tested_and_stored(settings):
+    plain = train(settings).folder
+    averaged = train(replace(settings, ema_decay=0.9, output_dir=settings.output_dir + "ema")).folder
+    state = torch.load(averaged / "training_state.pt", weights_only=True)
+    assert equal(state["model"], weights(plain))  # the average does not touch the training
+    assert equal(state["ema"], weights(averaged)) and not equal(state["ema"], state["model"])
+
+
+def test_a_run_starts_from_a_checkpoint(settings, tmp_path):
+    first = train(settings, {"width": 6}).folder
+    fine = replace(settings, checkpoint_path=str(first / "last.safetensors"), lr=1e-12,
+                   output_dir=str(tmp_path / "fine"))
+    assert equal(weights(first), weights(train(fine).folder), tolerance=1e-6)  # of its width too
+    with pytest.raises(DiffIMLError, match="holds a TinyIML, not a DiffIML"):
+        train(replace(fine, model="DiffIML", output_dir=str(tmp_path / "other")))
+
+
+def test_what_the_flags_leave_open_is_as_the_checkpoint_was_trained(settings, tmp_path):
+    first = train(replace(settings, if_padding=True, epochs=1)).folder
+    fine = replace(settings, model="", image_size=None, checkpoint_path=str(first / "last.safetensors"), epochs=1,
+                   output_dir=str(tmp_path / "fine"))
+    config = yaml.safe_load((train(fine).folder / "config.yaml").read_text())
+    assert (config["model"], config["image_size"], config["if_padding"]) == ("TinyIML", 64, True)
+    resized = replace(fine, if_resizing=True, output_dir=str(tmp_path / "resized"))
+    assert not yaml.safe_load((train(resized).folder / "config.yaml").read_text())["if_padding"]
+
+
+def test_synchronised_norms_compute_the_same():
+    """torch's own conversion drops the activations that timm's norms hold."""
+    encoder = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = encoder(image)
+        after = training.convert_sync_batchnorm(encoder)(image)
+    assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in encoder.modules())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_images_in_frames_of_their_own_are_validated_and_shown(settings, tmp_path):
+    pairs = []
+    for number, size in enumerate([(64, 40), (100, 70), (64, 40)]):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+        pairs.append([f"{number}.png", NEGATIVE])
+    (tmp_path / "frames.json").write_text(json.dumps(pairs))
+    done = train(replace(settings, model="SegFormerIML", test_data_path=str(tmp_path / "frames.json"), epochs=1,
+                         if_padding=True, padding_mode="reflect"), {"encoder": "segformer_b0"})
+    assert log(done.folder)[0]["test"]["frames"]["images"] == 3
+    assert yaml.safe_load((done.folder / "config.yaml").read_text())["padding_mode"] == "reflect"
+
+
+def test_a_run_of_a_version_with_fewer_settings_goes_on(settings):
+    path = train(settings).folder / "training_state.pt"
+    state = torch.load(path, weights_only=False)
+    del state["settings"]["padding_mode"]
+    torch.save(state, path)
+    assert train(replace(settings, resume="auto")).folder == path.parent
+    torch.save(state, path)
+    with pytest.raises(DiffIMLError, match=r"--padding_mode constant \(now reflect\)"):
+        train(replace(settings, resume="auto", if_padding=True, padding_mode="reflect"))
+
+
+def test_resume_refuses_other_settings_and_names_them(settings):
+    train(settings)
+    with pytest.raises(DiffIMLError, match=r"other settings: --epochs 2 \(now 3\), --lr 0.01 \(now 0.02\); give those"):
+        train(replace(settings, resume="auto", epochs=3, lr=0.02))
+    with pytest.raises(DiffIMLError, match=r"--width 4 \(now 5\)"):
+        train(replace(settings, resume="auto"), {"width": 5})
+
+
+def test_a_finished_run_is_not_overwritten(settings):
+    folder = train(settings).folder
+    before = (folder / "last.safetensors").stat().st_mtime_ns
+    with pytest.raises(DiffIMLError, match="holds a training run already; go on with --resume auto"):
+        train(settings)
+    assert (folder / "last.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(settings):
+    with pytest.raises(DiffIMLError, match=r"the loss is nan at step \d, images .*2.png.*, t \[0, 1\]"):
+        train(settings, {"poison": "2.png"})
+
+
+def test_a_full_disk_leaves_earlier_checkpoints_alone(settings, monkeypatch):
+    settings = replace(settings, epochs=3, save_period=1)
+    save = training.checkpoints.save_state
+
+    def refuse(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(path, state):
+        if state["epoch"] == 2:
+            monkeypatch.setattr("os.fsync", refuse)
+        save(path, state)
+
+    monkeypatch.setattr(training.checkpoints, "save_state", full)
+    with pytest.raises(DiffIMLError, match="training_state.pt.*No space left.*--resume auto"):
+        train(settings)
+    monkeypatch.undo()
+    assert torch.load(f"{settings.output_dir}/training_state.pt", weights_only=True)["epoch"] == 1
+    assert train(replace(settings, resume="auto")).folder  # and it goes on
+
+
+def test_bad_data_is_said_before_anything_is_written(settings, tiny_dataset, tmp_path):
+    (tiny_dataset / "Gt" / "1.png").write_bytes(b"")
+    with pytest.raises(DiffIMLError, match="1.png cannot be decoded"):
+        train(settings)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DiffIMLError, match="--data_path"):
+        train(replace(settings, data_path=""))
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"epochs": 0}, "--epochs 0 must be a positive number"),
+    ({"lr": 0.0}, "--lr 0.0 must be above 0"),
+    ({"warmup_epochs": 2, "epochs": 2}, "--warmup_epochs 2 must be 0 to 1"),
+    ({"if_padding": True, "if_resizing": True}, "exclude each other"),
+    ({"precision": "fp8"}, "--precision fp8 is not one of auto, fp32, bf16, fp16; did you mean"),
+])
+def test_wrong_settings_are_named(wrong, message):
+    with pytest.raises(DiffIMLError, match=message):
+        TrainSettings(**wrong)
+
+
+def test_accumulation_is_derived_and_must_divide():
+    assert accumulation(128, 16, 8) == 1
+    assert accumulation(128, 4, 1) == 32
+    with pytest.raises(DiffIMLError, match="128 cannot be made of 3 processes.*--total_batch_size divisible by 3"):
+        accumulation(128, 16, 3)
+    with pytest.raises(DiffIMLError, match="choose --batch_size 1 or 2 or 4 or 8$"):
+        accumulation(8, 16, 1)
+
+
+def test_learning_rate_is_the_frameworks():
+    from IMDLBenCo.training_scripts.schedular.cos_lr_schedular import adjust_learning_rate
+
+    for warmup in (0, 3):
+        settings = TrainSettings(epochs=10, warmup_epochs=warmup, lr=1e-4, min_lr=1e-6)
+        group = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        for progress in (0, 0.5, 2.9, 3, 7.25, 9.99):
+            assert learning_rate(progress, settings) == pytest.approx(adjust_learning_rate(group, progress, settings))
+
+
+
+
+def flags_of(settings):
+    return [f"--{name}={value}" for name, value in asdict(settings).items() if value not in (None, "")]
+
+
+def test_data_without_what_the_model_needs_is_named(settings, monkeypatch):
+    def forward(self, image, edge_mask, **kwargs):
+        """Is never called."""
+
+    monkeypatch.setattr(MODELS.module_dict["TinyIML"], "forward", forward)
+    with pytest.raises(DiffIMLError, match="TinyIML needs edge_mask.*--edge_mask_width"):
+        train(settings)
+
+
+@pytest.mark.slow
+def test_a_model_of_the_zoo_trains(settings, monkeypatch):
+    monkeypatch.setattr("torch.utils.model_zoo.load_url", lambda url: {})  # offline
+    done = train(replace(settings, model="MVSSNet", epochs=1))
+    record, = log(done.folder)
+    assert record["loss"].keys() == {"predict_loss", "edge_loss", "label_loss", "combined_loss"}
+    assert record["test"]["tiny"]["images"] == 4 and done.f1 > 0
+
+
+def test_two_processes_train_as_one(settings, tiny_model, child_environment, tmp_path):
+    """Three images in updates of four: two forward passes, in the second of which one process has no image."""
+    settings = replace(settings, batch_size=1, total_batch_size=4, data_path=str(tmp_path / "tiny"))
+    alone = train(settings).folder
+    both = replace(settings, output_dir=str(tmp_path / "both"))
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tiny_model)]
+    subprocess.run([*run, "train", *flags_of(both)], check=True, env=child_environment)
+    assert equal(weights(alone), weights(both.output_dir), tolerance=1e-6)
+    losses = [[record["loss"]["loss"] for record in log(folder)] for folder in (alone, both.output_dir)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_diffiml_trains_on_real_photographs(bsds, child_environment, tmp_path):
+    """The commands, from training to the report, on the CPU."""
+
+    def run(verb, *words, **flags):
+        words = [*words, *(f"--{name}={value}" for name, value in flags.items())]
+        command = [sys.executable, "-m", "diffiml_plugin", verb, *words]
+        return subprocess.run(command, check=True, env=child_environment, stdout=subprocess.PIPE, text=True).stdout
+
+    trained, validation = tmp_path / "run", bsds / "val" / "list.json"
+    run("train", model="DiffIML", data_path=bsds / "train", test_data_path=validation, encoder="segformer_b0",
+        image_size=64, batch_size=25, total_batch_size=25, epochs=2, lr=1e-3, ensemble_size=1, output_dir=trained)
+    losses = [record["loss"]["loss"] for record in log(trained)]
+    assert losses[1] < 0.9 * losses[0]
+    printed = run("test", checkpoint_path=trained, test_data_path=validation, num_inference_steps=2,
+                  output_dir=tmp_path / "out")
+    assert "pixel F1" in printed
+    results = json.load(open(tmp_path / "out" / "results.json"))
+    assert results["datasets"]["val"]["images"] == 80 and results["settings"]["ensemble_size"] == 1
+    run("robust", checkpoint_path=trained, test_data_path=validation, num_inference_steps=1,
+        output_dir=tmp_path / "out" / "robust")
+    run("report", str(tmp_path / "out"), output_dir=tmp_path / "report")
+    found = [json.loads(line) for line in open(tmp_path / "out" / "per_image.jsonl")]
+    f1 = fmean(record["f1"] for record in found if record["label"] == 1)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert f"| {f1:.4f} [" in text and "### JPEG quality" in text
