@@ -28,8 +28,9 @@ def require_writable(path: str | Path) -> None:
     try:
         _probe(path.parent)
     except OSError as error:
-        raise DiffIMLError(f"cannot write {path}: {path.parent}: {error.strerror}; make that folder, or choose "
-                           "another file") from error
+        raise DiffIMLError(
+            f"cannot write {path}: {path.parent}: {error.strerror}; make that folder, or choose another file"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,8 +44,7 @@ def write_text(path: Path, text: str) -> None:
         with replacing(path) as file:
             file.write(text.encode())
     except OSError as error:
-        raise DiffIMLError(f"cannot write {path}: {error.strerror}; free some space or choose another "
-                           "place") from error
+        raise DiffIMLError(f"cannot write {path}: {error.strerror}; free some space or choose another place") from error
 
 
 def _probe(folder: Path) -> None:

@@ -53,8 +53,6 @@ class FrameworkFinder:
         return _our_main()()
 
 
-
-
 def _is_console_script():
     """Whether this process runs the script `benco`; not so in worker processes, which import it to find classes."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)

@@ -31,13 +31,17 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
     if "RANK" in environment:
         started = int(environment.get("LOCAL_WORLD_SIZE", gpus))
         if gpus != started:
-            raise DiffIMLError(f"--gpus {gpus}, but {started} processes were started on this node; leave the flag out, "
-                               "or start one process for each GPU")
+            raise DiffIMLError(
+                f"--gpus {gpus}, but {started} processes were started on this node; leave the flag out, "
+                "or start one process for each GPU"
+            )
         return None
     present = torch.cuda.device_count()
     if device == "cpu":
-        raise DiffIMLError(f"--gpus {gpus} with --device cpu: leave one of them out (several CPU processes: "
-                           "torchrun --nproc_per_node 2 -m diffiml_plugin ...)")
+        raise DiffIMLError(
+            f"--gpus {gpus} with --device cpu: leave one of them out (several CPU processes: "
+            "torchrun --nproc_per_node 2 -m diffiml_plugin ...)"
+        )
     if gpus > present:
         mend = f"ask for at most {present}" if present else "leave it out, and the CPU is used"
         raise DiffIMLError(f"--gpus {gpus}, but torch finds {present} on this machine; {mend}")
@@ -76,8 +80,10 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
     """
     cpu = _use_cpu(device)
     name = _precision(precision, cpu)
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
-                InitProcessGroupKwargs(timeout=_PATIENCE)]
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
+        InitProcessGroupKwargs(timeout=_PATIENCE),
+    ]
     return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
 
 
@@ -118,8 +124,10 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 def _use_cpu(device: str) -> bool:
     join_slurm(os.environ)
     if device == "cuda" and not torch.cuda.is_available():
-        raise DiffIMLError("--device cuda, but torch finds no usable GPU here; pass --device cpu, or install the "
-                           "driver and a CUDA build of torch")
+        raise DiffIMLError(
+            "--device cuda, but torch finds no usable GPU here; pass --device cpu, or install the "
+            "driver and a CUDA build of torch"
+        )
     return device == "cpu" or not torch.cuda.is_available()
 
 

@@ -21,10 +21,15 @@ class CommonSettings:
 
     image_size: int | None = flag(None, "side in pixels that images are brought to (512; for a checkpoint, its own)")
     if_resizing: bool = flag(False, "resize images to the size (the default)")
-    if_padding: bool | None = flag(None, "pad images to the size instead; only real pixels are scored (false; for a "
-                                   "checkpoint, its own)")
-    padding_mode: str | None = flag(None, "of padded test images: constant: black, to a square; reflect: mirrored, to "
-                                    "a frame of their own, which suits training with --crop_size", PADDING_MODES)
+    if_padding: bool | None = flag(
+        None, "pad images to the size instead; only real pixels are scored (false; for a checkpoint, its own)"
+    )
+    padding_mode: str | None = flag(
+        None,
+        "of padded test images: constant: black, to a square; reflect: mirrored, to "
+        "a frame of their own, which suits training with --crop_size",
+        PADDING_MODES,
+    )
     edge_mask_width: int | None = flag(None, "give models the framework's edge band, so many pixels wide (MVSSNet: 7)")
     if_predict_label: bool = flag(False, "train the model's image-level head too, where it has one")
     no_model_eval: bool = flag(False, "test in training mode, as the framework's MVSSNet scripts do")
@@ -46,10 +51,6 @@ class CommonSettings:
                 raise DiffIMLError(f"--{name} {value} is not one of {', '.join(choices)}{nearest(value, choices)}")
         if self.if_padding and self.if_resizing:
             raise DiffIMLError("--if_padding and --if_resizing exclude each other; give one of them")
-
-
-
-
 
 
 def require(settings: CommonSettings, name: str, holds, expected: str) -> None:

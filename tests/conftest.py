@@ -101,5 +101,10 @@ def scored_settings(tiny_dataset: Path, tmp_path: Path, stored):
     """Settings that score TinyIML on the tiny dataset."""
     from diffiml_plugin.evaluation.settings import TestSettings
 
-    return TestSettings(checkpoint_path=str(stored()), test_data_path=str(tiny_dataset / "list.json"),
-                        output_dir=str(tmp_path / "out"), device="cpu", num_workers=0)
+    return TestSettings(
+        checkpoint_path=str(stored()),
+        test_data_path=str(tiny_dataset / "list.json"),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+        num_workers=0,
+    )

@@ -89,8 +89,10 @@ def _nist16(root: Path) -> Expected:
     lines = ["TaskID|ProbeFileID|ProbeFileName|ProbeMaskFileName|IsTarget|BaseFileName"]
     for number in (1, 2):  # they share a mask
         photograph(root / "probe" / f"NC2016_000{number}.jpg")
-        lines.append(f"manipulation|NC2016_000{number}|probe/NC2016_000{number}.jpg|"
-                     "reference/manipulation/mask/NC2016_9000.png|Y|world/x.jpg")
+        lines.append(
+            f"manipulation|NC2016_000{number}|probe/NC2016_000{number}.jpg|"
+            "reference/manipulation/mask/NC2016_9000.png|Y|world/x.jpg"
+        )
     photograph(root / "probe" / "NC2016_0003.jpg")
     lines.append("manipulation|NC2016_0003|probe/NC2016_0003.jpg||N|")
     lines.append("manipulation|NC2016_0004|probe/NC2016_0004.jpg|reference/manipulation/mask/NC2016_9000.png|Y|")

@@ -11,8 +11,24 @@ import diffiml_plugin
 
 PACKAGE = Path(diffiml_plugin.__file__).parent
 FLOORS = (  # from the ground up; a room imports only those before it
-    "errors", "files", "settings", "launch", "method", "weights", "framework", "models", "data", "tampering",
-    "datasets", "evaluation", "prediction", "training", "reports", "codec", "demo", "cli",
+    "errors",
+    "files",
+    "settings",
+    "launch",
+    "method",
+    "weights",
+    "framework",
+    "models",
+    "data",
+    "tampering",
+    "datasets",
+    "evaluation",
+    "prediction",
+    "training",
+    "reports",
+    "codec",
+    "demo",
+    "cli",
 )
 FREE = ("hook.py", "__main__.py", "__init__.py")  # of the package itself: the doors, and they import late
 
@@ -54,8 +70,12 @@ def test_no_import_circles():
 
 
 def test_only_the_framework_room_imports_the_framework():
-    assert not [f"{path}:{line}" for path in sources() for name, line in imports(path)
-                if name.split(".")[0] == "IMDLBenCo" and path.relative_to(PACKAGE).parts[0] != "framework"]
+    assert not [
+        f"{path}:{line}"
+        for path in sources()
+        for name, line in imports(path)
+        if name.split(".")[0] == "IMDLBenCo" and path.relative_to(PACKAGE).parts[0] != "framework"
+    ]
 
 
 def test_the_method_knows_no_command_line():
@@ -66,8 +86,10 @@ def test_the_method_knows_no_command_line():
 
 
 def test_the_package_and_its_settings_import_nothing_heavy():
-    code = ("import diffiml_plugin, diffiml_plugin.method.config, diffiml_plugin.cli.main, sys; "
-            "print(sorted({'torch', 'numpy', 'IMDLBenCo'} & set(sys.modules)))")
+    code = (
+        "import diffiml_plugin, diffiml_plugin.method.config, diffiml_plugin.cli.main, sys; "
+        "print(sorted({'torch', 'numpy', 'IMDLBenCo'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

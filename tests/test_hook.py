@@ -18,7 +18,7 @@ FRAMEWORK = {
     "benco": "import sys\nfrom IMDLBenCo.cli import main\nif __name__ == '__main__':\n    sys.exit(main())",
     "sitecustomize.py": (PACKAGE.parent / "diffiml_plugin.pth").read_text() + "import registration",  # at start-up
     "registration.py": "import sys\nsys.modules['diffiml_plugin.framework.adapters'] = sys.modules[__name__]\n"
-                       "def register():\n    print('DiffIML registered')",  # the real one imports torch
+    "def register():\n    print('DiffIML registered')",  # the real one imports torch
 }
 IMPORTED = "framework imported\nDiffIML registered\n"
 
@@ -80,10 +80,12 @@ def test_the_framework_itself_can_be_imported_later_in_the_command(benco, tmp_pa
         "    process = multiprocessing.get_context('spawn').Process(target=worker)\n"
         "    process.start(); process.join()\n"
         "    import IMDLBenCo\n    print('command', IMDLBenCo.__file__ is not None)\n"
-        "    return process.exitcode\n")
+        "    return process.exitcode\n"
+    )
     (tmp_path / "benco").write_text(
         "import diffiml_plugin.cli.main as c, probe, sys\n"
-        "c.VERBS['probe'] = ('probe', ''); sys.modules['diffiml_plugin.cli.probe'] = probe\n" + FRAMEWORK["benco"])
+        "c.VERBS['probe'] = ('probe', ''); sys.modules['diffiml_plugin.cli.probe'] = probe\n" + FRAMEWORK["benco"]
+    )
     done = benco("probe")
     assert done.returncode == 0, done.stderr
     assert "worker True" in done.stdout and "command True" in done.stdout
@@ -119,6 +121,6 @@ def test_start_up_takes_under_two_milliseconds(benco):
     cumulative = []
     for _ in range(5):
         lines = benco.run("-X", "importtime", "-c", "pass").stderr.splitlines()
-        line, = (line for line in lines if line.split("|")[-1].strip() == "diffiml_plugin.hook")
+        (line,) = (line for line in lines if line.split("|")[-1].strip() == "diffiml_plugin.hook")
         cumulative.append(int(line.split("|")[1]))
     assert min(cumulative) < 2000  # microseconds

@@ -14,8 +14,16 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "diffiml_plugin.pth", "diffiml_plugin",
-           "benco_configs")
+SOURCES = (
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "diffiml_plugin.pth",
+    "diffiml_plugin",
+    "benco_configs",
+)
 UV = shutil.which("uv", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
 INSTALLERS = ("pip install .", "pip install -e .", "uv pip install .")
 
@@ -28,10 +36,13 @@ class Environment:
     def __init__(self, folder: Path):
         venv.create(folder, with_pip=False)
         self.folder = folder
-        self.site_packages, = folder.glob("lib/python*/site-packages")
+        (self.site_packages,) = folder.glob("lib/python*/site-packages")
         (self.site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
-        self.environ = {name: value for name, value in os.environ.items()
-                        if name not in ("PYTHONPATH", "DIFFIML_HOOK", "VIRTUAL_ENV")}
+        self.environ = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("PYTHONPATH", "DIFFIML_HOOK", "VIRTUAL_ENV")
+        }
 
     def run(self, *words: str, cwd: Path | None = None, **environ: str) -> str:
         command = [str(self.folder / "bin" / words[0]), *words[1:]]
@@ -64,9 +75,12 @@ def framework(tmp_path_factory) -> str:
     """The installed framework, packed into a wheel again: no index is needed."""
     distribution = importlib.metadata.distribution("imdlbenco")
     wheel = tmp_path_factory.mktemp("wheels") / f"imdlbenco-{distribution.version}-py3-none-any.whl"
-    files = [file for file in distribution.files if file.parts[0] != ".." and file.suffix != ".pyc"
-             and file.name not in ("RECORD", "INSTALLER", "REQUESTED")]
-    info, = {file.parts[0] for file in files if file.name == "METADATA"}
+    files = [
+        file
+        for file in distribution.files
+        if file.parts[0] != ".." and file.suffix != ".pyc" and file.name not in ("RECORD", "INSTALLER", "REQUESTED")
+    ]
+    (info,) = {file.parts[0] for file in files if file.name == "METADATA"}
     with zipfile.ZipFile(wheel, "w") as archive:
         for file in files:
             archive.write(file.locate(), str(file))

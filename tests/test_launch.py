@@ -7,8 +7,14 @@ import torch
 from diffiml_plugin import launch
 from diffiml_plugin.errors import DiffIMLError
 
-SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_JOB_ID": "4711",
-         "SLURM_STEP_NODELIST": "gpu[03-05,9],cpu1", "SLURM_STEP_TASKS_PER_NODE": "2(x4)"}
+SLURM = {
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_NODELIST": "gpu[03-05,9],cpu1",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x4)",
+}
 
 
 @pytest.fixture
@@ -37,8 +43,10 @@ def test_nothing_to_start_for_one_process_or_inside_a_group(alone):
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["no-such-verb"], 2)])
 def test_a_process_for_each_gpu_runs_the_command(alone, child_environment, arguments, status):
-    code = ("import sys, torch; torch.cuda.device_count = lambda: 2; from diffiml_plugin.launch import spawn; "
-            f"sys.exit(spawn(2, 'auto', {arguments!r}))")
+    code = (
+        "import sys, torch; torch.cuda.device_count = lambda: 2; from diffiml_plugin.launch import spawn; "
+        f"sys.exit(spawn(2, 'auto', {arguments!r}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], env=child_environment, capture_output=True, text=True)
     assert done.returncode == status
     said = "unknown verb 'no-such-verb'" if status else "usage: diffiml VERB"
@@ -55,10 +63,15 @@ def test_slurm_is_joined():
     assert 1024 < int(environment["MASTER_PORT"]) < 65536
 
 
-@pytest.mark.parametrize("environment", [
-    {}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"},  # a batch script, not a step of srun
-    {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, {**SLURM, "RANK": "0"},
-])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"},  # a batch script, not a step of srun
+        {**SLURM, "SLURM_STEP_NUM_TASKS": "1"},
+        {**SLURM, "RANK": "0"},
+    ],
+)
 def test_without_a_step_of_several_tasks_slurm_is_left_alone(environment):
     before = dict(environment)
     launch.join_slurm(environment)

@@ -15,8 +15,21 @@ from diffiml_plugin.weights.files import read_metadata
 
 SHELL = Path(__file__).parent.parent / "shell"
 HERE = ["--device", "cpu", "--num_workers", "0"]
-SMALL = [*HERE, "--encoder", "segformer_b0", "--encoder_weights", "none", "--image_size", "64", "--epochs", "1",
-         "--batch_size", "4", "--total_batch_size", "8"]
+SMALL = [
+    *HERE,
+    "--encoder",
+    "segformer_b0",
+    "--encoder_weights",
+    "none",
+    "--image_size",
+    "64",
+    "--epochs",
+    "1",
+    "--batch_size",
+    "4",
+    "--total_batch_size",
+    "8",
+]
 FEW = [*HERE, "--num_inference_steps", "1", "--ensemble_size", "1"]
 
 
@@ -29,12 +42,19 @@ def script(tmp_path, miniatures):
     benco.parent.mkdir()
     benco.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m diffiml_plugin "$@"\n')
     benco.chmod(0o755)
-    environment = {**os.environ, "DATA_ROOT": str(tmp_path / "data"), "OMP_NUM_THREADS": "1", "DIFFIML_HOOK": "0",
-                   "PATH": f"{benco.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(SHELL.parent)}
+    environment = {
+        **os.environ,
+        "DATA_ROOT": str(tmp_path / "data"),
+        "OMP_NUM_THREADS": "1",
+        "DIFFIML_HOOK": "0",
+        "PATH": f"{benco.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(SHELL.parent),
+    }
 
     def run(name: str, *words: str, **variables: str) -> str:
-        done = subprocess.run([SHELL / name, *words], cwd=tmp_path, env=environment | variables, capture_output=True,
-                              text=True)
+        done = subprocess.run(
+            [SHELL / name, *words], cwd=tmp_path, env=environment | variables, capture_output=True, text=True
+        )
         assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
         return done.stdout
 
@@ -59,8 +79,12 @@ def test_both_protocols_ablations_robustness_and_report(script, tmp_path):
     script("30_test_mvss.sh", *HERE, *peer, "runs/peer/test", "--checkpoint_path", "runs/table5_SegFormerIML")
     script("70_report.sh")
     text = (tmp_path / "report" / "report.md").read_text()
-    ours = [line for table in ("Table 2", "Table 3", "Table 5", *(f"Table 6{row}" for row in "abcd"))
-            for line in text.split(f"### {table}")[1].split("###")[0].splitlines() if " | ours | " in line]
+    ours = [
+        line
+        for table in ("Table 2", "Table 3", "Table 5", *(f"Table 6{row}" for row in "abcd"))
+        for line in text.split(f"### {table}")[1].split("###")[0].splitlines()
+        if " | ours | " in line
+    ]
     assert len(ours) == 18 and not any("missing" in line for line in ours)
     assert "| DiffIML, segformer_b0, LightVAE, N=5 (64²) | ours |" in text and "| ManTraNet (64²) | ours |" in text
     assert text.count("### JPEG quality") == 1
@@ -90,11 +114,15 @@ def test_the_study_and_the_small_model(script, tmp_path):
     config = (tmp_path / "study" / "DiffIML_without_removal" / "1" / "config.yaml").read_text()
     assert "synth_kinds: splice,copy_move\n" in config and "seed: 1\n" in config
     again = script("80_study.sh", *tiny, ROWS=rows, **where)
-    assert again.endswith(first[first.index("| row |"):])  # the same tables; nothing was left to train
+    assert again.endswith(first[first.index("| row |") :])  # the same tables; nothing was left to train
 
     small = [*tiny, "--encoder_weights", "none", "--image_size", "96", "--crop_size", "64", "--samples_per_set", "2"]
-    photographs = script("80_study.sh", *small, ROWS="discriminative_without_splice", **where | {
-        "SIDE": "photographs", "SEEDS": "0", "OUT": str(tmp_path / "photographs")})
+    photographs = script(
+        "80_study.sh",
+        *small,
+        ROWS="discriminative_without_splice",
+        **where | {"SIDE": "photographs", "SEEDS": "0", "OUT": str(tmp_path / "photographs")},
+    )
     assert "| discriminative_without_splice | 1 |" in photographs
     assert "small.safetensors" in script("81_small.sh", *small, **where)
     figures = json.loads((tmp_path / "runs/small/test/results.json").read_text())["mean"]

@@ -14,10 +14,6 @@ from diffiml_plugin.method.config import DiffIMLConfig, true_or_false
 DEFAULT_MODEL = "DiffIML"
 
 
-
-
-
-
 def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse.Namespace:
     """The settings of one command line: flags over config file over defaults.
 
@@ -31,9 +27,14 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     """
     parser = Parser(prog=program, description=verb.__doc__)
     verb.add_arguments(parser)
-    parser.add_argument("--config", "--preset", metavar="FILE", action="append",
-                        help="YAML settings, such as `paper`; keys are flag names, flags win over them, and of several "
-                             "files the later one")
+    parser.add_argument(
+        "--config",
+        "--preset",
+        metavar="FILE",
+        action="append",
+        help="YAML settings, such as `paper`; keys are flag names, flags win over them, and of several "
+        "files the later one",
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the resolved settings as YAML and stop")
     early = Parser(prog=program, add_help=False)  # these two decide which other flags there are
     early.add_argument("--config", "--preset", action="append", default=[])
@@ -124,8 +125,14 @@ _ADAPTER_FLAGS = (  # what DiffIML's constructor in the registry takes beside it
 def _field_flags(settings: type) -> Iterable[_Flag]:
     for field in fields(settings):
         converter = _converter(field.type, field.default)
-        yield _Flag(field.name, converter, field.default, field.metadata["help"], field.metadata.get("choices"),
-                    field.metadata.get("alias", ""))
+        yield _Flag(
+            field.name,
+            converter,
+            field.default,
+            field.metadata["help"],
+            field.metadata.get("choices"),
+            field.metadata.get("alias", ""),
+        )
 
 
 def _constructor_flags(constructor: Callable) -> Iterable[_Flag]:
@@ -144,7 +151,7 @@ def _converter(annotation: Any, default: Any) -> Callable | None:
     if not isinstance(default, (NoneType, int, float, str)):
         return None
     if NoneType in get_args(annotation):  # Optional[X], X | None
-        annotation, = (kind for kind in get_args(annotation) if kind is not NoneType)
+        (annotation,) = (kind for kind in get_args(annotation) if kind is not NoneType)
     if annotation is bool or isinstance(default, bool):
         return true_or_false
     return annotation if callable(annotation) and not get_args(annotation) else None

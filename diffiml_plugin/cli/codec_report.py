@@ -10,11 +10,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--masks", required=True, metavar="DIR|JSON", help="masks never seen in training")
     parser.add_argument("--output", default="./output_dir", metavar="DIR", help="folder for codec.json and codec.html")
-    parser.add_argument("--codec_weights", default="default", metavar="FILE",
-                        help="LightVAE to measure (default: the shipped one)")
-    parser.add_argument("--image_size", type=int, default=512,
-                        help="side that masks are brought to, nearest neighbour as the framework does it; "
-                        "0 keeps their sizes (time and FLOPs are then of 512)")
+    parser.add_argument(
+        "--codec_weights", default="default", metavar="FILE", help="LightVAE to measure (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        default=512,
+        help="side that masks are brought to, nearest neighbour as the framework does it; "
+        "0 keeps their sizes (time and FLOPs are then of 512)",
+    )
     parser.add_argument("--binarise", action="store_true", help="cut masks that are not binary, with a warning")
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute")
 
@@ -36,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
         masks = {name: resized(mask, args.image_size) for name, mask in masks.items()}
     result = report_codec(codec, masks, args.image_size or 512, Path(args.output))
     reconstruction = result["reconstruction"]
-    print(f"{reconstruction['images']} masks: pixel-F1 {reconstruction['f1_mean']:.4f}, 5th percentile "
-          f"{reconstruction['f1_p5']:.4f}, under latent noise 0.3 {result['noise']['0.3']:.4f}; "
-          f"{result['time_ratio_sd_over_light']:.0f} times faster than the SD VAE")
+    print(
+        f"{reconstruction['images']} masks: pixel-F1 {reconstruction['f1_mean']:.4f}, 5th percentile "
+        f"{reconstruction['f1_p5']:.4f}, under latent noise 0.3 {result['noise']['0.3']:.4f}; "
+        f"{result['time_ratio_sd_over_light']:.0f} times faster than the SD VAE"
+    )
     print(f"page: {Path(args.output) / 'codec.html'}")
     return 0

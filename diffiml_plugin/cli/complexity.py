@@ -15,10 +15,15 @@ USES_MODEL = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--image_size", type=int, metavar="PIXELS",
-                        help="side of the square image (512; with --zoo each model's own)")
-    parser.add_argument("--zoo", nargs="*", metavar="MODEL",
-                        help="compare DiffIML with these models of the registry, or with all if none is named")
+    parser.add_argument(
+        "--image_size", type=int, metavar="PIXELS", help="side of the square image (512; with --zoo each model's own)"
+    )
+    parser.add_argument(
+        "--zoo",
+        nargs="*",
+        metavar="MODEL",
+        help="compare DiffIML with these models of the registry, or with all if none is named",
+    )
     parser.add_argument("--device", default="auto", choices=DEVICES, help="with --zoo: where to compute")
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures to this file too")
 
@@ -46,8 +51,9 @@ def _run_zoo(args: argparse.Namespace, flags: dict[str, Any]) -> int:
     from diffiml_plugin.models.zoo import zoo
 
     if args.model != "DiffIML":
-        raise DiffIMLError(f"--zoo compares DiffIML with others; in place of --model {args.model} say "
-                           f"--zoo {args.model}")
+        raise DiffIMLError(
+            f"--zoo compares DiffIML with others; in place of --model {args.model} say --zoo {args.model}"
+        )
     rows = []
     for row in zoo(args.zoo, flags, args.image_size, start_inference(args.device).device):
         if not rows:
@@ -63,7 +69,7 @@ def _zoo_line(row: dict[str, Any]) -> str:
     from diffiml_plugin.evaluation.published import table4_name
     from diffiml_plugin.models.zoo import RATIO
 
-    (members, gflops), = row["GFLOPs"].items()
+    ((members, gflops),) = row["GFLOPs"].items()
     head = f"{table4_name(row, members):<30}"
     if "error" in row:
         return f"{head}  {row['error']}"
@@ -85,6 +91,8 @@ def _table(row: dict[str, Any]) -> str:
     lines = [f"{row['model']}, {row['image_size']}×{row['image_size']}", f"  {'parameters':<19}{'M':>9}"]
     lines += [f"  {part.replace('_', ' '):<19}{millions:>9.3f}" for part, millions in row["params_M"].items()]
     lines += [f"  {'multiply-adds':<19}{'G':>9}"]
-    lines += [f"  {size:<19}" + ("untraceable" if count is None else f"{count:>9.2f}")
-              for size, count in row["GFLOPs"].items()]
+    lines += [
+        f"  {size:<19}" + ("untraceable" if count is None else f"{count:>9.2f}")
+        for size, count in row["GFLOPs"].items()
+    ]
     return "\n".join(lines)

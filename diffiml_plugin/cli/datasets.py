@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "describe", "prepare", "check"), help="what to do")
-    parser.add_argument("target", nargs="?", metavar="NAME|LIST",
-                        help="a name; for prepare, also `all`; for check, a folder with Tp/ and Gt/, a JSON list, or a "
-                             "JSON of {name: path}")
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="NAME|LIST",
+        help="a name; for prepare, also `all`; for check, a folder with Tp/ and Gt/, a JSON list, or a "
+        "JSON of {name: path}",
+    )
     parser.add_argument("--root", metavar="DIR", help="prepare: the dataset's folder, or one that holds it by its name")
     parser.add_argument("--output", metavar="FILE", help="prepare NAME: the list to write (DIR/NAME.json)")
-    parser.add_argument("--tampered_only", action="store_true",
-                        help="prepare: leave authentic images out (the list is DIR/NAME_tampered.json)")
+    parser.add_argument(
+        "--tampered_only",
+        action="store_true",
+        help="prepare: leave authentic images out (the list is DIR/NAME_tampered.json)",
+    )
     parser.add_argument("--json", metavar="FILE", help="check: write every fault to this file too")
 
 
@@ -34,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
         print(_list(CATALOGUE))
         return 0
     if not args.target:
-        raise DiffIMLError(f"datasets {args.action} needs {'a list' if args.action == 'check' else 'a name'}, for "
-                           f"example: datasets {args.action} COVERAGE{'.json' if args.action == 'check' else ''}")
+        raise DiffIMLError(
+            f"datasets {args.action} needs {'a list' if args.action == 'check' else 'a name'}, for "
+            f"example: datasets {args.action} COVERAGE{'.json' if args.action == 'check' else ''}"
+        )
     if args.action == "describe":
         print(_description(find_entry(args.target)))
         return 0
@@ -51,8 +60,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(entries: "tuple[DatasetEntry, ...]") -> str:
     lines = [f"{'dataset':<18}{'authentic':>10}{'tampered':>10}  {'generative':<12}{'MVSS':<7}CAT-Net"]
-    lines += [f"{entry.name:<18}{entry.authentic:>10}{entry.tampered:>10}  {_yes(entry.generative):<12}"
-              f"{entry.mvss:<7}{entry.catnet}" for entry in entries]
+    lines += [
+        f"{entry.name:<18}{entry.authentic:>10}{entry.tampered:>10}  {_yes(entry.generative):<12}"
+        f"{entry.mvss:<7}{entry.catnet}"
+        for entry in entries
+    ]
     return "\n".join(lines)
 
 
@@ -68,8 +80,12 @@ def _description(entry: "DatasetEntry") -> str:
         "names": ", ".join(entry.names),
         "layouts": "\n".join((f"the original: {entry.layout}", *FRAMEWORK_LAYOUTS)),
     }
-    return "\n".join((f"{entry.name}: {entry.what}", *(
-        f"  {label:<12}" + text.replace("\n", "\n" + " " * 14) for label, text in facts.items())))
+    return "\n".join(
+        (
+            f"{entry.name}: {entry.what}",
+            *(f"  {label:<12}" + text.replace("\n", "\n" + " " * 14) for label, text in facts.items()),
+        )
+    )
 
 
 def _yes(truth: bool) -> str:
@@ -103,8 +119,10 @@ def _prepare_all(args: argparse.Namespace) -> int:
         raise DiffIMLError(f"--output {args.output} is one list, but `all` writes one for each dataset; leave it out")
     there = [entry for entry in CATALOGUE if folders_of(entry.name, Path(args.root))]
     if not there:
-        raise DiffIMLError(f"--root {args.root} holds no folder of a dataset; expected any of "
-                           f"{', '.join(name for entry in CATALOGUE for name in entry.names)}")
+        raise DiffIMLError(
+            f"--root {args.root} holds no folder of a dataset; expected any of "
+            f"{', '.join(name for entry in CATALOGUE for name in entry.names)}"
+        )
     if missing := [entry.name for entry in CATALOGUE if entry not in there]:
         print(f"left out, since not there: {', '.join(missing)}", file=sys.stderr)
 

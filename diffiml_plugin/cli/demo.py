@@ -12,8 +12,20 @@ from diffiml_plugin.training.settings import TrainSettings
 
 USES_MODEL = True
 CONFIG = "benco_configs/demo.yaml"
-_NOT_HERE = ("augmentation", "checkpoint_path", "crop_size", "data_path", "gpus", "samples_per_set", "synth_authentic",
-             "synth_kinds", "synth_strength", "synth_window", "test_data_path", "test_period")
+_NOT_HERE = (
+    "augmentation",
+    "checkpoint_path",
+    "crop_size",
+    "data_path",
+    "gpus",
+    "samples_per_set",
+    "synth_authentic",
+    "synth_kinds",
+    "synth_strength",
+    "synth_window",
+    "test_data_path",
+    "test_period",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

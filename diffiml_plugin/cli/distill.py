@@ -10,11 +10,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from diffiml_plugin.codec.settings import DistillSettings
     from diffiml_plugin.settings import DEVICES
 
-    parser.add_argument("--teacher", default="none", metavar="NAME|PATH|none",
-                        help="AutoencoderKL to learn from: stabilityai/sd-vae-ft-mse, a local folder, or none; Eq. 6 "
-                        "wants --latent_weight 0.1 beside it, as --config distill_teacher does")
-    parser.add_argument("--masks", nargs="+", default=["synthetic"], metavar="DIR|JSON|synthetic",
-                        help="training masks, any number of sources")
+    parser.add_argument(
+        "--teacher",
+        default="none",
+        metavar="NAME|PATH|none",
+        help="AutoencoderKL to learn from: stabilityai/sd-vae-ft-mse, a local folder, or none; Eq. 6 "
+        "wants --latent_weight 0.1 beside it, as --config distill_teacher does",
+    )
+    parser.add_argument(
+        "--masks",
+        nargs="+",
+        default=["synthetic"],
+        metavar="DIR|JSON|synthetic",
+        help="training masks, any number of sources",
+    )
     parser.add_argument("--label_maps", metavar="DIR", help="maps of hand-drawn regions, whose unions are masks too")
     parser.add_argument("--val_masks", metavar="DIR|JSON", help="masks to validate on (every tenth of --masks)")
     parser.add_argument("--binarise", action="store_true", help="cut masks that are not binary; a warning counts them")

@@ -75,8 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; importing it takes seconds
             raise
-        print(f"error: the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the "
-              f"images, or compute on --device cpu; {str(error).splitlines()[0]}", file=sys.stderr)
+        print(
+            f"error: the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the "
+            f"images, or compute on --device cpu; {str(error).splitlines()[0]}",
+            file=sys.stderr,
+        )
         return 2
     except (DiffIMLError, OSError) as error:
         message = str(error).rpartition("DiffIMLError: ")[2]  # what a loader's worker raised comes with its traceback
@@ -91,8 +94,9 @@ def _run(argv: list[str]) -> int:
         return 0
     verb = argv[0]
     if verb not in VERBS:
-        raise DiffIMLError(f"unknown verb {verb!r}{nearest(verb, (*VERBS, *FRAMEWORK_WORDS))} "
-                           f"(`{program} --help` lists the verbs)")
+        raise DiffIMLError(
+            f"unknown verb {verb!r}{nearest(verb, (*VERBS, *FRAMEWORK_WORDS))} (`{program} --help` lists the verbs)"
+        )
     module = importlib.import_module(f"{__package__}.{VERBS[verb][0]}")
     args = parse_arguments(f"{program} {verb}", module, argv[1:])
     if args.dry_run:
@@ -102,8 +106,13 @@ def _run(argv: list[str]) -> int:
 
 
 def _help(program: str) -> str:
-    lines = [f"usage: {program} VERB [flags]        ({program} VERB --help lists a verb's flags)", "",
-             f"DiffIML {__version__}: image manipulation localization by sampling masks, on IMDL-BenCo.", "", "verbs:"]
+    lines = [
+        f"usage: {program} VERB [flags]        ({program} VERB --help lists a verb's flags)",
+        "",
+        f"DiffIML {__version__}: image manipulation localization by sampling masks, on IMDL-BenCo.",
+        "",
+        "verbs:",
+    ]
     lines += [f"  {verb:<14}{text}" for verb, (_, text) in VERBS.items()]
     lines += ["", "of the framework:"]
     lines += [f"  {verb:<14}{text}" for verb, text in FRAMEWORK_VERBS.items()]

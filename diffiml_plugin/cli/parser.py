@@ -19,8 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def flags(self) -> dict[str, argparse.Action]:
         """Flag -> action, for the long flags."""
-        return {flag: action for action in self._actions for flag in action.option_strings
-                if flag.startswith("--")}
+        return {flag: action for action in self._actions for flag in action.option_strings if flag.startswith("--")}
 
     def settings(self) -> dict[str, argparse.Action]:
         """Config key -> action: the flag without its dashes, or the name of what has no flag."""
@@ -34,8 +33,7 @@ class Parser(argparse.ArgumentParser):
         used = [word.partition("=")[0] for word in argv if word.startswith("--")]
         for flag in used:
             if flag not in flags:
-                raise DiffIMLError(f"unknown flag {flag}{nearest(flag, flags)} "
-                                   f"(`{self.prog} --help` lists the flags)")
+                raise DiffIMLError(f"unknown flag {flag}{nearest(flag, flags)} (`{self.prog} --help` lists the flags)")
         return {flags[flag].dest for flag in used}
 
 

@@ -7,8 +7,11 @@ USES_MODEL = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, or a folder with sub-folders")
-    parser.add_argument("--checkpoint_path", default="small",
-                        help="weights: a file, a training's folder, or small, the model that travels with the package")
+    parser.add_argument(
+        "--checkpoint_path",
+        default="small",
+        help="weights: a file, a training's folder, or small, the model that travels with the package",
+    )
     parser.add_argument("--output_dir", default="predictions", help="folder for masks and scores.json")
     parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
     parser.add_argument("--threshold", type=float, default=0.5, help="a pixel above it is tampered")

@@ -9,9 +9,13 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN",
-                        help="folder of benco test, robust or sweep, or one above; a file of benco complexity --json "
-                        "(complexity.json is found in a folder too)")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder of benco test, robust or sweep, or one above; a file of benco complexity --json "
+        "(complexity.json is found in a folder too)",
+    )
     parser.add_argument("--output_dir", default="report", metavar="DIR", help="folder for the report")
 
 

@@ -16,8 +16,14 @@ USES_MODEL = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, TestSettings)
-    parser.add_argument("--vary", nargs="+", action="extend", required=True, metavar="NAME=VALUE,VALUE",
-                        help="sampler, num_inference_steps, ensemble_size or tta, and its values")
+    parser.add_argument(
+        "--vary",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="NAME=VALUE,VALUE",
+        help="sampler, num_inference_steps, ensemble_size or tta, and its values",
+    )
     parser.add_argument("--noise_seeds", type=int, default=1, help="runs of each value, each with noise of its own")
 
 

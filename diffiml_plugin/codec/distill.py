@@ -67,8 +67,9 @@ def distill(
         provenance["went_on_from"] = read_metadata(settings.student)["provenance"]
     student = student.to(device, memory_format=torch.channels_last)
     average = AveragedModel(student, avg_fn=_moving_average)
-    optimizer = torch.optim.AdamW(student.parameters(), settings.lr, betas=(0.9, 0.99),
-                                  weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        student.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+    )
     log, started, checked = output_dir / LOG, time.monotonic(), 0
     log.write_text("")
     for step in tqdm(range(settings.steps + 1), "distill", settings.steps, unit="step", leave=False, disable=None):
@@ -78,8 +79,12 @@ def distill(
             codec = average.module
             set_latent_scale(codec, scale_masks)
             figures = validation(codec, held_out)
-            save_lightvae(output_dir / WEIGHTS, codec, provenance | {
-                "steps": step, "minutes": round((time.monotonic() - started) / 60, 1), "validation": figures})
+            save_lightvae(
+                output_dir / WEIGHTS,
+                codec,
+                provenance
+                | {"steps": step, "minutes": round((time.monotonic() - started) / 60, 1), "validation": figures},
+            )
             _note(log, {"step": step, **figures})
             say(f"step {step} ({progress:.0%}): " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if progress >= 1:
@@ -99,8 +104,16 @@ def distill(
         optimizer.step()
         average.update_parameters(student)
         if step % 50 == 0:
-            _note(log, {"step": step, "reconstruction": loss.reconstruction.item(), "latent": loss.latent.item(),
-                        "lr": optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - started, 1)})
+            _note(
+                log,
+                {
+                    "step": step,
+                    "reconstruction": loss.reconstruction.item(),
+                    "latent": loss.latent.item(),
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "seconds": round(time.monotonic() - started, 1),
+                },
+            )
 
 
 def set_latent_scale(codec: LightVAE, masks: Sequence[np.ndarray]) -> None:
@@ -116,9 +129,12 @@ def set_latent_scale(codec: LightVAE, masks: Sequence[np.ndarray]) -> None:
 def validation(codec: LightVAE, masks: Sequence[np.ndarray]) -> dict[str, float]:
     """Pixel-F1 on masks, exact and with latent noise of std 0.3, and on their edge maps."""
     f1 = reconstruction_f1(codec, masks)
-    return {"f1_mean": f1.mean().item(), "f1_p5": np.percentile(f1, 5).item(),
-            "f1_noise_0.3": reconstruction_f1(codec, masks, noise=0.3).mean().item(),
-            "f1_edge": reconstruction_f1(codec, [edge_map(mask) for mask in masks], "edge").mean().item()}
+    return {
+        "f1_mean": f1.mean().item(),
+        "f1_p5": np.percentile(f1, 5).item(),
+        "f1_noise_0.3": reconstruction_f1(codec, masks, noise=0.3).mean().item(),
+        "f1_edge": reconstruction_f1(codec, [edge_map(mask) for mask in masks], "edge").mean().item(),
+    }
 
 
 def _scale_masks(mixture: MaskMixture, size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -132,11 +148,14 @@ def _scale_masks(mixture: MaskMixture, size: int, rng: np.random.Generator) -> l
 def _batch(mixture: MaskMixture, settings: DistillSettings, rng: np.random.Generator) -> tuple[Tensor, int]:
     """Maps [B, 1, S, S] and how many of them, at the end, are edge maps."""
     whole = rng.random() < 0.25
-    size, count = (settings.image_size, settings.batch_size // 4) if whole else (
-        settings.image_size // 2, settings.batch_size)
+    size, count = (
+        (settings.image_size, settings.batch_size // 4) if whole else (settings.image_size // 2, settings.batch_size)
+    )
     edges = round(count * settings.edge_share)
     masks = [mixture.draw(size, rng) for _ in range(count)]
-    return torch.from_numpy(stacked(masks[:count - edges] + [edge_map(mask) for mask in masks[count - edges:]])), edges
+    return torch.from_numpy(
+        stacked(masks[: count - edges] + [edge_map(mask) for mask in masks[count - edges :]])
+    ), edges
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def polygons(size: int, rng: np.random.Generator) -> np.ndarray:
         mask = mask & (1 - shape) if index and rng.random() < 0.4 else mask | shape
     scale = rng.choice([1, 2])  # whole, or a window of it
     top, left = rng.integers(0, 2 * size - scale * size + 1, 2)
-    window = mask[top:top + scale * size, left:left + scale * size]
+    window = mask[top : top + scale * size, left : left + scale * size]
     return cv2.resize(window, (size, size), interpolation=cv2.INTER_NEAREST)
 
 
@@ -69,8 +69,15 @@ def text(size: int, rng: np.random.Generator) -> np.ndarray:
     for _ in range(rng.integers(1, 6)):
         word = "".join(chr(code) for code in rng.integers(48, 123, rng.integers(1, 12)))
         scale = rng.uniform(0.6, 5)
-        cv2.putText(mask, word, (int(rng.integers(-20, size // 2)), int(rng.integers(0, size + 20))),
-                    int(rng.integers(0, 8)), scale, 1, max(1, round(scale * rng.uniform(1, 4))))
+        cv2.putText(
+            mask,
+            word,
+            (int(rng.integers(-20, size // 2)), int(rng.integers(0, size + 20))),
+            int(rng.integers(0, 8)),
+            scale,
+            1,
+            max(1, round(scale * rng.uniform(1, 4))),
+        )
     return mask
 
 
@@ -113,8 +120,13 @@ def varied(mask: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     centre = np.array([columns[pick], rows[pick]]) if len(rows) else np.array([width / 2, height / 2])
     shift = rng.uniform(0.1, 0.9, 2) * size - linear @ centre  # a pixel of the region lies in the window
     flags = cv2.INTER_NEAREST if rng.random() < 0.6 else cv2.INTER_LINEAR
-    warped = cv2.warpAffine(np.ascontiguousarray(mask) * np.uint8(255), np.column_stack([linear, shift]),
-                            (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    warped = cv2.warpAffine(
+        np.ascontiguousarray(mask) * np.uint8(255),
+        np.column_stack([linear, shift]),
+        (size, size),
+        flags=flags,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     return (warped > 127).astype(np.uint8)
 
 

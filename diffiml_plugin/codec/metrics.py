@@ -57,8 +57,9 @@ def decode_masks(
     codec: nn.Module, latents: Sequence[Tensor], maps: Sequence[np.ndarray], target: str
 ) -> list[np.ndarray]:
     """What is decoded, above the threshold: [H, W] uint8 in {0, 1}, cropped to the shapes of `maps`."""
-    decoded = (codec.decode(latent, target)[0, 0, :y.shape[0], :y.shape[1]]
-               for latent, y in zip(latents, maps, strict=True))
+    decoded = (
+        codec.decode(latent, target)[0, 0, : y.shape[0], : y.shape[1]] for latent, y in zip(latents, maps, strict=True)
+    )
     return [(probability > THRESHOLD).byte().cpu().numpy() for probability in decoded]
 
 

@@ -47,8 +47,9 @@ def reconstruct(codec: nn.Module, maps: Sequence[np.ndarray], target: str) -> Re
     """Encodes and decodes maps [H, W] in {0, 1} of any sizes."""
     latents = encode_maps(codec, maps, target)
     decoded = decode_masks(codec, latents, maps, target)
-    scores = (np.array([metric(*pair) for pair in zip(decoded, maps, strict=True)])
-              for metric in (f1_score, iou, boundary_f))
+    scores = (
+        np.array([metric(*pair) for pair in zip(decoded, maps, strict=True)]) for metric in (f1_score, iou, boundary_f)
+    )
     return Reconstruction(maps, decoded, latents, *scores)
 
 
@@ -67,24 +68,35 @@ def report_codec(codec: LightVAE, masks: Mapping[str, np.ndarray], size: int, ou
     statistics = [latent_statistics(found[target].latents) for target in TARGETS]
     device = codec_device(codec)
     rival = SDVAE().to(device).eval()  # random weights: its cost does not depend on them
-    costs = {"LightVAE": measure_cost(codec, size, _TIMED),
-             "SD VAE": measure_cost(rival, size, 1 if device.type == "cpu" else _TIMED)}  # a CPU takes a minute for one
+    costs = {
+        "LightVAE": measure_cost(codec, size, _TIMED),
+        "SD VAE": measure_cost(rival, size, 1 if device.type == "cpu" else _TIMED),
+    }  # a CPU takes a minute for one
     f1 = found["mask"].f1
     result = {
         "reconstruction": {"f1_mean": f1.mean(), "f1_p5": np.percentile(f1, 5), "f1_min": f1.min(), "images": len(f1)},
         "noise": {str(level): _noisy_f1(codec, found["mask"], level) for level in NOISE_LEVELS},
         "empty_false_area": empty.decoded[0].mean(),
-        "latents": {"mean": [mean for means, _ in statistics for mean in means],
-                    "std": [std for _, stds in statistics for std in stds]},
+        "latents": {
+            "mean": [mean for means, _ in statistics for mean in means],
+            "std": [std for _, stds in statistics for std in stds],
+        },
         "params_M": costs["LightVAE"].params_M,
         "time_ratio_sd_over_light": costs["SD VAE"].seconds / costs["LightVAE"].seconds,
     }
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "codec.json").write_text(json.dumps(result, indent=1) + "\n")
     empty_spread = empty.latents[0].std((2, 3)).max().item()
-    _write_page(output_dir / "codec.html", result, found, costs, list(masks), empty_spread,
-                f"fp32 on {device.type}, {torch.get_num_threads()} threads; time and multiply-adds are of "
-                f"encoding and decoding one {size}x{size} map")
+    _write_page(
+        output_dir / "codec.html",
+        result,
+        found,
+        costs,
+        list(masks),
+        empty_spread,
+        f"fp32 on {device.type}, {torch.get_num_threads()} threads; time and multiply-adds are of "
+        f"encoding and decoding one {size}x{size} map",
+    )
     return result
 
 
@@ -94,38 +106,73 @@ def _noisy_f1(codec: nn.Module, exact: Reconstruction, level: float) -> float:
 
 
 def _write_page(
-    path: Path, result: dict, found: Mapping[str, Reconstruction], costs: Mapping[str, CodecCost], names: Sequence[str],
-    empty_spread: float, conditions: str,
+    path: Path,
+    result: dict,
+    found: Mapping[str, Reconstruction],
+    costs: Mapping[str, CodecCost],
+    names: Sequence[str],
+    empty_spread: float,
+    conditions: str,
 ) -> None:
     reconstruction, noise, latents = (result[part] for part in ("reconstruction", "noise", "latents"))
     mask = found["mask"]
-    per_target = [(target, *(f"{value:.4f}" for value in (
-        part.f1.mean(), np.percentile(part.f1, 5), part.f1.min(), part.iou.mean(), part.boundary_f.mean())))
-        for target, part in found.items()]
+    per_target = [
+        (
+            target,
+            *(
+                f"{value:.4f}"
+                for value in (
+                    part.f1.mean(),
+                    np.percentile(part.f1, 5),
+                    part.f1.min(),
+                    part.iou.mean(),
+                    part.boundary_f.mean(),
+                )
+            ),
+        )
+        for target, part in found.items()
+    ]
     channels = [f"{mean:+.2f} ± {std:.2f}" for mean, std in zip(latents["mean"], latents["std"], strict=True)]
     half = len(channels) // 2
     worst = np.argsort(mask.f1)[:_WORST]
     write_page(
-        path, "LightVAE: what it keeps of a mask",
+        path,
+        "LightVAE: what it keeps of a mask",
         f"{len(names)} masks, threshold {THRESHOLD}, {conditions}. The SD VAE has random weights here: "
         "its cost does not depend on them.",
-        figures({"pixel-F1": f"{reconstruction['f1_mean']:.4f}", "5th percentile": f"{reconstruction['f1_p5']:.4f}",
-                 "under latent noise 0.3": f"{noise['0.3']:.4f}",
-                 "times faster than the SD VAE": f"{result['time_ratio_sd_over_light']:.0f}"}),
+        figures(
+            {
+                "pixel-F1": f"{reconstruction['f1_mean']:.4f}",
+                "5th percentile": f"{reconstruction['f1_p5']:.4f}",
+                "under latent noise 0.3": f"{noise['0.3']:.4f}",
+                "times faster than the SD VAE": f"{result['time_ratio_sd_over_light']:.0f}",
+            }
+        ),
         "<h2>Reconstruction</h2>",
         table(("", "F1", "5th percentile", "worst", "IoU", "boundary-F, 2 px"), per_target),
         "<h2>Gaussian noise on the latents</h2>",
-        table(("standard deviation", "F1"), [(level, f"{f1:.4f}") for level, f1 in
-                                             {"0": reconstruction["f1_mean"], **noise}.items()]),
+        table(
+            ("standard deviation", "F1"),
+            [(level, f"{f1:.4f}") for level, f1 in {"0": reconstruction["f1_mean"], **noise}.items()],
+        ),
         "<h2>Latents, mean and standard deviation by channel</h2>",
         table(("", *"1234"), [("mask", *channels[:half]), ("edge", *channels[half:])]),
         f"<p>Of an empty mask {result['empty_false_area']:.1e} of the pixels are called tampered; its latent deviates "
         f"by {empty_spread:.3f} at most (standard deviation over the map, by channel).</p>",
         "<h2>Cost</h2>",
-        table(("", "M parameters", "G multiply-adds", "seconds"), [
-            (name, f"{cost.params_M:.3f}", f"{cost.gmacs:.2f}", f"{cost.seconds:.4f}")
-            for name, cost in costs.items()]),
+        table(
+            ("", "M parameters", "G multiply-adds", "seconds"),
+            [
+                (name, f"{cost.params_M:.3f}", f"{cost.gmacs:.2f}", f"{cost.seconds:.4f}")
+                for name, cost in costs.items()
+            ],
+        ),
         f"<h2>The worst {len(worst)}</h2>",
-        *(strip({"mask": mask.maps[i], "decoded": mask.decoded[i], "difference": mask.maps[i] ^ mask.decoded[i]},
-                f"{names[i]}: F1 {mask.f1[i]:.4f}") for i in worst),
+        *(
+            strip(
+                {"mask": mask.maps[i], "decoded": mask.decoded[i], "difference": mask.maps[i] ^ mask.decoded[i]},
+                f"{names[i]}: F1 {mask.f1[i]:.4f}",
+            )
+            for i in worst
+        ),
     )

@@ -25,9 +25,19 @@ class DistillSettings:
     seed: int = flag(0, "of masks, initial weights and noise")
 
     def __post_init__(self):
-        ranges = {"width": (1, 1024), "noise": (0, 10), "edge_share": (0, 0.9), "image_size": (32, 4096),
-                  "batch_size": (8, 4096), "steps": (1, 10**8), "latent_weight": (0, float("inf")),
-                  "minutes": (0, 10**5), "lr": (0, 1), "weight_decay": (0, 1), "seed": (0, 2**32 - 1)}
+        ranges = {
+            "width": (1, 1024),
+            "noise": (0, 10),
+            "edge_share": (0, 0.9),
+            "image_size": (32, 4096),
+            "batch_size": (8, 4096),
+            "steps": (1, 10**8),
+            "latent_weight": (0, float("inf")),
+            "minutes": (0, 10**5),
+            "lr": (0, 1),
+            "weight_decay": (0, 1),
+            "seed": (0, 2**32 - 1),
+        }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise DiffIMLError(f"--{name} {getattr(self, name)} is outside [{low}, {high}]")

@@ -92,5 +92,5 @@ def _digest(value: object) -> str:
 def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], title: str) -> Iterator[_Result]:
     """The results of `function` in the order of `items`, computed by threads, under a progress bar."""
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
-        batches = (pool.map(function, items[start:start + _BATCH]) for start in range(0, len(items), _BATCH))
+        batches = (pool.map(function, items[start : start + _BATCH]) for start in range(0, len(items), _BATCH))
         yield from tqdm(chain.from_iterable(batches), title, len(items), unit="img", leave=False, disable=None)

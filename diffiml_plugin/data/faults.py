@@ -27,16 +27,6 @@ class Fault:
     harmful: bool = True
 
 
-
-
-
-
-
-
-
-
-
-
 def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
     """Width and height of an image, (0, 0) if undecodable, and what is wrong with it or its mask.
 
@@ -48,16 +38,21 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
         if refused:
             faults.append(Fault("undecodable", image, f"{image} {refused}"))
         if not _is_exif(exif):
-            faults.append(Fault("EXIF", image, f"{image} has a broken EXIF block; its pixels are read all the same",
-                                harmful=False))
+            faults.append(
+                Fault(
+                    "EXIF", image, f"{image} has a broken EXIF block; its pixels are read all the same", harmful=False
+                )
+            )
         if mask != NEGATIVE:
             path = mask
             with Image.open(mask) as opened:
                 if opened.size != size:
                     on_its_side = opened.size == size[::-1]
                     mend = "turn the mask" if on_its_side else f"resize the mask (nearest neighbour; {_PREPARE})"
-                    text = (f"{mask} is {opened.size[0]}x{opened.size[1]} pixels, its image {image} "
-                            f"{size[0]}x{size[1]}; {mend} or pair it with its own image")
+                    text = (
+                        f"{mask} is {opened.size[0]}x{opened.size[1]} pixels, its image {image} "
+                        f"{size[0]}x{size[1]}; {mend} or pair it with its own image"
+                    )
                     faults.append(Fault("size", mask, text))
                 else:
                     faults += _mask_faults(opened, mask)
@@ -85,8 +80,8 @@ def _is_exif(block: bytes) -> bool:
     if not block or order is None:
         return not block
     try:
-        start, = struct.unpack_from(order + "L", block, 4)
-        entries, = struct.unpack_from(order + "H", block, start)
+        (start,) = struct.unpack_from(order + "L", block, 4)
+        (entries,) = struct.unpack_from(order + "H", block, start)
     except struct.error:
         return False
     return start + 2 + 12 * entries <= len(block)
@@ -112,26 +107,57 @@ def _mask_faults(mask: Image.Image, path: str) -> list[Fault]:
     levels = grey_levels(mask)
     top, deep = levels.max(), mask.mode.startswith("I")
     if has_shape_in_alpha(mask, levels):
-        return [Fault("alpha", path, f"{path} has its shape in the alpha channel, which is not read; store it as "
-                      f"black and white ({_PREPARE})")]
+        return [
+            Fault(
+                "alpha",
+                path,
+                f"{path} has its shape in the alpha channel, which is not read; store it as "
+                f"black and white ({_PREPARE})",
+            )
+        ]
     if 0 < top <= THRESHOLD:
         level = f"{top * 257:g} of 65535" if deep else f"{top:g}"
         tool = f" ({_PREPARE})" if levels.min() == 0 else ""  # which cannot tell what is tampered without any black
-        return [Fault("dark", path, f"{path} is dark (highest level {level}), so it would count as empty; store "
-                      f"tampered pixels as 255{tool}")]
+        return [
+            Fault(
+                "dark",
+                path,
+                f"{path} is dark (highest level {level}), so it would count as empty; store "
+                f"tampered pixels as 255{tool}",
+            )
+        ]
     if top == 0:
-        return [Fault("empty", path, f"{path} is empty, so its image counts as authentic; list that as "
-                      f"\"{NEGATIVE}\" if it is, replace the mask if not")]
+        return [
+            Fault(
+                "empty",
+                path,
+                f"{path} is empty, so its image counts as authentic; list that as "
+                f'"{NEGATIVE}" if it is, replace the mask if not',
+            )
+        ]
     grey = ((levels > _GREY[0]) & (levels < _GREY[1])).mean()
     if grey > _GREY_SHARE:
-        return [Fault("not binary", path, f"{path} is not black and white ({grey:.0%} of it is grey or coloured); "
-                      f"binarise it to 0 and 255 ({_PREPARE})")]
+        return [
+            Fault(
+                "not binary",
+                path,
+                f"{path} is not black and white ({grey:.0%} of it is grey or coloured); "
+                f"binarise it to 0 and 255 ({_PREPARE})",
+            )
+        ]
     if lost := _lost_share(levels):
-        return [Fault("grey region", path, f"{path} has grey or coloured regions apart from the white ones, {lost:.0%} "
-                      "as large, which count as authentic; store them as 255 or as 0")]
+        return [
+            Fault(
+                "grey region",
+                path,
+                f"{path} has grey or coloured regions apart from the white ones, {lost:.0%} "
+                "as large, which count as authentic; store them as 255 or as 0",
+            )
+        ]
     if _looks_inverted(levels > THRESHOLD):
-        return [Fault("inverted", path, f"{path} looks inverted (white all around a black region); white means "
-                      "tampered")]
+        return [
+            Fault("inverted", path, f"{path} looks inverted (white all around a black region); white means tampered")
+        ]
     if deep:
         return [Fault("16-bit", path, f"{path} has 16 bits; it is read rightly, 8 bits are enough", harmful=False)]
     return []

@@ -9,7 +9,7 @@ from pathlib import Path
 from diffiml_plugin.errors import DiffIMLError
 
 NEGATIVE = "Negative"  # in place of a mask: the image is authentic
-_LAYOUT = "expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | \"Negative\"], ...]"
+_LAYOUT = 'expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | "Negative"], ...]'
 _STREAM = "SyntheticTampering"
 _SCRIPT_NAMES = ("ManiDataset", "JsonDataset", _STREAM)  # of a balanced JSON, [[class, path], ...]
 
@@ -80,14 +80,19 @@ def _read_folder(folder: Path) -> ImageList:
     files = {}
     for part in ("Tp", "Gt"):
         if not (folder / part).is_dir():
-            raise DiffIMLError(f"{folder} has no {part}/ in it; {_LAYOUT}, which `benco datasets prepare NAME --root "
-                               "DIR` writes for a dataset as it was downloaded")
+            raise DiffIMLError(
+                f"{folder} has no {part}/ in it; {_LAYOUT}, which `benco datasets prepare NAME --root "
+                "DIR` writes for a dataset as it was downloaded"
+            )
         files[part] = sorted(f for f in (folder / part).iterdir() if f.is_file() and not f.name.startswith("."))
         if not files[part]:
             raise DiffIMLError(f"{folder / part} is empty; {_LAYOUT}")
     if (folder / "Au").is_dir():
-        print(f"note: {folder / 'Au'} is not read: of a folder, the framework takes Tp/ and Gt/ alone; a JSON list, as "
-              "`benco datasets prepare` writes it, holds authentic images too", file=sys.stderr)
+        print(
+            f"note: {folder / 'Au'} is not read: of a folder, the framework takes Tp/ and Gt/ alone; a JSON list, as "
+            "`benco datasets prepare` writes it, holds authentic images too",
+            file=sys.stderr,
+        )
     pairs = [(str(image.absolute()), str(mask.absolute())) for image, mask in _pair(folder, files["Tp"], files["Gt"])]
     return ImageList(str(folder), *zip(*pairs, strict=True))
 
@@ -107,8 +112,9 @@ def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Pat
         shared = by_name.keys() & names
         if len(shared) <= least:
             continue
-        alone = [file for file, name in zip([*images, *masks], [*names, *named(masks)], strict=True)
-                 if name not in shared]
+        alone = [
+            file for file, name in zip([*images, *masks], [*names, *named(masks)], strict=True) if name not in shared
+        ]
         if alone:
             missing = "mask" if alone[0].parent.name == "Tp" else "image"
             more = f" ({len(alone) - 1} more without a partner)" if len(alone) > 1 else ""
@@ -136,7 +142,7 @@ def _cores(files: list[Path]) -> list[str]:
     stems = _stems(files)
     cores = [stem.removeprefix(os.path.commonprefix(stems)) for stem in stems]
     end = len(os.path.commonprefix([core[::-1] for core in cores]))
-    return [core[:len(core) - end] for core in cores]
+    return [core[: len(core) - end] for core in cores]
 
 
 def _numbers(files: list[Path]) -> list[str]:

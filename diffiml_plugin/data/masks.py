@@ -24,8 +24,10 @@ def find_masks(source: str | Path) -> list[Path]:
     else:
         found = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in SUFFIXES)
     if not found:
-        raise DiffIMLError(f"{source} holds no mask; expected a folder of images ({', '.join(SUFFIXES)}) or a JSON "
-                           "list [[image, mask], ...]")
+        raise DiffIMLError(
+            f"{source} holds no mask; expected a folder of images ({', '.join(SUFFIXES)}) or a JSON "
+            "list [[image, mask], ...]"
+        )
     return found
 
 

@@ -75,7 +75,7 @@ def plan_epoch(
     total = batch_size * accumulation * processes
     plan = []
     for start in range(0, images, total):
-        update = order[start:start + total]
+        update = order[start : start + total]
         steps = math.ceil(len(update) / (batch_size * processes))
         shares = np.array_split(update, steps * processes)[rank::processes]
         plan += [
@@ -98,7 +98,7 @@ def plan_test(dataset: PairsDataset, indices: Iterable[int], batch_size: int) ->
     batches = []
     for frame, group in by_frame.items():
         count = min(batch_size, max(1, batch_size * math.prod(dataset.output_size) // math.prod(frame)))
-        batches += [tuple(group[start:start + count]) for start in range(0, len(group), count)]
+        batches += [tuple(group[start : start + count]) for start in range(0, len(group), count)]
     return batches
 
 

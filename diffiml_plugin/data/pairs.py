@@ -38,8 +38,10 @@ class PairsDataset(JsonDataset):
         self.multiple = multiple if self.is_padding else None
         self.reflect = self.is_padding and padding_mode == "reflect"
         if self.reflect and not multiple:
-            raise DiffIMLError("--padding_mode reflect gives each image a frame of its own, which this model does not "
-                               "take; use constant")
+            raise DiffIMLError(
+                "--padding_mode reflect gives each image a frame of its own, which this model does not "
+                "take; use constant"
+            )
         if self.multiple:
             self.post_transform = self._pad
 
@@ -61,8 +63,9 @@ class PairsDataset(JsonDataset):
             return get_albu_transforms("pad", output_size=frame)(image=image, masks=masks)
         missing = [(0, side - extent) for side, extent in zip(frame, extents, strict=True)]
         normalised = albu.Compose([albu.Normalize(), ToTensorV2(transpose_mask=True)])  # the framework's take squares
-        return normalised(image=np.pad(image, [*missing, (0, 0)], "reflect"),
-                          masks=[np.pad(mask, missing) for mask in masks])
+        return normalised(
+            image=np.pad(image, [*missing, (0, 0)], "reflect"), masks=[np.pad(mask, missing) for mask in masks]
+        )
 
     def _init_dataset_path(self, path: ImageList) -> tuple[list[str], list[str]]:
         self.entry_path = path.source
@@ -76,10 +79,6 @@ class BalancedPairsDataset(BalancedDataset):
         self.sample_number = sample_number
         self.settings_list = [[dataset.entry_path, type(dataset)] for dataset in datasets]
         self.dataset_list = datasets
-
-
-
-
 
 
 def framework_arguments(inputs: InputSettings, transform: Any, post: Callable[[dict], None] | None) -> dict[str, Any]:
@@ -104,25 +103,3 @@ def make_test_set(listed: ImageList, inputs: InputSettings, model: str, transfor
     """The images as the model of that name is tested on them; `transform` is applied at their own size."""
     framework = framework_arguments(inputs, transform or test_transform(), post_function(model))
     return PairsDataset(listed, size_multiple(model), inputs.padding_mode, **framework)
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

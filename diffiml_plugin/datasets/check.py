@@ -61,8 +61,10 @@ def table(reports: list[DatasetReport]) -> str:
     lines = ["dataset".ljust(name) + f"{'authentic':>10}{'Table 1':>9}{'tampered':>10}{'Table 1':>9}{'harmful':>9}"]
     for report in reports:
         expected = (report.entry.authentic, report.entry.tampered) if report.entry else ("-", "-")
-        lines.append(f"{report.name.ljust(name)}{report.authentic:>10}{expected[0]:>9}{report.tampered:>10}"
-                     f"{expected[1]:>9}{report.harmful:>9}")
+        lines.append(
+            f"{report.name.ljust(name)}{report.authentic:>10}{expected[0]:>9}{report.tampered:>10}"
+            f"{expected[1]:>9}{report.harmful:>9}"
+        )
     for report in reports:
         groups = defaultdict(list)
         for fault in report.faults:
@@ -78,7 +80,7 @@ def _named(balanced: list[ImageList | Path]) -> dict[str, ImageList]:
     lists = {}
     for listed in balanced:
         if isinstance(listed, ImageList):
-            name, = read_test_sets(listed.source)
+            (name,) = read_test_sets(listed.source)
             lists[listed.source if name in lists else name] = listed
     return lists
 
@@ -93,9 +95,15 @@ def _check(name: str, listed: ImageList) -> DatasetReport:
     if entry:
         counts = {"authentic": (authentic, entry.authentic), "tampered": (len(pairs) - authentic, entry.tampered)}
         faults += [
-            Fault("count", listed.source, f"{name} has {here} {kind} images, Table 1 has {there}; compare with "
-                  "published figures only if these are the same images", harmful=False)
-            for kind, (here, there) in counts.items() if here != there
+            Fault(
+                "count",
+                listed.source,
+                f"{name} has {here} {kind} images, Table 1 has {there}; compare with "
+                "published figures only if these are the same images",
+                harmful=False,
+            )
+            for kind, (here, there) in counts.items()
+            if here != there
         ]
     return DatasetReport(name, authentic, len(pairs) - authentic, faults, entry)
 

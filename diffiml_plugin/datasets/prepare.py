@@ -101,8 +101,9 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
 
     # 2. The masks.
     cache.mkdir(parents=True, exist_ok=True)
-    mended: list[_Mended] = list(in_parallel(
-        lambda pair: _mend(*pair, reader, _copy_path(Path(pair[0]), root, cache)), found.pairs, name))
+    mended: list[_Mended] = list(
+        in_parallel(lambda pair: _mend(*pair, reader, _copy_path(Path(pair[0]), root, cache)), found.pairs, name)
+    )
 
     # 3. The list and the log.
     records = [(image, use.mask) for (image, _), use in zip(found.pairs, mended, strict=True) if use.mask]
@@ -138,19 +139,27 @@ def _files(folder: Path, skip: set[Path], entry: DatasetEntry | None) -> tuple[F
 def _find(entry: DatasetEntry | None, root: Path, files: Files, others: list[Path]) -> tuple[Found, MaskReader | None]:
     """The original download, with its masks' reader, else the framework's folder, else the one JSON list in `root`."""
     if entry and not entry.tampered:
-        strangers = others + [file for file in files if file.suffix.lower() in (*SUFFIXES, ".npz")
-                              and _MASK.search(file.relative_to(root).as_posix())]
+        strangers = others + [
+            file
+            for file in files
+            if file.suffix.lower() in (*SUFFIXES, ".npz") and _MASK.search(file.relative_to(root).as_posix())
+        ]
         if strangers:
-            raise DiffIMLError(f"{root} holds {strangers[0].relative_to(root)}, but all images of {entry.name} are "
-                               f"authentic; call their own folder {entry.name}, or pass it as --root")
+            raise DiffIMLError(
+                f"{root} holds {strangers[0].relative_to(root)}, but all images of {entry.name} are "
+                f"authentic; call their own folder {entry.name}, or pass it as --root"
+            )
     if entry:
         layout = LAYOUTS[entry.name]
         found = layout.find(files)
         if any(mask != NEGATIVE for _, mask in found.pairs) or found.pairs and not entry.tampered:
             return found, layout.read_encoded
     found = Found()
-    lists = [file for file in files if file.parent == root and file.suffix.lower() == ".json"
-             and not _masks_of(file).is_dir()]  # those were made here
+    lists = [
+        file
+        for file in files
+        if file.parent == root and file.suffix.lower() == ".json" and not _masks_of(file).is_dir()
+    ]  # those were made here
     if (root / "Tp").is_dir() and (root / "Gt").is_dir():
         source = root
         if entry is None or entry.authentic:

@@ -41,9 +41,7 @@ class DemoResult:
     report: Path
 
 
-def demo(
-    settings: TrainSettings, model_flags: Mapping[str, Any], train_images: int, test_images: int
-) -> DemoResult:
+def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: int, test_images: int) -> DemoResult:
     """Tampers the photographs of `photographs`, tests, trains, tests again, predicts, and writes `report.html`.
 
     Args:
@@ -65,20 +63,37 @@ def demo(
 
     def stream(part: str, images: int) -> SyntheticTampering:
         return SyntheticTampering(
-            [photo.path for photo in photographs(part)], samples=images, authentic=0, window=inputs.image_size,
-            settings=VISIBLE, **framework_arguments(inputs, test_transform(), post_function(settings.model)))
+            [photo.path for photo in photographs(part)],
+            samples=images,
+            authentic=0,
+            window=inputs.image_size,
+            settings=VISIBLE,
+            **framework_arguments(inputs, test_transform(), post_function(settings.model)),
+        )
 
     def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
-        test(TestSettings(checkpoint_path=str(checkpoint), test_data_path=str(unseen), device=settings.device,
-                          num_workers=settings.num_workers, output_dir=str(folder / name)))
+        test(
+            TestSettings(
+                checkpoint_path=str(checkpoint),
+                test_data_path=str(unseen),
+                device=settings.device,
+                num_workers=settings.num_workers,
+                output_dir=str(folder / name),
+            )
+        )
         return [json.loads(line) for line in (folder / name / "per_image.jsonl").read_text().splitlines()]
 
     # 1. Tampered images of photographs that training never sees, and what a model scores that knows nothing.
     unseen = write_tampered(stream("test", test_images), folder / "unseen", settings.seed)
     seed_all(settings.seed)
     flags = resolve_flags(settings.model, model_flags, {**asdict(settings), **asdict(inputs)})
-    save_checkpoint(folder / "untrained.safetensors", build_model(settings.model, flags), settings.model, flags,
-                    input=asdict(inputs))
+    save_checkpoint(
+        folder / "untrained.safetensors",
+        build_model(settings.model, flags),
+        settings.model,
+        flags,
+        input=asdict(inputs),
+    )
     print("before training:")
     before = tested(folder / "untrained.safetensors", "before")
 
@@ -93,8 +108,11 @@ def demo(
 
     # 4. The report.
     result = DemoResult(_mean_f1(before), _best_constant(unseen), _mean_f1(after), folder / "report.html")
-    figures = {"pixel-F1 before training": result.before, "the best constant answer": result.constant,
-               "pixel-F1 after training": result.after}
+    figures = {
+        "pixel-F1 before training": result.before,
+        "the best constant answer": result.constant,
+        "pixel-F1 after training": result.after,
+    }
     minutes = (time.monotonic() - started) / 60
     effort = f"trained on {settings.epochs * train_images} images in {minutes:.1f} minutes, tests included"
     write_report(result.report, figures, f"{settings.model}, {effort}", after, folder / "predictions", _SHOWN)

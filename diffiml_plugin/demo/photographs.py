@@ -42,8 +42,10 @@ def photographs(part: str | None = None) -> list[Photograph]:
     found = [Photograph(Path(inside).stem, _folder(package) / inside, of) for package, inside, of in _CARRIED]
     missing = [str(photo.path) for photo in found if not photo.path.is_file()]
     if missing:
-        raise DiffIMLError(f"{len(missing)} of {len(found)} photographs are missing: {', '.join(missing)}; "
-                           "reinstall scikit-image, scikit-learn and matplotlib from the package index")
+        raise DiffIMLError(
+            f"{len(missing)} of {len(found)} photographs are missing: {', '.join(missing)}; "
+            "reinstall scikit-image, scikit-learn and matplotlib from the package index"
+        )
     return [photo for photo in found if part in (None, photo.part)]
 
 

@@ -44,8 +44,10 @@ def write_report(
         page.table(["manipulation", "images", "pixel-F1"], _by_kind(records)),
         "<h2>Unseen photographs</h2>",
         "<p>Uncertainty: the standard deviation over the members of the ensemble, from black (none) to yellow.</p>",
-        *(page.strip(row, f"{Path(record['name']).stem}: pixel-F1 {record['f1']:.2f}")
-          for row, record in zip(rows, records, strict=False)),
+        *(
+            page.strip(row, f"{Path(record['name']).stem}: pixel-F1 {record['f1']:.2f}")
+            for row, record in zip(rows, records, strict=False)
+        ),
     )
     below = ((0, 4), (0, 0), (0, 0))  # a white line
     picture = [np.pad(strip(*row.values()), below, constant_values=255) for row in rows[:_IN_PICTURE]]

@@ -32,7 +32,7 @@ def evaluate(
 
     Each process takes every n-th image and none twice, so that no figure depends on batch size or process count.
     """
-    indices = range(len(dataset))[state.process_index::state.num_processes]
+    indices = range(len(dataset))[state.process_index :: state.num_processes]
     loader = make_loader(
         SeededDataset(dataset, settings.seed),
         epoch=0,
@@ -54,8 +54,10 @@ def evaluate(
 def require_one_process(settings: CommonSettings, processes: int) -> None:
     """Raises DiffIMLError if testing in training mode would let processes wait for each other's batch statistics."""
     if settings.no_model_eval and processes > 1:
-        raise DiffIMLError(f"--no_model_eval tests in training mode, in which {processes} processes would share batch "
-                           "statistics; leave it out, and test afterwards in one process")
+        raise DiffIMLError(
+            f"--no_model_eval tests in training mode, in which {processes} processes would share batch "
+            "statistics; leave it out, and test afterwards in one process"
+        )
 
 
 @contextmanager

@@ -9,8 +9,15 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.method.config import DiffIMLConfig
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-_PUBLISHED_NAMES = {"MVSSNet": "MVSS-Net", "Trufor": "TruFor", "Cat_Net": "CAT-Net", "PSCC_Net": "PSCC-Net",
-                    "MantraNet": "ManTraNet", "IML_ViT": "IML-ViT", "Mesorch": "Mesoscopic"}  # of the registry's
+_PUBLISHED_NAMES = {
+    "MVSSNet": "MVSS-Net",
+    "Trufor": "TruFor",
+    "Cat_Net": "CAT-Net",
+    "PSCC_Net": "PSCC-Net",
+    "MantraNet": "ManTraNet",
+    "IML_ViT": "IML-ViT",
+    "Mesorch": "Mesoscopic",
+}  # of the registry's
 _OURS = vars(DiffIMLConfig())  # as published
 _CODECS = {"lightvae": "LightVAE", "sd-vae": "VAE"}
 
@@ -21,8 +28,10 @@ def require_tables(experiment: str, swept: bool = False) -> None:
     for table in (word.partition("/")[0] for word in experiment.split()):
         if table not in known:
             verb = "sweep" if swept else "test"
-            raise DiffIMLError(f"--experiment {table}: no table that `benco {verb}` fills{nearest(table, known)}; "
-                               f"those are {', '.join(known)}")
+            raise DiffIMLError(
+                f"--experiment {table}: no table that `benco {verb}` fills{nearest(table, known)}; "
+                f"those are {', '.join(known)}"
+            )
 
 
 def table4_name(row: Mapping[str, Any], members: str) -> str:

@@ -44,9 +44,12 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
         return {"datasets": summaries, "mean": average(summaries.values())}
 
     clean = score(CLEAN)
-    curves = {name: [{"strength": strength, **score(f"{name} {strength}", perturbed(name, strength))}
-                     for strength in strengths]
-              for name, (_, strengths, _) in PERTURBATIONS.items()}
+    curves = {
+        name: [
+            {"strength": strength, **score(f"{name} {strength}", perturbed(name, strength))} for strength in strengths
+        ]
+        for name, (_, strengths, _) in PERTURBATIONS.items()
+    }
     results = {**scoring.header, **clean, "curves": curves}
     if scoring.state.is_main_process:
         plot(Path(settings.output_dir, PLOT), {name: curve_of(results, name) for name in scoring.lists})
@@ -66,13 +69,18 @@ def curve_of(
     results: Mapping[str, Any], dataset: str = "", figure: str = PIXEL_FIGURES["f1"]
 ) -> dict[str, dict[int, float]]:
     """A figure by perturbation and strength, 0 being the clean image; of one dataset, else of their mean."""
+
     def read(summary: Mapping[str, Any]) -> float | None:
         return (summary["datasets"].get(dataset, {}) if dataset else summary["mean"]).get(figure)
 
-    curves = {perturbation: {0: read(results), **{point["strength"]: read(point) for point in points}}
-              for perturbation, points in results["curves"].items()}
-    return {perturbation: {strength: value for strength, value in curve.items() if value is not None}
-            for perturbation, curve in curves.items()}
+    curves = {
+        perturbation: {0: read(results), **{point["strength"]: read(point) for point in points}}
+        for perturbation, points in results["curves"].items()
+    }
+    return {
+        perturbation: {strength: value for strength, value in curve.items() if value is not None}
+        for perturbation, curve in curves.items()
+    }
 
 
 def plot(path: Path, curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
@@ -99,7 +107,9 @@ def table(results: Mapping[str, Any]) -> str:
     """Mean pixel-F1 over the datasets by strength, as aligned text."""
     lines = []
     for perturbation, curve in curve_of(results).items():
-        rows = {PERTURBATIONS[perturbation][2]: [strength or CLEAN for strength in curve],
-                "  pixel-F1": [f"{value:.4f}" for value in curve.values()]}
+        rows = {
+            PERTURBATIONS[perturbation][2]: [strength or CLEAN for strength in curve],
+            "  pixel-F1": [f"{value:.4f}" for value in curve.values()],
+        }
         lines += [head.ljust(34) + "".join(str(cell).rjust(8) for cell in row) for head, row in rows.items()]
     return "\n".join(lines)

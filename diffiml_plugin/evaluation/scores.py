@@ -61,8 +61,11 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
         raise DiffIMLError(f"the model's pred_label must have shape [{len(mask)}]; it gave {list(scores.shape)}")
     scores = [None] * len(mask) if scores is None else scores.detach().float().flatten().tolist()
     probability = probability.detach().float()
-    broken = [name for name, p, score in zip(batch["name"], probability, scores, strict=True)
-              if not (p.isfinite().all() and (score is None or abs(score) < float("inf")))]
+    broken = [
+        name
+        for name, p, score in zip(batch["name"], probability, scores, strict=True)
+        if not (p.isfinite().all() and (score is None or abs(score) < float("inf")))
+    ]
     if broken:
         raise DiffIMLError(f"the prediction for {', '.join(broken)} is not finite; the weights have probably diverged")
 
@@ -73,16 +76,18 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
     records = []
     for i, label in enumerate(batch["label"].tolist()):
         tampered = label == 1
-        records.append({
-            "name": batch["name"][i],
-            "index": int(batch["index"][i]),
-            "label": label,
-            **{name: values[i] if tampered else None for name, values in figures.items()},
-            "mask_area": area[i],
-            "false_alarm_area": None if tampered else called[i],
-            **{_CURVES[name]: values[i] if tampered == (name == "f1") else None for name, values in curves.items()},
-            "score": scores[i],
-        })
+        records.append(
+            {
+                "name": batch["name"][i],
+                "index": int(batch["index"][i]),
+                "label": label,
+                **{name: values[i] if tampered else None for name, values in figures.items()},
+                "mask_area": area[i],
+                "false_alarm_area": None if tampered else called[i],
+                **{_CURVES[name]: values[i] if tampered == (name == "f1") else None for name, values in curves.items()},
+                "score": scores[i],
+            }
+        )
     return records
 
 
@@ -123,8 +128,10 @@ def best_threshold(records: Iterable[Record]) -> float | None:
 def at_threshold(records: Iterable[Record], threshold: float) -> list[Record]:
     """The records with F1 and false-alarm area, no other figure, as if `threshold`, of `THRESHOLDS`, had cut them."""
     position = THRESHOLDS.index(threshold)
-    return [{**record, **{key: curve[position] if (curve := record.get(name)) else None
-                          for key, name in _CURVES.items()}} for record in records]
+    return [
+        {**record, **{key: curve[position] if (curve := record.get(name)) else None for key, name in _CURVES.items()}}
+        for record in records
+    ]
 
 
 def average(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -138,15 +145,18 @@ def _pixel_figures(probability: Tensor, mask: Tensor, real: Tensor | None, compl
     evaluators = {"f1": PixelF1(THRESHOLD), "iou": PixelIOU(THRESHOLD)}
     if complete:
         evaluators |= {"auc": PixelAUC(), "accuracy": PixelAccuracy(THRESHOLD)}
-    figures = {key: evaluator.batch_update(predict=probability, mask=mask, shape_mask=real).tolist()
-               for key, evaluator in evaluators.items()}
+    figures = {
+        key: evaluator.batch_update(predict=probability, mask=mask, shape_mask=real).tolist()
+        for key, evaluator in evaluators.items()
+    }
     if complete:
         inside = torch.ones_like(mask) if real is None else real
         shown = [(p[i > 0], m[i > 0]) for p, m, i in zip(probability, mask, inside, strict=True)]
         figures["auc_sklearn"] = [_auc(p, m) for p, m in shown]
         figures["accuracy_sklearn"] = [float(accuracy_score(m.cpu() > 0, p.cpu() > THRESHOLD)) for p, m in shown]
-        figures["auc"] = [None if exact is None else auc
-                          for auc, exact in zip(figures["auc"], figures["auc_sklearn"], strict=True)]
+        figures["auc"] = [
+            None if exact is None else auc for auc, exact in zip(figures["auc"], figures["auc_sklearn"], strict=True)
+        ]
     return figures
 
 

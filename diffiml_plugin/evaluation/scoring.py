@@ -29,8 +29,16 @@ from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import input_mode, require_inputs, require_size, size_multiple
 
 # Where and how it runs, not what is computed.
-_NO_CONFIGURATION = ("checkpoint_path", "device", "experiment", "gpus", "num_workers", "output_dir", "test_batch_size",
-                     "test_data_path")
+_NO_CONFIGURATION = (
+    "checkpoint_path",
+    "device",
+    "experiment",
+    "gpus",
+    "num_workers",
+    "output_dir",
+    "test_batch_size",
+    "test_data_path",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,11 @@ class Scoring:
     header: dict[str, Any]
 
     def records(
-        self, name: str, variant: str = "clean", transform: Any = None, model: nn.Module | None = None,
+        self,
+        name: str,
+        variant: str = "clean",
+        transform: Any = None,
+        model: nn.Module | None = None,
         score: Callable[..., list[Record]] = score_batch,
     ) -> list[Record]:
         """The records of one dataset, from what an interrupted run left in the output folder if that is the same.
@@ -66,10 +78,19 @@ class Scoring:
         if kept[0] is not None:
             return kept[0]
         dataset = make_test_set(listed, self.inputs, self.header["model"], transform)
-        found = evaluate(model or self.model, dataset, self.settings, self.state, self.settings.precision,
-                         title=f"{name} {variant}", score=score)
-        found = [{"dataset": name, "path": listed.images[record["index"]], "mask": listed.masks[record["index"]],
-                  **record} for record in found]
+        found = evaluate(
+            model or self.model,
+            dataset,
+            self.settings,
+            self.state,
+            self.settings.precision,
+            title=f"{name} {variant}",
+            score=score,
+        )
+        found = [
+            {"dataset": name, "path": listed.images[record["index"]], "mask": listed.masks[record["index"]], **record}
+            for record in found
+        ]
         if self.state.is_main_process:
             write_records(part, found)
         return found
@@ -148,27 +169,20 @@ class _Mirrored(nn.Module):
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
         require_inputs(self.model, inputs)
         if "DCT_coef" in inputs:
-            raise DiffIMLError(f"{type(self.model).__name__} reads the JPEG file's coefficients, which cannot be "
-                               "mirrored; say --tta false")
+            raise DiffIMLError(
+                f"{type(self.model).__name__} reads the JPEG file's coefficients, which cannot be "
+                "mirrored; say --tta false"
+            )
         upright = self.model(**inputs)
-        mirrored = self.model(**{key: value.flip(-1) if isinstance(value, Tensor) and value.ndim == 4 else value
-                                 for key, value in inputs.items()})
+        mirrored = self.model(
+            **{
+                key: value.flip(-1) if isinstance(value, Tensor) and value.ndim == 4 else value
+                for key, value in inputs.items()
+            }
+        )
         mirrored["pred_mask"] = mirrored["pred_mask"].flip(-1)
-        return {key: (upright[key] + mirrored[key]) / 2 for key in ("pred_mask", "pred_label")
-                if upright.get(key) is not None}
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+        return {
+            key: (upright[key] + mirrored[key]) / 2
+            for key in ("pred_mask", "pred_label")
+            if upright.get(key) is not None
+        }

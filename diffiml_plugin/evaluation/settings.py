@@ -13,8 +13,9 @@ class TestSettings(CommonSettings):
 
     model: str = flag("", "name in the framework's registry (the checkpoint's)")
     checkpoint_path: str = flag("", "weights to test: a file, a training run's folder (its best.safetensors), or small")
-    test_data_path: str = flag("", "test sets: a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}",
-                               alias="test_data_json")
+    test_data_path: str = flag(
+        "", "test sets: a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}", alias="test_data_json"
+    )
     precision: str = flag("fp32", "of the forward pass", PRECISIONS)
     tta: bool | None = flag(None, "average the predictions of an image and of its mirror image")
     experiment: str = flag("", "rows of `benco report` that this fills, such as 'table5/DiffIML table6d/on'")

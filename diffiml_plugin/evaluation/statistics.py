@@ -29,7 +29,9 @@ class Figure:
 def mean_figure(groups: Sequence[Sequence[float]]) -> Figure:
     """The mean over groups of the means of their images' values."""
     random = np.random.default_rng(0)
-    resampled = [[np.take(group, random.integers(len(group), size=len(group))).mean() for _ in range(_RESAMPLES)]
-                 for group in groups]
+    resampled = [
+        [np.take(group, random.integers(len(group), size=len(group))).mean() for _ in range(_RESAMPLES)]
+        for group in groups
+    ]
     low, high = np.percentile(np.mean(resampled, 0), (2.5, 97.5))
     return Figure(fmean(fmean(group) for group in groups), (float(low), float(high)))

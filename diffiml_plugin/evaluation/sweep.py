@@ -18,8 +18,11 @@ from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 
 RESULTS = "sweep.json"
-SWEPT = {field.name: field.type for field in fields(DiffIMLConfig)
-         if field.name in ("sampler", "num_inference_steps", "ensemble_size", "tta")}
+SWEPT = {
+    field.name: field.type
+    for field in fields(DiffIMLConfig)
+    if field.name in ("sampler", "num_inference_steps", "ensemble_size", "tta")
+}
 _RECORDED = (*SWEPT, "noise_seed")
 
 
@@ -49,8 +52,11 @@ def sweep(
         raise DiffIMLError(f"{scoring.header['model']} has no sampling settings to sweep; pass a checkpoint of DiffIML")
     method = scoring.model.diffiml
     seeds = range(method.config.noise_seed, method.config.noise_seed + noise_seeds)
-    cases = {(name, value): [replace(method.config, **{name: value}, noise_seed=seed) for seed in seeds]
-             for name in values for value in values[name]}
+    cases = {
+        (name, value): [replace(method.config, **{name: value}, noise_seed=seed) for seed in seeds]
+        for name in values
+        for value in values[name]
+    }
     configs = list(dict.fromkeys(config for case in cases.values() for config in case))  # the model's own comes often
     model, variant = _ManySamplers(method, configs), " ".join([*vary, f"{noise_seeds} seeds"])
     found = {name: scoring.records(name, variant, model=model, score=_score) for name in scoring.lists}
@@ -58,8 +64,10 @@ def sweep(
     def row(configs: Sequence[DiffIMLConfig]) -> dict[str, Any]:
         datasets = {}
         for name, records in found.items():
-            runs = [summarise(r for r in records if _of(config).items() <= r.items()).get(PIXEL_FIGURES["f1"])
-                    for config in configs]
+            runs = [
+                summarise(r for r in records if _of(config).items() <= r.items()).get(PIXEL_FIGURES["f1"])
+                for config in configs
+            ]
             if None not in runs:  # no tampered image
                 datasets[name] = {"f1": fmean(runs), "std": stdev(runs) if len(runs) > 1 else None, "runs": runs}
         return datasets

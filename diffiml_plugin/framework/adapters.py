@@ -23,8 +23,12 @@ def _from_settings(init):
     """Gives `init` one keyword for each field of DiffIMLConfig: the framework makes a flag of every parameter."""
     own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
     settings = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default,
-                          annotation=true_or_false if f.type is bool else f.type)
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=f.default,
+            annotation=true_or_false if f.type is bool else f.type,
+        )
         for f in fields(DiffIMLConfig)
     ]
     init.__signature__ = inspect.Signature([*own, *settings])

@@ -17,6 +17,22 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         JpegCompressionWrapper,
     )
 
-__all__ = ["DATASETS", "MODELS", "POSTFUNCS", "BalancedDataset", "GaussianBlurWrapper", "GaussianNoiseWrapper",
-           "ImageAUC", "ImageAccuracy", "ImageF1", "JpegCompressionWrapper", "JsonDataset", "PixelAUC", "PixelAccuracy",
-           "PixelF1", "PixelIOU", "denormalize", "get_albu_transforms"]
+__all__ = [
+    "DATASETS",
+    "MODELS",
+    "POSTFUNCS",
+    "BalancedDataset",
+    "GaussianBlurWrapper",
+    "GaussianNoiseWrapper",
+    "ImageAUC",
+    "ImageAccuracy",
+    "ImageF1",
+    "JpegCompressionWrapper",
+    "JsonDataset",
+    "PixelAUC",
+    "PixelAccuracy",
+    "PixelF1",
+    "PixelIOU",
+    "denormalize",
+    "get_albu_transforms",
+]

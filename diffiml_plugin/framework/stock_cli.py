@@ -1,8 +1,6 @@
 """The framework's own command."""
 
 
-
-
 def framework_main():
     """The framework's own `benco`."""
     from IMDLBenCo.cli import main

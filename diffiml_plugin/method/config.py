@@ -75,5 +75,12 @@ class DiffIMLConfig:
 
 
 # What a stored model is: these fields fix its weights' shapes or the meaning of its latents.
-ARCHITECTURE_FIELDS = ("encoder", "denoiser", "latent_codec", "edge_supervision", "num_train_timesteps",
-                       "beta_start", "beta_end")
+ARCHITECTURE_FIELDS = (
+    "encoder",
+    "denoiser",
+    "latent_codec",
+    "edge_supervision",
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+)

@@ -54,6 +54,7 @@ def distillation_loss(
 
 def _near_contour(maps: Tensor) -> Tensor:
     """1 where a `_BORDER` wide window of the map holds both values, else 0."""
+
     def highest(values: Tensor) -> Tensor:  # one axis at a time: a fifth of the work
         across = F.max_pool2d(values, (1, _BORDER), 1, (0, _BORDER // 2))
         return F.max_pool2d(across, (_BORDER, 1), 1, (_BORDER // 2, 0))

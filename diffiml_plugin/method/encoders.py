@@ -31,8 +31,10 @@ def build_encoder(name: str) -> nn.Module:
     if name in MIT_VARIANTS:
         return MixTransformer(*MIT_VARIANTS[name])
     if not timm.is_model(name.removeprefix(RESIDUALS)):
-        raise DiffIMLError(f"encoder {name!r} is neither one of {', '.join(ENCODERS)} nor a timm model"
-                           f"{nearest(name, (*ENCODERS, *timm.list_models()))}")
+        raise DiffIMLError(
+            f"encoder {name!r} is neither one of {', '.join(ENCODERS)} nor a timm model"
+            f"{nearest(name, (*ENCODERS, *timm.list_models()))}"
+        )
     return TimmEncoder(name)
 
 
@@ -56,16 +58,19 @@ class TimmEncoder(nn.Module):
             raise DiffIMLError(f"timm model {name!r} has no feature maps ({error}); {_MEND}") from error
         last_of_stride = dict(zip(info.reduction(), info.out_indices, strict=True))
         if missing := [stride for stride in STRIDES if stride not in last_of_stride]:
-            raise DiffIMLError(f"timm model {name!r} has features at strides {info.reduction()}, "
-                               f"not at {missing}; {_MEND}")
+            raise DiffIMLError(
+                f"timm model {name!r} has features at strides {info.reduction()}, not at {missing}; {_MEND}"
+            )
         options["out_indices"] = tuple(last_of_stride[stride] for stride in STRIDES)
         self.name, self.timm_options = name, options
         self.net = timm.create_model(name, pretrained=False, **options)  # cut: DDP wants every layer used
         self.channels = tuple(self.net.feature_info.channels())
         self._channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
         own = self.net.pretrained_cfg
-        means, deviations = (torch.tensor([imagenet, own[key]]).view(2, 1, 3, 1, 1) for imagenet, key in
-                             ((IMAGENET_DEFAULT_MEAN, "mean"), (IMAGENET_DEFAULT_STD, "std")))
+        means, deviations = (
+            torch.tensor([imagenet, own[key]]).view(2, 1, 3, 1, 1)
+            for imagenet, key in ((IMAGENET_DEFAULT_MEAN, "mean"), (IMAGENET_DEFAULT_STD, "std"))
+        )
         self.register_buffer("scale", deviations[0] / deviations[1], persistent=False)
         self.register_buffer("shift", (means[0] - means[1]) / deviations[1], persistent=False)
         self._check_any_size()
@@ -83,8 +88,9 @@ class TimmEncoder(nn.Module):
         try:
             shapes = [tuple(x.shape) for x in self.eval()(torch.zeros(1, 3, height, width))]
         except (AssertionError, RuntimeError, IndexError, ValueError) as error:
-            raise DiffIMLError(f"timm model {self.name!r} does not take images of any size ({error}); "
-                               f"{_MEND}") from error
+            raise DiffIMLError(
+                f"timm model {self.name!r} does not take images of any size ({error}); {_MEND}"
+            ) from error
         if shapes != expected:
             raise DiffIMLError(f"timm model {self.name!r} yields features {shapes}, not {expected}; {_MEND}")
         self.train()
@@ -106,8 +112,12 @@ class NoiseResiduals(nn.Module):
         kernels = torch.zeros(3, 5, 5)
         kernels[0, 2, 1:4] = second
         kernels[1, 1:4, 1:4] = -torch.outer(second, second)
-        kernels[2] = torch.tensor([[-1.0, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2],
-                                   [-1, 2, -2, 2, -1]]) / 12
+        kernels[2] = (
+            torch.tensor(
+                [[-1.0, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]]
+            )
+            / 12
+        )
         self.register_buffer("kernels", kernels.repeat(3, 1, 1)[:, None], persistent=False)  # [9, 1, 5, 5]
         deviation = 255 * torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1)
         self.register_buffer("deviation", deviation, persistent=False)

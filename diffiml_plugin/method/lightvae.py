@@ -25,15 +25,21 @@ class LightVAE(nn.Module):
         self.width = width
         half, quarter, eighth = width, 2 * width, 4 * width
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, half, 4, 2, 1), _activation(),
-            nn.Conv2d(half, quarter, 3, 2, 1), _activation(),
-            nn.Conv2d(quarter, eighth, 3, 2, 1), _activation(),
+            nn.Conv2d(1, half, 4, 2, 1),
+            _activation(),
+            nn.Conv2d(half, quarter, 3, 2, 1),
+            _activation(),
+            nn.Conv2d(quarter, eighth, 3, 2, 1),
+            _activation(),
             nn.Conv2d(eighth, LATENT_CHANNELS, 3, 1, 1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(LATENT_CHANNELS, eighth, 3, 1, 1), _activation(),
-            nn.ConvTranspose2d(eighth, quarter, 3, 2, 1, output_padding=1), _activation(),
-            nn.ConvTranspose2d(quarter, half, 3, 2, 1, output_padding=1), _activation(),
+            nn.Conv2d(LATENT_CHANNELS, eighth, 3, 1, 1),
+            _activation(),
+            nn.ConvTranspose2d(eighth, quarter, 3, 2, 1, output_padding=1),
+            _activation(),
+            nn.ConvTranspose2d(quarter, half, 3, 2, 1, output_padding=1),
+            _activation(),
             nn.ConvTranspose2d(half, 1, 4, 2, 1),
         )
         self.register_buffer("latent_mean", torch.zeros(len(TARGETS), LATENT_CHANNELS))
@@ -46,8 +52,10 @@ class LightVAE(nn.Module):
             DiffIMLError: a side that is no multiple of 8, or an unknown target (known: TARGETS).
         """
         if y.shape[-2] % LATENT_STRIDE or y.shape[-1] % LATENT_STRIDE:
-            raise DiffIMLError(f"a map of {y.shape[-2]}x{y.shape[-1]} pixels cannot be encoded; pad its sides to "
-                               f"multiples of {LATENT_STRIDE} and crop what is decoded")
+            raise DiffIMLError(
+                f"a map of {y.shape[-2]}x{y.shape[-1]} pixels cannot be encoded; pad its sides to "
+                f"multiples of {LATENT_STRIDE} and crop what is decoded"
+            )
         mean, std = self._scale(target)
         return (self.encoder(y) - mean) / std
 

@@ -59,8 +59,9 @@ class MixTransformer(nn.Module):
 
 
 class _Stage(nn.Module):
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, heads: int, reduction: int,
-                 drop_path: list[float]):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, heads: int, reduction: int, drop_path: list[float]
+    ):
         super().__init__()
         self.embed = _PatchEmbedding(inputs, outputs, kernel, stride)
         self.blocks = nn.Sequential(*(_Block(outputs, heads, reduction, rate) for rate in drop_path))

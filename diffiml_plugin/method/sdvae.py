@@ -22,12 +22,18 @@ class SDVAE(nn.Module):
         super().__init__()
         stages = len(_WIDTHS)
         self.vae = vae or AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * stages, up_block_types=("UpDecoderBlock2D",) * stages,
-            block_out_channels=_WIDTHS, layers_per_block=2, latent_channels=LATENT_CHANNELS)
+            down_block_types=("DownEncoderBlock2D",) * stages,
+            up_block_types=("UpDecoderBlock2D",) * stages,
+            block_out_channels=_WIDTHS,
+            layers_per_block=2,
+            latent_channels=LATENT_CHANNELS,
+        )
         stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
         if (self.vae.config.latent_channels, stride) != (LATENT_CHANNELS, LATENT_STRIDE):
-            raise DiffIMLError(f"this AutoencoderKL has {self.vae.config.latent_channels} latent channels at stride "
-                               f"{stride}; expected {LATENT_CHANNELS} at {LATENT_STRIDE}, as Stable Diffusion's")
+            raise DiffIMLError(
+                f"this AutoencoderKL has {self.vae.config.latent_channels} latent channels at stride "
+                f"{stride}; expected {LATENT_CHANNELS} at {LATENT_STRIDE}, as Stable Diffusion's"
+            )
         self.requires_grad_(False)
 
     def encode(self, y: Tensor, target: str = "mask") -> Tensor:
@@ -36,8 +42,10 @@ class SDVAE(nn.Module):
         `target` ("mask" | "edge") makes no difference here: one published scale serves both.
         """
         if y.shape[-2] % LATENT_STRIDE or y.shape[-1] % LATENT_STRIDE:
-            raise DiffIMLError(f"a map of {y.shape[-2]}x{y.shape[-1]} pixels cannot be encoded; pad its sides to "
-                               f"multiples of {LATENT_STRIDE} and crop what is decoded")
+            raise DiffIMLError(
+                f"a map of {y.shape[-2]}x{y.shape[-1]} pixels cannot be encoded; pad its sides to "
+                f"multiples of {LATENT_STRIDE} and crop what is decoded"
+            )
         picture = 2 * y.to(self.vae.dtype).expand(-1, 3, -1, -1) - 1  # [B, 3, H, W] in [-1, 1]
         return self.vae.encode(picture).latent_dist.mode() * LATENT_SCALE
 

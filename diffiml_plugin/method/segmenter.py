@@ -9,6 +9,7 @@ from diffiml_plugin.method.unet import resize
 
 _WIDTH = 256  # channels of the head
 
+
 class Segmenter(nn.Module):
     """A condition encoder under SegFormer's head of pointwise layers; no noise, no latents, one forward pass.
 
@@ -21,7 +22,10 @@ class Segmenter(nn.Module):
         self.condition_encoder = encoder
         self.project = nn.ModuleList(nn.Conv2d(channels, _WIDTH, 1) for channels in encoder.channels)
         self.head = nn.Sequential(
-            nn.Conv2d(4 * _WIDTH, _WIDTH, 1, bias=False), nn.GroupNorm(32, _WIDTH), nn.ReLU(), nn.Dropout2d(0.1),
+            nn.Conv2d(4 * _WIDTH, _WIDTH, 1, bias=False),
+            nn.GroupNorm(32, _WIDTH),
+            nn.ReLU(),
+            nn.Dropout2d(0.1),
             nn.Conv2d(_WIDTH, 1, 1),
         )
 

@@ -42,10 +42,6 @@ def save_checkpoint(path: Path, model: nn.Module, name: str, flags: Mapping[str,
     save_weights(path, model.state_dict(), {"model": name, "config": storable(flags), **facts})
 
 
-
-
-
-
 def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that JSON can hold, without the device; the others are left at their default."""
     return {flag: value for flag, value in flags.items() if isinstance(value, _SIMPLE) and flag != "device"}
@@ -83,8 +79,10 @@ def restore(
 
     for flag in ARCHITECTURE_FIELDS:
         if flag in flags and flag in stored and flags[flag] != stored[flag]:
-            raise DiffIMLError(f"{path} was trained with --{flag} {stored[flag]}, which its weights depend on, not "
-                               f"{flags[flag]}; leave the flag out")
+            raise DiffIMLError(
+                f"{path} was trained with --{flag} {stored[flag]}, which its weights depend on, not "
+                f"{flags[flag]}; leave the flag out"
+            )
     known, trained_input, shared = constructor_flags(name), metadata.get("input", {}), shared or {}
     now = {flag: shared[flag] for flag in _OF_THE_RUN if flag in known and shared.get(flag) is not None}
     resolved = uninitialised(resolve_flags(name, {**stored, **now, **flags}, {**shared, **trained_input}))
@@ -109,21 +107,22 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     if name in RELEASED:
         if (path / BEST).is_file():
-            raise DiffIMLError(f"{name} is a model that travels with the package, and a folder here: say ./{name}, or "
-                               "call it from elsewhere")
+            raise DiffIMLError(
+                f"{name} is a model that travels with the package, and a folder here: say ./{name}, or "
+                "call it from elsewhere"
+            )
         return RELEASED[name]
     if not path.is_dir():
-        raise DiffIMLError(f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, or "
-                           f"{' or '.join(RELEASED)}")
+        raise DiffIMLError(
+            f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, or "
+            f"{' or '.join(RELEASED)}"
+        )
     if (path / BEST).is_file():
         return path / BEST
     others = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "no weights"
-    raise DiffIMLError(f"{path} has no {BEST} (made when --test_data_path holds tampered images); it has {others}: "
-                       "name a file")
-
-
-
-
+    raise DiffIMLError(
+        f"{path} has no {BEST} (made when --test_data_path holds tampered images); it has {others}: name a file"
+    )
 
 
 def _load_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

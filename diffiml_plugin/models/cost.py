@@ -96,8 +96,9 @@ def multiply_adds(name: str, model: nn.Module, batch: dict[str, Any]) -> float |
             raise
         except Exception as error:
             size, place = "×".join(map(str, image.shape[2:])), "CPU" if image.device.type == "cpu" else "GPU"
-            raise DiffIMLError(f"{name} does not run at {size} on the {place} ({error}); try the --image_size it was "
-                               "made for") from error
+            raise DiffIMLError(
+                f"{name} does not run at {size} on the {place} ({error}); try the --image_size it was made for"
+            ) from error
         return None
 
 

@@ -37,5 +37,8 @@ class InputSettings:
     def warn_if_cut(self, longest_side: int, multiple: int | None = None) -> None:
         """Says on stderr that images of so many pixels lose some, unless `PairsDataset` pads them to a `multiple`."""
         if self.if_padding and not multiple and longest_side > self.image_size:
-            print(f"warning: --if_padding cuts images of up to {longest_side} pixels to their upper left "
-                  f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing", file=sys.stderr)
+            print(
+                f"warning: --if_padding cuts images of up to {longest_side} pixels to their upper left "
+                f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing",
+                file=sys.stderr,
+            )

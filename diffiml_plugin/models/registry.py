@@ -127,8 +127,9 @@ def nothing_loaded() -> Iterator[None]:
         for name in ("torch.load", "torch.hub.load_state_dict_from_url", "torch.utils.model_zoo.load_url"):
             stack.enter_context(patch(name, lambda *args, **options: defaultdict(dict)))
         stack.enter_context(patch.object(nn.Module, "load_state_dict", lambda *args, **options: ([], [])))
-        stack.enter_context(patch("timm.create_model", lambda *args, **options: create_model(
-            *args, **{**options, "pretrained": False})))
+        stack.enter_context(
+            patch("timm.create_model", lambda *args, **options: create_model(*args, **{**options, "pretrained": False}))
+        )
         yield
 
 
@@ -147,8 +148,10 @@ def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) ->
         try:
             model = constructor(**flags)
         except OSError as error:  # a failed download is one too
-            raise DiffIMLError(f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
-                               "choose flags that do without") from error
+            raise DiffIMLError(
+                f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
+                "choose flags that do without"
+            ) from error
         except RuntimeError as error:
             if torch.cuda.is_available() or not re.search("CUDA|NVIDIA", str(error)):
                 raise
@@ -157,18 +160,25 @@ def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) ->
             files = [f"--{flag}" for flag, value in flags.items() if not value and _FILE_FLAG.search(flag)]
             if not (files and constructor.__module__.startswith("IMDLBenCo.")):
                 raise
-            raise DiffIMLError(f"{name} cannot be built without files of its own ({error}); give {', '.join(files)}, "
-                               "as far as its authors ask for them") from error
+            raise DiffIMLError(
+                f"{name} cannot be built without files of its own ({error}); give {', '.join(files)}, "
+                "as far as its authors ask for them"
+            ) from error
     if pretrained and is_main_process():
         _warn_of_random_weights(name, flags)
     return model
 
 
 def _warn_of_random_weights(name: str, flags: Mapping[str, Any]) -> None:
-    wanting = [f"--{flag}" for flag, value in flags.items() if _START_FLAG.search(flag)
-               and (not value or isinstance(value, str) and not Path(value).is_file())]  # PSCC_Net ignores a wrong path
+    wanting = [
+        f"--{flag}"
+        for flag, value in flags.items()
+        if _START_FLAG.search(flag) and (not value or isinstance(value, str) and not Path(value).is_file())
+    ]  # PSCC_Net ignores a wrong path
     if flags.get("encoder_weights") == "none":  # ours
-        print(f"note: {name}'s encoder starts from random weights; the paper's starts from --encoder_weights imagenet",
-              file=sys.stderr)
+        print(
+            f"note: {name}'s encoder starts from random weights; the paper's starts from --encoder_weights imagenet",
+            file=sys.stderr,
+        )
     if wanting:
         print(f"warning: {name} starts from random weights, for want of {', '.join(wanting)}", file=sys.stderr)

@@ -35,8 +35,12 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
     for source, other in zip(sources, loaded, strict=True):
         if different := _difference(other, loaded[-1]):
             raise DiffIMLError(f"{source} and {sources[-1]} have no mean: they differ in {different}")
-    mean = {name: torch.stack([weights[name] for weights, _ in loaded]).double().mean(0).half()
-            if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
+    mean = {
+        name: torch.stack([weights[name] for weights, _ in loaded]).double().mean(0).half()
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in state_dict.items()
+    }
     config = uninitialised(metadata.get("config", {}))  # the files that training started from stay at home
     kept = {key: metadata[key] for key in ("model", "input") if key in metadata}  # not the figures of one run's end
     save_weights(target, mean, {**kept, "config": config, **statement})
@@ -52,7 +56,8 @@ def _difference(mine: tuple[Mapping, Mapping], other: tuple[Mapping, Mapping]) -
         if flag in config and flag in its_config and config[flag] != its_config[flag]:
             return f"--{flag}: {config[flag]} and {its_config[flag]}"
     if {name: tensor.shape for name, tensor in weights.items()} != {
-            name: tensor.shape for name, tensor in its_weights.items()}:
+        name: tensor.shape for name, tensor in its_weights.items()
+    }:
         return "the shapes of their weights"
     codec = [name for name in weights if "codec." in name]
     same = all(weights[name].half().equal(its_weights[name].half()) for name in codec)

@@ -55,9 +55,14 @@ def blank_batch(model: nn.Module, image_size: int) -> dict[str, Any]:
     """One black image with all that the framework's datasets give `model.forward` beside it, on the model's device."""
     plane = torch.zeros(1, 1, image_size, image_size)
     batch = {
-        "image": torch.zeros(1, 3, image_size, image_size), "mask": plane, "edge_mask": plane,
-        "label": torch.zeros(1, dtype=torch.int64), "shape": torch.tensor([[image_size, image_size]]),
-        "name": ["blank"], "DCT_coef": plane[0], "qtables": torch.ones(1, 8, 8),
+        "image": torch.zeros(1, 3, image_size, image_size),
+        "mask": plane,
+        "edge_mask": plane,
+        "label": torch.zeros(1, dtype=torch.int64),
+        "shape": torch.tensor([[image_size, image_size]]),
+        "name": ["blank"],
+        "DCT_coef": plane[0],
+        "qtables": torch.ones(1, 8, 8),
     }
     accepted = inspect.signature(model.forward).parameters
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

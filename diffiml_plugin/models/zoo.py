@@ -54,8 +54,10 @@ def zoo(
     known = [name for name in MODELS.module_dict if name != NAME]
     for name in models:
         model_class(name)
-    entries = [_Entry(NAME, {**flags, "latent_codec": codec, "ensemble_size": members}, image_size or 512)
-               for codec, members in _OURS]
+    entries = [
+        _Entry(NAME, {**flags, "latent_codec": codec, "ensemble_size": members}, image_size or 512)
+        for codec, members in _OURS
+    ]
     entries += [_Entry(name, {}, image_size or _own_size(name)) for name in models or known if name != NAME]
     reference = None
     bar = tqdm(entries, unit="model", disable=None)
@@ -88,9 +90,15 @@ def _measured(entry: _Entry, device: torch.device) -> dict[str, Any]:
 
 
 def _failed(entry: _Entry, error: Exception) -> dict[str, Any]:
-    return {"model": entry.name, "image_size": entry.image_size, "params_M": {"total": None},
-            "GFLOPs": {f"N={entry.flags.get('ensemble_size', 1)}": None}, "settings": dict(entry.flags), "fps": None,
-            "error": " ".join(_reason(error).split())}
+    return {
+        "model": entry.name,
+        "image_size": entry.image_size,
+        "params_M": {"total": None},
+        "GFLOPs": {f"N={entry.flags.get('ensemble_size', 1)}": None},
+        "settings": dict(entry.flags),
+        "fps": None,
+        "error": " ".join(_reason(error).split()),
+    }
 
 
 def _reason(error: Exception) -> str:

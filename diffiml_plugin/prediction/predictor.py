@@ -83,8 +83,10 @@ class Predictor:
         image = read_image(file)
         height, width = image.shape[:2]
         if self.inputs.if_padding and not size_multiple(self.name) and max(height, width) > self.inputs.image_size:
-            raise DiffIMLError(f"{file} has {width}x{height} pixels, the model takes {self.inputs.image_size} at most; "
-                               "shrink it, or raise --image_size if the model can")
+            raise DiffIMLError(
+                f"{file} has {width}x{height} pixels, the model takes {self.inputs.image_size} at most; "
+                "shrink it, or raise --image_size if the model can"
+            )
         listed = ImageList("the image", (str(file),), (NEGATIVE,))
         sample = make_test_set(listed, self.inputs, self.name)[0]
         require_inputs(self.model, sample)

@@ -36,12 +36,16 @@ th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px so
 
 def figures(values: Mapping[str, str]) -> str:
     """A row of large numbers, label -> value; the last one stands out."""
-    return "<div class='figures'>" + "".join(
-        f"<div><b>{escape(value)}</b>{escape(label)}</div>" for label, value in values.items()) + "</div>"
+    return (
+        "<div class='figures'>"
+        + "".join(f"<div><b>{escape(value)}</b>{escape(label)}</div>" for label, value in values.items())
+        + "</div>"
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A plain table of text cells, in which "[1, 2]" stays on one line."""
+
     def line(cells, tag):
         return "<tr>" + "".join(f"<{tag}>{escape(cell).replace(', ', ',&nbsp;')}</{tag}>" for cell in cells) + "</tr>"
 
@@ -52,7 +56,9 @@ def strip(pictures: Mapping[str, np.ndarray], caption: str) -> str:
     """Pictures and maps (see `pictures.as_picture`) in one row, each labelled, and a line below them."""
     cells = "".join(
         f"<figure><img alt='{escape(label)}' src='{_embedded(picture)}'>"
-        f"<figcaption>{escape(label)}</figcaption></figure>" for label, picture in pictures.items())
+        f"<figcaption>{escape(label)}</figcaption></figure>"
+        for label, picture in pictures.items()
+    )
     return f"<div class='strip'>{cells}</div><p class='caption'>{escape(caption)}</p>"
 
 
@@ -63,7 +69,8 @@ def write_page(path: Path, title: str, lead: str, *body: str) -> None:
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escape(title)}</title><style>{_STYLE}</style>"
         f"<h1>{escape(title)}</h1><p class='lead'>{escape(lead)}</p>{''.join(body)}</html>\n",
-        encoding="utf-8")
+        encoding="utf-8",
+    )
 
 
 def _embedded(picture: np.ndarray) -> str:

@@ -17,13 +17,13 @@ def heat(values: np.ndarray, highest: float = 1.0) -> np.ndarray:
     return np.ascontiguousarray(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)[..., ::-1])
 
 
-
-
 def strip(*pictures: np.ndarray, height: int = 256, gap: int = 4) -> np.ndarray:
     """Pictures and maps (see `as_picture`) side by side at one height, white between them."""
     parts = []
     for picture in map(as_picture, pictures):
         width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        parts += [cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA),
-                  np.full((height, gap, 3), 255, np.uint8)]
+        parts += [
+            cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA),
+            np.full((height, gap, 3), 255, np.uint8),
+        ]
     return np.hstack(parts[:-1])

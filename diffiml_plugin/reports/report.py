@@ -35,9 +35,24 @@ from diffiml_plugin.reports.tables import (
 
 _SHOWN = 2  # best and worst images of each dataset
 _SIDE = 320  # pixels, of pictures in the page
-_LATEX = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "²": r"$^2$", "–": "--", "_": r"\_", "%": r"\%", "&": r"\&",
-                        "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-                        "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"})
+_LATEX = str.maketrans(
+    {
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "²": r"$^2$",
+        "–": "--",
+        "_": r"\_",
+        "%": r"\%",
+        "&": r"\&",
+        "#": r"\#",
+        "$": r"\$",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+    }
+)
 _NO_WIDER_THAN_THE_TEXT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
 
 
@@ -66,17 +81,21 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
             else:
                 costs += ((file, row) for row in _read_costs(file))
 
-    tables = {"Published tables": published_tables(runs[RESULTS], runs[sweep.RESULTS], [row for _, row in costs]),
-              "Robustness": [table for run in runs[robust.RESULTS] for table in robust_tables(run)],
-              "Sweeps": [sweep_table(run) for run in runs[sweep.RESULTS]],
-              "All tests": [test_table(run) for run in runs[RESULTS]],
-              "Where the figures come from": [_provenance((run for kind in runs.values() for run in kind), costs)]}
+    tables = {
+        "Published tables": published_tables(runs[RESULTS], runs[sweep.RESULTS], [row for _, row in costs]),
+        "Robustness": [table for run in runs[robust.RESULTS] for table in robust_tables(run)],
+        "Sweeps": [sweep_table(run) for run in runs[sweep.RESULTS]],
+        "All tests": [test_table(run) for run in runs[RESULTS]],
+        "Where the figures come from": [_provenance((run for kind in runs.values() for run in kind), costs)],
+    }
     write_text(output_dir / "report.md", _markdown(tables))
     write_text(output_dir / "report.tex", _latex(tables))
     plot = output_dir / robust.PLOT
     if runs[robust.RESULTS]:
-        robust.plot(plot, {f"{run.label}: {', '.join(run.results['datasets'])}": robust_curve(run)
-                           for run in runs[robust.RESULTS]})
+        robust.plot(
+            plot,
+            {f"{run.label}: {', '.join(run.results['datasets'])}": robust_curve(run) for run in runs[robust.RESULTS]},
+        )
     _write_page(output_dir / "report.html", tables, plot if runs[robust.RESULTS] else None, runs[RESULTS])
 
 
@@ -98,8 +117,10 @@ def _read_costs(path: Path) -> list[Mapping[str, Any]]:
 
 def _provenance(runs: Iterable[Run], costs: Iterable[tuple[Path, Mapping[str, Any]]]) -> Table:
     rows = [[run.results["configuration"], run.results["model"], str(run.path), run.results["command"]] for run in runs]
-    rows += [[cost_configuration(cost), cost["model"], str(file), cost["settings"].get("command", "–")]
-             for file, cost in costs]
+    rows += [
+        [cost_configuration(cost), cost["model"], str(file), cost["settings"].get("command", "–")]
+        for file, cost in costs
+    ]
     return Table("Configurations", ["configuration", "model", "results", "command"], rows)
 
 
@@ -111,8 +132,14 @@ def _markdown(tables: Mapping[str, Sequence[Table]]) -> str:
     for section, found in tables.items():
         lines += ["", f"## {section}"] if found else []
         for table in found:
-            lines += ["", f"### {table.title}", "", line(table.head), line("---" for _ in table.head),
-                      *map(line, table.rows)]
+            lines += [
+                "",
+                f"### {table.title}",
+                "",
+                line(table.head),
+                line("---" for _ in table.head),
+                *map(line, table.rows),
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -122,9 +149,20 @@ def _latex(tables: Mapping[str, Sequence[Table]]) -> str:
 
     lines = []
     for table in (table for found in tables.values() for table in found):
-        lines += [r"\begin{table}[htbp]", r"\centering", rf"\textbf{{{table.title.translate(_LATEX)}}}\par\smallskip",
-                  rf"{_NO_WIDER_THAN_THE_TEXT}\begin{{tabular}}{{{'l' * len(table.head)}}}", r"\hline",
-                  line(table.head), r"\hline", *map(line, table.rows), r"\hline", r"\end{tabular}}", r"\end{table}", ""]
+        lines += [
+            r"\begin{table}[htbp]",
+            r"\centering",
+            rf"\textbf{{{table.title.translate(_LATEX)}}}\par\smallskip",
+            rf"{_NO_WIDER_THAN_THE_TEXT}\begin{{tabular}}{{{'l' * len(table.head)}}}",
+            r"\hline",
+            line(table.head),
+            r"\hline",
+            *map(line, table.rows),
+            r"\hline",
+            r"\end{tabular}}",
+            r"\end{table}",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -137,8 +175,13 @@ def _write_page(path: Path, tables: Mapping[str, Sequence[Table]], plot: Path | 
         for table in found:
             body += [f"<h3>{escape(table.title)}</h3>", page.table(table.head, table.rows)]
     strips = [strip for run in tests for strip in _examples(run)]
-    page.write_page(path, "DiffIML: ours beside the paper's", "Brackets: bootstrap 95 % intervals over images.", *body,
-                    *(["<h2>Best and worst images</h2>", *strips] if strips else []))
+    page.write_page(
+        path,
+        "DiffIML: ours beside the paper's",
+        "Brackets: bootstrap 95 % intervals over images.",
+        *body,
+        *(["<h2>Best and worst images</h2>", *strips] if strips else []),
+    )
 
 
 def _examples(run: Run) -> list[str]:
@@ -146,18 +189,25 @@ def _examples(run: Run) -> list[str]:
     what the model says."""
     shown = []
     for dataset in run.results["datasets"]:
-        ranked = sorted((r for r in run.records if r["dataset"] == dataset and r["f1"] is not None),
-                        key=lambda record: -record["f1"])
+        ranked = sorted(
+            (r for r in run.records if r["dataset"] == dataset and r["f1"] is not None),
+            key=lambda record: -record["f1"],
+        )
         extremes = {record["index"]: record for record in (*ranked[:_SHOWN], *ranked[-_SHOWN:])}
-        shown += [record for record in extremes.values()
-                  if Path(record["path"]).is_file() and Path(record["mask"]).is_file()]
+        shown += [
+            record for record in extremes.values() if Path(record["path"]).is_file() and Path(record["mask"]).is_file()
+        ]
     strips = []
     for record, prediction in zip(shown, _predictions(run, shown), strict=True):
         pictures = {"input": read_image(Path(record["path"])), "truth": read_image(Path(record["mask"]))}
         if prediction is not None:
             pictures["prediction"] = prediction.probability
-        strips.append(page.strip({name: _small(picture) for name, picture in pictures.items()},
-                                 f"{record['dataset']}, {record['name']}: pixel-F1 {record['f1']:.3f} ({run.label})"))
+        strips.append(
+            page.strip(
+                {name: _small(picture) for name, picture in pictures.items()},
+                f"{record['dataset']}, {record['name']}: pixel-F1 {record['f1']:.3f} ({run.label})",
+            )
+        )
     return strips
 
 

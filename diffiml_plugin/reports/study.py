@@ -40,17 +40,23 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
         rows.setdefault(results.parents[2].name, []).append(results.parents[1])
     if not rows:
         raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{RESULTS}; run shell/80_study.sh first")
-    tests = {row: {run.name: read_records(run / "test" / "per_image.jsonl") for run in runs}
-             for row, runs in rows.items()}
-    figures, best = ({row: _figures(seeds.values(), at_best) for row, seeds in tests.items()}
-                     for at_best in (False, True))
+    tests = {
+        row: {run.name: read_records(run / "test" / "per_image.jsonl") for run in runs} for row, runs in rows.items()
+    }
+    figures, best = (
+        {row: _figures(seeds.values(), at_best) for row, seeds in tests.items()} for at_best in (False, True)
+    )
     parts = [_by_row({row: _spreads(values) for row, values in figures.items()})]
     if differences := _differences(tests):
-        parts += ["Pixel-F1 less that of another row, image by image; brackets: bootstrap 95 % over the images alone:",
-                  _by_row(differences)]
+        parts += [
+            "Pixel-F1 less that of another row, image by image; brackets: bootstrap 95 % over the images alone:",
+            _by_row(differences),
+        ]
     if cut := {row: _spreads(values) for row, values in best.items() if values["threshold"]}:
-        parts += ["Each run at the threshold that is best for the F1 of this very test, which no user could know:",
-                  _by_row(cut)]
+        parts += [
+            "Each run at the threshold that is best for the F1 of this very test, which no user could know:",
+            _by_row(cut),
+        ]
     parts += [part for part in (_sampling(rows), _robustness(rows)) if part]
     parts.append("\n".join(f"- {row}: `{_command(runs[0])}`" for row, runs in rows.items()))
     make_folder(output_dir)
@@ -103,16 +109,24 @@ def _differences(tests: Mapping[str, Mapping[str, list[Record]]]) -> dict[str, d
                 groups.setdefault(group, []).append(fmean(values))
         if groups:
             cells[f"{row} - {other}"] = {
-                "seeds": len(seeds), "images": len(images), "by seed": _spread([fmean(change) for change in changes]),
-                **{group: "{:+.3f} [{:+.3f}, {:+.3f}]".format((mean := mean_figure([values])).value, *mean.interval)
-                   for group, values in groups.items()}}
+                "seeds": len(seeds),
+                "images": len(images),
+                "by seed": _spread([fmean(change) for change in changes]),
+                **{
+                    group: "{:+.3f} [{:+.3f}, {:+.3f}]".format((mean := mean_figure([values])).value, *mean.interval)
+                    for group, values in groups.items()
+                },
+            }
     return cells
 
 
 def _f1_by_image(records: Iterable[Record]) -> dict[tuple[str, ...], float]:
     """By kind, dataset and name, so that rows that were tested in different places can be compared."""
-    return {(_kind(record["path"]), record["dataset"], record["name"]): record["f1"]
-            for record in records if record["f1"] is not None}
+    return {
+        (_kind(record["path"]), record["dataset"], record["name"]): record["f1"]
+        for record in records
+        if record["f1"] is not None
+    }
 
 
 def _sampling(rows: Mapping[str, _Runs]) -> str:
@@ -132,8 +146,9 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
                 deviations.setdefault(setting, []).extend(cell["std"] for cell in cells if cell["std"] is not None)
         if f1:
             columns[row] = {setting: _spread(values) for setting, values in f1.items()}
-            columns[f"{row}: over noise"] = {setting: f"{fmean(values):.3f}"
-                                             for setting, values in deviations.items() if values}
+            columns[f"{row}: over noise"] = {
+                setting: f"{fmean(values):.3f}" for setting, values in deviations.items() if values
+            }
     return _by_column(columns)
 
 
@@ -162,8 +177,9 @@ def _by_column(columns: Mapping[str, Mapping[str, str]]) -> str:
 
 def _by_row(cells: Mapping[str, Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for row in cells.values() for name in row))
-    return _table(["row", *columns], ([name, *(row.get(column, "") for column in columns)]
-                                      for name, row in cells.items()))
+    return _table(
+        ["row", *columns], ([name, *(row.get(column, "") for column in columns)] for name, row in cells.items())
+    )
 
 
 def _spreads(figures: Mapping[str, list[float]]) -> dict[str, Any]:
@@ -190,7 +206,9 @@ def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
     figure = Figure(figsize=(11, 4))
     panels = figure.subplots(1, 2)
     readers: list[tuple[str, Callable[[dict], float | None]]] = [
-        ("training loss", lambda entry: entry["loss"]["loss"]), ("pixel-F1", lambda entry: entry.get("f1"))]
+        ("training loss", lambda entry: entry["loss"]["loss"]),
+        ("pixel-F1", lambda entry: entry.get("f1")),
+    ]
     for panel, (label, read) in zip(panels, readers, strict=True):
         for row, runs in rows.items():
             points: dict[int, list[float]] = {}

@@ -37,14 +37,10 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-
-
 @dataclass(frozen=True)
 class Ours:
     figures: Mapping[str, Figure]  # by column
     configuration: str
-
-
 
 
 def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterable[Mapping[str, Any]]) -> list[Table]:
@@ -99,8 +95,11 @@ def test_table(run: Run) -> Table:
     if len(names) > 1:
         groups = (list(means.get(figure, {}).values()) for figure in figures)
         rows.append(["mean", *(str(mean_figure(group)) if group else "–" for group in groups)])
-    return Table(f"{run.results['model']}, {run.label}, configuration {run.results['configuration']}",
-                 ["dataset", *figures], rows)
+    return Table(
+        f"{run.results['model']}, {run.label}, configuration {run.results['configuration']}",
+        ["dataset", *figures],
+        rows,
+    )
 
 
 def robust_tables(run: Run) -> list[Table]:
@@ -108,10 +107,17 @@ def robust_tables(run: Run) -> list[Table]:
     f1, tables = _grouped(run.records, "dataset", "variant"), []
     for name, (_, strengths, text) in PERTURBATIONS.items():
         variants = [CLEAN, *(f"{name} {strength}" for strength in strengths)]
-        rows = [[dataset, *(str(mean_figure([f1[dataset, v]])) if (dataset, v) in f1 else MISSING for v in variants)]
-                for dataset in run.results["datasets"]]
-        tables.append(Table(f"{text}: {run.label}, configuration {run.results['configuration']}",
-                            ["dataset", CLEAN, *map(str, strengths)], rows))
+        rows = [
+            [dataset, *(str(mean_figure([f1[dataset, v]])) if (dataset, v) in f1 else MISSING for v in variants)]
+            for dataset in run.results["datasets"]
+        ]
+        tables.append(
+            Table(
+                f"{text}: {run.label}, configuration {run.results['configuration']}",
+                ["dataset", CLEAN, *map(str, strengths)],
+                rows,
+            )
+        )
     return tables
 
 
@@ -129,8 +135,10 @@ def sweep_table(run: Run) -> Table:
     """Pixel-F1 of one sweep by setting and dataset, mean ± standard deviation over the noise seeds."""
     names = list(dict.fromkeys(name for row in run.results["rows"] for name in row["datasets"]))
     found = [(row, _swept_figures(run, row)) for row in run.results["rows"]]
-    rows = [[f"{row['setting']}={row['value']}", *(str(figures.get(name, MISSING)) for name in names)]
-            for row, figures in found]
+    rows = [
+        [f"{row['setting']}={row['value']}", *(str(figures.get(name, MISSING)) for name in names)]
+        for row, figures in found
+    ]
     return Table(f"{run.label}, configuration {run.results['configuration']}", ["setting", *names], rows)
 
 
@@ -144,8 +152,11 @@ def _with_mean(f1: Mapping[str, list[float]], columns: Sequence[str]) -> dict[st
 
 def _swept(run: Run, setting: str) -> dict[str, Ours]:
     """One entry for each value of the setting."""
-    return {str(row["value"]): Ours(_swept_figures(run, row), run.results["configuration"])
-            for row in run.results["rows"] if row["setting"] == setting}
+    return {
+        str(row["value"]): Ours(_swept_figures(run, row), run.results["configuration"])
+        for row in run.results["rows"]
+        if row["setting"] == setting
+    }
 
 
 def _swept_figures(run: Run, row: Mapping[str, Any]) -> dict[str, Figure]:
@@ -154,8 +165,10 @@ def _swept_figures(run: Run, row: Mapping[str, Any]) -> dict[str, Figure]:
     wanted = {**own, row["setting"]: row["value"]}.items()
     records = [record for record in run.records if wanted <= record.items()]
     images, seeds = (_means(_grouped(records, "dataset", key)) for key in ("index", "noise_seed"))
-    return {name: replace(mean_figure([values]), deviation=stdev(seeds[name]) if len(seeds[name]) > 1 else None)
-            for name, values in images.items()}
+    return {
+        name: replace(mean_figure([values]), deviation=stdev(seeds[name]) if len(seeds[name]) > 1 else None)
+        for name, values in images.items()
+    }
 
 
 def _means(groups: Mapping[tuple, list[float]]) -> dict[str, list[float]]:
@@ -173,8 +186,6 @@ def cost_configuration(cost: Mapping[str, Any]) -> str:
     return digest([cost["model"], cost["image_size"], settings]) + (f" ({timed})" if timed else "")
 
 
-
-
 def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
     """Rows of Table 4 from a row of `benco complexity --json`; "fps" is of its first ensemble size."""
     found = {}
@@ -182,8 +193,9 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
         figures = {"params M": cost["params_M"]["total"], "GFLOPs": gflops}
         if not found:
             figures["FPS"] = cost.get("fps")
-        found[table4_name(cost, members)] = Ours({c: Figure(v) for c, v in figures.items() if v is not None},
-                                                  cost.get("error") or cost_configuration(cost))
+        found[table4_name(cost, members)] = Ours(
+            {c: Figure(v) for c, v in figures.items() if v is not None}, cost.get("error") or cost_configuration(cost)
+        )
     return found
 
 
@@ -199,6 +211,15 @@ def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
             found = ours.get(name, Ours({}, ""))
             rows.append([name, "ours", *(str(found.figures.get(c, MISSING)) for c in columns), found.configuration])
             if paper and found.figures:
-                rows.append([name, "difference", *(f"{found.figures[c].value - paper[c]:+.4f}" if c in found.figures
-                                                   else MISSING for c in columns), ""])
+                rows.append(
+                    [
+                        name,
+                        "difference",
+                        *(
+                            f"{found.figures[c].value - paper[c]:+.4f}" if c in found.figures else MISSING
+                            for c in columns
+                        ),
+                        "",
+                    ]
+                )
     return Table(table["title"], ["method", "figures", *columns, "configuration"], rows)

@@ -4,9 +4,7 @@ import cv2
 import numpy as np
 
 
-def labelled_region(
-    labels: np.ndarray, area: tuple[float, float], rng: np.random.Generator
-) -> np.ndarray | None:
+def labelled_region(labels: np.ndarray, area: tuple[float, float], rng: np.random.Generator) -> np.ndarray | None:
     """A random region of the integer label map [H, W] whose share of the image lies within `area`.
 
     Returns:

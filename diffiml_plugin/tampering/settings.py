@@ -26,8 +26,15 @@ class TamperSettings:
 REALISTIC = TamperSettings()
 # Easier than the wild, for minutes of training: regions of some size, pasted objects enlarged and recoloured, and
 # little compression afterwards.
-VISIBLE = TamperSettings(area=(0.08, 0.35), scale=(1.2, 1.8), colour=0.3, jpeg_before=(85, 98), recompressed=1.0,
-                         jpeg_after=(88, 98), least_change=12)
+VISIBLE = TamperSettings(
+    area=(0.08, 0.35),
+    scale=(1.2, 1.8),
+    colour=0.3,
+    jpeg_before=(85, 98),
+    recompressed=1.0,
+    jpeg_after=(88, 98),
+    least_change=12,
+)
 BY_STRENGTH = dict(zip(STRENGTHS, (REALISTIC, VISIBLE), strict=True))
 
 

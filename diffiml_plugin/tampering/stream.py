@@ -92,13 +92,14 @@ class SyntheticTampering(JsonDataset):
         photo, regions = _photograph(self.photographs[number]), self.regions[number]
         height, width = photo.shape[:2]
         if regions is not None:
-            regions = cv2.resize(read_label_map(regions).astype(np.int32), (width, height),
-                                 interpolation=cv2.INTER_NEAREST)
+            regions = cv2.resize(
+                read_label_map(regions).astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST
+            )
         if self.window is None:
             return photo, regions
         side = rng.integers(min(self.window, height, width), min(height, width) + 1)
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        cut, size = np.s_[top:top + side, left:left + side], (self.window, self.window)
+        cut, size = np.s_[top : top + side, left : left + side], (self.window, self.window)
         photo = cv2.resize(photo[cut], size, interpolation=cv2.INTER_AREA)
         if regions is not None:
             regions = cv2.resize(regions[cut], size, interpolation=cv2.INTER_NEAREST)
@@ -152,8 +153,10 @@ def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Pa
     for photo, region in zip(files, regions, strict=True):
         sizes = [_size(file) for file in (photo, region) if file]
         if len(set(sizes)) > 1:
-            raise DiffIMLError(f"{region} is {sizes[1][0]}x{sizes[1][1]} pixels, its photograph {photo.name} "
-                               f"{sizes[0][0]}x{sizes[0][1]}; make the label map anew or remove it")
+            raise DiffIMLError(
+                f"{region} is {sizes[1][0]}x{sizes[1][1]} pixels, its photograph {photo.name} "
+                f"{sizes[0][0]}x{sizes[0][1]}; make the label map anew or remove it"
+            )
         longest = max(longest, *sizes[0])
     return files, regions, longest
 

@@ -12,10 +12,6 @@ _ATTEMPTS = 8
 _Layer = tuple[np.ndarray, np.ndarray]  # colour [H, W, 3] and alpha [H, W], float32
 
 
-
-
-
-
 @dataclass(frozen=True)
 class Tampered:
     """image [H, W, 3] uint8 RGB; mask [H, W] uint8, 1 where pixels were replaced; kind, one of KINDS or "authentic"."""
@@ -23,8 +19,6 @@ class Tampered:
     image: np.ndarray
     mask: np.ndarray
     kind: str
-
-
 
 
 def tamper(

@@ -40,7 +40,7 @@ class GridCrop(albu.DualTransform):
         return _GRID * random.randint(first, last)
 
     def apply(self, img: np.ndarray, top: int = 0, left: int = 0, **_: Any) -> np.ndarray:
-        window = img[top:top + self.side, left:left + self.side]
+        window = img[top : top + self.side, left : left + self.side]
         missing = [(0, self.side - extent) for extent in window.shape[:2]]
         return np.pad(window, [*missing, *[(0, 0)] * (img.ndim - 2)])
 

@@ -77,13 +77,17 @@ def train(
     try:
         return _Run(settings, dict(model_flags or {}), dataset).train()
     except torch.cuda.OutOfMemoryError as error:
-        raise DiffIMLError(f"the GPU's memory is full: lower --batch_size {settings.batch_size} (the total stays "
-                           f"{settings.total_batch_size}); {str(error).splitlines()[0]}") from error
+        raise DiffIMLError(
+            f"the GPU's memory is full: lower --batch_size {settings.batch_size} (the total stays "
+            f"{settings.total_batch_size}); {str(error).splitlines()[0]}"
+        ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DiffIMLError(f"the disk of {settings.output_dir} is full; free some space and go on with --resume auto "
-                           "(earlier checkpoints are untouched)") from error
+        raise DiffIMLError(
+            f"the disk of {settings.output_dir} is full; free some space and go on with --resume auto "
+            "(earlier checkpoints are untouched)"
+        ) from error
 
 
 class _Step(nn.Module):
@@ -110,15 +114,21 @@ class _Run:
         seed_all(settings.seed)
         shared = {**asdict(settings), "device": str(self.device)}
         start = settings.checkpoint_path and checkpoints.restore(
-            settings.checkpoint_path, settings.model, model_flags, shared)
+            settings.checkpoint_path, settings.model, model_flags, shared
+        )
         self.settings = settings = replace(settings, model=start.name) if start else settings
         self.inputs = InputSettings.of(settings, start.input if start else None)
         for size in {self.inputs.image_size, settings.crop_size or self.inputs.image_size}:
             require_size(settings.model, size)
-        self.flags = start.flags if start else resolve_flags(
-            settings.model, model_flags, {**shared, **asdict(self.inputs)})
-        self.configuration = {**asdict(settings), **asdict(self.inputs), **checkpoints.storable(self.flags),
-                              "precision": launch.precision_of(self.accelerator)}
+        self.flags = (
+            start.flags if start else resolve_flags(settings.model, model_flags, {**shared, **asdict(self.inputs)})
+        )
+        self.configuration = {
+            **asdict(settings),
+            **asdict(self.inputs),
+            **checkpoints.storable(self.flags),
+            "precision": launch.precision_of(self.accelerator),
+        }
         defaults = {**asdict(TrainSettings()), **asdict(InputSettings())}
         state = state_to_resume(self.folder, settings.resume, self.configuration, defaults)
         flags = checkpoints.uninitialised(self.flags) if state else self.flags
@@ -164,8 +174,12 @@ class _Run:
 
     def _train_and_keep_epoch(self) -> None:
         started = time.monotonic()
-        record = {"epoch": self.epoch, "loss": self._train_epoch(self.epoch), "update": self.update,
-                  "lr": self.optimizer.param_groups[0]["lr"]}
+        record = {
+            "epoch": self.epoch,
+            "loss": self._train_epoch(self.epoch),
+            "update": self.update,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
         record["images_per_second"] = round(len(self.dataset) / (time.monotonic() - started), 2)
         self.epoch += 1
         if self.tests and (self.epoch == self.settings.epochs or self.epoch % self.settings.test_period == 0):
@@ -180,10 +194,12 @@ class _Run:
         settings, rank = self.settings, self.accelerator.process_index
         # Noise and dropout follow from (seed, epoch, rank), so that a resumed run needs no stored random state.
         seed_all(settings.seed, epoch, rank, 1)
-        plan = plan_epoch(len(self.dataset), (settings.seed, epoch), settings.batch_size, self.accumulation, rank,
-                          self.processes)
-        loader = make_loader(self.dataset, epoch, [micro.indices for micro in plan],
-                             worker_count(settings.num_workers), self.device)
+        plan = plan_epoch(
+            len(self.dataset), (settings.seed, epoch), settings.batch_size, self.accumulation, rank, self.processes
+        )
+        loader = make_loader(
+            self.dataset, epoch, [micro.indices for micro in plan], worker_count(settings.num_workers), self.device
+        )
         updates = sum(micro.last for micro in plan)
         period = max(1, updates // settings.log_per_epoch_count)
         meter, done = LossMeter(), 0
@@ -254,19 +270,23 @@ class _Run:
         facts = {"input": asdict(self.inputs), "epoch": self.epoch, "f1": f1, "ema": self.ema is not None}
         for name in names:
             checkpoints.save_checkpoint(
-                self.folder / name, self._tested_model, self.settings.model, self.flags, **facts)
+                self.folder / name, self._tested_model, self.settings.model, self.flags, **facts
+            )
         scaler = self.accelerator.scaler
-        save_state(self.folder / checkpoints.STATE, {
-            "settings": self.configuration,
-            "model": self.model.state_dict(),
-            "ema": self.ema and self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler and scaler.state_dict(),
-            "epoch": self.epoch,
-            "update": self.update,
-            "best": self.best,
-            "images": len(self.dataset),
-        })
+        save_state(
+            self.folder / checkpoints.STATE,
+            {
+                "settings": self.configuration,
+                "model": self.model.state_dict(),
+                "ema": self.ema and self.ema.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler and scaler.state_dict(),
+                "epoch": self.epoch,
+                "update": self.update,
+                "best": self.best,
+                "images": len(self.dataset),
+            },
+        )
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -277,10 +297,14 @@ class _Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.update = state["epoch"], state["update"]
         if state.get("images", len(self.dataset)) != len(self.dataset) and self.accelerator.is_main_process:
-            print(f"warning: the run had {state['images']} training images and goes on with {len(self.dataset)}",
-                  file=sys.stderr)
+            print(
+                f"warning: the run had {state['images']} training images and goes on with {len(self.dataset)}",
+                file=sys.stderr,
+            )
         if self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve():
             self.best = state["best"]  # else those weights are in another folder
         elif state["best"] is not None and self.accelerator.is_main_process:
-            print(f"note: the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}",
-                  file=sys.stderr)
+            print(
+                f"note: the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}",
+                file=sys.stderr,
+            )

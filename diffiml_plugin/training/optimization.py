@@ -23,8 +23,10 @@ def accumulation(total_batch_size: int, batch_size: int, processes: int) -> int:
     if rest or not passes:
         fitting = [str(size) for size in range(1, total_batch_size + 1) if total_batch_size % (size * processes) == 0]
         mend = f"--batch_size {' or '.join(fitting)}" if fitting else f"a --total_batch_size divisible by {processes}"
-        raise DiffIMLError(f"--total_batch_size {total_batch_size} cannot be made of {processes} processes with "
-                           f"--batch_size {batch_size}; choose {mend}")
+        raise DiffIMLError(
+            f"--total_batch_size {total_batch_size} cannot be made of {processes} processes with "
+            f"--batch_size {batch_size}; choose {mend}"
+        )
     return passes
 
 
@@ -43,8 +45,10 @@ def require_finite(output: Mapping[str, Any], names: Sequence[str], update: int)
         return
     timesteps = output.get("timesteps")
     at = "" if timesteps is None else f", t {timesteps.tolist()}"
-    raise DiffIMLError(f"the loss is {loss.item()} at step {update + 1}, images {', '.join(names)}{at}; look at these "
-                       "images, lower --lr, or try --precision fp32 (the last checkpoint is from before)")
+    raise DiffIMLError(
+        f"the loss is {loss.item()} at step {update + 1}, images {', '.join(names)}{at}; look at these "
+        "images, lower --lr, or try --precision fp32 (the last checkpoint is from before)"
+    )
 
 
 class LossMeter:

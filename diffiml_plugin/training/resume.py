@@ -11,8 +11,19 @@ from diffiml_plugin.files import replacing
 from diffiml_plugin.models.checkpoints import STATE, load_pickle
 
 # What a continued run may change: where and how it runs, not what is trained.
-_MAY_CHANGE = {"batch_size", "device", "find_unused_parameters", "gpus", "log_dir", "log_per_epoch_count",
-               "num_workers", "output_dir", "resume", "save_period", "test_batch_size"}
+_MAY_CHANGE = {
+    "batch_size",
+    "device",
+    "find_unused_parameters",
+    "gpus",
+    "log_dir",
+    "log_per_epoch_count",
+    "num_workers",
+    "output_dir",
+    "resume",
+    "save_period",
+    "test_batch_size",
+}
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -25,8 +36,10 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         with replacing(path) as file:
             torch.save(dict(state), file)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        raise DiffIMLError(f"cannot write {path}: {error}; free some space and go on with --resume auto (the earlier "
-                           "state is untouched)") from error
+        raise DiffIMLError(
+            f"cannot write {path}: {error}; free some space and go on with --resume auto (the earlier "
+            "state is untouched)"
+        ) from error
 
 
 def state_to_resume(
@@ -46,8 +59,9 @@ def state_to_resume(
     if resume in ("", "auto") and not path.exists():
         return None
     if not resume:
-        raise DiffIMLError(f"{folder} holds a training run already; go on with --resume auto, or choose another "
-                           "--output_dir")
+        raise DiffIMLError(
+            f"{folder} holds a training run already; go on with --resume auto, or choose another --output_dir"
+        )
     state = load_pickle(path)
     if not isinstance(state, dict) or not {"settings", "model", "optimizer", "epoch"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
@@ -56,6 +70,7 @@ def state_to_resume(
     changed = sorted(name for name in compared if stored[name] != settings[name])
     if changed:
         listed = ", ".join(f"--{name} {stored[name]} (now {settings[name]})" for name in changed)
-        raise DiffIMLError(f"{path} was trained with other settings: {listed}; give those, or start anew in another "
-                           "--output_dir")
+        raise DiffIMLError(
+            f"{path} was trained with other settings: {listed}; give those, or start anew in another --output_dir"
+        )
     return state

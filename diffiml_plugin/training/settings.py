@@ -23,10 +23,14 @@ class TrainSettings(CommonSettings):
     synth_authentic: float = flag(0.1, "share of the images of synth:FOLDER that is compressed, but not tampered")
     synth_strength: str = flag("realistic", "of synth:FOLDER; visible: large, recoloured, little compressed", STRENGTHS)
     synth_window: int | None = flag(None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs")
-    augmentation: str = flag("mvss", "mvss: after MVSS-Net; turns: mirrored and turned by right angles alone, which "
-                             "leaves fine traces whole", AUGMENTATIONS)
-    crop_size: int | None = flag(None, "train on random windows of so many pixels, at the images' own resolution; "
-                                 "needs --if_padding")
+    augmentation: str = flag(
+        "mvss",
+        "mvss: after MVSS-Net; turns: mirrored and turned by right angles alone, which leaves fine traces whole",
+        AUGMENTATIONS,
+    )
+    crop_size: int | None = flag(
+        None, "train on random windows of so many pixels, at the images' own resolution; needs --if_padding"
+    )
     test_data_path: str = flag("", "validation set: a folder, a JSON list, or a JSON of {name: path}")
     batch_size: int = flag(16, "images per process and forward pass")
     total_batch_size: int = flag(128, "images per optimizer step; gradient accumulation is derived from it")
@@ -46,8 +50,15 @@ class TrainSettings(CommonSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("batch_size", "total_batch_size", "epochs", "test_period", "save_period", "log_per_epoch_count",
-                     "samples_per_set"):
+        for name in (
+            "batch_size",
+            "total_batch_size",
+            "epochs",
+            "test_period",
+            "save_period",
+            "log_per_epoch_count",
+            "samples_per_set",
+        ):
             require(self, name, lambda value: value >= 1, "a positive number")
         for name in ("crop_size", "synth_window"):
             require(self, name, lambda value: value is None or value >= 1, "a positive number")

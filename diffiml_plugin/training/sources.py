@@ -47,17 +47,24 @@ def read_training_set(
     """
     path, crop_size = settings.data_path, settings.crop_size
     if crop_size and not inputs.if_padding:
-        raise DiffIMLError(f"--crop_size {crop_size} cuts windows at the images' own resolution; add --if_padding, so "
-                           "that testing keeps it too")
+        raise DiffIMLError(
+            f"--crop_size {crop_size} cuts windows at the images' own resolution; add --if_padding, so "
+            "that testing keeps it too"
+        )
     shown = replace(inputs, image_size=crop_size or inputs.image_size)
     framework = framework_arguments(shown, train_transform(settings.augmentation, crop_size), post)
 
     def dataset(source: ImageList | Path) -> Dataset:
         if not isinstance(source, Path):
             return PairsDataset(source, **framework)
-        stream = SyntheticTampering(source, kinds=settings.synth_kinds.split(","), window=settings.synth_window,
-                                    authentic=settings.synth_authentic, settings=BY_STRENGTH[settings.synth_strength],
-                                    **framework)
+        stream = SyntheticTampering(
+            source,
+            kinds=settings.synth_kinds.split(","),
+            window=settings.synth_window,
+            authentic=settings.synth_authentic,
+            settings=BY_STRENGTH[settings.synth_strength],
+            **framework,
+        )
         if check and not crop_size:
             inputs.warn_if_cut(stream.longest_side)
         return stream

@@ -22,8 +22,17 @@ from diffiml_plugin.files import write_text
 from diffiml_plugin.framework.imdlbenco import denormalize
 
 LOG, RUN = "log.jsonl", "run.json"
-_PACKAGES = ("diffiml-plugin", "torch", "imdlbenco", "accelerate", "timm", "albumentations", "numpy",
-             "opencv-python-headless", "opencv-python")
+_PACKAGES = (
+    "diffiml-plugin",
+    "torch",
+    "imdlbenco",
+    "accelerate",
+    "timm",
+    "albumentations",
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+)
 
 
 class Tracker:

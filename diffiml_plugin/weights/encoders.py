@@ -51,14 +51,17 @@ def _draw_xavier(module: nn.Module) -> None:
 def _fetch(name: str) -> Path:
     repository = _hub_repository(name)
     try:
-        return Path(_download_if_there(repository, _HUB_FILES[0])
-                    or huggingface_hub.hf_hub_download(repository, _HUB_FILES[1]))
+        return Path(
+            _download_if_there(repository, _HUB_FILES[0]) or huggingface_hub.hf_hub_download(repository, _HUB_FILES[1])
+        )
     except (OSError, EntryNotFoundError) as error:
         url = f"https://huggingface.co/{repository}/resolve/main"
-        raise DiffIMLError(f"cannot fetch the ImageNet weights of {name!r} ({type(error).__name__}); "
-                           f"download {url}/{_HUB_FILES[0]} or, if there is none, {url}/{_HUB_FILES[1]} "
-                           "where there is a network, put it on this machine, and pass its path: "
-                           "--encoder_weights PATH") from error
+        raise DiffIMLError(
+            f"cannot fetch the ImageNet weights of {name!r} ({type(error).__name__}); "
+            f"download {url}/{_HUB_FILES[0]} or, if there is none, {url}/{_HUB_FILES[1]} "
+            "where there is a network, put it on this machine, and pass its path: "
+            "--encoder_weights PATH"
+        ) from error
 
 
 def _download_if_there(repository: str, file: str) -> str | None:
@@ -83,12 +86,15 @@ def _timm_features(encoder: TimmEncoder, tensors: dict[str, Tensor], path: Path)
     """timm converts its published files itself, but checks them only when it builds the whole classifier."""
     try:
         for options in ({}, {**encoder.timm_options, "in_chans": 3}):
-            net = timm.create_model(encoder.name, pretrained=True,
-                                    pretrained_cfg_overlay={"state_dict": dict(tensors)}, **options)
+            net = timm.create_model(
+                encoder.name, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)}, **options
+            )
     except Exception as error:  # conversion of another model's tensors fails in any way
         reason = " ".join(str(error).split())
-        raise DiffIMLError(f"{path} does not hold the weights of timm model {encoder.name!r} "
-                           f"({reason:.200}); pass a file of this model") from error
+        raise DiffIMLError(
+            f"{path} does not hold the weights of timm model {encoder.name!r} "
+            f"({reason:.200}); pass a file of this model"
+        ) from error
     loaded = net.state_dict()
     for key, own in encoder.net.state_dict().items():
         if own.shape != loaded[key].shape:  # filters over noise residuals beside the published ones over colours

@@ -37,10 +37,10 @@ def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict
         with replacing(path) as file:
             file.write(content)
     except OSError as error:
-        raise DiffIMLError(f"cannot write weights to {path}: {error.strerror or error}; free some space or "
-                           "choose another folder (an earlier file of that name is untouched)") from error
-
-
+        raise DiffIMLError(
+            f"cannot write weights to {path}: {error.strerror or error}; free some space or "
+            "choose another folder (an earlier file of that name is untouched)"
+        ) from error
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -52,8 +52,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     with _refusing(path), safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
     if _METADATA_KEY not in header:
-        raise DiffIMLError(f"{_identity(path)} holds weights, but not of this package (its header lacks "
-                           f"{_METADATA_KEY!r}); pass a file written by `benco train`")
+        raise DiffIMLError(
+            f"{_identity(path)} holds weights, but not of this package (its header lacks "
+            f"{_METADATA_KEY!r}); pass a file written by `benco train`"
+        )
     return json.loads(header[_METADATA_KEY])
 
 
@@ -93,15 +95,21 @@ def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path
         "unexpected": [key for key in state_dict if key not in expected],
         "of another shape": [
             f"{key} {list(state_dict[key].shape)} for {list(tensor.shape)}"
-            for key, tensor in expected.items() if key in state_dict and state_dict[key].shape != tensor.shape
+            for key, tensor in expected.items()
+            if key in state_dict and state_dict[key].shape != tensor.shape
         ],
     }
     if any(faults.values()):
         stored, built = _architectures(path, module)
-        quoted = "; ".join(f"{len(keys)} {fault} ({', '.join(keys[:_SHOWN])}{', ...' * (len(keys) > _SHOWN)})"
-                           for fault, keys in faults.items() if keys)
-        raise DiffIMLError(f"{path} holds {stored}, but the model is {built}. Its tensors: {quoted}. "
-                           "Build the model with the settings of the file, or choose another file")
+        quoted = "; ".join(
+            f"{len(keys)} {fault} ({', '.join(keys[:_SHOWN])}{', ...' * (len(keys) > _SHOWN)})"
+            for fault, keys in faults.items()
+            if keys
+        )
+        raise DiffIMLError(
+            f"{path} holds {stored}, but the model is {built}. Its tensors: {quoted}. "
+            "Build the model with the settings of the file, or choose another file"
+        )
     module.load_state_dict(state_dict)
 
 
@@ -114,15 +122,15 @@ def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
     configs = (getattr(part, "config", None) for part in module.modules())
     stored = metadata.get("config", {})
     built = next((asdict(config) for config in configs if is_dataclass(config)), {})
-    differing = [name for name in ARCHITECTURE_FIELDS if name in stored and name in built
-                 and stored[name] != built[name]]
+    differing = [
+        name for name in ARCHITECTURE_FIELDS if name in stored and name in built and stored[name] != built[name]
+    ]
 
     def described(model: str, settings: dict[str, Any]) -> str:
         listed = ", ".join(f"{name}={settings[name]!r}" for name in differing)
         return f"{model} ({listed})" if listed else model
 
-    return (described(metadata.get("model", "an unnamed model"), stored),
-            described(type(module).__name__, built))
+    return (described(metadata.get("model", "an unnamed model"), stored), described(type(module).__name__, built))
 
 
 @contextmanager
@@ -133,8 +141,9 @@ def _refusing(path: str | Path) -> Iterator[None]:
         raise DiffIMLError(f"cannot read weights from {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle can raise anything
         reason = f"{type(error).__name__} {' '.join(str(error).split()):.100}"
-        raise DiffIMLError(f"{_identity(path)} is truncated or no file of weights ({reason}); "
-                           "fetch or write it again") from error
+        raise DiffIMLError(
+            f"{_identity(path)} is truncated or no file of weights ({reason}); fetch or write it again"
+        ) from error
 
 
 def _identity(path: str | Path) -> str:

@@ -27,8 +27,10 @@ def load_lightvae(path: str | Path | None = None) -> LightVAE:
     tensors, metadata = load_weights(path)
     if metadata.get("model") != "LightVAE":
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        raise DiffIMLError(f"{path} (sha256 {sha256}) holds {metadata.get('model')!r}, not a LightVAE; "
-                           "pass a file written by `benco distill`")
+        raise DiffIMLError(
+            f"{path} (sha256 {sha256}) holds {metadata.get('model')!r}, not a LightVAE; "
+            "pass a file written by `benco distill`"
+        )
     codec = LightVAE(**metadata["config"])
     load_into(codec, tensors, path)
     return codec.eval()

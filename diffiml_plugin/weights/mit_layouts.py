@@ -34,7 +34,8 @@ _HUGGING_FACE = {  # transformers 4.x, and every file that `save_pretrained` wri
     "blocks.{b}.attention.reduce.proj": ["encoder.block.{s}.{b}.attention.self.sr"],
     "blocks.{b}.attention.reduce.norm": ["encoder.block.{s}.{b}.attention.self.layer_norm"],
     "blocks.{b}.attention.key_value": [
-        "encoder.block.{s}.{b}.attention.self.key", "encoder.block.{s}.{b}.attention.self.value",
+        "encoder.block.{s}.{b}.attention.self.key",
+        "encoder.block.{s}.{b}.attention.self.value",
     ],
     "blocks.{b}.attention.out": ["encoder.block.{s}.{b}.attention.output.dense"],
     "blocks.{b}.ffn_norm": ["encoder.block.{s}.{b}.layer_norm_2"],
@@ -53,7 +54,8 @@ _HUGGING_FACE_5 = {  # the modules of transformers 5.x
     ],
     "blocks.{b}.attention.reduce.norm": ["stages.{s}.blocks.{b}.attention.sequence_reduction.layer_norm"],
     "blocks.{b}.attention.key_value": [
-        "stages.{s}.blocks.{b}.attention.k_proj", "stages.{s}.blocks.{b}.attention.v_proj",
+        "stages.{s}.blocks.{b}.attention.k_proj",
+        "stages.{s}.blocks.{b}.attention.v_proj",
     ],
     "blocks.{b}.attention.out": ["stages.{s}.blocks.{b}.attention.o_proj"],
     "blocks.{b}.ffn_norm": ["stages.{s}.blocks.{b}.layernorm_after"],
@@ -83,9 +85,11 @@ def to_our_layout(tensors: dict[str, Tensor], encoder: MixTransformer, path: str
     remaining = {key: tensor for key, tensor in remaining.items() if not key.startswith(_HEADS)}
     layout = next((layout for key, layout in _LAYOUTS.items() if key in remaining), None)
     if layout is None:
-        raise DiffIMLError(f"{path} is neither in NVIDIA's nor in the Hugging Face layout of MiT weights; "
-                           f"its first tensors are {', '.join(list(tensors)[:3])}. "
-                           "Pass the weights of a SegFormer encoder")
+        raise DiffIMLError(
+            f"{path} is neither in NVIDIA's nor in the Hugging Face layout of MiT weights; "
+            f"its first tensors are {', '.join(list(tensors)[:3])}. "
+            "Pass the weights of a SegFormer encoder"
+        )
     renamed = {}
     for ours in encoder.state_dict():
         theirs = _their_keys(ours, layout)

@@ -30,23 +30,28 @@ def test_flags_of_diffiml_are_its_constructors():
 
 
 def test_model_flags_are_coerced_and_the_given_ones_named(probe):
-    assert probe("--data_path", "x", "--prior_rate", "1e-1", "--ensemble_size=3", "--edge_supervision", "false",
-                 "--tta") == 0
+    assert (
+        probe("--data_path", "x", "--prior_rate", "1e-1", "--ensemble_size=3", "--edge_supervision", "false", "--tta")
+        == 0
+    )
     flags = probe.args.model_flags
     assert (flags["prior_rate"], flags["ensemble_size"]) == (0.1, 3)
     assert flags["edge_supervision"] is False and flags["tta"] is True
     assert probe.args.model_flags_given == {"prior_rate", "ensemble_size", "edge_supervision", "tta"}
 
 
-@pytest.mark.parametrize(("words", "complaint"), [
-    (["--dta_path", "x"], "did you mean '--data_path'?"),
-    (["--data_path", "x", "--encodr", "y"], "did you mean '--encoder'?"),
-    (["--data_path", "x", "--data", "y"], "unknown flag --data;"),  # no abbreviations
-    (["--data_path", "x", "--tta", "maybe"], "invalid true_or_false value: 'maybe'"),
-    (["--data_path", "x", "--epochs", "many"], "invalid int value: 'many'"),
-    (["--data_path", "x", "--device", "gpu"], "choose from"),
-    ([], "--data_path"),
-])
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--dta_path", "x"], "did you mean '--data_path'?"),
+        (["--data_path", "x", "--encodr", "y"], "did you mean '--encoder'?"),
+        (["--data_path", "x", "--data", "y"], "unknown flag --data;"),  # no abbreviations
+        (["--data_path", "x", "--tta", "maybe"], "invalid true_or_false value: 'maybe'"),
+        (["--data_path", "x", "--epochs", "many"], "invalid int value: 'many'"),
+        (["--data_path", "x", "--device", "gpu"], "choose from"),
+        ([], "--data_path"),
+    ],
+)
 def test_wrong_flags_are_explained(probe, words, complaint, capsys):
     assert probe(*words) == 2
     assert complaint in capsys.readouterr().err

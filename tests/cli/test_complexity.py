@@ -8,8 +8,11 @@ from diffiml_plugin.models import zoo as zoo_module
 from diffiml_plugin.models.zoo import RATIO
 
 ROW = {
-    "model": "DiffIML", "image_size": 64, "params_M": {"total": 7.7, "condition_encoder": 3.32},
-    "GFLOPs": {"N=1": 0.123456, "N=5": None}, "settings": {"encoder": "segformer_b0"},
+    "model": "DiffIML",
+    "image_size": 64,
+    "params_M": {"total": 7.7, "condition_encoder": 3.32},
+    "GFLOPs": {"N=1": 0.123456, "N=5": None},
+    "settings": {"encoder": "segformer_b0"},
 }
 
 
@@ -39,10 +42,25 @@ def test_a_file_that_cannot_be_written_is_told_before_counting(asked, tmp_path, 
 
 def test_the_zoo_is_printed_and_written_row_by_row(monkeypatch, tmp_path, capsys):
     ours = {**ROW, "GFLOPs": {"N=5": 0.5}, "settings": {"latent_codec": "lightvae"}, "fps": 12.345, RATIO: 1.0}
-    theirs = {**ROW, "model": "PSCC_Net", "image_size": 256, "GFLOPs": {"N=1": None}, "settings": {}, "fps": 6.0,
-              RATIO: 0.5}
-    failed = {**ROW, "model": "unet", "image_size": 512, "GFLOPs": {"N=1": None}, "settings": {}, "fps": None,
-              "error": "no internet", RATIO: None}
+    theirs = {
+        **ROW,
+        "model": "PSCC_Net",
+        "image_size": 256,
+        "GFLOPs": {"N=1": None},
+        "settings": {},
+        "fps": 6.0,
+        RATIO: 0.5,
+    }
+    failed = {
+        **ROW,
+        "model": "unet",
+        "image_size": 512,
+        "GFLOPs": {"N=1": None},
+        "settings": {},
+        "fps": None,
+        "error": "no internet",
+        RATIO: None,
+    }
     path, calls = tmp_path / "rows.json", []
 
     def zoo(*arguments):
@@ -57,8 +75,11 @@ def test_the_zoo_is_printed_and_written_row_by_row(monkeypatch, tmp_path, capsys
     assert calls == [(["PSCC_Net", "unet"], {"encoder": "segformer_b0"}, None, torch.device("cpu"))]
     assert json.loads(path.read_text()) == [ours, theirs, failed]
     _, *lines = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert lines == ["DiffIML, LightVAE, N=5 (64²) 7.70 0.50 12.3 1.00".split(),
-                     "PSCC-Net (256²) 7.70 untraceable 6 0.50".split(), "unet no internet".split()]
+    assert lines == [
+        "DiffIML, LightVAE, N=5 (64²) 7.70 0.50 12.3 1.00".split(),
+        "PSCC-Net (256²) 7.70 untraceable 6 0.50".split(),
+        "unet no internet".split(),
+    ]
 
 
 def test_the_zoo_takes_no_other_model(capsys):

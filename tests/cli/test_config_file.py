@@ -9,6 +9,7 @@ from diffiml_plugin.errors import DiffIMLError
 @pytest.fixture
 def config(tmp_path):
     """Writes a YAML file and returns its path."""
+
     def write(text: str, name: str = "run.yaml"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -64,22 +65,25 @@ def test_the_file_names_the_model(probe, config):
     assert (probe.args.model, probe.args.model_flags["encoder"]) == ("DiffIML", "resnet50")
 
 
-@pytest.mark.parametrize(("text", "complaint"), [
-    ("encodr: x", "unknown key 'encodr'; did you mean 'encoder'?"),
-    ("epohcs: 3", "unknown key 'epohcs'; did you mean 'epochs'?"),
-    ("dry_run: true", "unknown key 'dry_run'"),
-    ("data_path: ${UNSET_HERE}/x", "data_path: the variable UNSET_HERE"),
-    ("lr: fast", "lr: 'fast' is no float"),
-    ("epochs: 2.5", "epochs: 2.5 is no int"),
-    ("epochs: [1, 2]", "epochs: expected one value"),
-    ("device: cpuu", "did you mean 'cpu'?"),
-    ("if_resizing: 3", "if_resizing: expected true or false, got 3"),
-    ("tta: maybe", "tta: 'maybe' is neither true nor false"),
-    ("extends: [a, b]", "extends: expected the name of one file"),
-    ("- a\n- b", "expected lines of `flag: value`, got list"),
-    ("a: [", "is not YAML"),
-    ("", "expected lines of `flag: value`"),
-])
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("encodr: x", "unknown key 'encodr'; did you mean 'encoder'?"),
+        ("epohcs: 3", "unknown key 'epohcs'; did you mean 'epochs'?"),
+        ("dry_run: true", "unknown key 'dry_run'"),
+        ("data_path: ${UNSET_HERE}/x", "data_path: the variable UNSET_HERE"),
+        ("lr: fast", "lr: 'fast' is no float"),
+        ("epochs: 2.5", "epochs: 2.5 is no int"),
+        ("epochs: [1, 2]", "epochs: expected one value"),
+        ("device: cpuu", "did you mean 'cpu'?"),
+        ("if_resizing: 3", "if_resizing: expected true or false, got 3"),
+        ("tta: maybe", "tta: 'maybe' is neither true nor false"),
+        ("extends: [a, b]", "extends: expected the name of one file"),
+        ("- a\n- b", "expected lines of `flag: value`, got list"),
+        ("a: [", "is not YAML"),
+        ("", "expected lines of `flag: value`"),
+    ],
+)
 def test_mistakes_name_the_file_and_the_key(probe, config, text, complaint, capsys):
     assert probe("--config", config(text)) == 2
     error = capsys.readouterr().err

@@ -55,15 +55,18 @@ def test_check_exits_with_1_if_a_score_would_be_wrong(miniatures, tiny_dataset, 
     assert "tiny: size: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["describe"], "needs a name"),
-    (["check"], "needs a list"),
-    (["prepare", "COVERAGE"], "needs --root"),
-    (["prepare", "all", "--root", "."], "holds no folder of a dataset; expected any of CASIAv2, CASIA2, "),
-    (["prepare", "all", "--root", ".", "--output", "x.json"], "--output x.json is one list"),
-    (["describe", "COVRAGE"], "did you mean 'COVERAGE'"),
-    (["weigh"], "invalid choice"),
-])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["describe"], "needs a name"),
+        (["check"], "needs a list"),
+        (["prepare", "COVERAGE"], "needs --root"),
+        (["prepare", "all", "--root", "."], "holds no folder of a dataset; expected any of CASIAv2, CASIA2, "),
+        (["prepare", "all", "--root", ".", "--output", "x.json"], "--output x.json is one list"),
+        (["describe", "COVRAGE"], "did you mean 'COVERAGE'"),
+        (["weigh"], "invalid choice"),
+    ],
+)
 def test_mistakes_are_explained(words, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["datasets", *words]) == 2

@@ -23,11 +23,30 @@ def masks(tmp_path):
 
 
 def test_distils_a_teacher_from_a_folder(tmp_path, masks, capsys):
-    AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                  block_out_channels=(4,) * 4, norm_num_groups=2, latent_channels=4).save_pretrained(tmp_path / "vae")
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4,) * 4,
+        norm_num_groups=2,
+        latent_channels=4,
+    ).save_pretrained(tmp_path / "vae")
     output = tmp_path / "out"
-    assert main(["distill", "--teacher", str(tmp_path / "vae"), "--masks", str(masks), "synthetic",
-                 "--output_dir", str(output), *TINY]) == 0
+    assert (
+        main(
+            [
+                "distill",
+                "--teacher",
+                str(tmp_path / "vae"),
+                "--masks",
+                str(masks),
+                "synthetic",
+                "--output_dir",
+                str(output),
+                *TINY,
+            ]
+        )
+        == 0
+    )
     provenance = read_metadata(output / "lightvae.safetensors")["provenance"]
     assert provenance["teacher"] == str(tmp_path / "vae") and provenance["steps"] == 2
     assert provenance["data"] == "10 masks from files, synthetic masks"
@@ -61,8 +80,10 @@ def test_grey_masks_need_the_flag(masks, tmp_path, capsys):
 def test_the_scripts_teacher_command_weighs_the_teacher_as_eq_6(capsys, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", "/data")
     script = (Path(__file__).parents[2] / "shell" / "10_distill.sh").read_text()
-    own, told = (re.search(pattern, script)[1].split() for pattern in
-                 (r"exec benco distill (.*) \"\$@\"", r"teacher: shell/10_distill.sh (.*)"))
+    own, told = (
+        re.search(pattern, script)[1].split()
+        for pattern in (r"exec benco distill (.*) \"\$@\"", r"teacher: shell/10_distill.sh (.*)")
+    )
     assert main(["distill", *own, *told, "--dry_run"]) == 0
     settings = yaml.safe_load(capsys.readouterr().out)
     assert settings["teacher"] == "stabilityai/sd-vae-ft-mse" and settings["latent_weight"] == 0.1

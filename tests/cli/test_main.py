@@ -41,8 +41,10 @@ def test_misspelt_verb_gets_the_nearest(typed, meant, capsys):
     assert f"did you mean {meant!r}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("fault", [DiffIMLError("no\n such thing"), FileNotFoundError(2, "gone", "x.png"),
-                                   OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "fault",
+    [DiffIMLError("no\n such thing"), FileNotFoundError(2, "gone", "x.png"), OSError(28, "No space left on device")],
+)
 def test_user_mistakes_are_one_line_and_status_2(probe, fault, capsys):
     probe.fault = fault
     assert probe("--data_path", "x") == 2
@@ -51,8 +53,10 @@ def test_user_mistakes_are_one_line_and_status_2(probe, fault, capsys):
 
 
 def test_a_workers_mistake_comes_without_its_traceback(probe, capsys):
-    probe.fault = DiffIMLError("Caught DiffIMLError in DataLoader worker process 0.\nOriginal Traceback (most recent "
-                               "call last):\n  File\ndiffiml_plugin.errors.DiffIMLError: x.png is cut off")
+    probe.fault = DiffIMLError(
+        "Caught DiffIMLError in DataLoader worker process 0.\nOriginal Traceback (most recent "
+        "call last):\n  File\ndiffiml_plugin.errors.DiffIMLError: x.png is cut off"
+    )
     assert probe("--data_path", "x") == 2
     assert capsys.readouterr().err == "error: x.png is cut off\n"
 
@@ -119,13 +123,32 @@ def test_the_framework_answers_its_own_words(words, monkeypatch):
     assert seen == [words]
 
 
-@pytest.mark.parametrize("words", [
-    ["test", "--output_dir", "out"], ["robust", "--output_dir", "out"],
-    ["sweep", "--output_dir", "out", "--vary", "tta=false"], ["predict", "SET/Tp", "--output_dir", "out"],
-    ["train", "--output_dir", "out", "--data_path", "SET", "--crop_size", "32", "--epochs", "1", "--batch_size", "4",
-     "--total_batch_size", "4"],
-    ["release", "small", "out.safetensors", "--statement", "SET/card.json"],
-], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["test", "--output_dir", "out"],
+        ["robust", "--output_dir", "out"],
+        ["sweep", "--output_dir", "out", "--vary", "tta=false"],
+        ["predict", "SET/Tp", "--output_dir", "out"],
+        [
+            "train",
+            "--output_dir",
+            "out",
+            "--data_path",
+            "SET",
+            "--crop_size",
+            "32",
+            "--epochs",
+            "1",
+            "--batch_size",
+            "4",
+            "--total_batch_size",
+            "4",
+        ],
+        ["release", "small", "out.safetensors", "--statement", "SET/card.json"],
+    ],
+    ids=lambda words: words[0],
+)
 def test_every_verb_takes_the_model_that_travels_along(words, tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tiny_dataset / "card.json").write_text("{}")

@@ -12,7 +12,15 @@ def test_exit_status_tells_of_failures(monkeypatch, failures, status):
     monkeypatch.setattr(module, "Predictor", lambda *arguments: given.setdefault("predictor", arguments))
     monkeypatch.setattr(module, "predict", lambda *arguments: failures)
     args = SimpleNamespace(
-        paths=["x.jpg"], checkpoint_path="w", output_dir="o", threshold=0.5, image_size=None, device="cpu",
-        model="DiffIML", model_flags={"tta": True, "ensemble_size": 5}, model_flags_given={"tta"})
+        paths=["x.jpg"],
+        checkpoint_path="w",
+        output_dir="o",
+        threshold=0.5,
+        image_size=None,
+        device="cpu",
+        model="DiffIML",
+        model_flags={"tta": True, "ensemble_size": 5},
+        model_flags_given={"tta"},
+    )
     assert verb.run(args) == status
     assert given["predictor"] == ("w", None, "cpu", "DiffIML", {"tta": True})

@@ -17,8 +17,13 @@ def checkpoint(tmp_path):
 
 def test_statement_and_figures_stand_in_the_file(checkpoint, capsys):
     (checkpoint / "results.json").write_text(json.dumps({"mean": {"pixel-level F1": 0.5}}))
-    words = ["release", str(checkpoint / "x.safetensors"), str(checkpoint / "y.safetensors"), "--statement",
-             str(checkpoint / "card.json")]
+    words = [
+        "release",
+        str(checkpoint / "x.safetensors"),
+        str(checkpoint / "y.safetensors"),
+        "--statement",
+        str(checkpoint / "card.json"),
+    ]
     assert main(words) == 0 and "figures" not in read_metadata(checkpoint / "y.safetensors")
     (checkpoint / "y.safetensors").unlink()
     assert main([*words, "--results", str(checkpoint / "results.json")]) == 0

@@ -20,8 +20,25 @@ def photographs(tmp_path):
 def test_it_writes_what_benco_test_reads_and_the_same_again(photographs, tmp_path):
     def made(name):
         folder = tmp_path / name
-        assert main(["tamper", str(photographs), "--images", "12", "--window", "48", "--authentic", "0.5",
-                     "--kinds", "removal", "--output_dir", str(folder)]) == 0
+        assert (
+            main(
+                [
+                    "tamper",
+                    str(photographs),
+                    "--images",
+                    "12",
+                    "--window",
+                    "48",
+                    "--authentic",
+                    "0.5",
+                    "--kinds",
+                    "removal",
+                    "--output_dir",
+                    str(folder),
+                ]
+            )
+            == 0
+        )
         return folder, json.loads((folder / "list.json").read_text())
 
     folder, pairs = made("one")

@@ -7,9 +7,19 @@ import yaml
 
 from diffiml_plugin.cli.main import main
 
-SMALL = {"encoder": "segformer_b0", "encoder_weights": "xavier", "codec_weights": "none", "image_size": 32,
-         "batch_size": 2, "total_batch_size": 4, "epochs": 1,
-         "num_workers": 0, "device": "cpu", "ensemble_size": 1, "num_inference_steps": 1}
+SMALL = {
+    "encoder": "segformer_b0",
+    "encoder_weights": "xavier",
+    "codec_weights": "none",
+    "image_size": 32,
+    "batch_size": 2,
+    "total_batch_size": 4,
+    "epochs": 1,
+    "num_workers": 0,
+    "device": "cpu",
+    "ensemble_size": 1,
+    "num_inference_steps": 1,
+}
 
 
 @pytest.fixture
@@ -35,14 +45,17 @@ def test_train_then_test(config, tmp_path, tiny_dataset, capsys):
     assert (settings["encoder"], settings["ensemble_size"], settings["image_size"]) == ("segformer_b0", 2, 32)
 
 
-@pytest.mark.parametrize(("words", "error"), [
-    (["--data_path", "/nowhere"], "/nowhere does not exist"),
-    (["--gpus", "99"], "--gpus 99"),
-    (["--total_batch_size", "3"], "choose --batch_size 1 or 3"),
-    (["--encoder", "segformer_b9"], "did you mean 'segformer_b"),
-    (["--image_size", "100"], "not a multiple of 32"),
-    (["--model", "SPAN"], "SPAN needs --weight_path"),
-])
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--data_path", "/nowhere"], "/nowhere does not exist"),
+        (["--gpus", "99"], "--gpus 99"),
+        (["--total_batch_size", "3"], "choose --batch_size 1 or 3"),
+        (["--encoder", "segformer_b9"], "did you mean 'segformer_b"),
+        (["--image_size", "100"], "not a multiple of 32"),
+        (["--model", "SPAN"], "SPAN needs --weight_path"),
+    ],
+)
 def test_mistakes_are_one_line_and_exit_2(config, capsys, words, error):
     assert main(["train", "--config", config, *words]) == 2
     said = capsys.readouterr().err.strip()

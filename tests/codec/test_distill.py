@@ -50,8 +50,13 @@ def test_a_run_stores_the_codec_it_returns_with_its_provenance_and_figures(tmp_p
 
 def test_the_student_learns_the_latents_of_a_teacher(tmp_path, held_out):
     torch.manual_seed(0)
-    vae = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                        block_out_channels=(4,) * 4, norm_num_groups=2, latent_channels=4)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4,) * 4,
+        norm_num_groups=2,
+        latent_channels=4,
+    )
     teacher = SDVAE(vae).eval()
     with torch.no_grad():  # far from where an untrained student starts
         vae.quant_conv.bias[:4] = torch.tensor([9.0, -9.0, 9.0, -9.0])

@@ -36,7 +36,7 @@ class Lossless(nn.Module):
 def test_sides_that_are_no_multiple_of_8_come_back_exactly(shape):
     mask = (np.random.default_rng(0).random(shape) > 0.5).astype(np.uint8)
     mask[0, 0] = 1
-    latent, = encode_maps(Lossless(), [mask], "mask")
+    (latent,) = encode_maps(Lossless(), [mask], "mask")
     assert latent.shape[2:] == (-(-shape[0] // 8), -(-shape[1] // 8))
     assert reconstruction_f1(Lossless(), [mask]) == [1.0]
 
@@ -67,8 +67,14 @@ def test_report_holds_the_promised_keys(tmp_path, monkeypatch):
     masks = {f"<{index}>.png": (rng.random((40, 50)) > 0.5).astype(np.uint8) for index in range(12)}
     result = codec_report.report_codec(LightVAE(width=4), masks, 64, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "codec.json").read_text()) == result
-    assert set(result) == {"reconstruction", "noise", "empty_false_area", "latents", "params_M",
-                           "time_ratio_sd_over_light"}
+    assert set(result) == {
+        "reconstruction",
+        "noise",
+        "empty_false_area",
+        "latents",
+        "params_M",
+        "time_ratio_sd_over_light",
+    }
     assert set(result["reconstruction"]) == {"f1_mean", "f1_p5", "f1_min", "images"}
     assert set(result["noise"]) == {"0.1", "0.2", "0.3"}
     assert result["reconstruction"]["images"] == 12 and result["time_ratio_sd_over_light"] > 0

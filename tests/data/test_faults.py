@@ -163,7 +163,7 @@ def test_a_damaged_cache_is_passed_over(image, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     listed = ImageList("x", (image,), (NEGATIVE,))
     check_lists([listed])
-    file, = (tmp_path / "cache").rglob("*.json")
+    (file,) = (tmp_path / "cache").rglob("*.json")
     for content in ("{", "[]", "{}"):
         file.write_text(content)
         assert check_lists([listed]) == 48

@@ -31,7 +31,9 @@ def test_equal_stems_pair_whatever_their_order(folder):
 
 def test_other_stems_pair_in_order(folder):
     assert names(read_list(folder(["1t.tif", "2t.tif"], ["1forged.tif", "2forged.tif"]))) == [
-        ("1t.tif", "1forged.tif"), ("2t.tif", "2forged.tif")]
+        ("1t.tif", "1forged.tif"),
+        ("2t.tif", "2forged.tif"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,8 +53,10 @@ def test_what_does_not_pair_is_named(folder, images, masks, named):
         read_list(folder(images, masks))
 
 
-@pytest.mark.parametrize(("image", "mask"), [
-    ("{}.jpg", "{}_gt.png"), ("img{}.jpg", "mask_{}.png"), ("img_{:04}.jpg", "mask_{}.png"), ("{:03}.jpg", "{}.png")])
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("{}.jpg", "{}_gt.png"), ("img{}.jpg", "mask_{}.png"), ("img_{:04}.jpg", "mask_{}.png"), ("{:03}.jpg", "{}.png")],
+)
 def test_numbers_pair_though_they_sort_differently(folder, image, mask):
     numbers = range(1, 101)
     listed = read_list(folder(map(image.format, numbers), map(mask.format, numbers)))
@@ -61,7 +65,10 @@ def test_numbers_pair_though_they_sort_differently(folder, image, mask):
 
 def test_numbers_that_zeros_alone_tell_apart(folder):
     assert names(read_list(folder(["1.jpg", "01.jpg", "2.jpg"], ["1_gt.png", "01_gt.png", "2_gt.png"]))) == [
-        ("01.jpg", "01_gt.png"), ("1.jpg", "1_gt.png"), ("2.jpg", "2_gt.png")]
+        ("01.jpg", "01_gt.png"),
+        ("1.jpg", "1_gt.png"),
+        ("2.jpg", "2_gt.png"),
+    ]
 
 
 def test_a_missing_number_is_named(folder):

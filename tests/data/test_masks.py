@@ -89,7 +89,7 @@ def test_one_warning_counts_the_cut_masks_of_a_source(tmp_path, recwarn):
         soft = index >= 15
         store(tmp_path / f"{index:02d}.png", np.array([[0, 100 * soft, 255]], np.uint8))
     read_sources([str(tmp_path)], binarise=True)
-    warning, = recwarn
+    (warning,) = recwarn
     assert "15.png is not binary" in str(warning.message) and "4 more of 20" in str(warning.message)
 
 

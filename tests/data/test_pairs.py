@@ -112,16 +112,26 @@ def test_a_stream_that_padding_cuts_is_said(tmp_path, capsys):
         assert ("cuts images of up to 96 pixels" in capsys.readouterr().err) == said
 
 
-@pytest.mark.parametrize(("stored", "given", "expected"),
-                         [(True, None, True), (True, False, False), (False, True, True)])
+@pytest.mark.parametrize(
+    ("stored", "given", "expected"), [(True, None, True), (True, False, False), (False, True, True)]
+)
 def test_padding_is_the_checkpoints_unless_told(stored, given, expected):
     settings = TrainSettings(if_padding=given)
     assert InputSettings.of(settings, {"if_padding": stored}).if_padding == expected
 
 
-@pytest.mark.parametrize(("images", "batch", "accumulation", "processes"), [
-    (11, 2, 2, 1), (11, 2, 1, 2), (11, 1, 2, 3), (8, 4, 1, 2), (1, 4, 2, 4), (100, 3, 4, 2), (5, 8, 1, 1),
-])
+@pytest.mark.parametrize(
+    ("images", "batch", "accumulation", "processes"),
+    [
+        (11, 2, 2, 1),
+        (11, 2, 1, 2),
+        (11, 1, 2, 3),
+        (8, 4, 1, 2),
+        (1, 4, 2, 4),
+        (100, 3, 4, 2),
+        (5, 8, 1, 1),
+    ],
+)
 def test_plan_takes_each_image_once_and_weighs_them_alike(images, batch, accumulation, processes):
     plans = [plan_epoch(images, (0, 0), batch, accumulation, rank, processes) for rank in range(processes)]
     assert len({len(plan) for plan in plans}) == 1, "processes must keep step"

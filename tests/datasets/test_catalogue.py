@@ -20,8 +20,17 @@ AutoSplice           0   3621 yes test  test
 
 
 def test_it_is_table_1():
-    rows = [[entry.name, str(entry.authentic), str(entry.tampered), "yes" if entry.generative else "no", entry.mvss,
-             entry.catnet] for entry in CATALOGUE]
+    rows = [
+        [
+            entry.name,
+            str(entry.authentic),
+            str(entry.tampered),
+            "yes" if entry.generative else "no",
+            entry.mvss,
+            entry.catnet,
+        ]
+        for entry in CATALOGUE
+    ]
     assert rows == [line.split() for line in TABLE_1.strip().splitlines()]
 
 

@@ -20,7 +20,7 @@ def dataset(miniatures, tmp_path):
             if mask != NEGATIVE:
                 miniatures.save(tmp_path / mask, miniatures.GREY)
         (tmp_path / f"{name}.json").write_text(json.dumps([*pairs, *added]))
-        report, = check_datasets(str(tmp_path / f"{name}.json"))
+        (report,) = check_datasets(str(tmp_path / f"{name}.json"))
         return report
 
     return make
@@ -49,7 +49,7 @@ def test_each_kind_of_faulty_mask(dataset, miniatures, tmp_path, kind, change, h
     miniatures.photograph(tmp_path / "faulty.png")
     miniatures.save(tmp_path / "faulty_mask.png", change(miniatures.GREY))
     report = dataset(["faulty.png", "faulty_mask.png"])
-    fault, = report.faults
+    (fault,) = report.faults
     assert (fault.kind, fault.harmful, report.harmful) == (kind, harmful, harmful)
     assert "faulty_mask.png" in fault.text
 
@@ -85,11 +85,11 @@ def test_counts_of_table_1(dataset):
 
 def test_what_cannot_be_paired_is_a_fault(tiny_dataset):
     (tiny_dataset / "Gt" / "2.png").rename(tiny_dataset / "Gt" / "3.png")
-    report, = check_datasets(str(tiny_dataset))
+    (report,) = check_datasets(str(tiny_dataset))
     assert [fault.kind for fault in report.faults] == ["unpaired"] and report.harmful == 1
     assert "2.png has no mask" in report.faults[0].text and "(1 more without a partner)" in report.faults[0].text
     (tiny_dataset / "list.json").write_text("[]")
-    report, = check_datasets(str(tiny_dataset / "list.json"))
+    (report,) = check_datasets(str(tiny_dataset / "list.json"))
     assert [fault.kind for fault in report.faults] == ["list"] and report.harmful == 1
     with pytest.raises(DiffIMLError, match="nowhere does not exist"):
         check_datasets(str(tiny_dataset / "nowhere"))
@@ -99,21 +99,26 @@ def test_several_datasets(tiny_dataset, tmp_path):
     sets = tmp_path / "sets.json"
     sets.write_text(json.dumps({"folder": "tiny", "list": "tiny/list.json"}))
     assert [(report.name, report.authentic, report.tampered) for report in check_datasets(str(sets))] == [
-        ("folder", 0, 3), ("list", 1, 3)]
+        ("folder", 0, 3),
+        ("list", 1, 3),
+    ]
     (tmp_path / "list.json").write_text(json.dumps([["tiny/Tp/0.png", NEGATIVE]]))
     balanced = [["JsonDataset", "list.json"], ["ManiDataset", "tiny"], ["JsonDataset", "tiny/list.json"]]
     sets.write_text(json.dumps(balanced))
     assert [(report.name, report.authentic, report.tampered) for report in check_datasets(str(sets))] == [
-        (tmp_path.name, 1, 0), ("tiny", 0, 3), (str(tmp_path / "tiny" / "list.json"), 1, 3)]
+        (tmp_path.name, 1, 0),
+        ("tiny", 0, 3),
+        (str(tmp_path / "tiny" / "list.json"), 1, 3),
+    ]
 
 
 def test_nothing_but_photographs_to_tamper_is_a_fault(tmp_path):
     (tmp_path / "sets.json").write_text(json.dumps([["SyntheticTampering", "photos"]]))
-    report, = check_datasets(str(tmp_path / "sets.json"))
+    (report,) = check_datasets(str(tmp_path / "sets.json"))
     assert "have no masks" in report.faults[0].text
 
 
 def test_real_data(bsds):
     for part in ("train", "val/list.json"):
-        report, = check_datasets(str(bsds / part))
+        (report,) = check_datasets(str(bsds / part))
         assert report.faults == []

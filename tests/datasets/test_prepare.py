@@ -41,7 +41,7 @@ def test_original_layouts(miniatures, tmp_path, name):
             found = as_the_framework_reads(mask)
             assert found.shape == (miniatures.HEIGHT, miniatures.WIDTH)
             assert (found != miniatures.TAMPERED).mean() < 0.04  # the resized ones differ at an edge
-    report, = check_datasets(str(done.output))
+    (report,) = check_datasets(str(done.output))
     assert report.name == name and report.harmful == 0
     assert (report.authentic, report.tampered) == (authentic, tampered)
 
@@ -99,7 +99,7 @@ def test_both_versions_of_casia_in_one_folder_and_masks_beside_the_images(miniat
 def test_misnamed_casia_files_get_their_own_masks(miniatures, tmp_path):
     miniatures.fabricate("CASIAv1", tmp_path)
     pairs = dict(json.loads(prepare("CASIAv1", tmp_path).output.read_text()))
-    (image, mask), = (pair for pair in pairs.items() if "0320" in pair[0])
+    ((image, mask),) = (pair for pair in pairs.items() if "0320" in pair[0])
     assert mask.endswith("Sp_D_NNN_A_cha0039_nat0019_0320_gt.png")
     assert f"{image}: paired with {mask} by its number 0320" in (tmp_path / "CASIAv1_masks" / "changes.txt").read_text()
     assert not any("Original Tp" in image for image in pairs)
@@ -137,7 +137,7 @@ def test_masks_of_the_frameworks_folder_are_corrected_where_it_would_misread_the
         miniatures.photograph(tmp_path / "NIST16" / part / "a.png")
     miniatures.save(tmp_path / "NIST16" / "Gt" / "a.png", mask(miniatures.GREY))
     done = prepare("NIST16", tmp_path)  # which has no authentic images
-    (_, used), = json.loads(done.output.read_text())
+    ((_, used),) = json.loads(done.output.read_text())
     assert np.array_equal(as_the_framework_reads(used), miniatures.TAMPERED)
     assert done.corrected == correct == ("NIST16_masks" in used)
 
@@ -215,5 +215,5 @@ def test_what_cannot_be_prepared_is_named(miniatures, tmp_path):
 def test_real_data(bsds, tmp_path):
     done = prepare("bsds", bsds / "val", tmp_path / "bsds.json")
     assert (done.authentic, done.tampered, done.corrected, done.left_out) == (20, 60, 0, 0)
-    report, = check_datasets(str(done.output))
+    (report,) = check_datasets(str(done.output))
     assert report.faults == []

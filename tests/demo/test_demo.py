@@ -15,8 +15,16 @@ def run(folder, **changes):
     from diffiml_plugin.demo.demo import demo
     from diffiml_plugin.training.settings import TrainSettings
 
-    settings = TrainSettings(image_size=64, batch_size=4, total_batch_size=4, epochs=1, device="cpu", num_workers=0,
-                             output_dir=str(folder), **changes)
+    settings = TrainSettings(
+        image_size=64,
+        batch_size=4,
+        total_batch_size=4,
+        epochs=1,
+        device="cpu",
+        num_workers=0,
+        output_dir=str(folder),
+        **changes,
+    )
     return demo(settings, TINY, train_images=4, test_images=6)
 
 

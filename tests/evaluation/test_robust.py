@@ -70,7 +70,9 @@ def test_an_interrupted_sweep_goes_on(settings, monkeypatch):
 
 def test_each_transform_is_the_frameworks_at_that_strength():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    spread = [np.abs(perturbed("noise", strength)(image=image)["image"].astype(int) - image).mean()
-              for strength in PERTURBATIONS["noise"][1]]
+    spread = [
+        np.abs(perturbed("noise", strength)(image=image)["image"].astype(int) - image).mean()
+        for strength in PERTURBATIONS["noise"][1]
+    ]
     assert spread == sorted(spread) and 0 < spread[0]
     assert perturbed("jpeg", 50).quality_upper == 50 and perturbed("blur", 23).blur_limit == (23, 23)

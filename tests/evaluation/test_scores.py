@@ -29,11 +29,16 @@ def test_regions_that_vanish_in_resizing_are_counted(tmp_path):
 @pytest.fixture
 def graded():
     """Records of a tampered and an authentic image of 10 pixels in a row, 2 of them padding, and their figures."""
-    probability = torch.tensor([[.9, .8, .3, .3, .3, .2, .1, 0, 1, 1], [.6, .3, .3, 0, 0, 0, 0, 0, 1, 1]])
+    probability = torch.tensor([[0.9, 0.8, 0.3, 0.3, 0.3, 0.2, 0.1, 0, 1, 1], [0.6, 0.3, 0.3, 0, 0, 0, 0, 0, 1, 1]])
     mask = torch.zeros(2, 10)
     mask[0, :4] = 1
-    batch = {"name": ["tampered", "authentic"], "index": torch.arange(2), "label": torch.tensor([1, 0]),
-             "mask": mask[:, None, None], "shape_mask": torch.tensor([1.] * 8 + [0.] * 2).expand(2, 1, 1, 10)}
+    batch = {
+        "name": ["tampered", "authentic"],
+        "index": torch.arange(2),
+        "label": torch.tensor([1, 0]),
+        "mask": mask[:, None, None],
+        "shape_mask": torch.tensor([1.0] * 8 + [0.0] * 2).expand(2, 1, 1, 10),
+    }
     return score_batch({"pred_mask": probability[:, None, None]}, batch, complete=True)
 
 

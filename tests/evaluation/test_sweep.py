@@ -54,9 +54,15 @@ def test_each_image_is_encoded_once_for_each_view(settings, monkeypatch):
     assert encoded == [4, 4]
 
 
-@pytest.mark.parametrize(("vary", "message"), [
-    ("ensemble=1", "did you mean 'ensemble_size'"), ("ensemble_size=1,two", "'two' is no int"),
-    ("tta=1", "1 is no bool"), ("sampler=ddmp", "sampler='ddmp' is not one of")])
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ("ensemble=1", "did you mean 'ensemble_size'"),
+        ("ensemble_size=1,two", "'two' is no int"),
+        ("tta=1", "1 is no bool"),
+        ("sampler=ddmp", "sampler='ddmp' is not one of"),
+    ],
+)
 def test_bad_settings_are_named(settings, vary, message):
     with pytest.raises(DiffIMLError, match=message):
         sweep(settings, vary=[vary], noise_seeds=1)

@@ -31,8 +31,9 @@ DIFFIML = {"encoder": "segformer_b0", "codec_weights": "none", "ensemble_size": 
 
 @pytest.fixture
 def settings(tiny_dataset, tmp_path):
-    return TestSettings(test_data_path=str(tiny_dataset / "list.json"), output_dir=str(tmp_path / "out"), device="cpu",
-                        num_workers=0)
+    return TestSettings(
+        test_data_path=str(tiny_dataset / "list.json"), output_dir=str(tmp_path / "out"), device="cpu", num_workers=0
+    )
 
 
 def records(settings):
@@ -47,8 +48,15 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
     assert results["model"] == "TinyIML" and results["settings"]["image_size"] == 64  # as it was trained
     tiny = results["datasets"]["tiny"]
     assert (tiny["images"], tiny["tampered"]) == (4, 3)
-    assert {"pixel-level F1", "pixel-level IOU", "pixel-level AUC", "false_alarm_area", "image-level F1",
-            "image-level AUC", "image-level Accuracy"} <= tiny.keys()
+    assert {
+        "pixel-level F1",
+        "pixel-level IOU",
+        "pixel-level AUC",
+        "false_alarm_area",
+        "image-level F1",
+        "image-level AUC",
+        "image-level Accuracy",
+    } <= tiny.keys()
 
     lines = records(settings)
     assert [line["path"] for line in lines] == list(read_list(tiny_dataset / "list.json").images)
@@ -63,8 +71,9 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
 @torch.no_grad()
 def test_any_model_is_averaged_over_the_mirror_image(settings, stored):
     path = stored("SegFormerIML", encoder="segformer_b0")
-    single, both = (scoring.open_scoring(replace(settings, checkpoint_path=str(path), tta=tta)).model.eval()
-                    for tta in (None, True))
+    single, both = (
+        scoring.open_scoring(replace(settings, checkpoint_path=str(path), tta=tta)).model.eval() for tta in (None, True)
+    )
     batch = {"image": torch.randn(2, 3, 64, 64), "mask": torch.zeros(2, 1, 64, 64), "label": torch.zeros(2)}
     upright, mirrored = single(**batch), single(image=batch["image"].flip(-1))
     found = both(**batch)
@@ -148,8 +157,7 @@ def test_every_image_counts_once_for_any_batch_size(settings, stored, name):
     assert np.allclose(*figures, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "flags", "edge"), [
-    ("DiffIML", DIFFIML, None), ("MVSSNet", {}, 7)])
+@pytest.mark.parametrize(("name", "flags", "edge"), [("DiffIML", DIFFIML, None), ("MVSSNet", {}, 7)])
 def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, flags, edge):
     from IMDLBenCo.training_scripts.tester import test_one_epoch as framework_test
 
@@ -200,14 +208,15 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
     pairs = []
     for number, (width, height) in enumerate([(40, 30), (100, 70), (64, 64), (50, 130)]):
         mask = np.zeros((height, width), np.uint8)
-        mask[height - 8:, width - 8:] = 255
+        mask[height - 8 :, width - 8 :] = 255
         Image.fromarray(np.repeat(mask[..., None], 3, 2)).save(tmp_path / f"i{number}.png")
         Image.fromarray(mask).save(tmp_path / f"m{number}.png")
         pairs.append([f"i{number}.png", f"m{number}.png"])
     (tmp_path / "list.json").write_text(json.dumps(pairs))
     path = str(stored("DiffIML", **DIFFIML))
-    settings = replace(settings, checkpoint_path=path, test_data_path=str(tmp_path / "list.json"), if_padding=True,
-                       padding_mode=mode)
+    settings = replace(
+        settings, checkpoint_path=path, test_data_path=str(tmp_path / "list.json"), if_padding=True, padding_mode=mode
+    )
     testing.test(settings)
     found = records(settings)
     model = checkpoints.load_model(path)
@@ -216,7 +225,7 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
         side = max(64, -(-max(Image.open(tmp_path / pair[0]).size) // 32) * 32)
         sample = make_test_set(listed, InputSettings(side, if_padding=True, padding_mode=mode), "DiffIML")[0]
         batch = torch.utils.data.default_collate([dict(sample, index=0)])
-        alone, = score_batch(model(**batch), batch)
+        (alone,) = score_batch(model(**batch), batch)
         assert record["f1"] == pytest.approx(alone["f1"], abs=1e-3) and record["label"] == 1
         assert record["score"] == pytest.approx(alone["score"], abs=1e-3)
 
@@ -275,8 +284,10 @@ def test_a_prediction_of_another_shape_is_refused():
 
 def test_bad_input_is_named(settings, stored):
     good = replace(settings, checkpoint_path=str(stored()))
-    for wrong, message in (({"test_data_path": ""}, "by --test_data_path"),
-                           ({"test_data_path": "gone"}, "gone does not exist"),
-                           ({"checkpoint_path": "gone"}, "checkpoint gone does not exist")):
+    for wrong, message in (
+        ({"test_data_path": ""}, "by --test_data_path"),
+        ({"test_data_path": "gone"}, "gone does not exist"),
+        ({"checkpoint_path": "gone"}, "checkpoint gone does not exist"),
+    ):
         with pytest.raises(DiffIMLError, match=message):
             testing.test(replace(good, **wrong))

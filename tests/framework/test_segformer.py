@@ -13,10 +13,26 @@ from diffiml_plugin.training.settings import TrainSettings
 def test_it_trains_and_tests(tiny_dataset, tmp_path):
     listed = str(tiny_dataset / "list.json")
     shared = {"image_size": 64, "num_workers": 0, "device": "cpu"}
-    done = train(TrainSettings(model="SegFormerIML", data_path=listed, batch_size=2, total_batch_size=4, epochs=1,
-                               output_dir=str(tmp_path / "run"), **shared), {"encoder": "segformer_b0"})
-    results = testing.test(TestSettings(checkpoint_path=str(done.folder / "last.safetensors"), test_data_path=listed,
-                                        output_dir=str(tmp_path / "out"), **shared))
+    done = train(
+        TrainSettings(
+            model="SegFormerIML",
+            data_path=listed,
+            batch_size=2,
+            total_batch_size=4,
+            epochs=1,
+            output_dir=str(tmp_path / "run"),
+            **shared,
+        ),
+        {"encoder": "segformer_b0"},
+    )
+    results = testing.test(
+        TestSettings(
+            checkpoint_path=str(done.folder / "last.safetensors"),
+            test_data_path=listed,
+            output_dir=str(tmp_path / "out"),
+            **shared,
+        )
+    )
     assert results["model"] == "SegFormerIML" and results["settings"]["encoder"] == "segformer_b0"
     assert {"pixel-level F1", "image-level AUC"} <= results["datasets"]["tiny"].keys()
     restored = restore(done.folder / "last.safetensors")

@@ -34,8 +34,14 @@ def test_stock_scripts_train_and_test_diffiml(tiny_dataset, tmp_path, child_envi
     scripts.mkdir()
 
     def run(*words):
-        return subprocess.run([sys.executable, *map(str, words)], cwd=scripts, env=environment, check=True, text=True,
-                              stdout=subprocess.PIPE)
+        return subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=scripts,
+            env=environment,
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
 
     def torchrun(script, flags):
         return run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", script, *flags.split()).stdout
@@ -43,13 +49,16 @@ def test_stock_scripts_train_and_test_diffiml(tiny_dataset, tmp_path, child_envi
     run("-c", "import sys; from IMDLBenCo.cli_funcs import cli_init; cli_init(None, 'base')")
     assert "from mymodel import MyModel" in (scripts / "train.py").read_text()
 
-    torchrun("train.py", f"{COMMON} --data_path {tiny_dataset} --test_data_path {tiny_dataset} --batch_size 1 "
-                         "--epochs 1 --accum_iter 1 --lr 1e-4 --warmup_epochs 0 --output_dir out --log_dir out")
-    line, = map(json.loads, (scripts / "out" / "log.txt").read_text().splitlines())
+    torchrun(
+        "train.py",
+        f"{COMMON} --data_path {tiny_dataset} --test_data_path {tiny_dataset} --batch_size 1 "
+        "--epochs 1 --accum_iter 1 --lr 1e-4 --warmup_epochs 0 --output_dir out --log_dir out",
+    )
+    (line,) = map(json.loads, (scripts / "out" / "log.txt").read_text().splitlines())
     assert line["train_loss"] > 0 and "test_pixel-level F1" in line
     assert (scripts / "out" / "checkpoint-0.pth").is_file()
 
     (scripts / "sets.json").write_text(json.dumps({"tiny": str(tiny_dataset)}))
     torchrun("test.py", f"{COMMON} --test_data_json sets.json --checkpoint_path out --output_dir eval --log_dir eval")
-    line, = map(json.loads, (scripts / "eval" / "tiny" / "log.txt").read_text().splitlines())
+    (line,) = map(json.loads, (scripts / "eval" / "tiny" / "log.txt").read_text().splitlines())
     assert 0 <= line["test_pixel-level F1"] <= 1

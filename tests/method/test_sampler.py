@@ -13,8 +13,9 @@ def _denoise(z, t):
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20])
 def test_ddim_agrees_with_diffusers(steps):
-    theirs = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False, prediction_type="sample",
-                           timestep_spacing="trailing")
+    theirs = DDIMScheduler(
+        1000, 1e-4, 0.02, "linear", clip_sample=False, prediction_type="sample", timestep_spacing="trailing"
+    )
     theirs.set_timesteps(steps)
     start = torch.randn(2, 8, 4, 4)
     expected = start

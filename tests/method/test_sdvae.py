@@ -12,9 +12,13 @@ from diffiml_plugin.weights.sdvae import load_sdvae
 
 def tiny_vae(stages=4, latent_channels=4):
     torch.manual_seed(0)
-    return AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * stages,
-                         up_block_types=("UpDecoderBlock2D",) * stages,
-                         block_out_channels=(4,) * stages, norm_num_groups=2, latent_channels=latent_channels).eval()
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * stages,
+        up_block_types=("UpDecoderBlock2D",) * stages,
+        block_out_channels=(4,) * stages,
+        norm_num_groups=2,
+        latent_channels=latent_channels,
+    ).eval()
 
 
 def test_latents_are_the_scaled_mode_of_three_equal_channels():

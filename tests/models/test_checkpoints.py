@@ -83,8 +83,12 @@ def test_flags_that_json_cannot_hold_keep_their_default():
 def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     torch.save({"model": 3}, tmp_path / "odd.pth")
-    for path, message in (("text.pth", "text.pth is damaged"), ("odd.pth", "odd.pth holds no state dict"),
-                          ("gone", "gone does not exist"), (".", "has no best.safetensors")):
+    for path, message in (
+        ("text.pth", "text.pth is damaged"),
+        ("odd.pth", "odd.pth holds no state dict"),
+        ("gone", "gone does not exist"),
+        (".", "has no best.safetensors"),
+    ):
         with pytest.raises(DiffIMLError, match=message):
             restore(tmp_path / path, "TinyIML")
 
@@ -110,8 +114,10 @@ def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_pat
     folder, model = tiny
     release([folder], tmp_path / "given.safetensors", {"data": "none"})
     given = restore(tmp_path / "given.safetensors")
-    assert all(torch.equal(a.half().float(), b) for a, b in
-               zip(model.state_dict().values(), given.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a.half().float(), b)
+        for a, b in zip(model.state_dict().values(), given.model.state_dict().values(), strict=True)
+    )
     metadata = read_metadata(tmp_path / "given.safetensors")
     assert metadata["data"] == "none" and "epoch" not in metadata
     stored = load_weights(tmp_path / "given.safetensors")[0]
@@ -133,8 +139,10 @@ def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(t
         release([folder / checkpoints.BEST, wide], tmp_path / "mean.safetensors", {})
 
 
-@pytest.mark.parametrize(("flags", "scale", "different"), [
-    ({"beta_end": 0.03}, 1, "--beta_end: 0.02 and 0.03"), ({}, 2, "their latent codec")])
+@pytest.mark.parametrize(
+    ("flags", "scale", "different"),
+    [({"beta_end": 0.03}, 1, "--beta_end: 0.02 and 0.03"), ({}, 2, "their latent codec")],
+)
 def test_models_of_other_latents_or_another_schedule_have_no_mean(tmp_path, flags, scale, different):
     for name, factor, changed in (("a", 1, {"beta_end": 0.02}), ("b", scale, flags)):
         weights = {"diffiml.codec.x": factor * torch.ones(1)}

@@ -21,27 +21,47 @@ def without_gpu_and_jpegio(monkeypatch):
         monkeypatch.setattr(moved, "cuda", lambda self, *args: self)
     component = SimpleNamespace(v_samp_factor=1, h_samp_factor=1, quant_tbl_no=0)
     monkeypatch.setattr(
-        "IMDLBenCo.model_zoo.cat_net.cat_net_post_function.read_jpeg_from_memory", lambda image: SimpleNamespace(
-            comp_info=[component], coef_arrays=[np.zeros(image.shape[1:])], quant_tables=[np.ones((8, 8))]))
+        "IMDLBenCo.model_zoo.cat_net.cat_net_post_function.read_jpeg_from_memory",
+        lambda image: SimpleNamespace(
+            comp_info=[component], coef_arrays=[np.zeros(image.shape[1:])], quant_tables=[np.ones((8, 8))]
+        ),
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_gpu_and_jpegio")
-@pytest.mark.parametrize(("name", "size", "images", "flags"), [
-    ("Cat_Net", 64, 2, {}),
-    ("IML_ViT", 64, 2, {}),
-    ("Mesorch", 512, 1, {}),  # it takes no other size
-    ("PSCC_Net", 64, 2, {"pretrain_path": ""}),
-    ("SparseViT", 512, 1, {}),
-    ("Trufor", 64, 2, {}),
-])
+@pytest.mark.parametrize(
+    ("name", "size", "images", "flags"),
+    [
+        ("Cat_Net", 64, 2, {}),
+        ("IML_ViT", 64, 2, {}),
+        ("Mesorch", 512, 1, {}),  # it takes no other size
+        ("PSCC_Net", 64, 2, {"pretrain_path": ""}),
+        ("SparseViT", 512, 1, {}),
+        ("Trufor", 64, 2, {}),
+    ],
+)
 def test_a_peer_trains_and_is_restored(name, size, images, flags, tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "build_model", lambda *args, pretrained: build_model(*args, pretrained=False))
     listing = tiny_dataset / "list.json"
     listing.write_text(json.dumps(json.loads(listing.read_text())[:images]))
-    done = training.train(TrainSettings(
-        model=name, data_path=str(listing), image_size=size, if_resizing=True, batch_size=2, total_batch_size=2,
-        epochs=1, lr=1e-4, num_workers=0, device="cpu", precision="fp32", output_dir=str(tmp_path / "run")), flags)
+    done = training.train(
+        TrainSettings(
+            model=name,
+            data_path=str(listing),
+            image_size=size,
+            if_resizing=True,
+            batch_size=2,
+            total_batch_size=2,
+            epochs=1,
+            lr=1e-4,
+            num_workers=0,
+            device="cpu",
+            precision="fp32",
+            output_dir=str(tmp_path / "run"),
+        ),
+        flags,
+    )
     record = json.loads((done.folder / "log.jsonl").read_text())
     assert record["update"] == 1 and all(value > 0 for value in record["loss"].values())
     assert load_model(done.folder / "last.safetensors")

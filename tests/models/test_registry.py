@@ -23,7 +23,10 @@ def test_unknown_flag_gets_the_nearest_name():
 
 def test_flags_come_before_settings_of_the_run_before_defaults():
     assert resolve_flags("TinyIML", {"width": 8}, {"image_size": 64, "width": 2, "lr": 1}) == {
-        "width": 8, "poison": "", "image_size": 64}
+        "width": 8,
+        "poison": "",
+        "image_size": 64,
+    }
 
 
 def test_missing_required_flag_is_named():
@@ -50,8 +53,10 @@ def test_a_model_that_wants_a_file_says_so(tmp_path):
         build_model("ObjectFormer", flags)
 
 
-@pytest.mark.parametrize(("name", "flag"), [
-    ("Trufor", "--np_pretrain_weights"), ("PSCC_Net", "--pretrain_path"), ("MSCDI_Net", "--backbone_weights_path")])
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [("Trufor", "--np_pretrain_weights"), ("PSCC_Net", "--pretrain_path"), ("MSCDI_Net", "--backbone_weights_path")],
+)
 def test_a_model_that_cannot_be_built_without_files_says_which_flags_name_them(name, flag):
     with pytest.raises(DiffIMLError, match=f"{name} cannot be built without files of its own .*give .*{flag}"):
         build_model(name, resolve_flags(name, {}))
@@ -116,8 +121,15 @@ def test_an_encoder_from_random_weights_is_said(capsys):
         assert capsys.readouterr().err.startswith(said) and bool(said) == (weights == "none")
 
 
-@pytest.mark.parametrize(("name", "flags"), [
-    ("IML_ViT", "--vit_pretrain_path"), ("Mesorch", "--seg_pretrain_path, --conv_pretrain"),
-    ("ObjectFormer", "--init_weight_path"), ("PSCC_Net", "--pretrain_path"), ("SparseViT", "--pretrained_path")])
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("IML_ViT", "--vit_pretrain_path"),
+        ("Mesorch", "--seg_pretrain_path, --conv_pretrain"),
+        ("ObjectFormer", "--init_weight_path"),
+        ("PSCC_Net", "--pretrain_path"),
+        ("SparseViT", "--pretrained_path"),
+    ],
+)
 def test_the_initial_weights_of_the_zoo_are_recognised(name, flags):
     assert ", ".join(f"--{flag}" for flag in models.constructor_flags(name) if models._START_FLAG.search(flag)) == flags

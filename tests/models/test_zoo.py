@@ -74,8 +74,9 @@ def test_an_unknown_model_is_told_before_anything_is_measured():
 
 
 def test_each_model_has_the_size_of_table_4_or_of_its_input_mode(monkeypatch):
-    monkeypatch.setattr(zoo_module, "_measured", lambda entry, device: {
-        "model": entry.name, "image_size": entry.image_size, "fps": 1.0})
+    monkeypatch.setattr(
+        zoo_module, "_measured", lambda entry, device: {"model": entry.name, "image_size": entry.image_size, "fps": 1.0}
+    )
     sizes = {row["model"]: row["image_size"] for row in zoo((), {}, None, CPU)}
     assert sizes["DiffIML"] == sizes["MVSSNet"] == sizes["Trufor"] == 512
     assert (sizes["PSCC_Net"], sizes["MantraNet"], sizes["ObjectFormer"], sizes["IML_ViT"]) == (256, 256, 224, 1024)

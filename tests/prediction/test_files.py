@@ -27,8 +27,7 @@ class BrightnessModel(nn.Module):
 
     def forward(self, image, mask=None, label=None, name=None, details=False, *args, **kwargs):
         brightness = torch.sigmoid(2 * self.gain * image.mean(1, keepdim=True))
-        return {"pred_mask": brightness, "pred_label": brightness.amax((1, 2, 3)),
-                "uncertainty": brightness * 0 + 0.25}
+        return {"pred_mask": brightness, "pred_label": brightness.amax((1, 2, 3)), "uncertainty": brightness * 0 + 0.25}
 
 
 @pytest.fixture
@@ -58,8 +57,13 @@ def read(path):
 def test_a_size_that_changes_nothing_is_said(checkpoint, capsys):
     Predictor(checkpoint, image_size=32, device="cpu")
     assert not capsys.readouterr().err
-    save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {"gain": 1.0},
-                    input={"image_size": 64, "if_padding": True, "padding_mode": "reflect"})
+    save_checkpoint(
+        checkpoint,
+        BrightnessModel(),
+        "BrightnessModel",
+        {"gain": 1.0},
+        input={"image_size": 64, "if_padding": True, "padding_mode": "reflect"},
+    )
     Predictor(checkpoint, image_size=32, device="cpu")
     assert "--image_size is not used" in capsys.readouterr().err
 
@@ -68,7 +72,10 @@ def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
     out = tmp_path / "out"
     assert predict(Predictor(checkpoint, device="cpu"), [str(folder)], out) == []
     assert {str(p.relative_to(out)) for p in out.rglob("*_mask.png")} == {
-        "a.png_mask.png", "a.bmp_mask.png", "deep/a_mask.png"}
+        "a.png_mask.png",
+        "a.bmp_mask.png",
+        "deep/a_mask.png",
+    }
     mask, binary = read(out / "deep/a_mask.png"), read(out / "deep/a_binary.png")
     assert mask.shape == (60, 90) and mask[:, :40].max() < 10 and mask[:, 50:].min() > 245
     assert np.array_equal(np.unique(binary), [0, 255])
@@ -91,7 +98,7 @@ def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder,
 
 def test_a_prediction_that_is_not_finite_is_a_failure(checkpoint, folder, tmp_path):
     save_checkpoint(checkpoint, BrightnessModel(float("nan")), "BrightnessModel", {}, input={"image_size": 64})
-    failure, = predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path / "out")
+    (failure,) = predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path / "out")
     assert "a.png is not finite" in failure.reason and not list((tmp_path / "out").glob("*.png"))
 
 
@@ -113,14 +120,14 @@ def test_padded_model_keeps_pixels_in_place_in_larger_images_too(checkpoint, fol
     trained = {"image_size": 96, "if_padding": True}
     for mode, size in (("constant", None), ("constant", 64), ("reflect", None)):  # of 90x60 pixels
         save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input={**trained, "padding_mode": mode})
-        made, = Predictor(checkpoint, image_size=size, device="cpu").predict([folder / "a.png"])
+        (made,) = Predictor(checkpoint, image_size=size, device="cpu").predict([folder / "a.png"])
         assert np.array_equal(made.probability > 0.5, made.image[..., 0] > 127)
 
 
 def test_an_image_too_large_for_a_model_of_one_size_is_refused(checkpoint, folder, monkeypatch):
     monkeypatch.delattr(BrightnessModel, "size_multiple")
     save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input={"image_size": 64, "if_padding": True})
-    refused, = Predictor(checkpoint, device="cpu").predict([folder / "a.png"])
+    (refused,) = Predictor(checkpoint, device="cpu").predict([folder / "a.png"])
     assert "has 90x60 pixels, the model takes 64 at most" in refused.reason
 
 
@@ -173,7 +180,14 @@ def test_the_small_model_travels_with_the_package_and_says_what_it_is(tmp_path):
 @pytest.mark.slow
 def test_the_small_model_reaches_the_figures_of_its_card(bsds, tmp_path):
     figures = read_metadata(RELEASED["small"])["figures"]
-    found = testing.test(TestSettings(checkpoint_path="small", test_data_path=str(bsds / "val" / "list.json"),
-                                      output_dir=str(tmp_path), device="cpu", num_workers=0))["datasets"]["val"]
+    found = testing.test(
+        TestSettings(
+            checkpoint_path="small",
+            test_data_path=str(bsds / "val" / "list.json"),
+            output_dir=str(tmp_path),
+            device="cpu",
+            num_workers=0,
+        )
+    )["datasets"]["val"]
     for figure in ("pixel-level F1", "pixel-level AUC", "false_alarm_area"):
         assert found[figure] == pytest.approx(figures[figure], abs=0.01)

@@ -34,8 +34,11 @@ def test_strip_has_one_height():
 
 
 def test_page_is_self_contained_and_escaped(tmp_path):
-    body = page.figures({"F1 <after>": "0.61"}), page.table(["a"], [["<b>"]]), page.strip(
-        {"input": IMAGE, "truth": MASK / 1.0}, "name & caption")
+    body = (
+        page.figures({"F1 <after>": "0.61"}),
+        page.table(["a"], [["<b>"]]),
+        page.strip({"input": IMAGE, "truth": MASK / 1.0}, "name & caption"),
+    )
     page.write_page(tmp_path / "report.html", "T<i>tle", "lead", *body)
     text = (tmp_path / "report.html").read_text()
     assert "F1 &lt;after&gt;" in text and "<td>&lt;b&gt;" in text and "name &amp; caption" in text

@@ -15,8 +15,14 @@ from diffiml_plugin.reports.report import report
 from diffiml_plugin.reports.tables import PUBLISHED, Run, published_tables, robust_curve
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
-COST = {"model": "DiffIML", "image_size": 512, "params_M": {"total": 48.5}, "GFLOPs": {"N=1": 52.3, "N=5": 102.2},
-        "fps": 12.0, "settings": {"latent_codec": "lightvae"}}
+COST = {
+    "model": "DiffIML",
+    "image_size": 512,
+    "params_M": {"total": 48.5},
+    "GFLOPs": {"N=1": 52.3, "N=5": 102.2},
+    "fps": 12.0,
+    "settings": {"latent_codec": "lightvae"},
+}
 
 
 @pytest.fixture
@@ -31,9 +37,13 @@ def runs(scored_settings, tiny_dataset, tmp_path, stored, monkeypatch):
     testing.test(replace(settings, experiment="table5/SegFormerIML", output_dir=str(tmp_path / "runs" / "test")))
     robust.robust(replace(settings, output_dir=str(tmp_path / "runs" / "robust")))
     checkpoint = stored("DiffIML", encoder="segformer_b0", num_inference_steps=2, ensemble_size=1)
-    sweep.sweep(replace(settings, checkpoint_path=str(checkpoint), experiment="table7",
-                        output_dir=str(tmp_path / "runs" / "sweep")),
-                vary=["ensemble_size=1,3"], noise_seeds=2)
+    sweep.sweep(
+        replace(
+            settings, checkpoint_path=str(checkpoint), experiment="table7", output_dir=str(tmp_path / "runs" / "sweep")
+        ),
+        vary=["ensemble_size=1,3"],
+        noise_seeds=2,
+    )
     (tmp_path / "cost.json").write_text(json.dumps([COST]))
     return tmp_path / "runs"
 
@@ -68,8 +78,11 @@ def test_a_report_of_everything(runs, tmp_path):
     assert rows(text, "Table 2")["TruFor", "paper"]["mean"] == "0.395"
 
     # the sweep: each image's mean over the seeds
-    swept = [r for r in records(runs / "sweep" / "sweep_per_image.jsonl")
-             if (r["dataset"], r["ensemble_size"], r["label"]) == ("CASIAv1", 3, 1)]
+    swept = [
+        r
+        for r in records(runs / "sweep" / "sweep_per_image.jsonl")
+        if (r["dataset"], r["ensemble_size"], r["label"]) == ("CASIAv1", 3, 1)
+    ]
     assert len(swept) == 2 * 3
     seeds = [fmean(r["f1"] for r in swept if r["noise_seed"] == seed) for seed in (0, 1)]
     spread = f"{fmean(seeds):.4f} ± {stdev(seeds):.4f} ["
@@ -88,12 +101,15 @@ def test_a_report_of_everything(runs, tmp_path):
 
     # robustness
     found = records(runs / "robust" / "robust_per_image.jsonl")
-    perturbed = {name: fmean(r["f1"] for r in found if (r["dataset"], r["variant"], r["label"]) == (name, "jpeg 50", 1))
-                 for name in ("CASIAv1", "Columbia")}
+    perturbed = {
+        name: fmean(r["f1"] for r in found if (r["dataset"], r["variant"], r["label"]) == (name, "jpeg 50", 1))
+        for name in ("CASIAv1", "Columbia")
+    }
     curve = robust_curve(Run(runs / "robust" / robust.RESULTS, {}, found))["jpeg"]
     assert list(curve) == [0, 90, 50] and curve[50] == pytest.approx(fmean(perturbed.values()))
-    assert f"| {perturbed['Columbia']:.4f} [" in next(line for line in text.split("JPEG quality")[1].splitlines()
-                                                  if line.startswith("| Columbia"))
+    assert f"| {perturbed['Columbia']:.4f} [" in next(
+        line for line in text.split("JPEG quality")[1].splitlines() if line.startswith("| Columbia")
+    )
 
     html = (tmp_path / "report" / "report.html").read_text()
     assert not re.search(r"(src|href)='(?!data:)", html) and "prediction" in html and "Best and worst" in html
@@ -105,8 +121,10 @@ def test_a_report_of_everything(runs, tmp_path):
 
 
 def test_vanished_regions_are_counted_beside_the_figures(tmp_path):
-    records = [{"dataset": name, "label": 1, "f1": 0.5 * area, "score": None, "mask_area": area}
-               for name, area in (("one", 0), ("one", 1), ("two", 1))]
+    records = [
+        {"dataset": name, "label": 1, "f1": 0.5 * area, "score": None, "mask_area": area}
+        for name, area in (("one", 0), ("one", 1), ("two", 1))
+    ]
     table = report_tables.test_table(Run(tmp_path, {"model": "m", "configuration": "c"}, records))
     assert table.head == ["dataset", "images", "tampered", "vanished", "pixel-level F1"]
     assert [row[3] for row in table.rows] == ["1", "–", "–"] and table.rows[0][4].startswith("0.2500 [")
@@ -115,8 +133,11 @@ def test_vanished_regions_are_counted_beside_the_figures(tmp_path):
 def test_a_test_fills_the_row_of_its_model(tmp_path):
     def run(model):
         record = {"dataset": "Columbia", "f1": 0.5}
-        return Run(tmp_path, {"model": model, "settings": {"experiment": "table2 table5/row"}, "configuration": "c"},
-                   [record, record])
+        return Run(
+            tmp_path,
+            {"model": model, "settings": {"experiment": "table2 table5/row"}, "configuration": "c"},
+            [record, record],
+        )
 
     tables = published_tables([run("Mesorch"), run("SparseViT"), run("NewIML")], [], [])
     ours = [row[0] for row in tables[0].rows if row[1] == "ours"]
@@ -126,14 +147,29 @@ def test_a_test_fills_the_row_of_its_model(tmp_path):
 
 def test_the_zoos_rows_land_beside_the_published(tmp_path):
     def row(model, size, members, fps, **settings):
-        return {"model": model, "image_size": size, "params_M": {"total": fps and 2.5}, "GFLOPs": {members: None},
-                "fps": fps, "settings": settings}
+        return {
+            "model": model,
+            "image_size": size,
+            "params_M": {"total": fps and 2.5},
+            "GFLOPs": {members: None},
+            "fps": fps,
+            "settings": settings,
+        }
 
-    (tmp_path / "complexity.json").write_text(json.dumps([
-        row("DiffIML", 512, "N=1", 8.0, latent_codec="lightvae", timed="a GPU", command="benco complexity --zoo"),
-        row("DiffIML", 512, "N=5", 4.0, latent_codec="lightvae"),
-        row("DiffIML", 512, "N=1", 2.0, latent_codec="sd-vae"), row("IML_ViT", 1024, "N=1", 1.0),
-        row("IML_ViT", 512, "N=1", 5.0), row("unet", 512, "N=1", None)]))
+    (tmp_path / "complexity.json").write_text(
+        json.dumps(
+            [
+                row(
+                    "DiffIML", 512, "N=1", 8.0, latent_codec="lightvae", timed="a GPU", command="benco complexity --zoo"
+                ),
+                row("DiffIML", 512, "N=5", 4.0, latent_codec="lightvae"),
+                row("DiffIML", 512, "N=1", 2.0, latent_codec="sd-vae"),
+                row("IML_ViT", 1024, "N=1", 1.0),
+                row("IML_ViT", 512, "N=1", 5.0),
+                row("unet", 512, "N=1", None),
+            ]
+        )
+    )
     report([str(tmp_path)], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     table = rows(text, "Table 4")
@@ -141,8 +177,14 @@ def test_the_zoos_rows_land_beside_the_published(tmp_path):
     assert configuration.endswith(" (a GPU)")
     assert f"| {configuration} | DiffIML | {tmp_path / 'complexity.json'} | benco complexity --zoo |" in text
     ours = {name: cells["FPS"] for (name, figures), cells in table.items() if figures == "ours"}
-    assert ours == {"IML-ViT (1024²)": "1.0000", "DiffIML, VAE, N=1": "2.0000", "DiffIML, LightVAE, N=1": "8.0000",
-                    "DiffIML, LightVAE, N=5": "4.0000", "IML-ViT": "5.0000", "unet": "missing"}
+    assert ours == {
+        "IML-ViT (1024²)": "1.0000",
+        "DiffIML, VAE, N=1": "2.0000",
+        "DiffIML, LightVAE, N=1": "8.0000",
+        "DiffIML, LightVAE, N=5": "4.0000",
+        "IML-ViT": "5.0000",
+        "unet": "missing",
+    }
     assert table["IML-ViT (1024²)", "difference"]["FPS"] == "-18.5300"
 
 

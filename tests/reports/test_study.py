@@ -11,8 +11,17 @@ F1 = {"a": [[0.9, 0.5, 0.1], [0.7, 0.3, 0.2]], "b": [[0.4, 0.4, 0.4]]}  # by row
 
 
 def record(name, f1, mask="mask.png", area=None):
-    return {"path": f"/data/{name}", "dataset": "val", "name": name, "mask": mask, "label": int(f1 is not None),
-            "f1": f1, "false_alarm_area": area, "auc_sklearn": None if f1 is None else 1 - f1 / 4, "score": None}
+    return {
+        "path": f"/data/{name}",
+        "dataset": "val",
+        "name": name,
+        "mask": mask,
+        "label": int(f1 is not None),
+        "f1": f1,
+        "false_alarm_area": area,
+        "auc_sklearn": None if f1 is None else 1 - f1 / 4,
+        "score": None,
+    }
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ def make(photographs, **settings):
     from diffiml_plugin.training.sources import train_transform
 
     return synthetic.SyntheticTampering(
-        photographs, **{**framework_arguments(InputSettings(64), train_transform(), None), **settings})
+        photographs, **{**framework_arguments(InputSettings(64), train_transform(), None), **settings}
+    )
 
 
 def draw(stream, index, seed=0):

@@ -34,7 +34,7 @@ def test_image_and_mask_are_cut_alike_and_half_of_the_windows_seek_the_region(im
     for _ in range(200):
         made = GridCrop(32)(image=image, mask=mask)
         top, left = position(made["image"])
-        assert np.array_equal(made["mask"], mask[top:top + 32, left:left + 32])
+        assert np.array_equal(made["mask"], mask[top : top + 32, left : left + 32])
         held += made["mask"].any()
     assert 80 < held < 140  # by chance alone: about 10
 

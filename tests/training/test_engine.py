@@ -28,9 +28,19 @@ pytestmark = pytest.mark.usefixtures("tiny_model")
 def settings(tiny_dataset, tmp_path):
     """A run of two epochs over four images, in updates of two."""
     return TrainSettings(
-        model="TinyIML", data_path=str(tiny_dataset / "list.json"), test_data_path=str(tiny_dataset / "list.json"),
-        image_size=64, batch_size=2, total_batch_size=2, test_batch_size=3, epochs=2, lr=1e-2, test_period=1,
-        num_workers=0, device="cpu", output_dir=str(tmp_path / "run"),
+        model="TinyIML",
+        data_path=str(tiny_dataset / "list.json"),
+        test_data_path=str(tiny_dataset / "list.json"),
+        image_size=64,
+        batch_size=2,
+        total_batch_size=2,
+        test_batch_size=3,
+        epochs=2,
+        lr=1e-2,
+        test_period=1,
+        num_workers=0,
+        device="cpu",
+        output_dir=str(tmp_path / "run"),
     )
 
 
@@ -54,11 +64,15 @@ def test_a_run_learns_and_leaves_everything_behind(settings, capsys):
     assert records[-1]["loss"]["loss"] < records[0]["loss"]["loss"]
     assert done.f1 == max(record["f1"] for record in records)
     assert {f.name for f in done.folder.glob("*.safetensors")} == {
-        "best.safetensors", "last.safetensors", "epoch_0004.safetensors", "epoch_0008.safetensors"}
+        "best.safetensors",
+        "last.safetensors",
+        "epoch_0004.safetensors",
+        "epoch_0008.safetensors",
+    }
     assert list(done.folder.glob("events.out.tfevents*"))
     config = yaml.safe_load((done.folder / "config.yaml").read_text())
     assert (config["width"], config["image_size"], config["epochs"]) == (6, 64, 8)
-    start, = json.loads((done.folder / "run.json").read_text())
+    (start,) = json.loads((done.folder / "run.json").read_text())
     assert {"command", "versions", "git"} <= start.keys() and start["versions"]["torch"]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8 and lines[0].startswith("epoch 1/8  loss 0.")  # no terminal: a line per epoch
@@ -157,8 +171,9 @@ def test_ema_is_what_is_tested_and_stored(settings):
 
 def test_a_run_starts_from_a_checkpoint(settings, tmp_path):
     first = train(settings, {"width": 6}).folder
-    fine = replace(settings, checkpoint_path=str(first / "last.safetensors"), lr=1e-12,
-                   output_dir=str(tmp_path / "fine"))
+    fine = replace(
+        settings, checkpoint_path=str(first / "last.safetensors"), lr=1e-12, output_dir=str(tmp_path / "fine")
+    )
     assert equal(weights(first), weights(train(fine).folder), tolerance=1e-6)  # of its width too
     with pytest.raises(DiffIMLError, match="holds a TinyIML, not a DiffIML"):
         train(replace(fine, model="DiffIML", output_dir=str(tmp_path / "other")))
@@ -166,8 +181,14 @@ def test_a_run_starts_from_a_checkpoint(settings, tmp_path):
 
 def test_what_the_flags_leave_open_is_as_the_checkpoint_was_trained(settings, tmp_path):
     first = train(replace(settings, if_padding=True, epochs=1)).folder
-    fine = replace(settings, model="", image_size=None, checkpoint_path=str(first / "last.safetensors"), epochs=1,
-                   output_dir=str(tmp_path / "fine"))
+    fine = replace(
+        settings,
+        model="",
+        image_size=None,
+        checkpoint_path=str(first / "last.safetensors"),
+        epochs=1,
+        output_dir=str(tmp_path / "fine"),
+    )
     config = yaml.safe_load((train(fine).folder / "config.yaml").read_text())
     assert (config["model"], config["image_size"], config["if_padding"]) == ("TinyIML", 64, True)
     resized = replace(fine, if_resizing=True, output_dir=str(tmp_path / "resized"))
@@ -191,8 +212,17 @@ def test_images_in_frames_of_their_own_are_validated_and_shown(settings, tmp_pat
         Image.new("RGB", size).save(tmp_path / f"{number}.png")
         pairs.append([f"{number}.png", NEGATIVE])
     (tmp_path / "frames.json").write_text(json.dumps(pairs))
-    done = train(replace(settings, model="SegFormerIML", test_data_path=str(tmp_path / "frames.json"), epochs=1,
-                         if_padding=True, padding_mode="reflect"), {"encoder": "segformer_b0"})
+    done = train(
+        replace(
+            settings,
+            model="SegFormerIML",
+            test_data_path=str(tmp_path / "frames.json"),
+            epochs=1,
+            if_padding=True,
+            padding_mode="reflect",
+        ),
+        {"encoder": "segformer_b0"},
+    )
     assert log(done.folder)[0]["test"]["frames"]["images"] == 3
     assert yaml.safe_load((done.folder / "config.yaml").read_text())["padding_mode"] == "reflect"
 
@@ -258,13 +288,16 @@ def test_bad_data_is_said_before_anything_is_written(settings, tiny_dataset, tmp
         train(replace(settings, data_path=""))
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"epochs": 0}, "--epochs 0 must be a positive number"),
-    ({"lr": 0.0}, "--lr 0.0 must be above 0"),
-    ({"warmup_epochs": 2, "epochs": 2}, "--warmup_epochs 2 must be 0 to 1"),
-    ({"if_padding": True, "if_resizing": True}, "exclude each other"),
-    ({"precision": "fp8"}, "--precision fp8 is not one of auto, fp32, bf16, fp16; did you mean"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0 must be a positive number"),
+        ({"lr": 0.0}, "--lr 0.0 must be above 0"),
+        ({"warmup_epochs": 2, "epochs": 2}, "--warmup_epochs 2 must be 0 to 1"),
+        ({"if_padding": True, "if_resizing": True}, "exclude each other"),
+        ({"precision": "fp8"}, "--precision fp8 is not one of auto, fp32, bf16, fp16; did you mean"),
+    ],
+)
 def test_wrong_settings_are_named(wrong, message):
     with pytest.raises(DiffIMLError, match=message):
         TrainSettings(**wrong)
@@ -289,8 +322,6 @@ def test_learning_rate_is_the_frameworks():
             assert learning_rate(progress, settings) == pytest.approx(adjust_learning_rate(group, progress, settings))
 
 
-
-
 def flags_of(settings):
     return [f"--{name}={value}" for name, value in asdict(settings).items() if value not in (None, "")]
 
@@ -308,7 +339,7 @@ def test_data_without_what_the_model_needs_is_named(settings, monkeypatch):
 def test_a_model_of_the_zoo_trains(settings, monkeypatch):
     monkeypatch.setattr("torch.utils.model_zoo.load_url", lambda url: {})  # offline
     done = train(replace(settings, model="MVSSNet", epochs=1))
-    record, = log(done.folder)
+    (record,) = log(done.folder)
     assert record["loss"].keys() == {"predict_loss", "edge_loss", "label_loss", "combined_loss"}
     assert record["test"]["tiny"]["images"] == 4 and done.f1 > 0
 
@@ -335,17 +366,35 @@ def test_diffiml_trains_on_real_photographs(bsds, child_environment, tmp_path):
         return subprocess.run(command, check=True, env=child_environment, stdout=subprocess.PIPE, text=True).stdout
 
     trained, validation = tmp_path / "run", bsds / "val" / "list.json"
-    run("train", model="DiffIML", data_path=bsds / "train", test_data_path=validation, encoder="segformer_b0",
-        image_size=64, batch_size=25, total_batch_size=25, epochs=2, lr=1e-3, ensemble_size=1, output_dir=trained)
+    run(
+        "train",
+        model="DiffIML",
+        data_path=bsds / "train",
+        test_data_path=validation,
+        encoder="segformer_b0",
+        image_size=64,
+        batch_size=25,
+        total_batch_size=25,
+        epochs=2,
+        lr=1e-3,
+        ensemble_size=1,
+        output_dir=trained,
+    )
     losses = [record["loss"]["loss"] for record in log(trained)]
     assert losses[1] < 0.9 * losses[0]
-    printed = run("test", checkpoint_path=trained, test_data_path=validation, num_inference_steps=2,
-                  output_dir=tmp_path / "out")
+    printed = run(
+        "test", checkpoint_path=trained, test_data_path=validation, num_inference_steps=2, output_dir=tmp_path / "out"
+    )
     assert "pixel F1" in printed
     results = json.load(open(tmp_path / "out" / "results.json"))
     assert results["datasets"]["val"]["images"] == 80 and results["settings"]["ensemble_size"] == 1
-    run("robust", checkpoint_path=trained, test_data_path=validation, num_inference_steps=1,
-        output_dir=tmp_path / "out" / "robust")
+    run(
+        "robust",
+        checkpoint_path=trained,
+        test_data_path=validation,
+        num_inference_steps=1,
+        output_dir=tmp_path / "out" / "robust",
+    )
     run("report", str(tmp_path / "out"), output_dir=tmp_path / "report")
     found = [json.loads(line) for line in open(tmp_path / "out" / "per_image.jsonl")]
     f1 = fmean(record["f1"] for record in found if record["label"] == 1)

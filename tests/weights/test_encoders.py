@@ -124,8 +124,9 @@ class Hub:
         return str(self.files[file])
 
 
-@pytest.mark.parametrize("files", [["model.safetensors"], ["pytorch_model.bin"],
-                                   ["model.safetensors", "pytorch_model.bin"]])
+@pytest.mark.parametrize(
+    "files", [["model.safetensors"], ["pytorch_model.bin"], ["model.safetensors", "pytorch_model.bin"]]
+)
 def test_imagenet_weights_come_from_the_hub_safetensors_first(files, tmp_path, monkeypatch):
     hugging_face("segformer_b0").save_pretrained(tmp_path)
     torch.save(safetensors.torch.load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
@@ -139,8 +140,9 @@ def test_imagenet_weights_come_from_the_hub_safetensors_first(files, tmp_path, m
     assert torch.equal(encoder.stages[2].norm.weight, published["segformer.encoder.layer_norm.2.weight"])
 
 
-@pytest.mark.parametrize(("name", "repository"), [("segformer_b3", "nvidia/mit-b3"),
-                                                  ("resnet50", "timm/resnet50.a1_in1k")])
+@pytest.mark.parametrize(
+    ("name", "repository"), [("segformer_b3", "nvidia/mit-b3"), ("resnet50", "timm/resnet50.a1_in1k")]
+)
 def test_offline_says_what_to_fetch_and_where_to_put_it(name, repository, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub(offline=True))
     with pytest.raises(DiffIMLError) as error:

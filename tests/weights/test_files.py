@@ -25,8 +25,7 @@ def test_what_is_written_is_read(tmp_path, state):
     loaded, metadata = load_weights(path)
     assert metadata == METADATA == read_metadata(path)
     assert loaded.keys() == state.keys()
-    assert all(torch.equal(loaded[key], tensor) and loaded[key].dtype == tensor.dtype
-               for key, tensor in state.items())
+    assert all(torch.equal(loaded[key], tensor) and loaded[key].dtype == tensor.dtype for key, tensor in state.items())
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
 
 
@@ -80,8 +79,14 @@ def test_a_damaged_or_foreign_file_is_refused_by_name_and_sha256(tmp_path, state
     if damage == "pickle":
         torch.save(state, path)
     else:
-        path.write_bytes({"empty": b"", "header only": content[:60], "tail lost": content[:-1],
-                          "text": b"version https://git-lfs.github.com/spec/v1\n"}[damage])
+        path.write_bytes(
+            {
+                "empty": b"",
+                "header only": content[:60],
+                "tail lost": content[:-1],
+                "text": b"version https://git-lfs.github.com/spec/v1\n",
+            }[damage]
+        )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for read in (load_weights, read_metadata):
         with pytest.raises(DiffIMLError, match=rf"{path} \(\d+ bytes, sha256 {digest}\) is truncated"):
@@ -96,11 +101,14 @@ def test_safetensors_of_others_are_refused(tmp_path, state):
         load_weights(path)
 
 
-@pytest.mark.parametrize("write", [
-    lambda state, path: safetensors.torch.save_file(state, path.with_suffix(".safetensors")),
-    lambda state, path: torch.save(state, path.with_suffix(".bin")),
-    lambda state, path: torch.save({"state_dict": state, "epoch": 4}, path.with_suffix(".pth")),
-])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda state, path: safetensors.torch.save_file(state, path.with_suffix(".safetensors")),
+        lambda state, path: torch.save(state, path.with_suffix(".bin")),
+        lambda state, path: torch.save({"state_dict": state, "epoch": 4}, path.with_suffix(".pth")),
+    ],
+)
 def test_tensors_of_other_programs(tmp_path, state, write):
     write(state, tmp_path / "w")
     (path,) = tmp_path.iterdir()
