@@ -21,7 +21,17 @@ RESULTS = "sweep.json"
 SWEPT = {
     field.name: field.type
     for field in fields(DiffIMLConfig)
-    if field.name in ("sampler", "num_inference_steps", "ensemble_size", "tta")
+    if field.name
+    in (
+        "sampler",
+        "num_inference_steps",
+        "timestep_spacing",
+        "clip_latents",
+        "ensemble_size",
+        "tta",
+        "tta_fusion",
+        "mask_reading",
+    )
 }
 _RECORDED = (*SWEPT, "noise_seed")
 

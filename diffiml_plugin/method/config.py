@@ -8,6 +8,12 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 DENOISERS = ("light", "paper")
 LATENT_CODECS = ("lightvae", "sd-vae")
 SAMPLERS = ("ddim", "ancestral")
+TIMESTEP_SPACINGS = ("trailing", "leading")
+TTA_FUSIONS = ("mean", "max")
+READINGS = {  # of a codec's decoded value, as a probability: the first is the codec's own
+    "lightvae": ("sigmoid",),  # its values are logits
+    "sd-vae": ("clamp", "sigmoid"),  # its values aim at -1 and +1
+}
 LATENT_STRIDE = 8  # pixels per latent cell, both codecs
 LATENT_CHANNELS = 4  # per target: mask, edge
 SIZE_MULTIPLE = 32  # pixels; the coarsest encoder stage
@@ -46,12 +52,25 @@ class DiffIMLConfig:
     beta_end: float = _setting(0.02, "variance of the last step")
     sampler: str = _setting("ddim", "ddim (sigma = 0) | ancestral (Eq. 3-5)")
     num_inference_steps: int = _setting(8, "S, sampling steps")
+    timestep_spacing: str = _setting("trailing", "trailing: from t = T-1 | leading: down to t = 0, as the release does")
+    clip_latents: float = _setting(0.0, "bound on the clean estimate in each step (0: none; 1: the release's)")
     ensemble_size: int = _setting(5, "N, members whose latents are averaged (Alg. 2)")
     tta: bool = _setting(False, "fuse with the prediction of the mirrored image")
+    tta_fusion: str = _setting("mean", "of both views' probabilities: mean | max (the release's)")
+    mask_reading: str = _setting(
+        "auto", "probability of a decoded value v: sigmoid | clamp: (v + 1) / 2 cut to [0, 1] | auto: the codec's own"
+    )
     noise_seed: int = _setting(0, "key of the sampling noise, beside the image name and the member")
 
     def __post_init__(self):
-        for name, allowed in (("denoiser", DENOISERS), ("latent_codec", LATENT_CODECS), ("sampler", SAMPLERS)):
+        for name, allowed in (
+            ("denoiser", DENOISERS),
+            ("latent_codec", LATENT_CODECS),
+            ("sampler", SAMPLERS),
+            ("timestep_spacing", TIMESTEP_SPACINGS),
+            ("tta_fusion", TTA_FUSIONS),
+            ("mask_reading", ("auto", *READINGS.get(self.latent_codec, ()))),
+        ):
             value = getattr(self, name)
             if value not in allowed:
                 raise DiffIMLError(f"{name}={value!r} is not one of {', '.join(allowed)}{nearest(value, allowed)}")
@@ -61,17 +80,28 @@ class DiffIMLConfig:
             ("timestep_power", 1, 100),
             ("num_train_timesteps", 1, 100_000),
             ("num_inference_steps", 1, self.num_train_timesteps),
+            ("clip_latents", 0, 1000),
             ("ensemble_size", 1, 1000),
             ("beta_start", 0, self.beta_end),
             ("beta_end", 0, 1),
         ):
             if not low <= getattr(self, name) <= high:
                 raise DiffIMLError(f"{name}={getattr(self, name)} is outside [{low}, {high}]")
+        if self.clip_latents and self.latent_codec == "lightvae":
+            raise DiffIMLError(
+                f"clip_latents={self.clip_latents} does not suit latent_codec='lightvae': its latents "
+                "have unit variance, of which a bound cuts off a part (1 costs 0.47 F1); expected 0"
+            )
 
     @property
     def joint_channels(self) -> int:
         """Channels of z0: 4 for the mask, and 4 more for the edge map when it is supervised."""
         return LATENT_CHANNELS * (2 if self.edge_supervision else 1)
+
+    @property
+    def reading(self) -> str:
+        """`mask_reading`, or the codec's own where that is "auto"."""
+        return READINGS[self.latent_codec][0] if self.mask_reading == "auto" else self.mask_reading
 
 
 # What a stored model is: these fields fix its weights' shapes or the meaning of its latents.

@@ -140,7 +140,8 @@ class DiffIML(nn.Module):
         decoded = [self._decode(latents.mean(1)) for latents, _ in samples]  # of [B, 1, H, W]
         if self.config.tta:
             decoded[1] = decoded[1].flip(-1)
-        probability = torch.stack(decoded).mean(0)  # [B, 1, H, W]
+        views_of_mask = torch.stack(decoded)  # [1 or 2, B, 1, H, W]
+        probability = views_of_mask.amax(0) if self.config.tta_fusion == "max" else views_of_mask.mean(0)
         if not details:
             return Prediction(probability)
 
@@ -168,7 +169,11 @@ class DiffIML(nn.Module):
             return self.denoiser(z, torch.tensor([t], device=z.device), fused).float()
 
         z, estimates = SAMPLERS[config.sampler](
-            denoise, noise, noise.draw(shape, fused.device), self.schedule.respaced(config.num_inference_steps)
+            denoise,
+            noise,
+            noise.draw(shape, fused.device),
+            self.schedule.respaced(config.num_inference_steps, config.timestep_spacing),
+            config.clip_latents,
         )
         return z.unflatten(0, (-1, members)), torch.stack([e[::members] for e in estimates], 1)
 
@@ -182,7 +187,7 @@ class DiffIML(nn.Module):
     def _decode(self, z: Tensor, target: str = "mask") -> Tensor:
         part = z[:, :LATENT_CHANNELS] if target == "mask" else z[:, LATENT_CHANNELS:]
         with torch.autocast(z.device.type, enabled=False):
-            return self.codec.decode(part, target)
+            return self.codec.decode(part, target, self.config.reading)
 
     def _decode_each(self, z: Tensor) -> Tensor:
         return self._decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # [B, K, C, h, w] → [B, K, 1, H, W]

@@ -59,16 +59,21 @@ class LightVAE(nn.Module):
         mean, std = self._scale(target)
         return (self.encoder(y) - mean) / std
 
-    def decode(self, z: Tensor, target: str = "mask") -> Tensor:
-        """Normalised latents [B, 4, h, w] to probabilities [B, 1, 8h, 8w] in [0, 1]."""
+    def decode(self, z: Tensor, target: str = "mask", reading: str = "sigmoid") -> Tensor:
+        """Normalised latents [B, 4, h, w] to probabilities [B, 1, 8h, 8w] in [0, 1]; `reading` as `read_decoded`."""
         mean, std = self._scale(target)
-        return self.decoder(z * std + mean).sigmoid()
+        return read_decoded(self.decoder(z * std + mean), reading)
 
     def _scale(self, target: str) -> tuple[Tensor, Tensor]:
         if target not in TARGETS:
             raise DiffIMLError(f"latent target {target!r} is not one of {', '.join(TARGETS)}")
         row = TARGETS.index(target)
         return self.latent_mean[row].view(1, -1, 1, 1), self.latent_std[row].view(1, -1, 1, 1)
+
+
+def read_decoded(value: Tensor, reading: str) -> Tensor:
+    """What a decoder gives, as a probability: by "sigmoid", or by "clamp", (value + 1) / 2 cut to [0, 1]."""
+    return value.sigmoid() if reading == "sigmoid" else (value / 2 + 0.5).clamp(0, 1)
 
 
 def _activation() -> nn.Module:

@@ -34,22 +34,30 @@ def _seed(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
 
 
-def ddim_sample(denoise: Denoise, noise: KeyedNoise, z: Tensor, steps: Sequence[Step]) -> tuple[Tensor, list[Tensor]]:
+def ddim_sample(
+    denoise: Denoise, noise: KeyedNoise, z: Tensor, steps: Sequence[Step], bound: float = 0.0
+) -> tuple[Tensor, list[Tensor]]:
     """DDIM with sigma = 0 (Alg. 2) from z ~ N(0, I) [R, C, h, w].
 
-    Returns the final clean latent and the estimate of it at each step. `noise` is not drawn from.
+    Args:
+        noise: not drawn from.
+        bound: above 0, the clean estimate is cut to [-bound, bound]; the noise is worked out from the uncut one.
+
+    Returns:
+        The final clean latent [R, C, h, w] and the estimate of it at each step.
     """
     estimates = []
     for t, abar, abar_next in steps:
         z0 = denoise(z, t)
         eps = (z - abar**0.5 * z0) / (1 - abar) ** 0.5
+        z0 = _cut(z0, bound)
         z = abar_next**0.5 * z0 + (1 - abar_next) ** 0.5 * eps
         estimates.append(z0)
     return estimates[-1], estimates
 
 
 def ancestral_sample(
-    denoise: Denoise, noise: KeyedNoise, z: Tensor, steps: Sequence[Step]
+    denoise: Denoise, noise: KeyedNoise, z: Tensor, steps: Sequence[Step], bound: float = 0.0
 ) -> tuple[Tensor, list[Tensor]]:
     """Ancestral (DDPM) sampling by the score of Eq. 3-5, s = (sqrt(abar_t) z0 - z_t) / (1 - abar_t).
 
@@ -58,13 +66,17 @@ def ancestral_sample(
     """
     estimates = []
     for t, abar, abar_next in steps:
-        z0 = denoise(z, t)
+        z0 = _cut(denoise(z, t), bound)
         score = (abar**0.5 * z0 - z) / (1 - abar)
         beta = 1 - abar / abar_next
         std = (beta * (1 - abar_next) / (1 - abar)) ** 0.5
         z = (z + beta * score) / (1 - beta) ** 0.5 + std * noise.draw(z.shape[1:], z.device)
         estimates.append(z0)
     return estimates[-1], estimates
+
+
+def _cut(z0: Tensor, bound: float) -> Tensor:
+    return z0.clamp(-bound, bound) if bound else z0
 
 
 SAMPLERS = {"ddim": ddim_sample, "ancestral": ancestral_sample}

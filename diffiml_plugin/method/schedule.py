@@ -30,13 +30,18 @@ class NoiseSchedule(nn.Module):
         abar = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)  # [B, 1, 1, 1]
         return abar.sqrt() * (z0 + prior_rate * prior_noise) + (1 - abar).sqrt() * noise
 
-    def respaced(self, num_inference_steps: int) -> list[tuple[int, float, float]]:
-        """The S sampling steps as (t, abar_t, abar_next), from t = T-1 down to the clean latent (abar_next = 1).
+    def respaced(self, num_inference_steps: int, spacing: str = "trailing") -> list[tuple[int, float, float]]:
+        """The S sampling steps as (t, abar_t, abar_next), from much noise down to the clean latent (abar_next = 1).
 
-        The spacing is "trailing": the first step is the last trained one, where the latent is pure noise.
+        Args:
+            spacing: "trailing" starts at the last trained step, t = T-1, where the latent is pure noise; "leading"
+                ends at t = 0, as diffusers' DDIMScheduler does by default, so that S = 1 is t = 0 alone.
         """
         total = len(self.alphas_cumprod)
-        timesteps = [round(total - i * total / num_inference_steps) - 1 for i in range(num_inference_steps)]
+        if spacing == "leading":
+            timesteps = [total // num_inference_steps * i for i in reversed(range(num_inference_steps))]
+        else:
+            timesteps = [round(total - i * total / num_inference_steps) - 1 for i in range(num_inference_steps)]
         abar = self.alphas_cumprod.tolist()
         return [
             (t, abar[t], abar[t_next] if t_next is not None else 1.0)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE
+from diffiml_plugin.method.lightvae import read_decoded
 
 LATENT_SCALE = 0.18215  # makes the published VAE's latents of photographs unit variance
 _WIDTHS = (128, 256, 512, 512)
@@ -49,7 +50,7 @@ class SDVAE(nn.Module):
         picture = 2 * y.to(self.vae.dtype).expand(-1, 3, -1, -1) - 1  # [B, 3, H, W] in [-1, 1]
         return self.vae.encode(picture).latent_dist.mode() * LATENT_SCALE
 
-    def decode(self, z: Tensor, target: str = "mask") -> Tensor:
-        """Latents [B, 4, h, w] to probabilities [B, 1, 8h, 8w] in [0, 1], the mean of the three channels."""
+    def decode(self, z: Tensor, target: str = "mask", reading: str = "clamp") -> Tensor:
+        """Latents [B, 4, h, w] to probabilities [B, 1, 8h, 8w] in [0, 1], of the mean of the three channels."""
         picture = self.vae.decode(z.to(self.vae.dtype) / LATENT_SCALE).sample  # [B, 3, 8h, 8w]
-        return (picture.mean(1, keepdim=True) / 2 + 0.5).clamp(0, 1)
+        return read_decoded(picture.mean(1, keepdim=True), reading)

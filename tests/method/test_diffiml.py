@@ -66,11 +66,13 @@ def test_details(model, images):
     assert prediction.score.shape == (2,) and 0 <= prediction.score.min() and prediction.score.max() <= 1
 
 
-def test_tta_is_the_mean_of_both_views(model, images):
+@pytest.mark.parametrize("fusion", ["mean", "max"])
+def test_tta_fuses_both_views(model, images, fusion):
     upright = model._decode(model._sample(*model.condition(images[:1]), ["a/0"])[0].mean(1))
     mirrored = model._decode(model._sample(*model.condition(images[:1].flip(-1)), ["a/1"])[0].mean(1)).flip(-1)
-    fused = _model(tta=True).predict(images[:1], ["a"]).probability
-    torch.testing.assert_close(fused, (upright + mirrored) / 2, atol=1e-6, rtol=0)
+    fused = _model(tta=True, tta_fusion=fusion).predict(images[:1], ["a"]).probability
+    expected = (upright + mirrored) / 2 if fusion == "mean" else upright.maximum(mirrored)
+    torch.testing.assert_close(fused, expected, atol=1e-6, rtol=0)
 
 
 def test_one_condition_serves_other_sampling_settings(images):
@@ -108,6 +110,27 @@ def test_without_edge_supervision_the_latent_is_the_mask_alone(images):
 def test_unusable_images_are_refused(model, image):
     with pytest.raises(DiffIMLError, match="image"):
         model.predict(image, ["a"])
+
+
+def test_sampling_follows_spacing_and_bound(images):
+    model = DiffIML(
+        DiffIMLConfig(encoder="segformer_b0", num_inference_steps=2, ensemble_size=1, latent_codec="sd-vae"),
+        build_encoder("segformer_b0"),
+        LightVAE(),
+    ).eval()
+    called = []
+    model.denoiser.register_forward_hook(lambda module, inputs, output: called.append(inputs[1].item()) or 9 * output)
+    leading = model.with_settings(timestep_spacing="leading", clip_latents=0.5)
+    latents, steps = leading._sample(*leading.condition(images[:1]), ["a/0"])
+    assert called == [500, 0] and latents.abs().max() == steps.abs().max() == 0.5
+
+
+def test_a_bound_on_our_latents_is_refused():
+    with pytest.raises(DiffIMLError, match="clip_latents=1.0 does not suit latent_codec='lightvae'.*0.47 F1"):
+        DiffIMLConfig(clip_latents=1.0)
+    with pytest.raises(DiffIMLError, match="mask_reading='clamp' is not one of auto, sigmoid"):
+        DiffIMLConfig(mask_reading="clamp")
+    assert DiffIMLConfig(latent_codec="sd-vae", clip_latents=1.0).reading == "clamp"
 
 
 def test_settings_out_of_range_are_refused():

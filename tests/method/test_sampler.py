@@ -26,6 +26,20 @@ def test_ddim_agrees_with_diffusers(steps):
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 8, 10, 20])
+def test_leading_bounded_ddim_agrees_with_the_defaults_of_diffusers(steps):
+    theirs = DDIMScheduler(1000, 1e-4, 0.02, "linear", prediction_type="sample")  # leading, clip_sample to 1
+    theirs.set_timesteps(steps)
+    start = 2 * torch.randn(2, 8, 4, 4)
+    expected, schedule = start, NoiseSchedule().respaced(steps, "leading")
+    for t in theirs.timesteps:
+        expected = theirs.step(3 * _denoise(expected, t.item()), t, expected, eta=0.0).prev_sample
+    ours, estimates = ddim_sample(lambda z, t: 3 * _denoise(z, t), KeyedNoise([]), start, schedule, bound=1.0)
+    assert [t for t, _, _ in schedule] == theirs.timesteps.tolist() and schedule[-1][0] == 0
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+    assert max(estimate.abs().max() for estimate in estimates) == 1
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_recover_a_gaussian(name):
     """With the optimal denoiser of N(mean, std²) the samples have that mean and deviation."""

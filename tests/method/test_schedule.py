@@ -30,3 +30,10 @@ def test_respaced_steps_run_from_the_last_trained_one_to_the_clean_latent(steps)
     assert len(spaced) == steps and timesteps[0] == 999 and timesteps == sorted(set(timesteps), reverse=True)
     assert [following for _, _, following in spaced[:-1]] == [abar for _, abar, _ in spaced[1:]]
     assert spaced[-1][2] == 1.0
+
+
+@pytest.mark.parametrize("steps, expected", [(8, [875, 750, 625, 500, 375, 250, 125, 0]), (3, [666, 333, 0]), (1, [0])])
+def test_leading_steps_end_at_the_first_trained_one(steps, expected):
+    spaced = NoiseSchedule().respaced(steps, "leading")
+    assert [t for t, _, _ in spaced] == expected
+    assert [following for _, _, following in spaced] == [*(abar for _, abar, _ in spaced[1:]), 1.0]

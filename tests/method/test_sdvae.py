@@ -30,6 +30,8 @@ def test_latents_are_the_scaled_mode_of_three_equal_channels():
     decoded = codec.decode(latent, "edge")
     picture = vae.decode(latent / 0.18215).sample
     assert torch.allclose(decoded, (picture.mean(1, keepdim=True) + 1).div(2).clamp(0, 1), atol=1e-6)
+    sigmoid = codec.decode(latent, reading="sigmoid")
+    assert torch.allclose(sigmoid, picture.mean(1, keepdim=True).sigmoid(), atol=1e-6)
     assert not any(parameter.requires_grad for parameter in codec.parameters())
 
 
