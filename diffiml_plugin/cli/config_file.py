@@ -1,9 +1,20 @@
-"""Config files: YAML whose keys are flag names, with `extends:`, `${VARIABLE}` and `${HERE}`, the file's own folder."""
+"""Config files: YAML whose keys are flag names.
+
+A file may say `extends: OTHER`, whose settings it changes. `${VARIABLE}` is of the environment, `${VARIABLE:-DEFAULT}`
+too; `${HERE}` is the file's own folder. A family of settings that differ in little is one file: what they share, and
+
+    rows:
+      resnet50: {encoder: resnet50}
+      resnet50_plain: {extends: resnet50, edge_supervision: false}
+
+`--config FILE#ROW` takes one of them; `${ROW}` is its name. `about`, `cost`, `verb` and `formerly`, of a file or a row,
+are no settings: they are what `benco configs` shows, and an earlier name that still finds it.
+"""
 
 import argparse
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -20,47 +31,139 @@ if TYPE_CHECKING:
 FOLDER = "benco_configs"
 _PACKAGE = Path(diffiml_plugin.__file__).parent
 _NOT_SETTINGS = ("config", "dry_run", "model_flags", "model_flags_given")
+_INDEX = ("about", "cost", "verb", "formerly")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a configuration stands: a file, and its row if it is one of a family."""
+
+    file: Path
+    row: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}#{self.row}" if self.row else str(self.file)
 
 
 @dataclass(frozen=True)
 class Setting:
     value: Any
-    file: Path  # that set it, for messages
+    place: Place  # that set it, for messages and variables
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A configuration of the package: its name for `--config`, the verb it is for, one line of what it is, its cost
+    where that was measured, and the name it had before.
+    """
+
+    name: str
+    place: Place
+    verb: str
+    about: str
+    cost: str
+    formerly: str
 
 
 def read_config(name: str) -> dict[str, Setting]:
-    """The settings of a file and of the files it extends; the extending file wins.
+    """The settings of a file, or of a row of it, and of what it extends; what extends wins.
 
     Args:
-        name: a path, with or without `.yaml`; what is not there is looked for among the package's own files.
+        name: a path, with or without `.yaml`, and `#ROW` of a family; what is not there is looked for among the
+            package's own.
 
     Raises:
-        DiffIMLError: a missing or malformed file, or files that extend each other in a circle.
+        DiffIMLError: a missing or malformed file, no such row, or what extends itself in a circle.
     """
     settings: dict[str, Setting] = {}
-    chain: list[Path] = []
+    chain: list[Place] = []
     while name:
-        path = find_config(name, chain[-1].parent if chain else Path())
-        if path in chain:
-            raise DiffIMLError(f"config files extend each other in a circle: {' -> '.join(map(str, [*chain, path]))}")
-        chain.append(path)
-        content = _load(path)
-        name = content.pop("extends", None)
-        if not isinstance(name, (str, NoneType)):
-            raise DiffIMLError(f"{path}: extends: expected the name of one file, got {name!r}")
-        settings = {**{key: Setting(value, path) for key, value in content.items()}, **settings}
+        place = find_config(name, chain[-1].file.parent if chain else Path())
+        if place in chain:
+            raise DiffIMLError(f"config files extend each other in a circle: {' -> '.join(map(str, [*chain, place]))}")
+        chain.append(place)
+        content = _read_place(place)
+        name = _one_name(place, content.pop("extends", ""))
+        own = {key: Setting(value, place) for key, value in content.items() if key not in _INDEX}
+        settings = own | settings
     return settings
 
 
-def find_config(name: str, folder: Path) -> Path:
-    """The file called `name` seen from `folder`, else the package's own of that name."""
-    own = packaged_folder()
-    places = [folder / name, own / name.removeprefix(f"{FOLDER}/")]
-    for path in (Path(f"{place}{suffix}") for place in places for suffix in ("", ".yaml")):
-        if path.is_file():
-            return path.resolve()
-    close = nearest(Path(name).name.removesuffix(".yaml"), [path.stem for path in own.glob("*.yaml")])
-    raise DiffIMLError(f"no config file {places[0]}{close} (the package's own are in {own})")
+def _read_place(place: Place) -> dict[str, Any]:
+    """What a file says, with what its row, and the rows which that extends, say instead."""
+    content = _load(place.file)
+    rows = _rows(place.file, content)
+    if rows and not place.row:
+        raise DiffIMLError(f"{place.file} holds several configurations; name one, {place.file.stem}#ROW: {_listed(rows)}")
+    own: dict[str, Any] = {}
+    chain: list[str] = []
+    row = place.row
+    while row:
+        if row not in rows:
+            raise DiffIMLError(f"{place.file} has no row {row!r}{nearest(row, rows)}; it has {_listed(rows)}")
+        if row in chain:
+            raise DiffIMLError(f"{place.file}: rows extend each other in a circle: {' -> '.join([*chain, row])}")
+        chain.append(row)
+        own = rows[row] | own
+        row = _one_name(place, rows[row].get("extends", ""))
+        own.pop("extends", None)
+    return content | own
+
+
+def _rows(file: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Takes the rows out of a file's content."""
+    rows = content.pop("rows", None) or {}
+    if not isinstance(rows, dict) or not all(isinstance(row, (dict, NoneType)) for row in rows.values()):
+        raise DiffIMLError(f"{file}: rows: expected lines of `name: {{flag: value, ...}}`")
+    return {str(name): dict(row or {}) for name, row in rows.items()}
+
+
+def _one_name(place: Place, name: Any) -> str:
+    if not isinstance(name, (str, NoneType)):
+        raise DiffIMLError(f"{place}: extends: expected one name, got {name!r}")
+    return name or ""
+
+
+def _listed(rows: Mapping[str, Any]) -> str:
+    return ", ".join(rows) or "none"
+
+
+def find_config(name: str, folder: Path) -> Place:
+    """The file, or row of a file, called `name` seen from `folder`, else the package's own of that name or former name.
+
+    Raises:
+        DiffIMLError: there is none, with the nearest of the package's own.
+    """
+    own, bare = packaged_folder(), name.removeprefix(f"{FOLDER}/")
+    file, _, row = bare.rpartition("#")
+    spellings = [(folder / name, ""), (own / bare, "")]
+    if file:
+        spellings = [*spellings, (folder / name.rpartition("#")[0], row), (own / file, row)]
+    for stem, row in spellings:
+        for path in (stem, Path(f"{stem}.yaml")):
+            if path.is_file():
+                return Place(path.resolve(), row)
+    entries = package_index()
+    former = bare.removesuffix(".yaml")
+    for entry in entries:
+        if former in (entry.formerly, entry.name):
+            return entry.place
+    known = [word for entry in entries for word in (entry.name, entry.formerly) if word]
+    raise DiffIMLError(f"no config file {folder / name}{nearest(former, known)} (`benco configs` lists the package's own)")
+
+
+def package_index() -> list[IndexEntry]:
+    """The package's own configurations, by name."""
+    return [entry for file in sorted(packaged_folder().rglob("*.yaml")) for entry in _entries(file)]
+
+
+def _entries(file: Path) -> Iterator[IndexEntry]:
+    content = _load(file)
+    rows = _rows(file, content)
+    name = file.relative_to(packaged_folder()).with_suffix("").as_posix()
+    for row, own in rows.items() if rows else [("", {})]:
+        facts = {key: str((content | own).get(key, "")) for key in _INDEX}
+        yield IndexEntry(f"{name}#{row}" if row else name, Place(file, row), **facts)
 
 
 def packaged_folder() -> Path:
@@ -82,14 +185,14 @@ def apply_settings(parser: "Parser", settings: dict[str, Setting], given: set[st
     applied = set()
     for key, setting in settings.items():
         if key not in actions:
-            raise DiffIMLError(f"{setting.file}: unknown key {key!r}{nearest(str(key), actions)}")
+            raise DiffIMLError(f"{setting.place}: unknown key {key!r}{nearest(str(key), actions)}")
         action = actions[key]
         if action.dest in given or setting.value is None:
             continue
         try:
-            action.default = _value(action, _expand(setting.value, {**os.environ, "HERE": str(setting.file.parent)}))
+            action.default = _value(action, _expand(setting.value, _variables(setting.place)))
         except ValueError as error:
-            raise DiffIMLError(f"{setting.file}: {key}: {error}") from error
+            raise DiffIMLError(f"{setting.place}: {key}: {error}") from error
         action.required = False
         applied.add(action.dest)
     return applied
@@ -114,19 +217,26 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
+def _variables(place: Place) -> dict[str, str]:
+    return {**os.environ, "HERE": str(place.file.parent), "ROW": place.row}
+
+
 def _expand(value: Any, variables: Mapping[str, str]) -> Any:
-    """Fills in `${VARIABLE}`."""
+    """Fills in `${VARIABLE}` and `${VARIABLE:-DEFAULT}`."""
     if isinstance(value, list):
         return [_expand(item, variables) for item in value]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match) -> str:
-        if match[1] not in variables:
+        found = variables.get(match[1])
+        if not found and match[2] is not None:  # as in a shell, where `:-` takes an empty one for unset
+            return match[2]
+        if found is None:
             raise ValueError(f"the variable {match[1]} of {value!r} is not set; export {match[1]}=...")
-        return variables[match[1]]
+        return found
 
-    return re.sub(r"\$\{(\w+)\}", variable, value)
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", variable, value)
 
 
 def _value(action: argparse.Action, value: Any) -> Any:
