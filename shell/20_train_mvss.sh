@@ -5,4 +5,4 @@
 set -euo pipefail
 
 : "${DATA_ROOT:?set it to the folder that holds the datasets}"
-exec benco train --config mvss_train "$@"
+exec benco train --config mvss/train "$@"

@@ -5,4 +5,4 @@
 set -euo pipefail
 
 : "${DATA_ROOT:?set it to the folder that holds the datasets}"
-exec benco test --config catnet_test "$@"
+exec benco test --config catnet/test "$@"

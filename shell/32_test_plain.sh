@@ -4,4 +4,4 @@
 set -euo pipefail
 
 : "${DATA_ROOT:?set it to the folder that holds the datasets}"
-exec benco test --config mvss_test_plain "$@"
+exec benco test --config mvss/test_plain "$@"

@@ -4,4 +4,4 @@
 set -euo pipefail
 
 : "${DATA_ROOT:?set it to the folder that holds the datasets}"
-exec benco sweep --config mvss_sweep "$@"
+exec benco sweep --config mvss/sweep "$@"

@@ -3,8 +3,8 @@
 # usage: STUDY_DATA=/folder shell/80_study.sh [flags of benco train]      e.g. --epochs 200
 #   STUDY_DATA  holds photos/, which are tampered for training (along the label maps of regions/, if it is there), and
 #               other photographs for the test: val/Au/, which are tampered, or val/list.json, which holds forgeries
-#   SIDE        pixels: squares, from scratch, benco_configs/study_ROW.yaml (128); or "photographs": at their own size,
-#               from ImageNet weights (--encoder_weights FILE, where there is no hub), study_photographs_ROW.yaml
+#   SIDE        pixels: squares, from scratch, the rows of benco_configs/study/squares.yaml (128); or "photographs": at their own size,
+#               from ImageNet weights (--encoder_weights FILE, where there is no hub), those of photographs.yaml
 #   ROWS        configurations; ROW_without_KIND leaves splice, copy_move or removal out of the training
 #   SEEDS, OUT  seeds, and the folder of the runs
 set -euo pipefail

@@ -11,7 +11,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 out=runs/small
 benco train --config small --output_dir $out/first --resume auto "$@"
 benco train --config small_authentic --checkpoint_path $out/first/last.safetensors --output_dir $out/second --resume auto "$@"
-card="$root/benco_configs/small_card.json"
+card="$root/benco_configs/small/card.json"
 if [ ! $out/mean.safetensors -nt $out/second/last.safetensors ]; then
     rm -f $out/mean.safetensors
     benco release $out/first/last.safetensors $out/second/last.safetensors $out/mean.safetensors --statement "$card"

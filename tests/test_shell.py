@@ -76,7 +76,7 @@ def test_both_protocols_ablations_robustness_and_report(script, tmp_path):
     assert "epoch 1/1" in script("21_train_catnet.sh", *SMALL, "--samples_per_set", "2")
     script("31_test_catnet.sh", *FEW, "--checkpoint_path", "runs/catnet")
     peer = ["--model", "SegFormerIML", "--output_dir"]
-    script("30_test_mvss.sh", *HERE, *peer, "runs/peer/test", "--checkpoint_path", "runs/table5_SegFormerIML")
+    script("30_test_mvss.sh", *HERE, *peer, "runs/peer/test", "--checkpoint_path", "runs/table5/SegFormerIML")
     script("70_report.sh")
     text = (tmp_path / "report" / "report.md").read_text()
     ours = [

@@ -32,8 +32,8 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
         "--preset",
         metavar="FILE",
         action="append",
-        help="YAML settings, such as `paper`; keys are flag names, flags win over them, and of several "
-        "files the later one",
+        help="YAML settings, such as `paper` or `study/squares#DiffIML` (`benco configs` lists them); keys are flag "
+        "names, flags win over them, and of several files the later one",
     )
     parser.add_argument("--dry_run", action="store_true", help="print the resolved settings as YAML and stop")
     early = Parser(prog=program, add_help=False)  # these two decide which other flags there are

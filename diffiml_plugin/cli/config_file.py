@@ -94,7 +94,9 @@ def _read_place(place: Place) -> dict[str, Any]:
     content = _load(place.file)
     rows = _rows(place.file, content)
     if rows and not place.row:
-        raise DiffIMLError(f"{place.file} holds several configurations; name one, {place.file.stem}#ROW: {_listed(rows)}")
+        raise DiffIMLError(
+            f"{place.file} holds several configurations; name one, {place.file.stem}#ROW: {_listed(rows)}"
+        )
     own: dict[str, Any] = {}
     chain: list[str] = []
     row = place.row
@@ -148,8 +150,12 @@ def find_config(name: str, folder: Path) -> Place:
     for entry in entries:
         if former in (entry.formerly, entry.name):
             return entry.place
-    known = [word for entry in entries for word in (entry.name, entry.formerly) if word]
-    raise DiffIMLError(f"no config file {folder / name}{nearest(former, known)} (`benco configs` lists the package's own)")
+    known = {
+        word: None for entry in entries for word in (entry.name.partition("#")[0], entry.name, entry.formerly) if word
+    }
+    raise DiffIMLError(
+        f"no config file {folder / name}{nearest(former, known)} (`benco configs` lists the package's own)"
+    )
 
 
 def package_index() -> list[IndexEntry]:

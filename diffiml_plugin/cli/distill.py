@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         metavar="NAME|PATH|none",
         help="AutoencoderKL to learn from: stabilityai/sd-vae-ft-mse, a local folder, or none; Eq. 6 "
-        "wants --latent_weight 0.1 beside it, as --config distill_teacher does",
+        "wants --latent_weight 0.1 beside it, as --config codec/distill#taught does",
     )
     parser.add_argument(
         "--masks",

@@ -36,6 +36,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "complexity": ("complexity", "parameters and FLOPs of a model"),
     "distill": ("distill", "train LightVAE, the mask autoencoder"),
     "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
+    "configs": ("configs", "list the package's own configurations, which --config takes by name"),
     "datasets": ("datasets", "list, describe, prepare and check the benchmark's datasets"),
     "tamper": ("tamper", "tampered images with masks, from clean photographs"),
     "study": ("study", "mean and spread over seeds of runs that differ in one thing each"),

@@ -99,15 +99,15 @@ def test_a_flag_of_the_verb_is_not_the_models(probe, monkeypatch):
 
 def test_a_protocols_file_serves_other_models_too(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
-    assert main(["train", "--config", "mvss_train", "--model", "MVSSNet", "--dry_run"]) == 0
+    assert main(["train", "--config", "mvss/train", "--model", "MVSSNet", "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert "model: MVSSNet" in printed and f"data_path: {tmp_path}" in printed and "encoder_weights" not in printed
-    assert main(["test", "--config", "mvss_test", "--model", "SegFormerIML", "--dry_run"]) == 0
+    assert main(["test", "--config", "mvss/test", "--model", "SegFormerIML", "--dry_run"]) == 0
     printed = capsys.readouterr().out
-    assert "tta: true" in printed and f"test_data_path: {packaged_folder()}/mvss_sets.json" in printed
-    assert main(["train", "--preset", "paper", "--config", "table5_SegFormerIML", "--dry_run"]) == 0
+    assert "tta: true" in printed and f"test_data_path: {packaged_folder()}/mvss/sets.json" in printed
+    assert main(["train", "--preset", "paper", "--config", "ablation/table5#SegFormerIML", "--dry_run"]) == 0
     assert "model: SegFormerIML" in capsys.readouterr().out
-    for text in ("model: MVSSNet\ntta: true\n", "extends: table5_SegFormerIML\ntta: true\n"):
+    for text in ("model: MVSSNet\ntta: true\n", "extends: ablation/table5#SegFormerIML\ntta: true\n"):
         (tmp_path / "mine.yaml").write_text(text)
         assert main(["train", "--config", str(tmp_path / "mine.yaml"), "--dry_run"]) == 2  # it names its model itself
         assert "unknown key 'tta'" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 import pytest
 
 from diffiml_plugin.cli import config_file
-from diffiml_plugin.cli.config_file import find_config, packaged_folder, read_config
-from diffiml_plugin.cli.main import VERBS, main
+from diffiml_plugin.cli.config_file import Place, find_config, package_index, read_config
+from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
 
 
@@ -78,7 +78,7 @@ def test_the_file_names_the_model(probe, config):
         ("device: cpuu", "did you mean 'cpu'?"),
         ("if_resizing: 3", "if_resizing: expected true or false, got 3"),
         ("tta: maybe", "tta: 'maybe' is neither true nor false"),
-        ("extends: [a, b]", "extends: expected the name of one file"),
+        ("extends: [a, b]", "extends: expected one name"),
         ("- a\n- b", "expected lines of `flag: value`, got list"),
         ("a: [", "is not YAML"),
         ("", "expected lines of `flag: value`"),
@@ -105,20 +105,81 @@ def test_a_missing_file_is_named(probe, name, capsys):
     assert f"no config file {name}" in capsys.readouterr().err
 
 
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An empty folder in place of the package's own configurations."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    monkeypatch.setattr(config_file, "packaged_folder", lambda: folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["own", "own.yaml", "benco_configs/own.yaml", "benco_configs/own"])
-def test_the_packages_own_files_are_found_from_anywhere(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(config_file, "packaged_folder", lambda: tmp_path / "package")
-    (tmp_path / "package").mkdir()
-    (own := tmp_path / "package" / "own.yaml").write_text("lr: 1.0")
-    assert find_config(name, tmp_path / "elsewhere") == own
+def test_the_packages_own_files_are_found_from_anywhere(tmp_path, package, name):
+    (own := package / "own.yaml").write_text("lr: 1.0")
+    assert find_config(name, tmp_path / "elsewhere") == Place(own)
     (mine := tmp_path / "own.yaml").write_text("lr: 2.0")  # a file at hand comes first
-    assert find_config("own", tmp_path) == mine
+    assert find_config("own", tmp_path) == Place(mine)
 
 
-def test_a_misspelt_packaged_file_gets_the_nearest(tmp_path):
-    for path in packaged_folder().glob("*.yaml"):
-        with pytest.raises(DiffIMLError, match=f"did you mean '{path.stem}'"):
-            find_config(path.stem + "x", tmp_path)
+FAMILY = """
+data_path: shared
+epochs: 1
+rows:
+  plain:
+  short: {epochs: 2, formerly: old_short}
+  short/tiny: {extends: short, lr: 2.0, sizes: [8], about: smallest}
+"""
+
+
+def test_a_row_wins_over_its_family_and_over_the_row_that_it_extends(probe, config):
+    path = config("extends: family.yaml#short/tiny\nlr: 3.0\ndata_path: ${ROW:-none}\n")
+    config(FAMILY + "  named: {data_path: '${ROW}'}\n", "family.yaml")
+    for name, expected in (
+        ("family.yaml#plain", ("shared", 1, 1e-4, [512])),
+        ("family#short", ("shared", 2, 1e-4, [512])),
+        ("family#short/tiny", ("shared", 2, 2.0, [8])),
+        ("family#named", ("named", 1, 1e-4, [512])),
+        (path.name, ("none", 2, 3.0, [8])),
+    ):
+        assert probe("--config", path.parent / name) == 0
+        assert (probe.args.data_path, probe.args.epochs, probe.args.lr, probe.args.sizes) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "complaint"),
+    [
+        (FAMILY, "run.yaml", "run.yaml holds several configurations; name one, run#ROW: plain, short, short/tiny"),
+        (FAMILY, "run.yaml#shrt", "no row 'shrt'; did you mean 'short'?; it has plain, short, short/tiny"),
+        ("lr: 1.0", "run.yaml#a", "no row 'a'; it has none"),
+        ("rows: {a: {extends: b}, b: {extends: a}}", "run.yaml#a", "rows extend each other in a circle: a -> b -> a"),
+        ("rows: {a: {extends: [b]}}", "run.yaml#a", "run.yaml#a: extends: expected one name, got ['b']"),
+        ("rows: [a, b]", "run.yaml#a", "rows: expected lines of `name: {flag: value, ...}`"),
+        ("rows: {a: {epohcs: 2}}", "run.yaml#a", "run.yaml#a: unknown key 'epohcs'"),
+    ],
+)
+def test_mistakes_in_rows_are_explained(probe, config, text, name, complaint, capsys):
+    assert probe("--config", config(text).parent / name) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_hash_may_stand_in_a_path(config):
+    path = config("lr: 1.0", "a#b/run.yaml")
+    assert find_config(str(path), path.parent) == find_config(str(path.with_suffix("")), path.parent) == Place(path)
+
+
+def test_former_names_still_find_what_they_named(tmp_path, package):
+    (package / "deep").mkdir()
+    (family := package / "deep" / "family.yaml").write_text(FAMILY)
+    for name in ("old_short", "old_short.yaml", "benco_configs/old_short.yaml", "deep/family#short"):
+        assert find_config(name, tmp_path) == Place(family, "short")
+
+
+def test_a_misspelt_packaged_configuration_gets_the_nearest(tmp_path):
+    for entry in package_index():
+        for name in filter(None, (entry.formerly, entry.name.partition("#")[0])):
+            with pytest.raises(DiffIMLError, match=f"did you mean '{name}"):
+                find_config(name + "x", tmp_path)
 
 
 def test_here_is_the_folder_of_the_file_that_says_it(probe, config, tmp_path):
@@ -127,9 +188,22 @@ def test_here_is_the_folder_of_the_file_that_says_it(probe, config, tmp_path):
     assert probe.args.data_path == f"{tmp_path.resolve()}/below/sets.json"
 
 
-@pytest.mark.parametrize("path", sorted(packaged_folder().glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_packages_own_files_suit_a_verb(path, monkeypatch, capsys):
+@pytest.mark.parametrize("entry", package_index(), ids=lambda entry: entry.name)
+def test_each_of_the_packages_own_suits_its_verb_and_is_described(entry, monkeypatch, capsys):
     monkeypatch.setenv("DATA_ROOT", "/data")
     monkeypatch.setenv("STUDY_DATA", "/data")
-    statuses = [main([verb, "--config", str(path), "--dry_run"]) for verb in VERBS]
-    assert 0 in statuses, capsys.readouterr().err
+    for name in filter(None, (entry.name, entry.formerly)):
+        assert main([entry.verb, "--config", name, "--dry_run"]) == 0, capsys.readouterr().err
+    assert entry.about and "\n" not in entry.about
+
+
+def test_the_packages_own_have_names_of_their_own():
+    entries = package_index()
+    names = [name for entry in entries for name in (entry.name, entry.formerly) if name]
+    assert len(names) == len(set(names)) and {"paper", "mvss_train", "table6c_0.3", "small"} <= set(names)
+
+
+def test_variables_may_have_a_default(probe, config, monkeypatch):
+    monkeypatch.setenv("EMPTY", "")
+    assert probe("--config", config("data_path: ${UNSET_HERE:-a}/${EMPTY:-b}${EMPTY}/${EMPTY:-}\n")) == 0
+    assert probe.args.data_path == "a/b/"

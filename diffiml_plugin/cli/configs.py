@@ -1,0 +1,26 @@
+"""Lists the package's own configurations: the name that --config takes, its verb, what it is, and its measured cost.
+
+A family of them is one file with rows, FILE#ROW. `benco VERB --config NAME --dry_run` prints what one says.
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `cli.main`."""
+    parser.add_argument("part", nargs="?", default="", help="list only names that hold it, such as ablation/")
+
+
+def run(args: argparse.Namespace) -> int:
+    """See `cli.main`."""
+    from diffiml_plugin.cli.config_file import package_index
+    from diffiml_plugin.errors import DiffIMLError
+
+    entries = [entry for entry in package_index() if args.part in entry.name]
+    if not entries:
+        raise DiffIMLError(f"no configuration's name holds {args.part!r}; `benco configs` lists all of them")
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        cost = f" [{entry.cost}]" if entry.cost else ""
+        print(f"{entry.name:<{width}}  {entry.verb:<8}{entry.about}{cost}")
+    return 0
