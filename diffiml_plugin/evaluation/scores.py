@@ -1,30 +1,22 @@
-"""Figures of one image, and of a dataset from its images; the framework's own evaluators do the arithmetic."""
+"""Figures of one image, and of a dataset from its images: the framework's, from pixels counted and sorted once."""
 
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
 import torch
-from sklearn.metrics import accuracy_score, roc_auc_score
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.imdlbenco import (
-    ImageAccuracy,
-    ImageAUC,
-    ImageF1,
-    PixelAccuracy,
-    PixelAUC,
-    PixelF1,
-    PixelIOU,
-)
+from diffiml_plugin.framework.imdlbenco import ImageAccuracy, ImageAUC, ImageF1, PixelF1
 
 Record = dict[str, Any]
 
 THRESHOLD = 0.5  # fixed, as in the paper; exactly 0.5 counts as authentic
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # what else a test tries
-# The framework's AUC depends on the order of equal scores, and its testers count the padding in the accuracy of a last,
-# smaller batch; scikit-learn's stand beside them.
+# The framework's AUC depends on the order of equal scores, which is the pixels' here, and its testers count the padding
+# in the accuracy of a last, smaller batch; scikit-learn's definitions stand beside them.
 PIXEL_FIGURES = {
     "f1": "pixel-level F1",
     "iou": "pixel-level IOU",
@@ -35,6 +27,8 @@ PIXEL_FIGURES = {
 }
 MEANS = {**PIXEL_FIGURES, "false_alarm_area": "false_alarm_area"}  # over images: key of a record -> figure
 _CURVES = {key: f"{key}_by_threshold" for key in ("f1", "false_alarm_area")}  # key of a record -> of its values there
+_OF_TAMPERED = {*PIXEL_FIGURES, "mask_area", _CURVES["f1"]}  # which figures a record of either kind has
+_OF_AUTHENTIC = {"mask_area", "false_alarm_area", _CURVES["false_alarm_area"]}
 _BEST_THRESHOLD = "best threshold"
 _AT_BEST = {key: f"{MEANS[key]} at {_BEST_THRESHOLD}" for key in _CURVES}
 _NO_MEAN = ("images", "tampered", "vanished", _BEST_THRESHOLD, *_AT_BEST.values())  # of a summary
@@ -61,30 +55,31 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
         raise DiffIMLError(f"the model's pred_label must have shape [{len(mask)}]; it gave {list(scores.shape)}")
     scores = [None] * len(mask) if scores is None else scores.detach().float().flatten().tolist()
     probability = probability.detach().float()
+    finite = probability.isfinite().flatten(1).all(1).tolist()
     broken = [
         name
-        for name, p, score in zip(batch["name"], probability, scores, strict=True)
-        if not (p.isfinite().all() and (score is None or abs(score) < float("inf")))
+        for name, is_finite, score in zip(batch["name"], finite, scores, strict=True)
+        if not (is_finite and (score is None or abs(score) < float("inf")))
     ]
     if broken:
         raise DiffIMLError(f"the prediction for {', '.join(broken)} is not finite; the weights have probably diverged")
 
-    real = batch.get("shape_mask")
-    figures = _pixel_figures(probability, mask, real, complete)
-    area, called = _share(mask > 0, real), _share(probability > THRESHOLD, real)
-    curves = _by_threshold(probability, mask, real) if complete else {}
+    padding = batch.get("shape_mask")
+    real = torch.ones_like(mask, dtype=torch.bool) if padding is None else padding > 0
+    truth = (mask > 0) & real
+    figures = _counted((probability > THRESHOLD) & real, truth, real, complete)
+    if complete:
+        figures = [one | _ranked(*image) for one, *image in zip(figures, probability, truth, real, strict=True)]
     records = []
     for i, label in enumerate(batch["label"].tolist()):
         tampered = label == 1
+        own = _OF_TAMPERED if tampered else _OF_AUTHENTIC
         records.append(
             {
                 "name": batch["name"][i],
                 "index": int(batch["index"][i]),
                 "label": label,
-                **{name: values[i] if tampered else None for name, values in figures.items()},
-                "mask_area": area[i],
-                "false_alarm_area": None if tampered else called[i],
-                **{_CURVES[name]: values[i] if tampered == (name == "f1") else None for name, values in curves.items()},
+                **{key: value if key in own else None for key, value in figures[i].items()},
                 "score": scores[i],
             }
         )
@@ -141,48 +136,71 @@ def average(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {name: fmean(summary[name] for summary in summaries if name in summary) for name in names}
 
 
-def _pixel_figures(probability: Tensor, mask: Tensor, real: Tensor | None, complete: bool) -> dict[str, list]:
-    evaluators = {"f1": PixelF1(THRESHOLD), "iou": PixelIOU(THRESHOLD)}
-    if complete:
-        evaluators |= {"auc": PixelAUC(), "accuracy": PixelAccuracy(THRESHOLD)}
+def _counted(called: Tensor, truth: Tensor, real: Tensor, complete: bool) -> list[dict[str, float]]:
+    """What counting pixels gives, by image: F1, IoU, the tampered share, the share that is called so, and accuracy.
+
+    Args:
+        called, truth, real: [B, 1, S, S] bool; the first two nowhere outside the third.
+        complete: accuracy too.
+    """
+    counts = (part.flatten(1).sum(1).double() for part in (called & truth, called, truth, real))
+    hits, calls, tampered, pixels = counts  # each [B]
+    rejected = pixels - calls - tampered + hits
+    accuracy = (hits + rejected) / pixels
     figures = {
-        key: evaluator.batch_update(predict=probability, mask=mask, shape_mask=real).tolist()
-        for key, evaluator in evaluators.items()
+        "f1": PixelF1(THRESHOLD).Cal_F1(hits, rejected, calls - hits, tampered - hits),
+        "iou": hits / (calls + tampered - hits + 1e-8),  # as the framework's PixelIOU
+        "mask_area": tampered / pixels,
+        "false_alarm_area": calls / pixels,
     }
     if complete:
-        inside = torch.ones_like(mask) if real is None else real
-        shown = [(p[i > 0], m[i > 0]) for p, m, i in zip(probability, mask, inside, strict=True)]
-        figures["auc_sklearn"] = [_auc(p, m) for p, m in shown]
-        figures["accuracy_sklearn"] = [float(accuracy_score(m.cpu() > 0, p.cpu() > THRESHOLD)) for p, m in shown]
-        figures["auc"] = [
-            None if exact is None else auc for auc, exact in zip(figures["auc"], figures["auc_sklearn"], strict=True)
-        ]
+        figures |= {"accuracy": accuracy, "accuracy_sklearn": accuracy}
+    return [dict(zip(figures, values, strict=True)) for values in torch.stack([*figures.values()], 1).tolist()]
+
+
+def _ranked(probability: Tensor, truth: Tensor, real: Tensor) -> dict[str, Any]:
+    """What the order of one image's pixels gives: both AUCs, and F1 and the called share at each of `THRESHOLDS`.
+
+    Args:
+        probability, truth, real: [1, S, S] float32, bool and bool.
+
+    An AUC is None where only one class is there. F1 is 2 TP / (2 TP + FP + FN).
+    """
+    keys, order = torch.sort(_descending(probability[real]), stable=True)  # [P], the most probable first
+    positive = truth[real].index_select(0, order)
+    hits = positive.cumsum(0)  # tampered pixels so far
+    called = torch.searchsorted(keys, _descending(probability.new_tensor(THRESHOLDS)))
+    hits_called, tampered = F.pad(hits, (1, 0))[called], hits[-1]
+    figures = {
+        "auc": None,
+        "auc_sklearn": None,
+        _CURVES["f1"]: (2 * hits_called / (called + tampered).clamp(min=1)).tolist(),
+        _CURVES["false_alarm_area"]: (called / len(keys)).tolist(),
+    }
+    pairs = int(tampered) * (len(keys) - int(tampered))  # of a tampered and an authentic pixel
+    if pairs:
+        figures["auc"] = int((hits * ~positive).sum()) / pairs
+        figures["auc_sklearn"] = _doubled_area(keys, hits) / (2 * pairs)
     return figures
 
 
-def _by_threshold(probability: Tensor, mask: Tensor, real: Tensor | None) -> dict[str, list[list[float]]]:
-    """By figure, by image, its value at each of `THRESHOLDS`; F1 is 2 TP / (2 TP + FP + FN)."""
-    inside = torch.ones_like(mask, dtype=torch.bool) if real is None else real > 0
-    truth, sums = (mask > 0) & inside, (1, 2, 3)
-    f1, areas = [], []
-    for threshold in THRESHOLDS:
-        called = (probability > threshold) & inside
-        f1.append(2 * (called & truth).sum(sums) / (called.sum(sums) + truth.sum(sums)).clamp(min=1))
-        areas.append(called.sum(sums) / inside.sum(sums))
-    return {"f1": torch.stack(f1, 1).tolist(), "false_alarm_area": torch.stack(areas, 1).tolist()}
+def _descending(values: Tensor) -> Tensor:
+    """int32 numbers in the opposite order of finite float32 ones, equal where those are: they sort 6 times faster."""
+    bits = (values + 0.0).view(torch.int32)  # + 0.0: there are two zeros
+    return ~torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
-def _auc(probability: Tensor, truth: Tensor) -> float | None:
-    """None where only one class is there."""
-    if not 0 < truth.mean() < 1:
-        return None
-    return float(roc_auc_score(truth.cpu().numpy(), probability.cpu().numpy()))
+def _doubled_area(keys: Tensor, hits: Tensor) -> int:
+    """Twice the area under the ROC curve in pixels², whose points are the ends of runs of equal keys.
 
-
-def _share(chosen: Tensor, real: Tensor | None) -> list[float]:
-    """Of the real pixels of each image; `chosen` [B, 1, S, S] bool."""
-    real = torch.ones_like(chosen, dtype=torch.float64) if real is None else real
-    return ((chosen * real).sum((1, 2, 3)) / real.sum((1, 2, 3))).tolist()
+    Args:
+        keys: [P], sorted.
+        hits: [P] int64, tampered pixels up to each.
+    """
+    ends = F.pad(keys[1:] != keys[:-1], (0, 1), value=True).nonzero().flatten()
+    up = F.pad(hits[ends], (1, 0))
+    right = F.pad(ends + 1, (1, 0)) - up
+    return int((right.diff() * (up[1:] + up[:-1])).sum())
 
 
 def _image_figures(records: list[Record]) -> dict[str, float]:

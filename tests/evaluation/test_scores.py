@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from IMDLBenCo.evaluation import PixelAccuracy, PixelAUC, PixelF1, PixelIOU
 from PIL import Image
 
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
@@ -60,3 +61,38 @@ def test_the_best_threshold_and_its_price_stand_beside_the_fixed_one(graded):
     assert not any("best threshold" in name for name in average([summary]))
     without = [{key: value for key, value in record.items() if "by_threshold" not in key} for record in graded]
     assert best_threshold(without) is None and "best threshold" not in summarise(without)  # robust's and sweep's
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_pixel_figures_are_the_frameworks(padded):
+    """With no two probabilities equal, for then the framework's AUC has one value."""
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.randperm(2 * 48 * 48, generator=generator).view(2, 1, 48, 48) / (2 * 48 * 48)
+    mask = (torch.rand(2, 1, 48, 48, generator=generator) < probability).double()
+    shape_mask = torch.ones_like(mask)
+    if padded:
+        shape_mask[:, :, 40:], shape_mask[0, :, :, 32:] = 0, 0
+        mask *= shape_mask
+    batch = {
+        "name": ["a", "b"],
+        "index": torch.arange(2),
+        "label": torch.ones(2),
+        "mask": mask,
+        "shape_mask": shape_mask,
+    }
+    found = score_batch({"pred_mask": probability}, batch, complete=True)
+    for key, evaluator in {"f1": PixelF1(), "iou": PixelIOU(), "accuracy": PixelAccuracy(), "auc": PixelAUC()}.items():
+        theirs = evaluator.batch_update(predict=probability, mask=mask, shape_mask=shape_mask)
+        assert [record[key] for record in found] == pytest.approx(theirs.tolist(), abs=1e-7), key
+    assert [record["auc"] for record in found] == pytest.approx([record["auc_sklearn"] for record in found], abs=1e-12)
+
+
+def test_zeros_of_both_signs_are_equal():
+    batch = {
+        "name": ["a"],
+        "index": torch.arange(1),
+        "label": torch.ones(1),
+        "mask": torch.tensor([[[[1.0, 0, 0, 1]]]]),
+    }
+    probability = torch.tensor([[[[0.0, -0.0, 0.0, -0.0]]]])
+    assert score_batch({"pred_mask": probability}, batch, complete=True)[0]["auc_sklearn"] == 0.5
