@@ -38,6 +38,7 @@ setup(
     package_data={
         "diffiml_plugin": ["py.typed"],
         "diffiml_plugin.evaluation": ["published.json"],
+        "diffiml_plugin.tampering": ["world.yaml"],
         "diffiml_plugin.weights": ["*.safetensors"],
     },
     cmdclass={"build_py": BuildWithExtras},

@@ -21,6 +21,7 @@ _NOT_HERE = (
     "samples_per_set",
     "synth_authentic",
     "synth_kinds",
+    "synth_samples",
     "synth_strength",
     "synth_window",
     "test_data_path",

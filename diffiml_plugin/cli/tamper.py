@@ -7,8 +7,11 @@ Each photograph is the host of several images; the objects of splices come from 
 """
 
 import argparse
+from pathlib import Path
 
 from diffiml_plugin.tampering.settings import STRENGTHS
+
+_SHEET, _SHOWN = "contact_sheet.jpg", 48
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,22 +25,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.2,
         help="share of them that is not tampered, but compressed as the others are",
     )
-    parser.add_argument("--kinds", default="splice,copy_move,removal", help="manipulations to draw from")
     parser.add_argument(
-        "--strength", default=STRENGTHS[0], choices=STRENGTHS, help="visible: large, recoloured, little compressed"
+        "--kinds", default="", help="manipulations to draw from: splice,copy_move,removal and, in styles, text (all)"
+    )
+    parser.add_argument(
+        "--strength",
+        default=STRENGTHS[0],
+        help="realistic; visible: large, recoloured, little compressed; world: in many styles, with what happens to "
+        "pictures before and after; or a YAML file of styles",
     )
     parser.add_argument("--window", type=int, help="tamper squares of so many pixels, cut from the photographs")
+    parser.add_argument(
+        "--contact_sheet", action="store_true", help=f"show the first {_SHOWN} images and their regions in {_SHEET}"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
 
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
-    from pathlib import Path
-
     from diffiml_plugin.data.pairs import framework_arguments, test_transform
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.models.inputs import InputSettings
-    from diffiml_plugin.tampering.settings import BY_STRENGTH
+    from diffiml_plugin.tampering.settings import read_strength
     from diffiml_plugin.tampering.stream import LIST, SyntheticTampering, write_tampered
 
     for name, holds, expected in (
@@ -54,11 +63,35 @@ def run(args: argparse.Namespace) -> int:
     stream = SyntheticTampering(
         args.photographs,
         samples=args.images,
-        kinds=args.kinds.split(","),
+        kinds=args.kinds.split(",") if args.kinds else None,
         authentic=args.authentic,
         window=args.window,
-        settings=BY_STRENGTH[args.strength],
+        settings=read_strength(args.strength),
         **framework_arguments(InputSettings(), test_transform(), None),
     )
-    print(f"list: {write_tampered(stream, folder, args.seed)}")
+    listing = write_tampered(stream, folder, args.seed)
+    print(f"list: {listing}")
+    if args.contact_sheet:
+        print(f"contact sheet: {_write_sheet(listing)}")
     return 0
+
+
+def _write_sheet(listing: Path) -> Path:
+    """The first images of the list, each beside itself with its region outlined, in a file next to the list."""
+    import numpy as np
+    from PIL import Image
+
+    from diffiml_plugin.data.images import read_image
+    from diffiml_plugin.data.lists import NEGATIVE, read_list
+    from diffiml_plugin.data.masks import read_mask
+    from diffiml_plugin.prediction.files import overlay
+    from diffiml_plugin.reports.pictures import sheet, strip
+
+    pairs, cells = read_list(listing), []
+    for file, mask_file in list(zip(pairs.images, pairs.masks, strict=True))[:_SHOWN]:
+        image = read_image(Path(file))
+        mask = np.zeros(image.shape[:2]) if mask_file == NEGATIVE else read_mask(Path(mask_file))
+        cells.append(strip(image, overlay(image, mask)))
+    target = listing.parent / _SHEET
+    Image.fromarray(sheet(cells)).save(target, quality=92)
+    return target

@@ -1,5 +1,7 @@
 """Pictures to look at: maps in colour, masks over their image, and strips of them side by side."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -27,3 +29,14 @@ def strip(*pictures: np.ndarray, height: int = 256, gap: int = 4) -> np.ndarray:
             np.full((height, gap, 3), 255, np.uint8),
         ]
     return np.hstack(parts[:-1])
+
+
+def sheet(pictures: Sequence[np.ndarray], columns: int = 4, gap: int = 4) -> np.ndarray:
+    """Pictures [H, W, 3] uint8 of any size in rows, each at its upper left corner of an equal cell, white around."""
+    height, width = (max(picture.shape[axis] for picture in pictures) + gap for axis in (0, 1))
+    rows = -(-len(pictures) // columns)
+    result = np.full((rows * height, min(columns, len(pictures)) * width, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * height, index % columns * width
+        result[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return result

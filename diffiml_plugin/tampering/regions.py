@@ -5,14 +5,14 @@ import numpy as np
 
 
 def labelled_region(labels: np.ndarray, area: tuple[float, float], rng: np.random.Generator) -> np.ndarray | None:
-    """A random region of the integer label map [H, W] whose share of the image lies within `area`.
+    """A random region of the integer label map [H, W] whose share of the image lies within `area`; 0 is no region.
 
     Returns:
         [H, W] uint8 in {0, 1}, or None when no label has such a size.
     """
     values, counts = np.unique(labels, return_counts=True)
     share = counts / labels.size
-    values = values[(share >= area[0]) & (share <= area[1])]
+    values = values[(values != 0) & (share >= area[0]) & (share <= area[1])]
     return (labels == rng.choice(values)).astype(np.uint8) if len(values) else None
 
 

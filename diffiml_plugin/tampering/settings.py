@@ -1,10 +1,12 @@
-"""How strongly photographs are tampered with."""
+"""How photographs are tampered with: by one of two sets of ranges, or in the styles of a file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.tampering.styles import WORLD, Style, read_styles
 
-STRENGTHS = ("realistic", "visible")
+STRENGTHS = ("realistic", "visible", WORLD)
 KINDS = ("splice", "copy_move", "removal")
 
 
@@ -35,7 +37,23 @@ VISIBLE = TamperSettings(
     jpeg_after=(88, 98),
     least_change=12,
 )
-BY_STRENGTH = dict(zip(STRENGTHS, (REALISTIC, VISIBLE), strict=True))
+
+
+def read_strength(name: str) -> TamperSettings | Mapping[str, Style]:
+    """The settings of that name: of STRENGTHS, or the styles of a YAML file.
+
+    Raises:
+        DiffIMLError: an unknown name, or as `read_styles` does.
+    """
+    if name == WORLD or name.endswith((".yaml", ".yml")):
+        return read_styles(name)
+    ranges = dict(zip(STRENGTHS, (REALISTIC, VISIBLE), strict=False))
+    if name not in ranges:
+        raise DiffIMLError(
+            f"strength {name!r} is not one of {', '.join(STRENGTHS)}, or a .yaml file of styles"
+            f"{nearest(name, STRENGTHS)}"
+        )
+    return ranges[name]
 
 
 def require_kind(kind: str) -> None:

@@ -1,8 +1,7 @@
 """A stream of tampered images made from clean photographs, and a fixed set of them on disk."""
 
-import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -10,17 +9,18 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from diffiml_plugin.data.images import SUFFIXES, read_image
-from diffiml_plugin.data.masks import read_label_map
-from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import write_text
 from diffiml_plugin.framework.imdlbenco import JsonDataset
+from diffiml_plugin.tampering.photographs import Photographs
 from diffiml_plugin.tampering.settings import KINDS, REALISTIC, TamperSettings, require_kind
+from diffiml_plugin.tampering.styles import Style, restricted
 from diffiml_plugin.tampering.tamper import Tampered, jpeg, tamper, with_history
+from diffiml_plugin.tampering.world import draw_picture
 
 LIST = "list.json"
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR
 _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
+_MAX_SIDE_OF_STYLES = 2048  # pixels; styles inpaint small boxes alone
 
 
 class SyntheticTampering(JsonDataset):
@@ -33,14 +33,17 @@ class SyntheticTampering(JsonDataset):
         photographs: a folder (a `regions` folder beside it, if any, holds label maps, STEM.png), or a list of
             files, whose regions are drawn.
         samples: images per epoch; None means one per photograph.
-        kinds: the manipulations to draw from, of `KINDS`.
+        kinds: the manipulations to draw from: of `settings.KINDS`, or of `styles.KINDS` where there are styles. None
+            draws from all of the former, or in the proportions of each style.
         authentic: share of the images that are compressed as the others are, but not tampered (label 0, empty mask).
-        window: pixels; a random square of at least this side is cut out and shrunk to it before tampering.
-            None takes the whole photograph. In either case it is first shrunk to 1024 pixels, where longer.
+        window: pixels, the side of the square that is made. Of settings, a random square of at least this side is cut
+            out and shrunk to it before tampering. None takes the whole photograph.
+        settings: ranges for `tamper`, which shrinks photographs to 1024 pixels where they are longer; or styles by
+            name for `draw_picture`.
         framework: what IMDLBenCo's datasets takes: is_resizing, output_size, post_funcs...
 
     Raises:
-        DiffIMLError: fewer than two photographs, an unreadable one, a label map of another size, an unknown kind.
+        DiffIMLError: as `Photographs` does; an unknown kind.
     """
 
     def __init__(
@@ -48,31 +51,44 @@ class SyntheticTampering(JsonDataset):
         photographs: str | Path | Sequence[Path],
         *,
         samples: int | None = None,
-        kinds: Sequence[str] = KINDS,
+        kinds: Sequence[str] | None = None,
         authentic: float = 0.1,
         window: int | None = None,
-        settings: TamperSettings = REALISTIC,
+        settings: TamperSettings | Mapping[str, Style] = REALISTIC,
         **framework,
     ):
-        self.photographs, self.regions, longest = _find(photographs)
-        self.longest_side = window or min(longest, _MAX_SIDE)  # of an image of the stream, in pixels
-        for kind in kinds:
-            require_kind(kind)
+        self.authentic, self.window = authentic, window
+        self.settings: TamperSettings | list[Style]
+        if isinstance(settings, TamperSettings):
+            self.settings, self.kinds = settings, tuple(kinds or KINDS)
+            for kind in self.kinds:
+                require_kind(kind)
+        else:
+            self.settings = [restricted(style, kinds) if kinds else style for style in settings.values()]
+        longest = _MAX_SIDE if isinstance(settings, TamperSettings) else _MAX_SIDE_OF_STYLES
+        self.photographs = Photographs(photographs, longest)
+        self.longest_side = window or self.photographs.longest_side  # of an image of the stream, in pixels
         self.samples = samples or len(self.photographs)
-        self.kinds, self.authentic, self.window, self.settings = tuple(kinds), authentic, window, settings
         super().__init__(photographs, **framework)
 
     def draw(self, index: int, rng: np.random.Generator) -> Tampered:
-        """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if it was only compressed."""
+        """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if it was not tampered."""
         number = index % len(self.photographs)
+        if isinstance(self.settings, TamperSettings):
+            return self._tampered(number, self.settings, rng)
+        weights = np.array([style.weight for style in self.settings])
+        style = self.settings[rng.choice(len(weights), p=weights / weights.sum())]
+        return draw_picture(self.photographs, number, style, rng, rng.random() >= self.authentic, self.window)
+
+    def _tampered(self, number: int, settings: TamperSettings, rng: np.random.Generator) -> Tampered:
         host, regions = self._read(number, rng)
         if rng.random() < self.authentic:
             # Compressed as a tampered one is, or the missing compression would give it away.
-            image = jpeg(with_history(host, self.settings, rng), self.settings.jpeg_after, rng)
+            image = jpeg(with_history(host, settings, rng), settings.jpeg_after, rng)
             return Tampered(image, np.zeros(host.shape[:2], np.uint8), "authentic")
         other = (number + rng.integers(1, len(self.photographs))) % len(self.photographs)
         donor, donor_regions = self._read(other, rng)
-        return tamper(host, donor, rng, str(rng.choice(self.kinds)), regions, donor_regions, self.settings)
+        return tamper(host, donor, rng, str(rng.choice(self.kinds)), regions, donor_regions, settings)
 
     def _init_dataset_path(self, path) -> tuple[list[str], list[str]]:
         self.entry_path = str(path)
@@ -86,17 +102,13 @@ class SyntheticTampering(JsonDataset):
 
     def name(self, index: int, made: Tampered) -> str:
         """Its file name: photograph, kind, number."""
-        return f"{self.photographs[index % len(self.photographs)].stem}_{made.kind}_{index:06d}.png"
+        return f"{self.photographs.files[index % len(self.photographs)].stem}_{made.kind}_{index:06d}.png"
 
     def _read(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-        photo, regions = _photograph(self.photographs[number]), self.regions[number]
-        height, width = photo.shape[:2]
-        if regions is not None:
-            regions = cv2.resize(
-                read_label_map(regions).astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST
-            )
+        photo, regions = self.photographs.read(number), self.photographs.labels(number)
         if self.window is None:
             return photo, regions
+        height, width = photo.shape[:2]
         side = rng.integers(min(self.window, height, width), min(height, width) + 1)
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
         cut, size = np.s_[top : top + side, left : left + side], (self.window, self.window)
@@ -127,43 +139,3 @@ def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
     listing = folder / LIST
     write_text(listing, json.dumps(pairs, indent=1))
     return listing
-
-
-@functools.lru_cache(maxsize=16)  # the demo's handful is decoded once; of a large folder little is held
-def _photograph(path: Path) -> np.ndarray:
-    photo = read_image(path)
-    scale = min(1, _MAX_SIDE / max(photo.shape))
-    return cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-
-
-def _find(photographs: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None], int]:
-    """The photographs, the label map of each or None, and the longest side of all in pixels."""
-    if isinstance(photographs, (str, Path)):
-        folder = Path(photographs)
-        if not folder.is_dir():
-            raise DiffIMLError(f"{folder} is not a folder of photographs")
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-        maps = [folder.parent / "regions" / f"{file.stem}.png" for file in files]
-    else:
-        files, maps = [Path(file) for file in photographs], [None] * len(photographs)
-    if len(files) < 2:
-        raise DiffIMLError(f"{photographs} holds {len(files)} photographs; a splice needs at least two")
-    regions = [file if file and file.is_file() else None for file in maps]
-    longest = 0
-    for photo, region in zip(files, regions, strict=True):
-        sizes = [_size(file) for file in (photo, region) if file]
-        if len(set(sizes)) > 1:
-            raise DiffIMLError(
-                f"{region} is {sizes[1][0]}x{sizes[1][1]} pixels, its photograph {photo.name} "
-                f"{sizes[0][0]}x{sizes[0][1]}; make the label map anew or remove it"
-            )
-        longest = max(longest, *sizes[0])
-    return files, regions, longest
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise DiffIMLError(f"{path} is not a readable image ({error}); replace or remove it") from error

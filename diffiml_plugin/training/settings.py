@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from diffiml_plugin.settings import PRECISIONS, CommonSettings, flag, require
-from diffiml_plugin.tampering.settings import STRENGTHS
 
 AUGMENTATIONS = ("mvss", "turns")
 
@@ -19,9 +18,16 @@ class TrainSettings(CommonSettings):
     data_path: str = flag("", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER")
     checkpoint_path: str = flag("", "weights to start from, with their model's flags: a file, a run's folder, or small")
     samples_per_set: int = flag(1840, "images of each set of a balanced JSON per epoch")
-    synth_kinds: str = flag("splice,copy_move,removal", "manipulations that synth:FOLDER draws from")
+    synth_kinds: str = flag(
+        "", "manipulations that synth:FOLDER draws from: splice,copy_move,removal and, in styles, text (all)"
+    )
     synth_authentic: float = flag(0.1, "share of the images of synth:FOLDER that is compressed, but not tampered")
-    synth_strength: str = flag("realistic", "of synth:FOLDER; visible: large, recoloured, little compressed", STRENGTHS)
+    synth_strength: str = flag(
+        "realistic",
+        "of synth:FOLDER; visible: large, recoloured, little compressed; world: in "
+        "many styles, with what happens to pictures before and after; or a YAML file of styles",
+    )
+    synth_samples: int | None = flag(None, "images of synth:FOLDER per epoch (one for each photograph)")
     synth_window: int | None = flag(None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs")
     augmentation: str = flag(
         "mvss",
@@ -60,7 +66,7 @@ class TrainSettings(CommonSettings):
             "samples_per_set",
         ):
             require(self, name, lambda value: value >= 1, "a positive number")
-        for name in ("crop_size", "synth_window"):
+        for name in ("crop_size", "synth_window", "synth_samples"):
             require(self, name, lambda value: value is None or value >= 1, "a positive number")
         require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
         require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")

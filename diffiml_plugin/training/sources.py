@@ -14,7 +14,7 @@ from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framew
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.tampering.settings import BY_STRENGTH
+from diffiml_plugin.tampering.settings import read_strength
 from diffiml_plugin.tampering.stream import SYNTH_PREFIX, SyntheticTampering
 from diffiml_plugin.training.cropping import GridCrop
 from diffiml_plugin.training.settings import TrainSettings
@@ -59,10 +59,11 @@ def read_training_set(
             return PairsDataset(source, **framework)
         stream = SyntheticTampering(
             source,
-            kinds=settings.synth_kinds.split(","),
+            samples=settings.synth_samples,
+            kinds=settings.synth_kinds.split(",") if settings.synth_kinds else None,
             window=settings.synth_window,
             authentic=settings.synth_authentic,
-            settings=BY_STRENGTH[settings.synth_strength],
+            settings=read_strength(settings.synth_strength),
             **framework,
         )
         if check and not crop_size:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffiml_plugin.data.pairs import framework_arguments
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.tampering.settings import TamperSettings
 
 synthetic = pytest.importorskip("diffiml_plugin.tampering.stream")
 
@@ -101,16 +102,41 @@ def test_large_photographs_are_shrunk_with_their_regions(folder):
     assert made.image.shape == (400, 1024, 3) and np.array_equal(made.mask, labels[::2, ::2] == 3)
 
 
+def test_what_cannot_be_used_is_named_and_left_out(folder, capsys):
+    regions = folder.parent / "regions"
+    regions.mkdir()
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    cv2.imwrite(str(folder / "tiny.png"), np.zeros((20, 400, 3), np.uint8))
+    (folder / "coloured.png").write_bytes((folder / "0.png").read_bytes())
+    cv2.imwrite(str(regions / "coloured.png"), np.random.default_rng(0).integers(0, 9, (64, 80, 3), dtype=np.uint8))
+    stream = make(folder)
+    assert [file.name for file in stream.photographs.files] == ["0.png", "1.png", "2.png"]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3 and all("left out" in line for line in told)
+    for name in ("broken.png", "tiny.png is 400x20", "coloured.png is coloured"):
+        assert sum(name in line for line in told) == 1
+
+
 def test_bad_folders(folder, tmp_path):
     with pytest.raises(DiffIMLError, match="nowhere is not a folder"):
         make(tmp_path / "nowhere")
-    (folder / "0.png").write_bytes(b"not an image")
-    with pytest.raises(DiffIMLError, match=r"0\.png is not a readable image"):
-        make(folder)
     for name in "01":
         (folder / f"{name}.png").unlink()
     with pytest.raises(DiffIMLError, match="holds 1 photographs"):
         make(folder)
+
+
+def test_label_0_is_no_region(folder):
+    regions = folder.parent / "regions"
+    regions.mkdir()
+    labels = np.zeros((64, 80), np.uint8)
+    labels[:40] = 3
+    for photo in folder.iterdir():
+        cv2.imwrite(str(regions / photo.name), labels)
+    settings = TamperSettings(area=(0.1, 0.9))
+    for index in range(12):
+        made = draw(make(folder, kinds=["removal"], authentic=0, settings=settings), index)
+        assert np.array_equal(made.mask, labels == 3)
 
 
 def test_written_set_equals_the_stream(folder, tmp_path):

@@ -1,0 +1,157 @@
+"""Styles of tampering, as data: where a picture came from, what was done to it, and what happened to it afterwards.
+
+A stream draws a style for each image, tampered or authentic. Every share is a probability; every range is drawn from
+uniformly unless it says otherwise. A YAML file can change any value: `read_styles`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+
+WORLD = "world"  # the style file that travels with the package
+KINDS = ("splice", "copy_move", "removal", "text")
+Range = tuple[float, float]
+_Settings = TypeVar("_Settings", "StageSettings", "Style")
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage of a whole picture's life: a camera, an editor that saves it, a network that passes it on."""
+
+    share: float = 1.0  # of the pictures that pass through it
+    off_grid: float = 0.0  # share that is cropped off the grid of its last compression
+    resized: float = 0.0
+    factor: Range = (0.7, 1.0)  # of the sides, where resized
+    denoised: float = 0.0
+    blurred: float = 0.0
+    blur: Range = (0.4, 1.2)  # pixels, sigma
+    noisy: float = 0.0
+    noise: Range = (0.5, 4.0)  # grey levels, standard deviation at middle grey
+    toned: float = 0.0
+    tone: float = 0.15  # gamma, contrast and gains change by up to this share
+    sharpened: float = 0.0
+    sharpness: Range = (0.2, 1.0)
+    compressed: float = 1.0
+    quality: tuple[int, int] = (75, 98)
+    camera_tables: float = 0.4  # share compressed with the tables of a photograph of the folder instead
+    full_chroma: float = 0.3  # share whose colour is not subsampled
+    webp: float = 0.0  # share compressed as WebP instead
+
+
+@dataclass(frozen=True)
+class Style:
+    """One way to come by a picture and to tamper with it."""
+
+    weight: float = 1.0  # how often, beside the other styles
+    # The photograph. 0 shows all of it, 1 shows it at its own size.
+    zoom: Range = (0.0, 1.0)
+    native: float = 0.3  # share at exactly its own size, on its own grid
+    enlarged: float = 0.1  # share that is enlarged by up to half
+    before: tuple[StageSettings, ...] = ()
+    after: tuple[StageSettings, ...] = ()
+    # The tampering.
+    kinds: dict[str, float] = field(
+        default_factory=lambda: {"splice": 0.5, "copy_move": 0.28, "removal": 0.16, "text": 0.06}
+    )
+    objects: tuple[float, ...] = (0.7, 0.2, 0.1)  # weights of 1, 2, ... of them
+    small: float = 0.25  # share of small ones,
+    small_area: Range = (0.002, 0.02)  # share of the picture, log-uniform,
+    area: Range = (0.02, 0.35)  # and of all others
+    labelled: float = 0.75  # share cut along the label map, where there is one
+    # Pasted objects.
+    unwarped: float = 0.4  # share that is neither turned nor scaled
+    mirrored: float = 0.3
+    turned: float = 0.6  # of those that are warped
+    rotation: float = 30.0  # degrees, either way
+    scale: Range = (0.7, 1.4)
+    recoloured: float = 0.3
+    colour: float = 0.15  # contrast and gains change by up to this share
+    harmonised: float = 0.3  # share that takes on the host's colours, in part
+    seamless: float = 0.05  # share whose border is blended away altogether
+    sharp: float = 0.5  # share with a hard or merely anti-aliased border
+    feather: Range = (0.5, 2.5)  # pixels, sigma of the border of all others
+    smeared: float = 0.1  # share whose border is painted over with a blur
+    lasso: float = 0.2  # share cut out roughly, along a polygon
+    halo: tuple[int, int] = (-1, 2)  # pixels of background around an object, or cut off it
+    least_change: float = 4.0  # grey levels, mean over the region; less is tried again elsewhere
+
+
+def read_styles(source: str | Path) -> dict[str, Style]:
+    """The styles of a YAML file, `{name: {key of Style: value}}`, or of the package's own, "world".
+
+    Raises:
+        DiffIMLError: no such file, no YAML, an unknown key (with the nearest), or a value that is none for its key.
+    """
+    path = files("diffiml_plugin.tampering") / f"{WORLD}.yaml" if source == WORLD else Path(source)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DiffIMLError(f"{path} cannot be read as a YAML file of styles: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise DiffIMLError(f"{path} holds no style; expected NAME: {{key: value, ...}}")
+    styles = {}
+    for name, values in content.items():
+        values = dict(values) if isinstance(values, Mapping) else values
+        for stages in ("before", "after"):
+            if isinstance(values, dict) and isinstance(values.get(stages), list):
+                values[stages] = tuple(
+                    _settings(StageSettings, stage, f"{path}: {name}: {stages}") for stage in values[stages]
+                )
+        styles[str(name)] = _settings(Style, values, f"{path}: {name}")
+    return styles
+
+
+def restricted(style: Style, kinds: Sequence[str]) -> Style:
+    """`style` with the manipulations of `kinds` alone, in its own proportions; equally often if it has none of them.
+
+    Raises:
+        DiffIMLError: an unknown kind.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise DiffIMLError(f"kind={kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    shared = {kind: style.kinds[kind] for kind in kinds if style.kinds.get(kind)}
+    return replace(style, kinds=shared or dict.fromkeys(kinds, 1.0))
+
+
+def _settings(kind: type[_Settings], values: Any, where: str) -> _Settings:
+    """The dataclass `kind` from a mapping of a file."""
+    if not isinstance(values, Mapping):
+        raise DiffIMLError(f"{where}: expected {{key: value, ...}}, got {values!r}")
+    defaults = kind()
+    known = {entry.name: getattr(defaults, entry.name) for entry in fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise DiffIMLError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
+        if problem := _problem(key, value, known[key]):
+            raise DiffIMLError(f"{where}: {key}: {problem}, got {value!r}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _problem(key: str, value: Any, default: Any) -> str:
+    """What is expected in place of a value; empty if it can stand."""
+    if key in ("before", "after"):
+        return "" if isinstance(value, tuple) else "expected a list of stages"
+    if key == "kinds":
+        held = isinstance(value, Mapping) and value and set(value) <= set(KINDS) and _weights(value.values())
+        return "" if held else f"expected weights of {', '.join(KINDS)}"
+    if key == "objects":
+        return "" if isinstance(value, list) and value and _weights(value) else "expected a list of weights"
+    if isinstance(default, tuple):
+        held = isinstance(value, list) and len(value) == 2 and all(map(_number, value)) and value[0] <= value[1]
+        return "" if held else "expected two numbers, the lower one first"
+    return "" if _number(value) and value >= 0 else "expected a number of 0 or more"
+
+
+def _weights(values) -> bool:
+    return all(_number(value) and value >= 0 for value in values) and sum(values) > 0
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

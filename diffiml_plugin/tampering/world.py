@@ -1,0 +1,260 @@
+"""Pictures as the world has them: a photograph with a past, tampered or not, and what happens to it afterwards."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from diffiml_plugin.tampering.cutting import (
+    MARGIN,
+    Cut,
+    Labelled,
+    box_of,
+    drawn_shape,
+    grown,
+    lassoed,
+    snapped,
+    with_margin,
+)
+from diffiml_plugin.tampering.filling import filled
+from diffiml_plugin.tampering.history import Tables, draw_stages, needed, resize, run_stages
+from diffiml_plugin.tampering.lettering import strokes_region, word
+from diffiml_plugin.tampering.pasting import draw_warp, paste, recoloured, warped
+from diffiml_plugin.tampering.styles import Style
+from diffiml_plugin.tampering.tamper import Tampered
+
+_ATTEMPTS = 4  # for a region that shows
+_ENLARGED = 1.6  # an object's sides are not enlarged by more
+
+
+class Photographs(Protocol):
+    """Authentic photographs by number."""
+
+    tables: list[Tables]
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> np.ndarray:
+        """[H, W, 3] uint8 RGB; not to be changed."""
+
+    def labels(self, number: int) -> np.ndarray | None:
+        """Its label map [H, W] of integers, if there is one; 0 is none."""
+
+    def objects(self, number: int) -> list[Labelled]:
+        """The objects of its label map."""
+
+
+def draw_picture(
+    photographs: Photographs,
+    number: int,
+    style: Style,
+    rng: np.random.Generator,
+    tampered: bool,
+    window: int | None = None,
+) -> Tampered:
+    """One picture of a stream; of its `kind` several make "mixed".
+
+    Args:
+        number: the photograph to start from.
+        window: pixels, the side of the square that is made; None makes the whole picture, at a size of its own.
+    """
+    height, width = (window, window) if window else _whole_size(photographs.read(number).shape, rng)
+    before, after = draw_stages(style.before, rng), draw_stages(style.after, rng)
+    size = needed(after, height, width)
+    host, labels = _view(photographs, number, needed(before, *size), bool(window), style, rng)
+    host, labels = run_stages(before, host, labels, photographs.tables, rng)
+    host, labels = np.ascontiguousarray(host[: size[0], : size[1]]), labels[: size[0], : size[1]]
+    mask, kinds = np.zeros(size, np.uint8), set()
+    if tampered:
+        scene = _Scene(photographs, number, style, host, labels, rng)
+        for _ in range(1 + rng.choice(len(style.objects), p=_shares(style.objects))):
+            kind = str(rng.choice(list(style.kinds), p=_shares(style.kinds.values())))
+            region = scene.tamper(kind)
+            mask |= region
+            kinds |= {kind} if region.any() else set()
+    image, mask = run_stages(after, host, mask, photographs.tables, rng)
+    image, mask = image[:height, :width], np.ascontiguousarray(mask[:height, :width])
+    kind = "authentic" if not mask.any() else kinds.pop() if len(kinds) == 1 else "mixed"
+    return Tampered(np.ascontiguousarray(image), mask, kind)
+
+
+class _Scene:
+    """A picture that is being tampered: `host` changes in place."""
+
+    def __init__(self, photographs, number, style, host, labels, rng):
+        self.photographs, self.number, self.style = photographs, number, style
+        self.host, self.labels, self.rng = host, labels, rng
+
+    def tamper(self, kind: str) -> np.ndarray:
+        """Tampers once; the region [H, W] uint8 {0, 1}, empty if nothing that shows came of it."""
+        region = np.zeros(self.host.shape[:2], np.uint8)
+        for _ in range(_ATTEMPTS):
+            pixels = self._pixels()
+            region = getattr(self, f"_{kind}")(pixels)
+            if region.any():
+                break
+        return region
+
+    def _pixels(self) -> float:
+        """How many pixels a region has: log-uniform within the style's small or other areas."""
+        area = self.style.small_area if self.rng.random() < self.style.small else self.style.area
+        return float(np.exp(self.rng.uniform(*np.log(area)))) * self.host[..., 0].size
+
+    def _splice(self, pixels: float) -> np.ndarray:
+        others = len(self.photographs)
+        number = (self.number + int(self.rng.integers(1, others))) % others
+        warp = draw_warp(self.style, self.rng)
+        cut = self._from_photograph(number, pixels / warp.scale**2)
+        if cut is None:
+            return np.zeros(self.host.shape[:2], np.uint8)
+        cut = self._trimmed(cut)
+        cut = recoloured(warped(cut, warp, self.rng), self.host, self.style, self.rng)
+        return paste(self.host, cut, self.style, self.rng)
+
+    def _copy_move(self, pixels: float) -> np.ndarray:
+        warp = draw_warp(self.style, self.rng)
+        region = self._region_of_host(min(pixels, 0.25 * self.host[..., 0].size) / warp.scale**2)
+        box = with_margin(box_of(region), region.shape)
+        middle = tuple((part.start + part.stop) / 2 for part in (box[1], box[0]))
+        cut = self._trimmed(Cut(self.host[box].copy(), region[box], middle))
+        cut = warped(cut, warp, self.rng)
+        if self.rng.random() < 0.25:
+            cut = recoloured(cut, self.host, self.style, self.rng)
+        return paste(self.host, cut, self.style, self.rng, away=True)
+
+    def _removal(self, pixels: float) -> np.ndarray:
+        region = grown(self._region_of_host(min(pixels, 0.2 * self.host[..., 0].size)), int(self.rng.integers(0, 4)))
+        content = filled(self.host, region, self.rng)
+        if cv2.norm(content, self.host, cv2.NORM_L1, region) < self.style.least_change * 3 * region.sum():
+            return np.zeros_like(region)
+        self.host[:] = content
+        return region
+
+    def _text(self, pixels: float) -> np.ndarray:
+        height = int(np.clip(np.sqrt(min(pixels, 0.05 * self.host[..., 0].size) / 2.5), 7, 80))
+        opacity = np.pad(word(height, self.rng), MARGIN)
+        colour = self.rng.choice((0, 255, None)) if self.rng.random() < 0.7 else None
+        colour = self.rng.integers(0, 256, 3) if colour is None else np.full(3, colour)
+        letters = Cut((np.zeros((*opacity.shape, 3)) + colour).astype(np.uint8), strokes_region(opacity))
+        return self._written(letters, opacity)
+
+    def _written(self, letters: Cut, opacity: np.ndarray) -> np.ndarray:
+        region = np.zeros(self.host.shape[:2], np.uint8)
+        room = np.array(region.shape) - opacity.shape
+        if (room <= 0).any():
+            return region
+        top, left = self.rng.integers(room)
+        box = np.s_[top : top + opacity.shape[0], left : left + opacity.shape[1]]
+        if cv2.norm(self.host[box], letters.image, cv2.NORM_L1, letters.region) < 60 * letters.region.sum():
+            return region  # not to be read
+        opacity = opacity * self.rng.uniform(0.75, 1)
+        self.host[box] = cv2.blendLinear(letters.image, np.ascontiguousarray(self.host[box]), opacity, 1 - opacity)
+        region[box] = letters.region
+        return region
+
+    def _region_of_host(self, pixels: float) -> np.ndarray:
+        """A region of the picture, of an object in it or drawn and moved to edges: [H, W] uint8 {0, 1}, not empty."""
+        if self.labels.any() and self.rng.random() < self.style.labelled:
+            values = np.bincount(self.labels.ravel())
+            values[0] = 0
+            fit = np.flatnonzero((values >= max(60, 0.3 * pixels)) & (values <= 4 * pixels))
+            if len(fit):
+                return (self.labels == self.rng.choice(fit)).astype(np.uint8)
+        region = np.zeros(self.host.shape[:2], np.uint8)
+        shape = drawn_shape(pixels, region.shape, self.rng)
+        top, left = self.rng.integers(np.array(region.shape) - shape.shape + 1)
+        region[top : top + shape.shape[0], left : left + shape.shape[1]] = shape
+        if self.rng.random() < 0.5:
+            box = with_margin(box_of(region), region.shape, MARGIN + int(0.3 * np.sqrt(pixels)))
+            region[box] = snapped(self.host[box], region[box])
+        return region
+
+    def _trimmed(self, cut: Cut) -> Cut:
+        """The object as it was cut out by hand: roughly at times, with a little of its background or without."""
+        region = lassoed(cut.region, self.rng) if self.rng.random() < self.style.lasso else cut.region
+        low, high = self.style.halo
+        region = grown(region, int(self.rng.integers(low, high + 1)))
+        return Cut(cut.image, region if region.any() else cut.region, cut.centre)
+
+    def _from_photograph(self, number: int, pixels: float) -> Cut | None:
+        """An object of another photograph, of about so many pixels, with the past of that photograph."""
+        photo, objects = self.photographs.read(number), self.photographs.objects(number)
+        if objects and self.rng.random() < self.style.labelled:
+            object_ = objects[self.rng.integers(len(objects))]
+            scale = float(np.clip(np.sqrt(pixels / object_.pixels), 0.05, _ENLARGED))
+            box = with_margin(object_.box, photo.shape, int(np.ceil(MARGIN / scale)))
+            image, region = photo[box], (self.photographs.labels(number)[box] == object_.value).astype(np.uint8)
+        else:
+            cover = max(extent / side for extent, side in zip(self.host.shape, photo.shape[:2], strict=False))
+            scale = _scale(cover, self.style, self.rng)
+            limits = tuple(int(side * scale) - 2 for side in photo.shape[:2])
+            shape = drawn_shape(pixels, limits, self.rng)
+            size = [int(np.ceil((side + 2 * MARGIN) / scale)) for side in shape.shape]
+            size = [min(side, extent) for side, extent in zip(size, photo.shape, strict=False)]
+            top, left = (
+                int(self.rng.integers(extent - side + 1)) for side, extent in zip(size, photo.shape, strict=False)
+            )
+            image = photo[top : top + size[0], left : left + size[1]]
+            region = None
+        scaled = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+        image = resize(np.ascontiguousarray(image), scaled, self.rng)
+        if region is None:
+            region = np.zeros(image.shape[:2], np.uint8)
+            corner = [max(0, (side - extent) // 2) for side, extent in zip(region.shape, shape.shape, strict=True)]
+            region[corner[0] : corner[0] + shape.shape[0], corner[1] : corner[1] + shape.shape[1]] = shape[
+                : region.shape[0] - corner[0], : region.shape[1] - corner[1]
+            ]
+            if self.rng.random() < 0.6:
+                region = snapped(image, region)
+        else:
+            region = (cv2.resize(region * np.uint8(255), scaled, interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
+        if region.sum() < 20:
+            return None
+        past = draw_stages(self.style.before, self.rng, whole=False)
+        image, region = run_stages(past, image, region, self.photographs.tables, self.rng)
+        return Cut(np.ascontiguousarray(image), region)
+
+
+def _view(
+    photographs: Photographs,
+    number: int,
+    size: tuple[int, int],
+    window: bool,
+    style: Style,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A part of a photograph, or all of it, at `size` (height, width), and its label map, 0 where there is none."""
+    photo, labels = photographs.read(number), photographs.labels(number)
+    cover = max(wanted / side for wanted, side in zip(size, photo.shape, strict=False))
+    scale = _scale(cover, style, rng) if window else cover
+    cut = [min(extent, int(np.ceil(wanted / scale))) for wanted, extent in zip(size, photo.shape, strict=False)]
+    top, left = (int(rng.integers(extent - side + 1)) for extent, side in zip(photo.shape, cut, strict=False))
+    if scale == 1:
+        top, left = top // 8 * 8, left // 8 * 8  # on the grid of its own compression
+    box = np.s_[top : top + cut[0], left : left + cut[1]]
+    image = resize(np.ascontiguousarray(photo[box]), size[::-1], rng)
+    if labels is None:
+        return image, np.zeros(size, np.uint8)
+    return image, cv2.resize(labels[box], size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _scale(cover: float, style: Style, rng: np.random.Generator) -> float:
+    """By how much a photograph is scaled, if `cover` makes it just as large as is needed."""
+    if cover <= 1 and rng.random() < style.native:
+        return 1.0
+    scale = cover ** (1 - rng.uniform(*style.zoom)) if cover < 1 else cover
+    return scale * (rng.uniform(1, 1.5) if rng.random() < style.enlarged else 1.0)
+
+
+def _whole_size(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width of a whole picture: 0.1 to 3 megapixels, log-uniform, the photograph's sides at most doubled."""
+    stored = shape[0] * shape[1]
+    most = min(3e6, 4 * stored)
+    pixels = np.exp(rng.uniform(np.log(min(1e5, most)), np.log(most)))
+    return round(shape[0] * np.sqrt(pixels / stored)), round(shape[1] * np.sqrt(pixels / stored))
+
+
+def _shares(weights: Mapping | tuple) -> np.ndarray:
+    weights = np.array(list(weights), float)
+    return weights / weights.sum()
