@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.encoders import RESIDUALS, TimmEncoder
+from diffiml_plugin.weights.efficientnet_layouts import to_timm_layout
 from diffiml_plugin.weights.files import load_into, read_tensors
 from diffiml_plugin.weights.mit_layouts import to_our_layout
 
@@ -22,8 +23,9 @@ def load_encoder_weights(encoder: nn.Module, name: str, source: str | Path) -> N
     Args:
         source: "none" keeps the weights; "xavier" draws them anew, uniformly after Glorot, biases 0; "imagenet" takes
             the published ones from the hub or its cache; anything else is the path of a file: .safetensors, or
-            PyTorch's .pth or .bin. A Mix Transformer reads NVIDIA's and the Hugging Face layouts, other encoders the
-            layout of their timm model; filters over noise residuals, which no file holds, keep their random weights.
+            PyTorch's .pth or .bin. A Mix Transformer reads NVIDIA's and the Hugging Face layouts, an EfficientNet also
+            that of `efficientnet_pytorch`, other encoders the layout of their timm model; filters over noise
+            residuals, which no file holds, keep their random weights.
 
     Raises:
         DiffIMLError: the file cannot be had (says what to fetch by hand) or holds another model's weights.
@@ -85,6 +87,7 @@ def _hub_repository(name: str) -> str:
 def _timm_features(encoder: TimmEncoder, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """timm converts its published files itself, but checks them only when it builds the whole classifier."""
     try:
+        tensors = to_timm_layout(tensors, timm.create_model(encoder.name).state_dict())
         for options in ({}, {**encoder.timm_options, "in_chans": 3}):
             net = timm.create_model(
                 encoder.name, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)}, **options

@@ -102,6 +102,34 @@ def test_an_unknown_layout_names_the_first_tensors(tmp_path):
         load_encoder_weights(build_encoder("segformer_b0"), "segformer_b0", path)
 
 
+def names_of_efficientnet_pytorch(repeats: list[int]) -> list[str]:
+    """The names of its tensors in order, which is timm's order too."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+    def layer(convolution: str, bn: str) -> list[str]:
+        return [f"{convolution}.weight", *(f"{bn}.{leaf}" for leaf in norm)]
+
+    names = layer("_conv_stem", "_bn0")
+    for number in range(sum(repeats)):
+        block = f"_blocks.{number}."
+        names += layer(f"{block}_expand_conv", f"{block}_bn0") if number else []
+        names += layer(f"{block}_depthwise_conv", f"{block}_bn1") + layer(f"{block}_project_conv", f"{block}_bn2")
+    return [*names, *layer("_conv_head", "_bn1"), "_fc.weight", "_fc.bias"]
+
+
+def test_an_efficientnet_as_packages_carry_it(image, tmp_path):
+    classifier = timm.create_model("tf_efficientnet_lite0").eval()
+    names = names_of_efficientnet_pytorch([1, 2, 2, 3, 3, 4, 1])
+    torch.save(dict(zip(names, classifier.state_dict().values(), strict=True)), tmp_path / "lite.pth")
+    encoder = build_encoder("tf_efficientnet_lite0").eval()
+    load_encoder_weights(encoder, "tf_efficientnet_lite0", tmp_path / "lite.pth")
+    stages = classifier.forward_intermediates(
+        image * encoder.scale + encoder.shift, [1, 2, 4, 6], intermediates_only=True
+    )
+    with torch.no_grad():
+        assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(encoder(image), stages[-4:], strict=True))
+
+
 def test_none_keeps_the_weights():
     encoder = build_encoder("segformer_b0")
     before = {key: tensor.clone() for key, tensor in encoder.state_dict().items()}
