@@ -7,11 +7,13 @@ take, and exits with 1 if anything would falsify a score.
 """
 
 import argparse
-import sys
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffiml_plugin.datasets.catalogue import DatasetEntry
+
+_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +126,7 @@ def _prepare_all(args: argparse.Namespace) -> int:
             f"{', '.join(name for entry in CATALOGUE for name in entry.names)}"
         )
     if missing := [entry.name for entry in CATALOGUE if entry not in there]:
-        print(f"left out, since not there: {', '.join(missing)}", file=sys.stderr)
+        _logger.warning(f"left out, since not there: {', '.join(missing)}")
 
     lists = [] if args.tampered_only else [(entry.name, False) for entry in there]
     lists += [(entry.name, True) for entry in there if entry.tampered and args.tampered_only or entry.name == "CASIAv2"]
@@ -133,10 +135,10 @@ def _prepare_all(args: argparse.Namespace) -> int:
         try:
             _prepare(name, args.root, None, tampered_only)
         except (DiffIMLError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            _logger.error(error)
             failed.append(f"{name} (tampered only)" if tampered_only else name)
     if failed:
-        print(f"not prepared, for the reasons above: {', '.join(failed)}", file=sys.stderr)
+        _logger.error(f"not prepared, for the reasons above: {', '.join(failed)}")
     return 1 if failed else 0
 
 

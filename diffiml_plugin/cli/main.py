@@ -16,6 +16,7 @@ What a user can mend is raised as `DiffIMLError` or `OSError`: one line on stder
 """
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -24,8 +25,10 @@ from pathlib import Path
 from diffiml_plugin import __version__
 from diffiml_plugin.cli.arguments import parse_arguments
 from diffiml_plugin.cli.config_file import resolved_settings
+from diffiml_plugin.cli.messages import messages_on_stderr
 from diffiml_plugin.errors import DiffIMLError, nearest
 
+_logger = logging.getLogger(__name__)
 VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "demo": ("demo", "see it work in minutes: train, test and predict on real photographs tampered on the fly"),
     "train": ("train", "train DiffIML, or any model of the framework's registry"),
@@ -50,6 +53,7 @@ FRAMEWORK_VERBS = {
 FRAMEWORK_WORDS = (*FRAMEWORK_VERBS, "-v", "--version")
 
 
+@messages_on_stderr()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: `sys.argv`) and returns the exit status.
 
@@ -76,15 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; importing it takes seconds
             raise
-        print(
-            f"error: the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the "
-            f"images, or compute on --device cpu; {str(error).splitlines()[0]}",
-            file=sys.stderr,
+        _logger.error(
+            "the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the "
+            f"images, or compute on --device cpu; {str(error).splitlines()[0]}"
         )
         return 2
     except (DiffIMLError, OSError) as error:
-        message = str(error).rpartition("DiffIMLError: ")[2]  # what a loader's worker raised comes with its traceback
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        _logger.error(str(error).rpartition("DiffIMLError: ")[2])  # a loader's worker sends its traceback along
         return 2
 
 

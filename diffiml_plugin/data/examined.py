@@ -1,8 +1,8 @@
 """What was found wrong with a list's files, remembered until one of them changes."""
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +22,7 @@ from diffiml_plugin.data.lists import ImageList
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
 
+_logger = logging.getLogger(__name__)
 _STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
 _BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
@@ -47,7 +48,7 @@ def check_lists(lists: Sequence[ImageList]) -> int:
         raise DiffIMLError(faults[0].text + more)
     for kind in dict.fromkeys(fault.kind for fault in harmful):
         texts = [fault.text for fault in harmful if fault.kind == kind]
-        print(f"warning: {texts[0]}" + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""), file=sys.stderr)
+        _logger.warning(texts[0] + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""))
     return max(longest for longest, _ in found)
 
 

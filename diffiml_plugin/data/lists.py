@@ -1,13 +1,14 @@
 """Where images and masks are: reads a dataset's folder or JSON into pairs of absolute paths."""
 
 import json
+import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
 
+_logger = logging.getLogger(__name__)
 NEGATIVE = "Negative"  # in place of a mask: the image is authentic
 _LAYOUT = 'expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | "Negative"], ...]'
 _STREAM = "SyntheticTampering"
@@ -52,7 +53,7 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
     """The test sets by name: those of a JSON `{name: path}`, or the one that `read_list` accepts.
 
     A path through a variable, `${DATA_ROOT}/NAME.json`, may be missing, because few hold every set of a protocol; such
-    sets are left out and named on stderr.
+    sets are left out, with a warning that names them.
 
     Raises:
         DiffIMLError: as `read_list`; a path without a variable is missing, or all are.
@@ -70,7 +71,7 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
             for name, place in missing.items():
                 if "$" not in content[name]:
                     raise DiffIMLError(f"{name} of {path}, {place}, does not exist; mend the path or remove the entry")
-            print(f"warning: left out, since not there: {text}", file=sys.stderr)
+            _logger.warning(f"left out, since not there: {text}")
         return {name: read_list(place) for name, place in places.items() if name not in missing}
     name = path.absolute().parent.name if path.stem == "list" else path.stem
     return {path.resolve().name if path.is_dir() else name: read_list(path)}
@@ -88,10 +89,9 @@ def _read_folder(folder: Path) -> ImageList:
         if not files[part]:
             raise DiffIMLError(f"{folder / part} is empty; {_LAYOUT}")
     if (folder / "Au").is_dir():
-        print(
-            f"note: {folder / 'Au'} is not read: of a folder, the framework takes Tp/ and Gt/ alone; a JSON list, as "
-            "`benco datasets prepare` writes it, holds authentic images too",
-            file=sys.stderr,
+        _logger.info(
+            f"{folder / 'Au'} is not read: of a folder, the framework takes Tp/ and Gt/ alone; a JSON list, as "
+            "`benco datasets prepare` writes it, holds authentic images too"
         )
     pairs = [(str(image.absolute()), str(mask.absolute())) for image, mask in _pair(folder, files["Tp"], files["Gt"])]
     return ImageList(str(folder), *zip(*pairs, strict=True))

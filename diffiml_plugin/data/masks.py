@@ -1,6 +1,6 @@
 """Reads binary masks and label maps from files; a mask that is not black and white is never guessed at."""
 
-import warnings
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from PIL import Image
 from diffiml_plugin.data.images import SUFFIXES
 from diffiml_plugin.data.lists import NEGATIVE, read_list
 from diffiml_plugin.errors import DiffIMLError
+
+_logger = logging.getLogger(__name__)
 
 
 def find_masks(source: str | Path) -> list[Path]:
@@ -54,7 +56,7 @@ def read_masks(paths: Iterable[Path], binarise: bool = False) -> list[np.ndarray
             cut.append(told)
     if cut:
         more = f" (and {len(cut) - 1} more of {len(masks)} masks)" if cut[1:] else ""
-        warnings.warn(cut[0] + more, stacklevel=2)
+        _logger.warning(cut[0] + more)
     return masks
 
 

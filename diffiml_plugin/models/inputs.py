@@ -1,6 +1,6 @@
 """How images reach a model: resized or padded, and at which size."""
 
-import sys
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.models.registry import input_mode
 from diffiml_plugin.settings import CommonSettings
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,9 @@ class InputSettings:
         return replace(made, **{name: value for name, value in given.items() if value is not None})
 
     def warn_if_cut(self, longest_side: int, multiple: int | None = None) -> None:
-        """Says on stderr that images of so many pixels lose some, unless `PairsDataset` pads them to a `multiple`."""
+        """Warns that images of so many pixels lose some, unless `PairsDataset` pads them to a `multiple`."""
         if self.if_padding and not multiple and longest_side > self.image_size:
-            print(
-                f"warning: --if_padding cuts images of up to {longest_side} pixels to their upper left "
-                f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing",
-                file=sys.stderr,
+            _logger.warning(
+                f"--if_padding cuts images of up to {longest_side} pixels to their upper left "
+                f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing"
             )

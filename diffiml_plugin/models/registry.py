@@ -2,8 +2,8 @@
 
 import inspect
 import io
+import logging
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
@@ -21,6 +21,7 @@ from diffiml_plugin.framework.adapters import register
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.launch import is_main_process
 
+_logger = logging.getLogger(__name__)
 _INPUT_MODES = {  # of the framework's own scripts, where that is not an image resized to 512x512
     "IML_ViT": {"image_size": 1024, "if_padding": True, "edge_mask_width": 7},
     "MSCDI_Net": {"edge_mask_width": 7},
@@ -134,7 +135,7 @@ def nothing_loaded() -> Iterator[None]:
 
 
 def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) -> nn.Module:
-    """Builds the model with resolved flags; a warning on stderr names those that would have given it initial weights.
+    """Builds the model with resolved flags; a warning names those that would have given it initial weights.
 
     Args:
         pretrained: let the constructor fetch and load weights; False leaves them random, which is for models that
@@ -176,9 +177,6 @@ def _warn_of_random_weights(name: str, flags: Mapping[str, Any]) -> None:
         if _START_FLAG.search(flag) and (not value or isinstance(value, str) and not Path(value).is_file())
     ]  # PSCC_Net ignores a wrong path
     if flags.get("encoder_weights") == "none":  # ours
-        print(
-            f"note: {name}'s encoder starts from random weights; the paper's starts from --encoder_weights imagenet",
-            file=sys.stderr,
-        )
+        _logger.info(f"{name}'s encoder starts from random weights; the paper's starts from --encoder_weights imagenet")
     if wanting:
-        print(f"warning: {name} starts from random weights, for want of {', '.join(wanting)}", file=sys.stderr)
+        _logger.warning(f"{name} starts from random weights, for want of {', '.join(wanting)}")

@@ -1,7 +1,7 @@
 """`benco predict`: masks for image files, through the data path of `benco test`."""
 
 import json
-import sys
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,8 @@ from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.files import make_folder
 from diffiml_plugin.prediction.predictor import Failure, ImagePrediction, Predictor
 
+_logger = logging.getLogger(__name__)
+
 
 def predict(
     predictor: Predictor, paths: Sequence[str], output_dir: Path, threshold: float = THRESHOLD
@@ -28,7 +30,7 @@ def predict(
     - scores.json: image, mask, score of the image and `area`, its share of pixels above the threshold.
 
     Returns:
-        the files that could not be predicted; they are in scores.json and on stderr too.
+        the files that could not be predicted; they are in scores.json and logged as errors too.
 
     Raises:
         DiffIMLError: a path that does not exist, or holds no image; a threshold outside [0, 1].
@@ -43,7 +45,7 @@ def predict(
     bar = tqdm(results, "predict", len(found), unit="img", disable=None)
     for (file, relative), result in zip(found, bar, strict=True):
         if isinstance(result, Failure):
-            tqdm.write(f"error: {result.reason}", file=sys.stderr)
+            _logger.error(result.reason)
             failures.append(result)
             entries.append({"image": str(file), "error": result.reason})
             continue

@@ -1,6 +1,6 @@
 """From images to predictions."""
 
-import sys
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,8 @@ from diffiml_plugin.launch import to_device
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import input_mode, require_inputs, require_size, size_multiple
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Predictor:
         self.model, self.name = restored.model.to(self.device), restored.name
         trained = InputSettings(**(restored.input or input_mode(restored.name)))
         if image_size and trained.if_padding and trained.padding_mode == "reflect":
-            print("note: --image_size is not used: this model takes images at their own size", file=sys.stderr)
+            _logger.info("--image_size is not used: this model takes images at their own size")
             image_size = None
         self.inputs = replace(trained, image_size=image_size or trained.image_size)
         require_size(restored.name, self.inputs.image_size)

@@ -1,7 +1,7 @@
 """`benco report`: what runs found beside what the paper says, as Markdown, LaTeX and one HTML page."""
 
 import json
-import sys
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from html import escape
@@ -33,6 +33,7 @@ from diffiml_plugin.reports.tables import (
     test_table,
 )
 
+_logger = logging.getLogger(__name__)
 _SHOWN = 2  # best and worst images of each dataset
 _SIDE = 320  # pixels, of pictures in the page
 _LATEX = str.maketrans(
@@ -223,7 +224,7 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[ImagePrediction | 
         predictor.inputs = InputSettings(**given)  # as the test was, which may differ from the training
         found = list(predictor.predict([Path(record["path"]) for record in records]))
     except Exception as error:  # the zoo's models fail in ways of their own, and the figures stand without pictures
-        print(f"warning: no predictions shown of {run.label}: {' '.join(str(error).split())}", file=sys.stderr)
+        _logger.warning(f"no predictions shown of {run.label}: {' '.join(str(error).split())}")
         return [None] * len(records)
     return [result if isinstance(result, ImagePrediction) else None for result in found]
 

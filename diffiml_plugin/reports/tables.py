@@ -1,6 +1,6 @@
 """The tables of `benco report`: the published figures (published.json) with ours below them."""
 
-import sys
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from diffiml_plugin.evaluation.scores import MEANS, Record, summarise
 from diffiml_plugin.evaluation.statistics import Figure, mean_figure
 from diffiml_plugin.evaluation.sweep import SWEPT
 
+_logger = logging.getLogger(__name__)
 MISSING = "missing"
 
 
@@ -53,7 +54,7 @@ def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterabl
                 figures = _with_mean(f1_by_dataset(run.records), PUBLISHED[table]["columns"])
                 row = row or _PUBLISHED_NAMES.get(run.results["model"], run.results["model"])
                 if row in ours[table]:
-                    print(f"warning: several tests fill {table}/{row}; shown is {run.path}", file=sys.stderr)
+                    _logger.warning(f"several tests fill {table}/{row}; shown is {run.path}")
                 ours[table][row] = Ours(figures, run.results["configuration"])
     for run in sweeps:
         for name in run.results["settings"]["experiment"].split():

@@ -1,7 +1,7 @@
 """`benco train`: one engine for every model of the registry, on the CPU, one GPU or many."""
 
 import errno
-import sys
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -50,6 +50,7 @@ from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
 from diffiml_plugin.training.tracking import Tracker, describe_run, picture_strips
 
+_logger = logging.getLogger(__name__)
 _STRIPS = 4  # images shown in TensorBoard
 
 
@@ -297,14 +298,8 @@ class _Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.update = state["epoch"], state["update"]
         if state.get("images", len(self.dataset)) != len(self.dataset) and self.accelerator.is_main_process:
-            print(
-                f"warning: the run had {state['images']} training images and goes on with {len(self.dataset)}",
-                file=sys.stderr,
-            )
+            _logger.warning(f"the run had {state['images']} training images and goes on with {len(self.dataset)}")
         if self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve():
             self.best = state["best"]  # else those weights are in another folder
         elif state["best"] is not None and self.accelerator.is_main_process:
-            print(
-                f"note: the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}",
-                file=sys.stderr,
-            )
+            _logger.info(f"the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}")

@@ -33,7 +33,7 @@ def test_prepare_all(miniatures, tmp_path, capsys):
     assert main(["datasets", "prepare", "all", "--root", str(tmp_path)]) == 1
     assert {path.stem for path in tmp_path.glob("*.json")} == {"CASIAv2", "CASIAv2_tampered", "NIST16"}
     told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("left out, since not there: FantasticReality, ") and "NIST16" not in told[0]
+    assert told[0].startswith("warning: left out, since not there: FantasticReality, ") and "NIST16" not in told[0]
     assert "holds COVERAGE in no known layout" in told[1] and told[2].endswith(" reasons above: COVERAGE")
 
     (tmp_path / "COVERAGE").rmdir()

@@ -36,12 +36,12 @@ def store(tmp_path):
     return make
 
 
-def test_regions_that_are_not_white_are_told_of(image, store, capsys):
+def test_regions_that_are_not_white_are_told_of(image, store, caplog):
     mask = np.repeat(SQUARE[..., None], 3, 2)
     mask[26:30, 30:40] = 255, 0, 0  # 40 pixels beside 256; the framework's mean of the channels is below its threshold
     path = store(mask)
     assert check_lists([ImageList("x", (image,), (path,))]) == 48
-    assert "grey or coloured regions apart from the white ones, 16% as large" in capsys.readouterr().err
+    assert "grey or coloured regions apart from the white ones, 16% as large" in caplog.text
 
 
 def test_good_masks_pass(image, store):
@@ -131,23 +131,25 @@ def test_one_error_for_all_faults(image, store):
         check_lists([ImageList("x", (image, image, image), (dark, NEGATIVE, dark))])
 
 
-def test_what_may_be_wrong_is_a_warning(image, store, capsys):
+def test_what_may_be_wrong_is_a_warning(image, store, caplog):
     empty, inverted = store(SQUARE * 0), store(255 - SQUARE, "other.png")
     assert check_lists([ImageList("x", (image,) * 4, (empty, inverted, NEGATIVE, empty))]) == 48
-    warnings = capsys.readouterr().err.splitlines()
-    assert [line.startswith("warning: ") for line in warnings] == [True, True]
+    warnings = caplog.messages
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "mask.png is empty" in warnings[0] and warnings[0].endswith("(1 more are empty)")
     assert "other.png looks inverted" in warnings[1]
 
 
-def test_files_that_stay_as_they_were_are_not_decoded_again(image, store, capsys, monkeypatch):
+def test_files_that_stay_as_they_were_are_not_decoded_again(image, store, caplog, monkeypatch):
     listed = ImageList("x", (image, image), (store(SQUARE * 0), NEGATIVE))
-    longest, warnings = check_lists([listed]), capsys.readouterr().err
+    longest, warnings = check_lists([listed]), caplog.messages
+    caplog.clear()
     with monkeypatch.context() as patched:
         patched.setattr(imagecheck, "examine", lambda *pair: pytest.fail(f"examined {pair}"))
-        assert check_lists([listed]) == longest and capsys.readouterr().err == warnings != ""
+        assert check_lists([listed]) == longest and caplog.messages == warnings != []
+    caplog.clear()
     store(SQUARE)
-    assert check_lists([listed]) == longest and not capsys.readouterr().err
+    assert check_lists([listed]) == longest and not caplog.messages
 
 
 def test_a_fault_that_stops_a_run_is_not_remembered(image, monkeypatch):

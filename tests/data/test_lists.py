@@ -77,13 +77,14 @@ def test_a_missing_number_is_named(folder):
         read_list(folder([f"img_{number:03}.jpg" for number in range(1, 13)], masks))
 
 
-def test_authentic_images_beside_a_folder_are_told_of(folder, capsys):
+def test_authentic_images_beside_a_folder_are_told_of(folder, caplog):
+    caplog.set_level("INFO")
     root = folder(["a.jpg"], ["a.png"])
     read_list(root)
-    assert not capsys.readouterr().err
+    assert not caplog.messages
     (root / "Au").mkdir()
     read_list(root)
-    assert "Au is not read" in capsys.readouterr().err
+    assert "Au is not read" in caplog.text
 
 
 def test_a_relative_variable_is_relative_to_the_current_directory(tmp_path, monkeypatch):
@@ -115,13 +116,13 @@ def test_a_json_of_names_gives_several_sets(folder, tmp_path, monkeypatch):
     assert list(read_test_sets("list.json")) == ["one"]
 
 
-def test_sets_that_are_not_there_are_left_out_and_named(folder, tmp_path, capsys, monkeypatch):
+def test_sets_that_are_not_there_are_left_out_and_named(folder, tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     folder(["a.jpg"], ["a.png"], "one")
     sets = tmp_path / "sets.json"
     sets.write_text(json.dumps({"One": "one", "Gone": "${DATA_ROOT}/gone.json"}))
     assert list(read_test_sets(sets)) == ["One"]
-    assert f"not there: Gone ({tmp_path / 'gone.json'})" in capsys.readouterr().err
+    assert f"not there: Gone ({tmp_path / 'gone.json'})" in caplog.text
     sets.write_text(json.dumps({"One": "one", "Gone": "gone.json"}))
     with pytest.raises(DiffIMLError, match="Gone of .*gone.json, does not exist; mend the path"):
         read_test_sets(sets)

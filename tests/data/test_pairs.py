@@ -95,21 +95,21 @@ def test_reflection_fills_a_frame_of_the_images_own_and_is_no_real_pixel(tmp_pat
         PairsDataset(listed, None, "reflect", **framework)
 
 
-def test_padding_that_cuts_images_is_said(capsys):
+def test_padding_that_cuts_images_is_said(caplog):
     InputSettings(64).warn_if_cut(96)
     InputSettings(96, if_padding=True).warn_if_cut(96)
-    assert capsys.readouterr().err == ""
+    assert not caplog.messages
     InputSettings(64, if_padding=True).warn_if_cut(96)
-    assert "cuts images of up to 96 pixels to their upper left 64x64" in capsys.readouterr().err
+    assert "cuts images of up to 96 pixels to their upper left 64x64" in caplog.text
 
 
-def test_a_stream_that_padding_cuts_is_said(tmp_path, capsys):
+def test_a_stream_that_padding_cuts_is_said(tmp_path, caplog):
     for number in range(2):
         Image.fromarray(np.zeros((40, 96, 3), np.uint8)).save(tmp_path / f"{number}.png")
     settings = TrainSettings(data_path=f"synth:{tmp_path}", if_padding=True, image_size=64)
     for crop_size, said in ((32, False), (None, True)):
         read_training_set(replace(settings, crop_size=crop_size), InputSettings.of(settings), None, check=True)
-        assert ("cuts images of up to 96 pixels" in capsys.readouterr().err) == said
+        assert ("cuts images of up to 96 pixels" in caplog.text) == said
 
 
 @pytest.mark.parametrize(

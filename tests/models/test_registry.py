@@ -99,26 +99,29 @@ def stub(monkeypatch):
     return register
 
 
-def test_unset_initial_weights_are_named(stub, tmp_path, capsys):
+def test_unset_initial_weights_are_named(stub, tmp_path, caplog):
     weights = tmp_path / "mit_b3.pth"
     weights.touch()
     name = stub(lambda seg_pretrain_path=None, conv_pretrain=False, width=0: torch.nn.Identity())
 
     def told(**flags):
+        caplog.clear()
         build_model(name, resolve_flags(name, flags))
-        return capsys.readouterr().err
+        return caplog.messages
 
-    assert told() == "warning: Stub starts from random weights, for want of --seg_pretrain_path, --conv_pretrain\n"
-    assert "--seg_pretrain_path" in told(seg_pretrain_path=str(tmp_path / "other.pth"), conv_pretrain=True)
+    assert told() == ["Stub starts from random weights, for want of --seg_pretrain_path, --conv_pretrain"]
+    assert "--seg_pretrain_path" in told(seg_pretrain_path=str(tmp_path / "other.pth"), conv_pretrain=True)[0]
     assert not told(seg_pretrain_path=str(weights), conv_pretrain=True)
     build_model(name, resolve_flags(name, {}), pretrained=False)
-    assert not capsys.readouterr().err
+    assert not caplog.messages
 
 
-def test_an_encoder_from_random_weights_is_said(capsys):
-    for weights, said in (("none", "note: SegFormerIML's encoder starts from random weights"), ("xavier", "")):
+def test_an_encoder_from_random_weights_is_said(caplog):
+    caplog.set_level("INFO")
+    for weights, said in (("none", "SegFormerIML's encoder starts from random weights"), ("xavier", "")):
         build_model("SegFormerIML", resolve_flags("SegFormerIML", {"encoder": "resnet10t", "encoder_weights": weights}))
-        assert capsys.readouterr().err.startswith(said) and bool(said) == (weights == "none")
+        assert [said in text for text in caplog.messages] == [True] * (weights == "none")
+        caplog.clear()
 
 
 @pytest.mark.parametrize(

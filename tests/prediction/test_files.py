@@ -54,9 +54,10 @@ def read(path):
     return np.array(Image.open(path))
 
 
-def test_a_size_that_changes_nothing_is_said(checkpoint, capsys):
+def test_a_size_that_changes_nothing_is_said(checkpoint, caplog):
+    caplog.set_level("INFO")
     Predictor(checkpoint, image_size=32, device="cpu")
-    assert not capsys.readouterr().err
+    assert not caplog.messages
     save_checkpoint(
         checkpoint,
         BrightnessModel(),
@@ -65,7 +66,7 @@ def test_a_size_that_changes_nothing_is_said(checkpoint, capsys):
         input={"image_size": 64, "if_padding": True, "padding_mode": "reflect"},
     )
     Predictor(checkpoint, image_size=32, device="cpu")
-    assert "--image_size is not used" in capsys.readouterr().err
+    assert "--image_size is not used" in caplog.text
 
 
 def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
@@ -88,11 +89,11 @@ def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
     assert (out / entry["mask"]).is_file()
 
 
-def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder, tmp_path, capsys):
+def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder, tmp_path, caplog):
     (folder / "broken.jpg").write_bytes(b"no image")
     failures = predict(Predictor(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
     assert [failure.path.name for failure in failures] == ["broken.jpg"]
-    assert "broken.jpg cannot be read" in capsys.readouterr().err
+    assert "broken.jpg cannot be read" in caplog.text
     assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 3
 
 

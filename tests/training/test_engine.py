@@ -140,7 +140,8 @@ def test_without_tampered_images_no_weights_are_called_best(settings, tmp_path):
     assert "f1" not in log(done.folder)[-1]
 
 
-def test_a_run_that_goes_on_elsewhere_with_fewer_images(settings, tmp_path, capsys):
+def test_a_run_that_goes_on_elsewhere_with_fewer_images(settings, tmp_path, caplog):
+    caplog.set_level("INFO")
     settings = replace(settings, epochs=3, test_period=3)
     kept = train(settings).folder / "training_state.pt"
     torch.save({**torch.load(kept), "epoch": 2, "best": 2.0}, kept)  # never beaten
@@ -148,8 +149,8 @@ def test_a_run_that_goes_on_elsewhere_with_fewer_images(settings, tmp_path, caps
     (tmp_path / "tiny" / "list.json").write_text(json.dumps(pairs[1:]))
     folder = train(replace(settings, resume=str(kept), output_dir=str(tmp_path / "elsewhere"))).folder
     assert (folder / "best.safetensors").exists()  # the first folder's is not here
-    told = capsys.readouterr().err
-    assert "had 4 training images and goes on with 3" in told and "best weights so far, of F1 2.0000, stay" in told
+    assert "had 4 training images and goes on with 3" in caplog.text
+    assert "best weights so far, of F1 2.0000, stay" in caplog.text
 
 
 @pytest.mark.gpu
@@ -261,7 +262,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings):
 
 def test_a_full_disk_leaves_earlier_checkpoints_alone(settings, monkeypatch):
     settings = replace(settings, epochs=3, save_period=1)
-    save = training.checkpoints.save_state
+    save = training.save_state
 
     def refuse(_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -271,7 +272,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_alone(settings, monkeypatch):
             monkeypatch.setattr("os.fsync", refuse)
         save(path, state)
 
-    monkeypatch.setattr(training.checkpoints, "save_state", full)
+    monkeypatch.setattr(training, "save_state", full)
     with pytest.raises(DiffIMLError, match="training_state.pt.*No space left.*--resume auto"):
         train(settings)
     monkeypatch.undo()

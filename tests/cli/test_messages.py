@@ -1,0 +1,34 @@
+import logging
+import sys
+
+import pytest
+from tqdm import tqdm
+
+from diffiml_plugin.cli.messages import messages_on_stderr
+
+
+@pytest.mark.parametrize(("level", "word"), [("INFO", "note"), ("WARNING", "warning"), ("ERROR", "error")])
+def test_each_level_has_its_word_and_its_line(level, word, capsys):
+    with messages_on_stderr():
+        logging.getLogger("diffiml_plugin.data.lists").log(getattr(logging, level), "100% of\n it")
+    assert capsys.readouterr() == ("", f"{word}: 100% of it\n")
+
+
+def test_only_the_packages_own_messages_are_shown(capsys):
+    with messages_on_stderr():
+        logging.getLogger("another").info("hello")
+    assert not capsys.readouterr().err
+
+
+def test_a_library_configures_nothing(capsys):
+    with messages_on_stderr():
+        pass
+    logger = logging.getLogger("diffiml_plugin")
+    assert not logger.handlers and logger.level == logging.NOTSET and logger.propagate
+
+
+def test_a_message_stands_above_the_bar(capsys):
+    with messages_on_stderr(), tqdm(total=2, file=sys.stderr) as bar:
+        bar.update()
+        logging.getLogger("diffiml_plugin.x").warning("hot")
+    assert "\rwarning: hot\n" in capsys.readouterr().err
