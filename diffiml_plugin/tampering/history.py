@@ -15,7 +15,7 @@ from PIL import Image
 from diffiml_plugin.tampering.styles import StageSettings
 
 Tables = tuple[tuple[int, ...], ...]  # JPEG's quantisation tables, luma and chroma, of 64 integers each
-_GRID = 8  # pixels, side of JPEG's blocks
+GRID = 8  # pixels, side of JPEG's blocks
 _DOWN = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)  # what programs use, area the most
 _UP = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_CUBIC)
 _IJG_LUMA_MEAN = 57.6  # of the luma table that the Independent JPEG Group calls quality 50
@@ -70,7 +70,7 @@ def draw_stages(stages: Sequence[StageSettings], rng: np.random.Generator, whole
             continue
         offset = (0, 0)
         if whole and rng.random() < settings.off_grid:
-            offset = tuple(int(cut) for cut in rng.integers(0, _GRID, 2))
+            offset = tuple(int(cut) for cut in rng.integers(0, GRID, 2))
         factor = float(rng.uniform(*settings.factor)) if whole and rng.random() < settings.resized else 1.0
         drawn.append(Stage(settings, offset, factor))
     return drawn
@@ -161,7 +161,7 @@ def compressed(
         return _stored(image, format="WEBP", quality=quality, method=0)
     subsampling = 0 if rng.random() < settings.full_chroma else 2
     if rng.random() < settings.camera_tables:
-        fine = [table for table in tables if np.mean(table[0]) <= _luma_mean(settings.quality[0])]
+        fine = [table for table in tables if sum(table[0]) <= 64 * _luma_mean(settings.quality[0])]
         if fine:
             return _stored(image, format="JPEG", qtables=fine[rng.integers(len(fine))], subsampling=subsampling)
     return _stored(image, format="JPEG", quality=quality, subsampling=subsampling)

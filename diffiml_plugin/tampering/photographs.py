@@ -40,6 +40,7 @@ class Photographs:
     Attributes:
         files: the photographs that can be used. What is broken, tiny, or has a label map that is none is named on
             stderr and left out.
+        with_labels: the numbers of those that have a label map.
         tables: the different quantisation tables of the JPEGs among them.
         longest_side: of a photograph, in pixels.
 
@@ -58,6 +59,7 @@ class Photographs:
         self.files = [photograph.file for photograph in self._photographs]
         if len(self.files) < 2:
             raise DiffIMLError(f"{source} holds {len(self.files)} photographs; a splice needs at least two")
+        self.with_labels = [number for number, item in enumerate(self._photographs) if item.labels is not None]
         self.tables = sorted({photograph.tables for photograph in self._photographs if photograph.tables})
         self.longest_side = min(longest_side, max(max(photograph.size) for photograph in self._photographs))
 

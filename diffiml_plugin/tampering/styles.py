@@ -63,7 +63,7 @@ class Style:
     small: float = 0.25  # share of small ones,
     small_area: Range = (0.002, 0.02)  # share of the picture, log-uniform,
     area: Range = (0.02, 0.35)  # and of all others
-    labelled: float = 0.75  # share cut along the label map, where there is one
+    labelled: float = 0.55  # share cut along a label map, where there is one
     # Pasted objects.
     unwarped: float = 0.4  # share that is neither turned nor scaled
     mirrored: float = 0.3

@@ -18,20 +18,21 @@ from diffiml_plugin.tampering.cutting import (
     with_margin,
 )
 from diffiml_plugin.tampering.filling import filled
-from diffiml_plugin.tampering.history import Tables, draw_stages, needed, resize, run_stages
+from diffiml_plugin.tampering.history import GRID, Tables, draw_stages, needed, resize, run_stages
 from diffiml_plugin.tampering.lettering import strokes_region, word
 from diffiml_plugin.tampering.pasting import draw_warp, paste, recoloured, warped
 from diffiml_plugin.tampering.styles import Style
 from diffiml_plugin.tampering.tamper import Tampered
 
-_ATTEMPTS = 4  # for a region that shows
-_ENLARGED = 1.6  # an object's sides are not enlarged by more
+_ATTEMPTS = 4  # for a region that shows, and for stages that suit a photograph's size
+_ENLARGED = 1.6  # a photograph's or an object's sides are not enlarged by more, if it can be helped
 
 
 class Photographs(Protocol):
     """Authentic photographs by number."""
 
     tables: list[Tables]
+    with_labels: list[int]  # numbers of those that have a label map
 
     def __len__(self) -> int: ...
 
@@ -60,8 +61,11 @@ def draw_picture(
         window: pixels, the side of the square that is made; None makes the whole picture, at a size of its own.
     """
     height, width = (window, window) if window else _whole_size(photographs.read(number).shape, rng)
-    before, after = draw_stages(style.before, rng), draw_stages(style.after, rng)
-    size = needed(after, height, width)
+    for _ in range(_ATTEMPTS):
+        before, after = draw_stages(style.before, rng), draw_stages(style.after, rng)
+        size = needed(after, height, width)
+        if _cover(needed(before, *size), photographs.read(number)) <= _ENLARGED:  # a small one is not shrunk as well
+            break
     host, labels = _view(photographs, number, needed(before, *size), bool(window), style, rng)
     host, labels = run_stages(before, host, labels, photographs.tables, rng)
     host, labels = np.ascontiguousarray(host[: size[0], : size[1]]), labels[: size[0], : size[1]]
@@ -102,11 +106,9 @@ class _Scene:
         return float(np.exp(self.rng.uniform(*np.log(area)))) * self.host[..., 0].size
 
     def _splice(self, pixels: float) -> np.ndarray:
-        others = len(self.photographs)
-        number = (self.number + int(self.rng.integers(1, others))) % others
         warp = draw_warp(self.style, self.rng)
-        cut = self._from_photograph(number, pixels / warp.scale**2)
-        if cut is None:
+        cut = self._from_photograph(pixels / warp.scale**2)
+        if not cut.region.any():  # too thin to be seen at this size
             return np.zeros(self.host.shape[:2], np.uint8)
         cut = self._trimmed(cut)
         cut = recoloured(warped(cut, warp, self.rng), self.host, self.style, self.rng)
@@ -177,43 +179,41 @@ class _Scene:
         region = grown(region, int(self.rng.integers(low, high + 1)))
         return Cut(cut.image, region if region.any() else cut.region, cut.centre)
 
-    def _from_photograph(self, number: int, pixels: float) -> Cut | None:
-        """An object of another photograph, of about so many pixels, with the past of that photograph."""
-        photo, objects = self.photographs.read(number), self.photographs.objects(number)
-        if objects and self.rng.random() < self.style.labelled:
-            object_ = objects[self.rng.integers(len(objects))]
-            scale = float(np.clip(np.sqrt(pixels / object_.pixels), 0.05, _ENLARGED))
-            box = with_margin(object_.box, photo.shape, int(np.ceil(MARGIN / scale)))
-            image, region = photo[box], (self.photographs.labels(number)[box] == object_.value).astype(np.uint8)
+    def _from_photograph(self, pixels: float) -> Cut:
+        """An object of another photograph, of about so many pixels, with a past of its own."""
+        along_labels = self.rng.random() < self.style.labelled
+        donors = (self.photographs.with_labels if along_labels else ()) or range(len(self.photographs))
+        number = donors[self.rng.integers(len(donors))]
+        if number == self.number:
+            number = (number + 1) % len(self.photographs)
+        objects = self.photographs.objects(number) if along_labels else []
+        if objects:
+            image, region = self._labelled(number, objects[self.rng.integers(len(objects))], pixels)
         else:
-            cover = max(extent / side for extent, side in zip(self.host.shape, photo.shape[:2], strict=False))
-            scale = _scale(cover, self.style, self.rng)
-            limits = tuple(int(side * scale) - 2 for side in photo.shape[:2])
-            shape = drawn_shape(pixels, limits, self.rng)
-            size = [int(np.ceil((side + 2 * MARGIN) / scale)) for side in shape.shape]
-            size = [min(side, extent) for side, extent in zip(size, photo.shape, strict=False)]
-            top, left = (
-                int(self.rng.integers(extent - side + 1)) for side, extent in zip(size, photo.shape, strict=False)
-            )
-            image = photo[top : top + size[0], left : left + size[1]]
-            region = None
-        scaled = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
-        image = resize(np.ascontiguousarray(image), scaled, self.rng)
-        if region is None:
-            region = np.zeros(image.shape[:2], np.uint8)
-            corner = [max(0, (side - extent) // 2) for side, extent in zip(region.shape, shape.shape, strict=True)]
-            region[corner[0] : corner[0] + shape.shape[0], corner[1] : corner[1] + shape.shape[1]] = shape[
-                : region.shape[0] - corner[0], : region.shape[1] - corner[1]
-            ]
-            if self.rng.random() < 0.6:
-                region = snapped(image, region)
-        else:
-            region = (cv2.resize(region * np.uint8(255), scaled, interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
-        if region.sum() < 20:
-            return None
+            image, region = self._drawn(number, pixels)
         past = draw_stages(self.style.before, self.rng, whole=False)
-        image, region = run_stages(past, image, region, self.photographs.tables, self.rng)
-        return Cut(np.ascontiguousarray(image), region)
+        return Cut(*run_stages(past, image, region, self.photographs.tables, self.rng))
+
+    def _labelled(self, number: int, item: Labelled, pixels: float) -> tuple[np.ndarray, np.ndarray]:
+        """An object of a label map and its region, scaled to about so many pixels."""
+        photo, labels = self.photographs.read(number), self.photographs.labels(number)
+        scale = float(np.clip(np.sqrt(pixels / item.pixels), 0.05, _ENLARGED))
+        box = with_margin(item.box, photo.shape, int(np.ceil(MARGIN / scale)))
+        region = (labels[box] == item.value).astype(np.uint8)
+        size = tuple(max(8, round(side * scale)) for side in region.shape[::-1])
+        image = resize(np.ascontiguousarray(photo[box]), size, self.rng)
+        region = cv2.resize(region * np.uint8(255), size, interpolation=cv2.INTER_AREA) > 127
+        return image, region.astype(np.uint8)
+
+    def _drawn(self, number: int, pixels: float) -> tuple[np.ndarray, np.ndarray]:
+        """A piece of a photograph and a drawn shape of about so many pixels in it, often moved to its edges."""
+        photo = self.photographs.read(number)
+        scale = _scale(_cover(self.host.shape, photo), self.style, self.rng)
+        limits = tuple(int(side * scale) - 2 * MARGIN - 2 for side in photo.shape[:2])
+        region = np.pad(drawn_shape(pixels, limits, self.rng), MARGIN)
+        box = _box(photo, scale, region.shape, self.rng)
+        image = resize(np.ascontiguousarray(photo[box]), region.shape[::-1], self.rng)
+        return image, snapped(image, region) if self.rng.random() < 0.6 else region
 
 
 def _view(
@@ -226,17 +226,28 @@ def _view(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A part of a photograph, or all of it, at `size` (height, width), and its label map, 0 where there is none."""
     photo, labels = photographs.read(number), photographs.labels(number)
-    cover = max(wanted / side for wanted, side in zip(size, photo.shape, strict=False))
-    scale = _scale(cover, style, rng) if window else cover
-    cut = [min(extent, int(np.ceil(wanted / scale))) for wanted, extent in zip(size, photo.shape, strict=False)]
-    top, left = (int(rng.integers(extent - side + 1)) for extent, side in zip(photo.shape, cut, strict=False))
-    if scale == 1:
-        top, left = top // 8 * 8, left // 8 * 8  # on the grid of its own compression
-    box = np.s_[top : top + cut[0], left : left + cut[1]]
+    cover = _cover(size, photo)
+    box = _box(photo, _scale(cover, style, rng) if window else cover, size, rng)
     image = resize(np.ascontiguousarray(photo[box]), size[::-1], rng)
     if labels is None:
         return image, np.zeros(size, np.uint8)
     return image, cv2.resize(labels[box], size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _box(photo: np.ndarray, scale: float, size: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:
+    """A place in `photo` that has `size` (height, width) once it is scaled."""
+    box = []
+    for extent, wanted in zip(photo.shape, size, strict=False):
+        side = min(extent, int(np.ceil(wanted / scale)))
+        start = int(rng.integers(extent - side + 1))
+        start -= start % GRID if scale == 1 else 0  # on the grid of its own compression
+        box.append(slice(start, start + side))
+    return box[0], box[1]
+
+
+def _cover(size: tuple[int, ...], photo: np.ndarray) -> float:
+    """By how much `photo` is scaled when it just covers `size`, height and width."""
+    return max(wanted / side for wanted, side in zip(size, photo.shape[:2], strict=False))
 
 
 def _scale(cover: float, style: Style, rng: np.random.Generator) -> float:
