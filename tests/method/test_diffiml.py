@@ -84,14 +84,6 @@ def test_one_condition_serves_other_sampling_settings(images):
     assert model.config.tta and model.config.num_inference_steps == 2
 
 
-def test_loss_is_the_weighted_latent_error(images):
-    model, mask = _model(seg_weight=0.3), (torch.rand(4, 1, 64, 96) > 0.5).double()
-    losses = model.training_loss(images, mask, mask)
-    expected = 0.3 * losses.mask_loss + 0.7 * losses.edge_loss
-    torch.testing.assert_close(losses.loss, expected)
-    assert losses.timesteps.shape == (4,)
-
-
 def test_only_the_codec_is_frozen_and_all_else_is_trained(images):
     model, mask = _model().train(), (torch.rand(4, 1, 64, 96) > 0.5).float()
     model.training_loss(images, mask, mask).loss.backward()
