@@ -32,7 +32,7 @@ class Cells(nn.Module):
     def encode(self, y: Tensor, target: str) -> Tensor:
         return F.avg_pool2d(y, 8) * self._code(target)
 
-    def decode(self, z: Tensor, target: str) -> Tensor:
+    def decode(self, z: Tensor, target: str, reading: str = "sigmoid") -> Tensor:
         return (
             (z / self._code(target)).mean(1, keepdim=True).clamp(0, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)
         )
