@@ -38,6 +38,7 @@ setup(
     package_data={
         "diffiml_plugin": ["py.typed"],
         "diffiml_plugin.evaluation": ["published.json"],
+        "diffiml_plugin.reports": ["page.html"],
         "diffiml_plugin.tampering": ["world.yaml"],
         "diffiml_plugin.weights": ["*.safetensors"],
     },
@@ -50,6 +51,7 @@ setup(
         "fvcore>=0.1.5",
         "huggingface_hub>=0.25",
         "imdlbenco>=0.1.45",
+        "jinja2>=3.1",
         "matplotlib>=3.7",
         "numpy>=1.23,<2",
         "opencv-python-headless>=4.7,<4.12",  # opencv-python without windows: albumentations needs this one too
@@ -59,6 +61,7 @@ setup(
         "safetensors>=0.4",
         "scikit-image>=0.21",
         "scikit-learn>=1.3",
+        "tabulate>=0.9",
         "tensorboard>=2.13",
         "timm>=1.0",
         "torch>=2.5",

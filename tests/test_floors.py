@@ -13,6 +13,7 @@ PACKAGE = Path(diffiml_plugin.__file__).parent
 FLOORS = (  # from the ground up; a room imports only those before it
     "errors",
     "files",
+    "table",
     "settings",
     "launch",
     "method",

@@ -88,11 +88,9 @@ def _write(file: str, content: Any) -> None:
 
 
 def _table(row: dict[str, Any]) -> str:
-    lines = [f"{row['model']}, {row['image_size']}×{row['image_size']}", f"  {'parameters':<19}{'M':>9}"]
-    lines += [f"  {part.replace('_', ' '):<19}{millions:>9.3f}" for part, millions in row["params_M"].items()]
-    lines += [f"  {'multiply-adds':<19}{'G':>9}"]
-    lines += [
-        f"  {size:<19}" + ("untraceable" if count is None else f"{count:>9.2f}")
-        for size, count in row["GFLOPs"].items()
-    ]
-    return "\n".join(lines)
+    from diffiml_plugin.table import Table
+
+    parameters = [[part.replace("_", " "), f"{millions:.3f}"] for part, millions in row["params_M"].items()]
+    counts = [[size, "untraceable" if count is None else f"{count:.2f}"] for size, count in row["GFLOPs"].items()]
+    title = f"{row['model']}, {row['image_size']}×{row['image_size']}"
+    return f"{title}\n{Table(['', 'M parameters'], parameters)}\n{Table(['', 'G multiply-adds'], counts)}"

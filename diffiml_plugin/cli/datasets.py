@@ -61,13 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(entries: "tuple[DatasetEntry, ...]") -> str:
-    lines = [f"{'dataset':<18}{'authentic':>10}{'tampered':>10}  {'generative':<12}{'MVSS':<7}CAT-Net"]
-    lines += [
-        f"{entry.name:<18}{entry.authentic:>10}{entry.tampered:>10}  {_yes(entry.generative):<12}"
-        f"{entry.mvss:<7}{entry.catnet}"
-        for entry in entries
-    ]
-    return "\n".join(lines)
+    from diffiml_plugin.table import Table
+
+    head = ["dataset", "authentic", "tampered", "generative", "MVSS", "CAT-Net"]
+    return str(Table(head, [[e.name, e.authentic, e.tampered, _yes(e.generative), e.mvss, e.catnet] for e in entries]))
 
 
 def _description(entry: "DatasetEntry") -> str:

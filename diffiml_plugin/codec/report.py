@@ -24,7 +24,8 @@ from diffiml_plugin.codec.metrics import (
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
 from diffiml_plugin.method.sdvae import SDVAE
-from diffiml_plugin.reports.page import figures, strip, table, write_page
+from diffiml_plugin.reports.page import Section, Strip, write_page
+from diffiml_plugin.table import Table
 
 NOISE_LEVELS = (0.1, 0.2, 0.3)  # standard deviations, on unit-variance latents
 _WORST = 10
@@ -135,44 +136,37 @@ def _write_page(
     channels = [f"{mean:+.2f} ± {std:.2f}" for mean, std in zip(latents["mean"], latents["std"], strict=True)]
     half = len(channels) // 2
     worst = np.argsort(mask.f1)[:_WORST]
+    by_noise = [(level, f"{f1:.4f}") for level, f1 in {"0": reconstruction["f1_mean"], **noise}.items()]
+    cost_rows = [(name, f"{c.params_M:.3f}", f"{c.gmacs:.2f}", f"{c.seconds:.4f}") for name, c in costs.items()]
     write_page(
         path,
         "LightVAE: what it keeps of a mask",
         f"{len(names)} masks, threshold {THRESHOLD}, {conditions}. The SD VAE has random weights here: "
         "its cost does not depend on them.",
-        figures(
-            {
-                "pixel-F1": f"{reconstruction['f1_mean']:.4f}",
-                "5th percentile": f"{reconstruction['f1_p5']:.4f}",
-                "under latent noise 0.3": f"{noise['0.3']:.4f}",
-                "times faster than the SD VAE": f"{result['time_ratio_sd_over_light']:.0f}",
-            }
-        ),
-        "<h2>Reconstruction</h2>",
-        table(("", "F1", "5th percentile", "worst", "IoU", "boundary-F, 2 px"), per_target),
-        "<h2>Gaussian noise on the latents</h2>",
-        table(
-            ("standard deviation", "F1"),
-            [(level, f"{f1:.4f}") for level, f1 in {"0": reconstruction["f1_mean"], **noise}.items()],
-        ),
-        "<h2>Latents, mean and standard deviation by channel</h2>",
-        table(("", *"1234"), [("mask", *channels[:half]), ("edge", *channels[half:])]),
-        f"<p>Of an empty mask {result['empty_false_area']:.1e} of the pixels are called tampered; its latent deviates "
-        f"by {empty_spread:.3f} at most (standard deviation over the map, by channel).</p>",
-        "<h2>Cost</h2>",
-        table(
-            ("", "M parameters", "G multiply-adds", "seconds"),
-            [
-                (name, f"{cost.params_M:.3f}", f"{cost.gmacs:.2f}", f"{cost.seconds:.4f}")
-                for name, cost in costs.items()
-            ],
-        ),
-        f"<h2>The worst {len(worst)}</h2>",
-        *(
-            strip(
-                {"mask": mask.maps[i], "decoded": mask.decoded[i], "difference": mask.maps[i] ^ mask.decoded[i]},
-                f"{names[i]}: F1 {mask.f1[i]:.4f}",
-            )
-            for i in worst
-        ),
+        [
+            Section(
+                "Reconstruction",
+                tables=[Table(("", "F1", "5th percentile", "worst", "IoU", "boundary-F, 2 px"), per_target)],
+            ),
+            Section("Gaussian noise on the latents", tables=[Table(("standard deviation", "F1"), by_noise)]),
+            Section(
+                "Latents, mean and standard deviation by channel",
+                f"Of an empty mask {result['empty_false_area']:.1e} of the pixels are called tampered; its latent "
+                f"deviates by {empty_spread:.3f} at most (standard deviation over the map, by channel).",
+                tables=[Table(("", *"1234"), [("mask", *channels[:half]), ("edge", *channels[half:])])],
+            ),
+            Section("Cost", tables=[Table(("", "M parameters", "G multiply-adds", "seconds"), cost_rows)]),
+            Section(f"The worst {len(worst)}", strips=[_strip(mask, i, names[i]) for i in worst]),
+        ],
+        {
+            "pixel-F1": f"{reconstruction['f1_mean']:.4f}",
+            "5th percentile": f"{reconstruction['f1_p5']:.4f}",
+            "under latent noise 0.3": f"{noise['0.3']:.4f}",
+            "times faster than the SD VAE": f"{result['time_ratio_sd_over_light']:.0f}",
+        },
     )
+
+
+def _strip(found: Reconstruction, index: int, name: str) -> Strip:
+    mask, decoded = found.maps[index], found.decoded[index]
+    return Strip({"mask": mask, "decoded": decoded, "difference": mask ^ decoded}, f"{name}: F1 {found.f1[index]:.4f}")

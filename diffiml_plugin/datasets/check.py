@@ -12,6 +12,7 @@ from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_balanced, read_test_sets
 from diffiml_plugin.datasets.catalogue import DatasetEntry, known_entry
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.table import Table
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,11 @@ def check_datasets(path: str) -> list[DatasetReport]:
 
 def table(reports: list[DatasetReport]) -> str:
     """The counts of each dataset beside those of Table 1, and a line for each kind of fault it has."""
-    name = max(len(report.name) for report in reports) + 2
-    lines = ["dataset".ljust(name) + f"{'authentic':>10}{'Table 1':>9}{'tampered':>10}{'Table 1':>9}{'harmful':>9}"]
+    rows = []
     for report in reports:
         expected = (report.entry.authentic, report.entry.tampered) if report.entry else ("-", "-")
-        lines.append(
-            f"{report.name.ljust(name)}{report.authentic:>10}{expected[0]:>9}{report.tampered:>10}"
-            f"{expected[1]:>9}{report.harmful:>9}"
-        )
+        rows.append([report.name, report.authentic, expected[0], report.tampered, expected[1], report.harmful])
+    lines = [str(Table(["dataset", "authentic", "Table 1", "tampered", "Table 1", "harmful"], rows))]
     for report in reports:
         groups = defaultdict(list)
         for fault in report.faults:

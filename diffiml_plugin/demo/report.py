@@ -11,6 +11,7 @@ from diffiml_plugin.data.images import read_image
 from diffiml_plugin.demo.photographs import photographs
 from diffiml_plugin.reports import page
 from diffiml_plugin.reports.pictures import heat, strip
+from diffiml_plugin.table import Table
 from diffiml_plugin.tampering.settings import KINDS
 
 _IN_PICTURE = 4  # rows of pictures.jpg
@@ -39,15 +40,18 @@ def write_report(
         "DiffIML, a demonstration",
         f"{model}. The images were tampered on the fly, from the photographs {train}; it is tested on {len(records)} "
         f"tampered images of photographs it never saw: {test}. The tampering is easier to see than in the wild.",
-        page.figures({label: f"{value:.3f}" for label, value in figures.items()}),
-        "<h2>By manipulation</h2>",
-        page.table(["manipulation", "images", "pixel-F1"], _by_kind(records)),
-        "<h2>Unseen photographs</h2>",
-        "<p>Uncertainty: the standard deviation over the members of the ensemble, from black (none) to yellow.</p>",
-        *(
-            page.strip(row, f"{Path(record['name']).stem}: pixel-F1 {record['f1']:.2f}")
-            for row, record in zip(rows, records, strict=False)
-        ),
+        [
+            page.Section("By manipulation", tables=[Table(["manipulation", "images", "pixel-F1"], _by_kind(records))]),
+            page.Section(
+                "Unseen photographs",
+                "Uncertainty: the standard deviation over the members of the ensemble, from black (none) to yellow.",
+                [
+                    page.Strip(row, f"{Path(record['name']).stem}: pixel-F1 {record['f1']:.2f}")
+                    for row, record in zip(rows, records, strict=False)
+                ],
+            ),
+        ],
+        {label: f"{value:.3f}" for label, value in figures.items()},
     )
     below = ((0, 4), (0, 0), (0, 0))  # a white line
     picture = [np.pad(strip(*row.values()), below, constant_values=255) for row in rows[:_IN_PICTURE]]

@@ -11,6 +11,7 @@ from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
+from diffiml_plugin.table import Table
 
 RESULTS, PLOT = "robust.json", "robust.png"
 PERTURBATIONS = {  # name -> the framework's wrapper, its standard strengths, what they are
@@ -53,7 +54,7 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
     results = {**scoring.header, **clean, "curves": curves}
     if scoring.state.is_main_process:
         plot(Path(settings.output_dir, PLOT), {name: curve_of(results, name) for name in scoring.lists})
-        print(table(results))
+        print(*tables(results), sep="\n")
     scoring.finish(results, records)
     return results
 
@@ -103,13 +104,12 @@ def plot(path: Path, curves: Mapping[str, Mapping[str, Mapping[int, float]]]) ->
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """Mean pixel-F1 over the datasets by strength, as aligned text."""
-    lines = []
-    for perturbation, curve in curve_of(results).items():
-        rows = {
-            PERTURBATIONS[perturbation][2]: [strength or CLEAN for strength in curve],
-            "  pixel-F1": [f"{value:.4f}" for value in curve.values()],
-        }
-        lines += [head.ljust(34) + "".join(str(cell).rjust(8) for cell in row) for head, row in rows.items()]
-    return "\n".join(lines)
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Mean pixel-F1 over the datasets by strength, a table for each perturbation."""
+    return [
+        Table(
+            [PERTURBATIONS[perturbation][2], *(strength or CLEAN for strength in curve)],
+            [["pixel-F1", *(f"{value:.4f}" for value in curve.values())]],
+        )
+        for perturbation, curve in curve_of(results).items()
+    ]

@@ -16,6 +16,7 @@ from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.adapters import DiffIMLModel
 from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
+from diffiml_plugin.table import Table
 
 RESULTS = "sweep.json"
 SWEPT = {
@@ -128,14 +129,13 @@ def _read(vary: Sequence[str]) -> dict[str, list[Any]]:
     return read
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """Pixel-F1 of each row by dataset, mean ± standard deviation, as aligned text."""
-    names = list(dict.fromkeys(name for row in results["rows"] for name in row["datasets"]))
-    lines = ["".ljust(26) + "".join(name.rjust(18) for name in names)]
-    for row in results["rows"]:
-        cells = (row["datasets"][name] for name in names)
-        lines.append(f"{row['setting']}={row['value']}".ljust(26) + "".join(spread(cell).rjust(18) for cell in cells))
-    return "\n".join(lines)
+def table(results: Mapping[str, Any]) -> Table:
+    """Pixel-F1 of each row by dataset, mean ± standard deviation."""
+    cells = {
+        f"{row['setting']}={row['value']}": {name: spread(cell) for name, cell in row["datasets"].items()}
+        for row in results["rows"]
+    }
+    return Table.of("", cells)
 
 
 def spread(cell: Mapping[str, Any]) -> str:

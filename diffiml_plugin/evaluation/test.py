@@ -9,6 +9,7 @@ from diffiml_plugin.evaluation.published import require_tables
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.table import Table
 
 _COLUMNS = {  # of the printed table
     "images": "images",
@@ -47,16 +48,13 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     return results
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """The figures of each dataset and their mean, as aligned text."""
+def table(results: Mapping[str, Any]) -> Table:
+    """The figures of each dataset and their mean."""
     rows = {**results["datasets"], "mean": results["mean"]}
     shown = {figure: head for figure, head in _COLUMNS.items() if any(figure in row for row in rows.values())}
-    width = max(map(len, rows)) + 2
-    lines = ["".ljust(width) + "".join(head.rjust(12) for head in shown.values())]
-    for name, row in rows.items():
-        cells = (row.get(figure) for figure in shown)
-        lines.append(name.ljust(width) + "".join(_cell(value).rjust(12) for value in cells))
-    return "\n".join(lines)
+    return Table(
+        ["", *shown.values()], [[name, *(_cell(row.get(figure)) for figure in shown)] for name, row in rows.items()]
+    )
 
 
 def _cell(value: float | int | None) -> str:

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from diffiml_plugin.prediction.predictor import ImagePrediction, Predictor
 from diffiml_plugin.reports import page
 from diffiml_plugin.reports.tables import (
     Run,
-    Table,
     cost_configuration,
     published_tables,
     robust_curve,
@@ -32,29 +30,12 @@ from diffiml_plugin.reports.tables import (
     sweep_table,
     test_table,
 )
+from diffiml_plugin.table import Table
 
 _logger = logging.getLogger(__name__)
+_BRACKETS = "Brackets: bootstrap 95 % intervals over images."
 _SHOWN = 2  # best and worst images of each dataset
 _SIDE = 320  # pixels, of pictures in the page
-_LATEX = str.maketrans(
-    {
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "²": r"$^2$",
-        "–": "--",
-        "_": r"\_",
-        "%": r"\%",
-        "&": r"\&",
-        "#": r"\#",
-        "$": r"\$",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-    }
-)
-_NO_WIDER_THAN_THE_TEXT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
 
 
 def report(paths: Sequence[str], output_dir: Path) -> None:
@@ -90,7 +71,9 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
         "Where the figures come from": [_provenance((run for kind in runs.values() for run in kind), costs)],
     }
     write_text(output_dir / "report.md", _markdown(tables))
-    write_text(output_dir / "report.tex", _latex(tables))
+    write_text(
+        output_dir / "report.tex", "\n\n".join(table.latex() for found in tables.values() for table in found) + "\n"
+    )
     plot = output_dir / robust.PLOT
     if runs[robust.RESULTS]:
         robust.plot(
@@ -122,70 +105,33 @@ def _provenance(runs: Iterable[Run], costs: Iterable[tuple[Path, Mapping[str, An
         [cost_configuration(cost), cost["model"], str(file), cost["settings"].get("command", "–")]
         for file, cost in costs
     ]
-    return Table("Configurations", ["configuration", "model", "results", "command"], rows)
+    return Table(["configuration", "model", "results", "command"], rows, "Configurations")
 
 
 def _markdown(tables: Mapping[str, Sequence[Table]]) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-    lines = ["# DiffIML: ours beside the paper's", "", "Brackets: bootstrap 95 % intervals over images."]
+    parts = ["# DiffIML: ours beside the paper's", _BRACKETS]
     for section, found in tables.items():
-        lines += ["", f"## {section}"] if found else []
+        parts += [f"## {section}"] if found else []
         for table in found:
-            lines += [
-                "",
-                f"### {table.title}",
-                "",
-                line(table.head),
-                line("---" for _ in table.head),
-                *map(line, table.rows),
-            ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex(tables: Mapping[str, Sequence[Table]]) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
-
-    lines = []
-    for table in (table for found in tables.values() for table in found):
-        lines += [
-            r"\begin{table}[htbp]",
-            r"\centering",
-            rf"\textbf{{{table.title.translate(_LATEX)}}}\par\smallskip",
-            rf"{_NO_WIDER_THAN_THE_TEXT}\begin{{tabular}}{{{'l' * len(table.head)}}}",
-            r"\hline",
-            line(table.head),
-            r"\hline",
-            *map(line, table.rows),
-            r"\hline",
-            r"\end{tabular}}",
-            r"\end{table}",
-            "",
-        ]
-    return "\n".join(lines)
+            parts += [f"### {table.title}", table.markdown()]
+    return "\n\n".join(parts) + "\n"
 
 
 def _write_page(path: Path, tables: Mapping[str, Sequence[Table]], plot: Path | None, tests: Sequence[Run]) -> None:
-    body = []
-    for section, found in tables.items():
-        body += [f"<h2>{escape(section)}</h2>"] if found else []
-        if section == "Robustness" and plot:
-            body.append(page.strip({"": np.array(Image.open(plot).convert("RGB"))}, "Mean pixel-F1 over the datasets"))
-        for table in found:
-            body += [f"<h3>{escape(table.title)}</h3>", page.table(table.head, table.rows)]
-    strips = [strip for run in tests for strip in _examples(run)]
-    page.write_page(
-        path,
-        "DiffIML: ours beside the paper's",
-        "Brackets: bootstrap 95 % intervals over images.",
-        *body,
-        *(["<h2>Best and worst images</h2>", *strips] if strips else []),
+    curves = (
+        [page.Strip({"": np.array(Image.open(plot).convert("RGB"))}, "Mean pixel-F1 over the datasets")] if plot else ()
     )
+    sections = [
+        page.Section(title, strips=curves if title == "Robustness" else (), tables=found)
+        for title, found in tables.items()
+        if found
+    ]
+    if examples := [strip for run in tests for strip in _examples(run)]:
+        sections.append(page.Section("Best and worst images", strips=examples))
+    page.write_page(path, "DiffIML: ours beside the paper's", _BRACKETS, sections)
 
 
-def _examples(run: Run) -> list[str]:
+def _examples(run: Run) -> list[page.Strip]:
     """The images of each dataset with the highest and lowest pixel-F1, their truth, and if the weights are there still
     what the model says."""
     shown = []
@@ -204,7 +150,7 @@ def _examples(run: Run) -> list[str]:
         if prediction is not None:
             pictures["prediction"] = prediction.probability
         strips.append(
-            page.strip(
+            page.Strip(
                 {name: _small(picture) for name, picture in pictures.items()},
                 f"{record['dataset']}, {record['name']}: pixel-F1 {record['f1']:.3f} ({run.label})",
             )

@@ -10,12 +10,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.evaluation import robust, scoring, sweep
+from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, read_records
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, Record, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.files import make_folder, write_text
+from diffiml_plugin.table import Table
 from diffiml_plugin.training.tracking import LOG, RUN
 
 TABLES, PLOT = "study.md", "study.png"
@@ -46,16 +48,16 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
     figures, best = (
         {row: _figures(seeds.values(), at_best) for row, seeds in tests.items()} for at_best in (False, True)
     )
-    parts = [_by_row({row: _spreads(values) for row, values in figures.items()})]
+    parts = [Table.of("row", {row: _spreads(values) for row, values in figures.items()}).markdown()]
     if differences := _differences(tests):
         parts += [
             "Pixel-F1 less that of another row, image by image; brackets: bootstrap 95 % over the images alone:",
-            _by_row(differences),
+            Table.of("row", differences).markdown(),
         ]
     if cut := {row: _spreads(values) for row, values in best.items() if values["threshold"]}:
         parts += [
             "Each run at the threshold that is best for the F1 of this very test, which no user could know:",
-            _by_row(cut),
+            Table.of("row", cut).markdown(),
         ]
     parts += [part for part in (_sampling(rows), _robustness(rows)) if part]
     parts.append("\n".join(f"- {row}: `{_command(runs[0])}`" for row, runs in rows.items()))
@@ -74,7 +76,7 @@ def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, 
             threshold = best_threshold(records)
             records = [] if threshold is None else at_threshold(records, threshold)
             other = {"threshold": threshold}
-        kinds = sorted({_kind(r["path"]) for r in records if r["mask"] != scoring.NEGATIVE} - {""})
+        kinds = sorted({_kind(r["path"]) for r in records if r["mask"] != NEGATIVE} - {""})
         groups = {"all": records, **{kind: [r for r in records if _kind(r["path"]) == kind] for kind in kinds}}
         found = {name: summarise(group).get(_F1) for name, group in groups.items()}
         found |= {**other, "false alarm": summarise(records).get(_FALSE_ALARM)}
@@ -149,7 +151,7 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
             columns[f"{row}: over noise"] = {
                 setting: f"{fmean(values):.3f}" for setting, values in deviations.items() if values
             }
-    return _by_column(columns)
+    return _by_setting(columns)
 
 
 def _robustness(rows: Mapping[str, _Runs]) -> str:
@@ -165,30 +167,18 @@ def _robustness(rows: Mapping[str, _Runs]) -> str:
                         found.setdefault(f"{perturbation} {strength}", []).append(curve[strength])
             if found:
                 columns[column] = {setting: _spread(values) for setting, values in found.items()}
-    return _by_column(columns)
+    return _by_setting(columns)
 
 
-def _by_column(columns: Mapping[str, Mapping[str, str]]) -> str:
+def _by_setting(columns: Mapping[str, Mapping[str, str]]) -> str:
     """One line for each setting, of columns that hold their cells by setting; empty of nothing."""
-    settings = list(dict.fromkeys(setting for cells in columns.values() for setting in cells))
-    lines = ([setting, *(cells.get(setting, "") for cells in columns.values())] for setting in settings)
-    return _table(["setting", *columns], lines) if settings else ""
-
-
-def _by_row(cells: Mapping[str, Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
-    return _table(
-        ["row", *columns], ([name, *(row.get(column, "") for column in columns)] for name, row in cells.items())
-    )
+    settings = dict.fromkeys(setting for cells in columns.values() for setting in cells)
+    lines = {setting: {name: cells.get(setting) for name, cells in columns.items()} for setting in settings}
+    return Table.of("setting", lines).markdown() if lines else ""
 
 
 def _spreads(figures: Mapping[str, list[float]]) -> dict[str, Any]:
     return {"seeds": max(map(len, figures.values())), **{name: _spread(values) for name, values in figures.items()}}
-
-
-def _table(head: list[str], lines: Iterable[list[Any]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
 def _spread(values: list[float]) -> str:

@@ -13,6 +13,7 @@ from diffiml_plugin.evaluation.robust import CLEAN, PERTURBATIONS
 from diffiml_plugin.evaluation.scores import MEANS, Record, summarise
 from diffiml_plugin.evaluation.statistics import Figure, mean_figure
 from diffiml_plugin.evaluation.sweep import SWEPT
+from diffiml_plugin.table import Table
 
 _logger = logging.getLogger(__name__)
 MISSING = "missing"
@@ -29,13 +30,6 @@ class Run:
     @property
     def label(self) -> str:
         return str(self.path.parent)
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -96,11 +90,8 @@ def test_table(run: Run) -> Table:
     if len(names) > 1:
         groups = (list(means.get(figure, {}).values()) for figure in figures)
         rows.append(["mean", *(str(mean_figure(group)) if group else "–" for group in groups)])
-    return Table(
-        f"{run.results['model']}, {run.label}, configuration {run.results['configuration']}",
-        ["dataset", *figures],
-        rows,
-    )
+    title = f"{run.results['model']}, {run.label}, configuration {run.results['configuration']}"
+    return Table(["dataset", *figures], rows, title)
 
 
 def robust_tables(run: Run) -> list[Table]:
@@ -112,13 +103,8 @@ def robust_tables(run: Run) -> list[Table]:
             [dataset, *(str(mean_figure([f1[dataset, v]])) if (dataset, v) in f1 else MISSING for v in variants)]
             for dataset in run.results["datasets"]
         ]
-        tables.append(
-            Table(
-                f"{text}: {run.label}, configuration {run.results['configuration']}",
-                ["dataset", CLEAN, *map(str, strengths)],
-                rows,
-            )
-        )
+        title = f"{text}: {run.label}, configuration {run.results['configuration']}"
+        tables.append(Table(["dataset", CLEAN, *strengths], rows, title))
     return tables
 
 
@@ -140,7 +126,7 @@ def sweep_table(run: Run) -> Table:
         [f"{row['setting']}={row['value']}", *(str(figures.get(name, MISSING)) for name in names)]
         for row, figures in found
     ]
-    return Table(f"{run.label}, configuration {run.results['configuration']}", ["setting", *names], rows)
+    return Table(["setting", *names], rows, f"{run.label}, configuration {run.results['configuration']}")
 
 
 def _with_mean(f1: Mapping[str, list[float]], columns: Sequence[str]) -> dict[str, Figure]:
@@ -223,4 +209,4 @@ def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
                         "",
                     ]
                 )
-    return Table(table["title"], ["method", "figures", *columns, "configuration"], rows)
+    return Table(["method", "figures", *columns, "configuration"], rows, table["title"])

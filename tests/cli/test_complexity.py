@@ -29,8 +29,12 @@ def test_prints_a_table_and_writes_the_row(asked, tmp_path, capsys):
     assert main(["complexity", *words]) == 0
     assert asked == [("DiffIML", {"encoder": "segformer_b0"}, 64)]
     assert json.loads(path.read_text()) == ROW
-    printed = capsys.readouterr().out
-    assert "condition encoder      3.320" in printed and "0.12" in printed and "untraceable" in printed
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert (
+        ["condition", "encoder", "3.320"] in printed
+        and ["N=1", "0.12"] in printed
+        and ["N=5", "untraceable"] in printed
+    )
 
 
 def test_a_file_that_cannot_be_written_is_told_before_counting(asked, tmp_path, capsys):

@@ -5,8 +5,9 @@ import cv2
 import numpy as np
 
 from diffiml_plugin.prediction.files import overlay
-from diffiml_plugin.reports import page
+from diffiml_plugin.reports.page import Section, Strip, write_page
 from diffiml_plugin.reports.pictures import as_picture, heat, strip
+from diffiml_plugin.table import Table
 
 IMAGE = np.full((40, 60, 3), 120, np.uint8)
 MASK = np.zeros((40, 60), np.uint8)
@@ -34,16 +35,14 @@ def test_strip_has_one_height():
 
 
 def test_page_is_self_contained_and_escaped(tmp_path):
-    body = (
-        page.figures({"F1 <after>": "0.61"}),
-        page.table(["a"], [["<b>"]]),
-        page.strip({"input": IMAGE, "truth": MASK / 1.0}, "name & caption"),
-    )
-    page.write_page(tmp_path / "report.html", "T<i>tle", "lead", *body)
+    pictures = Strip({"input": IMAGE, "truth": MASK / 1.0}, "name & caption")
+    section = Section("S<i>ction", "te<x>t", [pictures], [Table(["a"], [["<b>"]])])
+    write_page(tmp_path / "report.html", "T<i>tle", "lead", [section], {"F1 <after>": "0.61"})
     text = (tmp_path / "report.html").read_text()
+    assert "T&lt;i&gt;tle" in text and "S&lt;i&gt;ction" in text and "te&lt;x&gt;t" in text
     assert "F1 &lt;after&gt;" in text and "<td>&lt;b&gt;" in text and "name &amp; caption" in text
     assert not re.search(r"(src|href)=['\"](?!data:)", text) and "http" not in text and "url(" not in text
-    stored = re.findall(r"data:image/(\w+);base64,([^']+)", text)
+    stored = re.findall(r'data:image/(\w+);base64,([^"]+)"', text)
     assert [kind for kind, _ in stored] == ["jpeg", "png"]
     truth = cv2.imdecode(np.frombuffer(base64.b64decode(stored[1][1]), np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(truth[..., 0], MASK * 255)

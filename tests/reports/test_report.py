@@ -56,7 +56,7 @@ def rows(text, title):
     """Cells of a Markdown table by its first two columns."""
     lines = text.split(f"### {title}")[1].split("###")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("| ")]
-    head, _, *body = cells
+    head, *body = cells
     return {tuple(line[:2]): dict(zip(head[2:], line[2:], strict=False)) for line in body}
 
 
@@ -112,7 +112,7 @@ def test_a_report_of_everything(runs, tmp_path):
     )
 
     html = (tmp_path / "report" / "report.html").read_text()
-    assert not re.search(r"(src|href)='(?!data:)", html) and "prediction" in html and "Best and worst" in html
+    assert not re.search(r"(src|href)=['\"](?!data:)", html) and "prediction" in html and "Best and worst" in html
     assert html.count("<img") == 1 + 2 * 3 * 3  # curves; in two sets three images with truth and prediction
     latex = (tmp_path / "report" / "report.tex").read_text()
     tables = [latex.count(word) for word in (r"\begin{table}", r"\resizebox", r"\end{tabular}}", r"\end{table}")]

@@ -1,0 +1,36 @@
+import pytest
+
+from diffiml_plugin.table import Table
+
+TABLE = Table(["a_b", "figure"], [["x|y", "50% [0.1, 0.2]"], ["<z>", None]], "T_itle, 512×512")
+
+
+def test_text_is_aligned():
+    assert str(TABLE).splitlines() == ["a_b            figure", "x|y    50% [0.1, 0.2]", "<z>"]
+
+
+def test_markdown_keeps_bars_inside_their_cells():
+    head, rule, *rows = TABLE.markdown().splitlines()
+    assert head == "| a_b | figure |" and set(rule) == {"|", "-"} and rule.count("|") == 3
+    assert rows == [r"| x\|y | 50% [0.1, 0.2] |", "| <z> |  |"]
+
+
+def test_latex_escapes_and_carries_the_title():
+    text = TABLE.latex()
+    assert r"\textbf{T\_itle, 512$\times$512}" in text and r"a\_b & figure \\" in text and r"50\% [0.1, 0.2]" in text
+    assert [text.count(word) for word in (r"\begin{table}", r"\end{tabular}}", r"\end{table}")] == [1, 1, 1]
+
+
+def test_html_escapes_and_keeps_intervals_on_one_line():
+    text = TABLE.html()
+    assert "<td>&lt;z&gt;</td><td></td>" in text and "[0.1,\N{NO-BREAK SPACE}0.2]" in text and "T_itle" not in text
+
+
+def test_rows_of_cells_by_column_leave_gaps_empty():
+    table = Table.of("row", {"one": {"a": 1}, "two": {"b": 2.5, "a": 0}})
+    assert (table.head, table.rows) == (["row", "a", "b"], [["one", 1, None], ["two", 0, 2.5]])
+
+
+@pytest.mark.parametrize("render", [str, Table.markdown, Table.latex, Table.html])
+def test_a_table_without_rows_is_its_head(render):
+    assert "only" in render(Table(["only", "heads"], []))
