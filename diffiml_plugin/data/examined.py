@@ -12,26 +12,28 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+import PIL
 from tqdm import tqdm
 
-from diffiml_plugin.data.faults import (
-    Fault,
-    examine,
-)
+from diffiml_plugin.data import faults, images, lists
+from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.lists import ImageList
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
 
 _logger = logging.getLogger(__name__)
+RULES = 1  # raised when what counts as a fault changes, and neither Pillow nor a module of DECIDING says so
+DECIDING = (__file__, faults.__file__, images.__file__, lists.__file__)
 _STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
 _BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
 _Item, _Result = TypeVar("_Item"), TypeVar("_Result")
 
 
-def check_lists(lists: Sequence[ImageList]) -> int:
-    """Decodes all files of `lists`, in parallel: the quick part of `benco datasets check`. Warns of what may be wrong.
+def check_lists(listings: Sequence[ImageList]) -> int:
+    """Decodes all files of `listings`, in parallel: the quick part of `datasets check`. Warns of what may be wrong.
 
-    What was found is kept in the user's cache, and serves as long as no file of its list changes in size or date.
+    What was found is kept in the user's cache, and serves as long as no file of its list changes in size or date, and
+    no rule by which it was found.
 
     Returns:
         The longest side of all images in pixels.
@@ -40,12 +42,12 @@ def check_lists(lists: Sequence[ImageList]) -> int:
         DiffIMLError: the first file that is missing, undecodable or of more than 16 bits, or a mask that is of
             another size or not black and white, how to mend it, and how many more there are.
     """
-    found = [_remembered(listed) for listed in lists]
-    harmful = [fault for _, faults in found for fault in faults]
-    if faults := [fault for fault in harmful if fault.kind in _STOPPING]:
-        pairs = sum(len(listed.images) for listed in lists)
-        more = f" ({len(faults) - 1} more of {pairs} pairs are faulty)" if len(faults) > 1 else ""
-        raise DiffIMLError(faults[0].text + more)
+    found = [_remembered(listed) for listed in listings]
+    harmful = [fault for _, of_list in found for fault in of_list]
+    if stopping := [fault for fault in harmful if fault.kind in _STOPPING]:
+        pairs = sum(len(listed.images) for listed in listings)
+        more = f" ({len(stopping) - 1} more of {pairs} pairs are faulty)" if len(stopping) > 1 else ""
+        raise DiffIMLError(stopping[0].text + more)
     for kind in dict.fromkeys(fault.kind for fault in harmful):
         texts = [fault.text for fault in harmful if fault.kind == kind]
         _logger.warning(texts[0] + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""))
@@ -60,22 +62,24 @@ def _remembered(listed: ImageList) -> tuple[int, list[Fault]]:
     pairs = list(zip(listed.images, listed.masks, strict=True))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "diffiml_plugin", "checked")
     file = cache / f"{_digest(pairs)}.json"
-    checks = sha256(Path(__file__).read_bytes()).hexdigest()  # other checks may find other faults
-    state = _digest([checks, *in_parallel(_state, [path for pair in pairs for path in pair], "looking")])
+    rules = [RULES, PIL.__version__, *(sha256(Path(module).read_bytes()).hexdigest() for module in DECIDING)]
+    state = _digest([rules, *in_parallel(_state, [path for pair in pairs for path in pair], "looking")])
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["state"] == state:
             return kept["longest"], [Fault(**fault) for fault in kept["faults"]]
     found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
     longest = max(max(size) for size, _ in found)
-    faults = [fault for _, faults in found for fault in faults if fault.harmful]
-    if any(fault.kind in _STOPPING for fault in faults):  # the disk's, perhaps, and soon mended
-        return longest, faults
+    harmful = [fault for _, of_pair in found for fault in of_pair if fault.harmful]
+    if any(fault.kind in _STOPPING for fault in harmful):  # the disk's, perhaps, and soon mended
+        return longest, harmful
     with suppress(OSError):  # without a cache, the next start looks again
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(file) as opened:
-            opened.write(json.dumps({"state": state, "longest": longest, "faults": list(map(asdict, faults))}).encode())
-    return longest, faults
+            opened.write(
+                json.dumps({"state": state, "longest": longest, "faults": list(map(asdict, harmful))}).encode()
+            )
+    return longest, harmful
 
 
 def _state(path: str) -> tuple[int, int] | None:

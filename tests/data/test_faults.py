@@ -1,10 +1,13 @@
+import ast
+import importlib
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffiml_plugin.data import faults as imagecheck
+from diffiml_plugin.data import examined, faults
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.faults import examine
 from diffiml_plugin.data.images import read_image
@@ -145,17 +148,48 @@ def test_files_that_stay_as_they_were_are_not_decoded_again(image, store, caplog
     longest, warnings = check_lists([listed]), caplog.messages
     caplog.clear()
     with monkeypatch.context() as patched:
-        patched.setattr(imagecheck, "examine", lambda *pair: pytest.fail(f"examined {pair}"))
+        patched.setattr(examined, "examine", lambda *pair: pytest.fail(f"examined {pair}"))
         assert check_lists([listed]) == longest and caplog.messages == warnings != []
     caplog.clear()
     store(SQUARE)
     assert check_lists([listed]) == longest and not caplog.messages
 
 
+@pytest.mark.parametrize("changed", ["RULES", "PIL", *range(len(examined.DECIDING))])
+def test_other_rules_look_again(changed, image, tmp_path, monkeypatch):
+    listed, seen = ImageList("x", (image,), (NEGATIVE,)), []
+    check_lists([listed])
+    monkeypatch.setattr(examined, "examine", lambda *pair: seen.append(pair) or examine(*pair))
+    check_lists([listed])
+    assert not seen
+    if changed == "RULES":
+        monkeypatch.setattr(examined, "RULES", examined.RULES + 1)
+    elif changed == "PIL":
+        monkeypatch.setattr("PIL.__version__", "0.0")
+    else:
+        modules = list(examined.DECIDING)
+        other = tmp_path / "module.py"
+        other.write_text(Path(modules[changed]).read_text() + "# another rule\n")
+        monkeypatch.setattr(examined, "DECIDING", (*modules[:changed], str(other), *modules[changed + 1 :]))
+    check_lists([listed])
+    assert seen == [(image, NEGATIVE)]
+
+
+def test_every_module_that_decides_is_in_the_rules():
+    decides, found = {examined.__name__}, set()
+    while new := decides - found:
+        found |= new
+        for module in new:
+            imports = ast.walk(ast.parse(Path(importlib.import_module(module).__file__).read_text()))
+            names = {node.module for node in imports if isinstance(node, ast.ImportFrom)}
+            decides |= {name for name in names if name.startswith("diffiml_plugin.data.")}
+    assert {importlib.import_module(module).__file__ for module in decides} == set(examined.DECIDING)
+
+
 def test_a_fault_that_stops_a_run_is_not_remembered(image, monkeypatch):
     listed = ImageList("x", (image,), (NEGATIVE,))
     with monkeypatch.context() as patched:
-        patched.setattr(imagecheck, "_decode", lambda path: (_ for _ in ()).throw(PermissionError("for a moment")))
+        patched.setattr(faults, "_decode", lambda path: (_ for _ in ()).throw(PermissionError("for a moment")))
         with pytest.raises(DiffIMLError, match="for a moment"):
             check_lists([listed])
     assert check_lists([listed]) == 48
