@@ -61,7 +61,8 @@ def recoloured(cut: Cut, host: np.ndarray, style: Style, rng: np.random.Generato
         strength = rng.uniform(0.3, 1.0)
         mean, deviation = (level.ravel() for level in cv2.meanStdDev(cut.image, mask=cut.region))
         wanted, spread = (level.ravel() for level in cv2.meanStdDev(host))
-        gain = (1 - strength) + strength * np.clip(spread / np.maximum(deviation, 1), 0.6, 1.6)
+        contrast = np.clip(spread.mean() / max(deviation.mean(), 1), 0.6, 1.5)
+        gain = np.full(3, (1 - strength) + strength * contrast)
         offset = mean + strength * np.clip(wanted - mean, -50, 50) - gain * mean
     elif rng.random() < style.recoloured:
         contrast, *gains = 1 + rng.uniform(-style.colour, style.colour, 4)
