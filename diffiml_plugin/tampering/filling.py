@@ -6,6 +6,7 @@ import numpy as np
 from diffiml_plugin.tampering.cutting import box_of, with_margin
 
 _SMEARED = 64  # pixels, longest side of a region that is smeared over; of a larger one everybody would see it
+_PLACES = 8  # looked at for a clone
 _SMEARS = (cv2.INPAINT_TELEA, cv2.INPAINT_NS, None)
 
 
@@ -25,23 +26,27 @@ def filled(picture: np.ndarray, region: np.ndarray, rng: np.random.Generator) ->
 
 
 def _cloned(picture: np.ndarray, box: tuple[slice, slice], hole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The box with its hole covered by another place, whose colours are bent to meet the hole's border."""
-    part = picture[box]
+    """The box with its hole covered by another place, whose colours are bent to meet the hole's border.
+
+    The place is that of a few whose surroundings are most like the hole's; where the picture has no room for one, the
+    surroundings' colours are continued.
+    """
+    part, inner = picture[box], box_of(hole)
     rows, columns = hole.shape
-    best, lowest = part, np.inf
+    best, lowest = np.full_like(part, 128), np.inf
     ring = cv2.dilate(hole, np.ones((5, 5), np.uint8)) - hole
-    for _ in range(6):
+    for _ in range(_PLACES):
         top = rng.integers(picture.shape[0] - rows + 1)
         left = rng.integers(picture.shape[1] - columns + 1)
-        near = max(abs(top - box[0].start) / rows, abs(left - box[1].start) / columns)
+        apart = (
+            abs(top - box[0].start) >= inner[0].stop - inner[0].start
+            or abs(left - box[1].start) >= inner[1].stop - inner[1].start
+        )
         other = picture[top : top + rows, left : left + columns]
-        cost = cv2.norm(part, other, cv2.NORM_L1, ring) if near > 0.8 else np.inf
+        cost = cv2.norm(part, other, cv2.NORM_L1, ring) if apart else np.inf
         if cost < lowest:
             best, lowest = other, cost
-    if lowest == np.inf:  # the hole is too large for anything else
-        best = part[::-1, ::-1]
-    bent = blended_away(best, part, hole)
-    return np.where(hole[..., None] > 0, bent, part)
+    return np.where(hole[..., None] > 0, blended_away(best, part, hole), part)
 
 
 def blended_away(patch: np.ndarray, surroundings: np.ndarray, region: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A folder of authentic photographs with their label maps: looked at once, decoded once, kept in memory."""
 
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.tampering.cutting import Labelled, labelled_objects
 from diffiml_plugin.tampering.history import Tables
 
+_logger = logging.getLogger(__name__)
 _TINY = 32  # pixels; a photograph with a shorter side is left out
 _HELD = 4 << 30  # bytes of decoded photographs that are kept; loader processes share them
 
@@ -38,8 +39,8 @@ class Photographs:
             have no label maps.
 
     Attributes:
-        files: the photographs that can be used. What is broken, tiny, or has a label map that is none is named on
-            stderr and left out.
+        files: the photographs that can be used. What is broken, tiny, or has a label map that is none is named in a
+            warning and left out.
         with_labels: the numbers of those that have a label map.
         tables: the different quantisation tables of the JPEGs among them.
         longest_side: of a photograph, in pixels.
@@ -54,7 +55,7 @@ class Photographs:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             looked_at = list(pool.map(self._look, files, maps))
         for problem in (item for item in looked_at if isinstance(item, str)):
-            print(f"warning: {problem}; left out", file=sys.stderr)
+            _logger.warning(f"{problem}; left out")
         self._photographs = [item for item in looked_at if isinstance(item, _Photograph)]
         self.files = [photograph.file for photograph in self._photographs]
         if len(self.files) < 2:

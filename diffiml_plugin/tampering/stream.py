@@ -26,8 +26,9 @@ _MAX_SIDE_OF_STYLES = 2048  # pixels; styles inpaint small boxes alone
 class SyntheticTampering(JsonDataset):
     """The framework's sample dict, from photographs tampered on the fly.
 
-    The host of sample `index` is photograph `index % len(photographs)`, its donor any other one. The rest
-    is drawn from numpy's global generator, which `data.SeededDataset` starts from (seed, epoch, index).
+    The host of sample `index` is photograph `index % len(photographs)`, in styles after a fixed shuffle, so that a few
+    images come from all sources; its donor is any other one. The rest is drawn from numpy's global generator, which
+    `data.SeededDataset` starts from (seed, epoch, index).
 
     Args:
         photographs: a folder (a `regions` folder beside it, if any, holds label maps, STEM.png), or a list of
@@ -65,15 +66,17 @@ class SyntheticTampering(JsonDataset):
                 require_kind(kind)
         else:
             self.settings = [restricted(style, kinds) if kinds else style for style in settings.values()]
-        longest = _MAX_SIDE if isinstance(settings, TamperSettings) else _MAX_SIDE_OF_STYLES
-        self.photographs = Photographs(photographs, longest)
+        in_styles = not isinstance(settings, TamperSettings)
+        self.photographs = Photographs(photographs, _MAX_SIDE_OF_STYLES if in_styles else _MAX_SIDE)
+        count = len(self.photographs)
+        self.hosts = np.random.default_rng(0).permutation(count) if in_styles else np.arange(count)
         self.longest_side = window or self.photographs.longest_side  # of an image of the stream, in pixels
         self.samples = samples or len(self.photographs)
         super().__init__(photographs, **framework)
 
     def draw(self, index: int, rng: np.random.Generator) -> Tampered:
         """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if it was not tampered."""
-        number = index % len(self.photographs)
+        number = self._host(index)
         if isinstance(self.settings, TamperSettings):
             return self._tampered(number, self.settings, rng)
         weights = np.array([style.weight for style in self.settings])
@@ -104,7 +107,10 @@ class SyntheticTampering(JsonDataset):
 
     def name(self, index: int, made: Tampered) -> str:
         """Its file name: photograph, kind, number."""
-        return f"{self.photographs.files[index % len(self.photographs)].stem}_{made.kind}_{index:06d}.png"
+        return f"{self.photographs.files[self._host(index)].stem}_{made.kind}_{index:06d}.png"
+
+    def _host(self, index: int) -> int:
+        return int(self.hosts[index % len(self.hosts)])
 
     def _read(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         photo, regions = self.photographs.read(number), self.photographs.labels(number)

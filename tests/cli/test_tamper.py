@@ -52,6 +52,15 @@ def test_it_writes_what_benco_test_reads_and_the_same_again(photographs, tmp_pat
     assert all((folder / image).read_bytes() == (other / image).read_bytes() for image, _ in pairs)
 
 
+def test_a_contact_sheet_shows_the_images_of_a_style(photographs, tmp_path):
+    styles, folder = tmp_path / "mine.yaml", tmp_path / "set"
+    styles.write_text("plain: {kinds: {text: 1}, small: 0, after: [{compressed: 0}]}\n")
+    assert main(["tamper", str(photographs), "--images", "6", "--window", "64", "--strength", str(styles),
+                 "--contact_sheet", "--output_dir", str(folder)]) == 0  # fmt: skip
+    assert Image.open(folder / "contact_sheet.jpg").size == (4 * (2 * 256 + 4 + 4), 2 * (256 + 4))
+    assert any("_text_" in image for image, _ in json.loads((folder / "list.json").read_text()))
+
+
 def test_an_unknown_kind_is_refused(photographs, tmp_path, capsys):
     assert main(["tamper", str(photographs), "--kinds", "spice", "--output_dir", str(tmp_path / "out")]) == 2
     assert "splice" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffiml_plugin.data.pairs import framework_arguments
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.tampering.settings import TamperSettings
+from diffiml_plugin.tampering.settings import TamperSettings, read_strength
 
 synthetic = pytest.importorskip("diffiml_plugin.tampering.stream")
 
@@ -44,8 +44,9 @@ def epoch_of(stream, epoch, workers):
     return list(make_loader(SeededDataset(stream, 7), epoch, batches, workers, torch.device("cpu")))
 
 
-def test_samples_do_not_depend_on_workers_or_global_state(folder):
-    stream = make(folder, samples=6)
+@pytest.mark.parametrize("strength", ["realistic", "world"])
+def test_samples_do_not_depend_on_workers_or_global_state(folder, strength):
+    stream = make(folder, samples=6, settings=read_strength(strength))
     alone = epoch_of(stream, 1, 0)
     np.random.seed(99)
     shared = epoch_of(stream, 1, 2)
@@ -90,6 +91,19 @@ def test_window_size(folder):
     assert draw(make(folder, window=32), 0).image.shape == (32, 32, 3)
 
 
+def test_one_image_of_each_photograph_comes_first(folder):
+    stream = make(folder, samples=3, settings=read_strength("world"), window=32)
+    names = {stream.name(index, draw(stream, index)).split("_")[0] for index in range(3)}
+    assert names == {"0", "1", "2"}
+
+
+def test_strengths_are_named(tmp_path):
+    with pytest.raises(DiffIMLError, match="did you mean 'visible'"):
+        read_strength("visibel")
+    with pytest.raises(DiffIMLError, match=r"mine\.yaml cannot be read"):
+        read_strength(str(tmp_path / "mine.yaml"))
+
+
 def test_large_photographs_are_shrunk_with_their_regions(folder):
     regions = folder.parent / "regions"
     regions.mkdir()
@@ -102,7 +116,7 @@ def test_large_photographs_are_shrunk_with_their_regions(folder):
     assert made.image.shape == (400, 1024, 3) and np.array_equal(made.mask, labels[::2, ::2] == 3)
 
 
-def test_what_cannot_be_used_is_named_and_left_out(folder, capsys):
+def test_what_cannot_be_used_is_named_and_left_out(folder, caplog):
     regions = folder.parent / "regions"
     regions.mkdir()
     (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
@@ -111,7 +125,7 @@ def test_what_cannot_be_used_is_named_and_left_out(folder, capsys):
     cv2.imwrite(str(regions / "coloured.png"), np.random.default_rng(0).integers(0, 9, (64, 80, 3), dtype=np.uint8))
     stream = make(folder)
     assert [file.name for file in stream.photographs.files] == ["0.png", "1.png", "2.png"]
-    told = capsys.readouterr().err.splitlines()
+    told = caplog.messages
     assert len(told) == 3 and all("left out" in line for line in told)
     for name in ("broken.png", "tiny.png is 400x20", "coloured.png is coloured"):
         assert sum(name in line for line in told) == 1
