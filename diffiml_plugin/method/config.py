@@ -5,16 +5,18 @@ from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 
-DENOISERS = ("light", "paper")
-LATENT_CODECS = ("lightvae", "sd-vae")
+DENOISERS = ("light", "release")
+LATENT_CODECS = ("lightvae", "lightvae-release", "sd-vae")
 SAMPLERS = ("ddim", "ancestral")
 TIMESTEP_SPACINGS = ("trailing", "leading")
 TTA_FUSIONS = ("mean", "max")
 READINGS = {  # of a codec's decoded value, as a probability: the first is the codec's own
     "lightvae": ("sigmoid",),  # its values are logits
-    "sd-vae": ("clamp", "sigmoid"),  # its values aim at -1 and +1
+    "lightvae-release": ("sigmoid", "clamp"),  # its values aim at -1 and +1, and yet
+    "sd-vae": ("clamp", "sigmoid"),
 }
 LATENT_STRIDE = 8  # pixels per latent cell, both codecs
+LATENT_SCALE = 0.18215  # of Stable Diffusion's latents, and of the release's codec
 LATENT_CHANNELS = 4  # per target: mask, edge
 SIZE_MULTIPLE = 32  # pixels; the coarsest encoder stage
 
@@ -41,8 +43,13 @@ class DiffIMLConfig:
     """
 
     encoder: str = _setting("segformer_b3", "condition encoder: segformer_b0 to _b5, a timm model, or srm_ before one")
-    denoiser: str = _setting("light", "light | paper: two readings of Table 4 (ours: light)")
-    latent_codec: str = _setting("lightvae", "latent codec: lightvae | sd-vae")
+    denoiser: str = _setting("light", "light: ours, cheap | release: the authors' U-Net")
+    latent_codec: str = _setting("lightvae", "latent codec: lightvae: ours | lightvae-release: the authors' | sd-vae")
+    codec_layout: str = _setting(
+        "",
+        "of a codec's weights that are not its usual ones: the width (19) of lightvae; "
+        "width-norm-activation (32-batch-relu) of lightvae-release",
+    )
     edge_supervision: bool = _setting(True, "joint latent concat[z_mask, z_edge]; false: the mask latent alone")
     prior_rate: float = _setting(0.1, "lambda of Eq. 15, in latent standard deviations")
     seg_weight: float = _setting(0.2, "alpha of Eq. 10: share of the mask term, in [0, 1]")
@@ -63,6 +70,11 @@ class DiffIMLConfig:
     noise_seed: int = _setting(0, "key of the sampling noise, beside the image name and the member")
 
     def __post_init__(self):
+        if self.denoiser == "paper":
+            raise DiffIMLError(
+                "denoiser='paper' is no longer built: it fused the last encoder stage alone, which no one "
+                "has published; take release, the authors' network, and train it anew"
+            )
         for name, allowed in (
             ("denoiser", DENOISERS),
             ("latent_codec", LATENT_CODECS),
@@ -109,6 +121,7 @@ ARCHITECTURE_FIELDS = (
     "encoder",
     "denoiser",
     "latent_codec",
+    "codec_layout",
     "edge_supervision",
     "num_train_timesteps",
     "beta_start",

@@ -51,11 +51,7 @@ class LightVAE(nn.Module):
         Raises:
             DiffIMLError: a side that is no multiple of 8, or an unknown target (known: TARGETS).
         """
-        if y.shape[-2] % LATENT_STRIDE or y.shape[-1] % LATENT_STRIDE:
-            raise DiffIMLError(
-                f"a map of {y.shape[-2]}x{y.shape[-1]} pixels cannot be encoded; pad its sides to "
-                f"multiples of {LATENT_STRIDE} and crop what is decoded"
-            )
+        check_map(y)
         mean, std = self._scale(target)
         return (self.encoder(y) - mean) / std
 
@@ -69,6 +65,15 @@ class LightVAE(nn.Module):
             raise DiffIMLError(f"latent target {target!r} is not one of {', '.join(TARGETS)}")
         row = TARGETS.index(target)
         return self.latent_mean[row].view(1, -1, 1, 1), self.latent_std[row].view(1, -1, 1, 1)
+
+
+def check_map(y: Tensor) -> None:
+    """Raises DiffIMLError unless the sides of `y` [B, 1, H, W] are multiples of 8."""
+    if y.shape[-2] % LATENT_STRIDE or y.shape[-1] % LATENT_STRIDE:
+        raise DiffIMLError(
+            f"a map of {y.shape[-2]}x{y.shape[-1]} pixels cannot be encoded; pad its sides to "
+            f"multiples of {LATENT_STRIDE} and crop what is decoded"
+        )
 
 
 def read_decoded(value: Tensor, reading: str) -> Tensor:

@@ -4,10 +4,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE
-from diffiml_plugin.method.lightvae import read_decoded
+from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_SCALE, LATENT_STRIDE
+from diffiml_plugin.method.lightvae import check_map, read_decoded
 
-LATENT_SCALE = 0.18215  # makes the published VAE's latents of photographs unit variance
 _WIDTHS = (128, 256, 512, 512)
 
 
@@ -42,11 +41,7 @@ class SDVAE(nn.Module):
 
         `target` ("mask" | "edge") makes no difference here: one published scale serves both.
         """
-        if y.shape[-2] % LATENT_STRIDE or y.shape[-1] % LATENT_STRIDE:
-            raise DiffIMLError(
-                f"a map of {y.shape[-2]}x{y.shape[-1]} pixels cannot be encoded; pad its sides to "
-                f"multiples of {LATENT_STRIDE} and crop what is decoded"
-            )
+        check_map(y)
         picture = 2 * y.to(self.vae.dtype).expand(-1, 3, -1, -1) - 1  # [B, 3, H, W] in [-1, 1]
         return self.vae.encode(picture).latent_dist.mode() * LATENT_SCALE
 
