@@ -36,7 +36,17 @@ def bsds() -> Path:
 @pytest.fixture(scope="session")
 def miniatures() -> ModuleType:
     """The module miniatures.py beside this file."""
-    spec = importlib.util.spec_from_file_location("miniatures", CHECKOUT / "tests" / "miniatures.py")
+    return _beside("miniatures")
+
+
+@pytest.fixture(scope="session")
+def authors_release() -> ModuleType:
+    """The module authors_release.py beside this file."""
+    return _beside("authors_release")
+
+
+def _beside(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, CHECKOUT / "tests" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

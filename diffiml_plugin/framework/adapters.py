@@ -52,7 +52,8 @@ class DiffIMLModel(nn.Module):
         config = DiffIMLConfig(**settings)
         encoder = build_encoder(config.encoder)
         load_encoder_weights(encoder, config.encoder, encoder_weights)
-        self.diffiml = DiffIML(config, encoder, load_codec(config.latent_codec, codec_weights))
+        codec = load_codec(config.latent_codec, codec_weights, config.codec_layout)
+        self.diffiml = DiffIML(config, encoder, codec)
         self.to(memory_format=torch.channels_last)  # convolutions are a sixth faster
 
     def forward(

@@ -6,7 +6,6 @@ from typing import Any
 from diffiml_plugin.errors import DiffIMLError, nearest
 
 DENOISERS = ("light", "release")
-LATENT_CODECS = ("lightvae", "lightvae-release", "sd-vae")
 SAMPLERS = ("ddim", "ancestral")
 TIMESTEP_SPACINGS = ("trailing", "leading")
 TTA_FUSIONS = ("mean", "max")
@@ -15,7 +14,8 @@ READINGS = {  # of a codec's decoded value, as a probability: the first is the c
     "lightvae-release": ("sigmoid", "clamp"),  # its values aim at -1 and +1, and yet
     "sd-vae": ("clamp", "sigmoid"),
 }
-LATENT_STRIDE = 8  # pixels per latent cell, both codecs
+LATENT_CODECS = tuple(READINGS)
+LATENT_STRIDE = 8  # pixels per latent cell, of every codec
 LATENT_SCALE = 0.18215  # of Stable Diffusion's latents, and of the release's codec
 LATENT_CHANNELS = 4  # per target: mask, edge
 SIZE_MULTIPLE = 32  # pixels; the coarsest encoder stage

@@ -45,6 +45,11 @@ class LightVAE(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(len(TARGETS), LATENT_CHANNELS))
         self.register_buffer("latent_std", torch.ones(len(TARGETS), LATENT_CHANNELS))
 
+    @property
+    def layout(self) -> str:
+        """What `DiffIMLConfig.codec_layout` says of it: the width."""
+        return str(self.width)
+
     def encode(self, y: Tensor, target: str = "mask") -> Tensor:
         """Maps [B, 1, H, W] in [0, 1], sides multiples of 8, to normalised latents [B, 4, H/8, W/8].
 

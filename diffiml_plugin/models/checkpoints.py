@@ -1,12 +1,10 @@
 """What a training run leaves behind: weights that say how to rebuild their model, and the state to go on from."""
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from diffiml_plugin import weights
@@ -14,6 +12,8 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
 from diffiml_plugin.models.registry import build_model, constructor_flags, resolve_flags
 from diffiml_plugin.weights.files import load_into, load_weights, save_weights
+from diffiml_plugin.weights.foreign import read_foreign
+from diffiml_plugin.weights.release import refuse_unconverted
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
@@ -127,19 +127,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def _load_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint of the framework's scripts, {"model": state dict, "args": Namespace...}, or a bare state dict."""
-    content = load_pickle(path)
-    state_dict = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise DiffIMLError(f"{path} holds no state dict, neither at its top nor under 'model'")
-    name = getattr(content.get("args"), "model", "")
-    return state_dict, {"model": name} if name else {}
-
-
-def load_pickle(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the framework stores its arguments as one
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DiffIMLError(f"{path} does not exist") from error
-    except Exception as error:  # the unpickler raises whatever it trips over
-        raise DiffIMLError(f"{path} is damaged, or holds more than tensors and plain values ({error!r})") from error
+    foreign = read_foreign(path)
+    refuse_unconverted(foreign.tensors, path)
+    name = foreign.arguments.get("model", "")
+    return foreign.tensors, {"model": name} if name else {}

@@ -8,7 +8,8 @@ import torch
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
-from diffiml_plugin.models.checkpoints import STATE, load_pickle
+from diffiml_plugin.models.checkpoints import STATE
+from diffiml_plugin.weights.foreign import unpickle
 
 # What a continued run may change: where and how it runs, not what is trained.
 _MAY_CHANGE = {
@@ -62,7 +63,7 @@ def state_to_resume(
         raise DiffIMLError(
             f"{folder} holds a training run already; go on with --resume auto, or choose another --output_dir"
         )
-    state = load_pickle(path)
+    state = unpickle(path)
     if not isinstance(state, dict) or not {"settings", "model", "optimizer", "epoch"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
     stored = {**defaults, **state["settings"]}

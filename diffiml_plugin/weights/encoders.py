@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.encoders import RESIDUALS, TimmEncoder
 from diffiml_plugin.weights.efficientnet_layouts import to_timm_layout
-from diffiml_plugin.weights.files import load_into, read_tensors
+from diffiml_plugin.weights.files import load_into
+from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.mit_layouts import to_our_layout
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
@@ -36,7 +37,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, source: str | Path) -> N
         encoder.apply(_draw_xavier)
         return
     path = _fetch(name) if source == "imagenet" else Path(source)
-    tensors = read_tensors(path)
+    tensors = read_foreign(path).tensors
     if isinstance(encoder, TimmEncoder):
         load_into(encoder.net, _timm_features(encoder, tensors, path), path)
     else:

@@ -10,7 +10,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
@@ -49,12 +48,13 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         DiffIMLError: the file is missing, truncated, or not written by `save_weights`.
     """
-    with _refusing(path), safetensors.safe_open(path, framework="pt") as file:
+    with refusing(path), safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
     if _METADATA_KEY not in header:
         raise DiffIMLError(
-            f"{_identity(path)} holds weights, but not of this package (its header lacks "
-            f"{_METADATA_KEY!r}); pass a file written by `benco train`"
+            f"{identity(path)} holds weights, but not of this package (its header lacks "
+            f"{_METADATA_KEY!r}); pass a file written by `benco train`, or make one of the authors' by "
+            "`benco convert`"
         )
     return json.loads(header[_METADATA_KEY])
 
@@ -62,25 +62,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the metadata that `save_weights` wrote; raises as `read_metadata`."""
     metadata = read_metadata(path)
-    with _refusing(path):
+    with refusing(path):
         return safetensors.torch.load_file(path), metadata
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of anyone's file, on the CPU: .safetensors, else PyTorch's format, whose code is not run.
-
-    Raises:
-        DiffIMLError: the file is missing, truncated, or holds anything but named tensors.
-    """
-    if Path(path).suffix == ".safetensors":
-        with _refusing(path):
-            return safetensors.torch.load_file(path)
-    with _refusing(path):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise DiffIMLError(f"{_identity(path)} holds no named tensors; pass a file of weights")
-    return tensors
 
 
 def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:
@@ -134,18 +117,23 @@ def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
 
 
 @contextmanager
-def _refusing(path: str | Path) -> Iterator[None]:
+def refusing(path: str | Path) -> Iterator[None]:
+    """Inside, whatever goes wrong in reading `path` is a DiffIMLError that names the file."""
     try:
         yield
+    except DiffIMLError:
+        raise
     except OSError as error:
         raise DiffIMLError(f"cannot read weights from {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle can raise anything
-        reason = f"{type(error).__name__} {' '.join(str(error).split()):.100}"
+        said = str(error).rpartition("error: ")[2]  # behind torch's preamble
+        reason = f"{type(error).__name__} {' '.join(said.split()):.100}"
         raise DiffIMLError(
-            f"{_identity(path)} is truncated or no file of weights ({reason}); fetch or write it again"
+            f"{identity(path)} is truncated or no file of weights ({reason}); fetch or write it again"
         ) from error
 
 
-def _identity(path: str | Path) -> str:
+def identity(path: str | Path) -> str:
+    """The path with the file's size and hash, which tell one copy from another."""
     content = Path(path).read_bytes()
     return f"{path} ({len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()})"

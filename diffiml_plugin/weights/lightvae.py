@@ -1,36 +1,36 @@
-"""The LightVAE that travels with the package, and those that `benco distill` writes."""
+"""The LightVAE that travels with the package, those that `benco distill` writes, and the authors', converted."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.lightvae import LightVAE
-from diffiml_plugin.weights.files import load_into, load_weights, save_weights
+from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
+from diffiml_plugin.weights.files import identity, load_into, load_weights, save_weights
 
 SHIPPED = Path(__file__).with_name("lightvae.safetensors")
+_KINDS = {kind.__name__: kind for kind in (LightVAE, ReleaseLightVAE)}
 
 
-def save_lightvae(path: str | Path, codec: LightVAE, provenance: dict[str, Any]) -> None:
+def save_lightvae(path: str | Path, codec: LightVAE | ReleaseLightVAE, provenance: dict[str, Any]) -> None:
     """Writes the codec; `provenance` says how it was trained and what it reached."""
-    config = {"width": codec.width}
-    save_weights(path, codec.state_dict(), {"model": "LightVAE", "config": config, "provenance": provenance})
+    config = {"width": codec.width} if isinstance(codec, LightVAE) else {"layout": codec.layout}
+    metadata = {"model": type(codec).__name__, "config": config, "provenance": provenance}
+    save_weights(path, codec.state_dict(), metadata)
 
 
-def load_lightvae(path: str | Path | None = None) -> LightVAE:
-    """A trained LightVAE in evaluation mode, of the width it was stored with; None takes the shipped one.
+def load_lightvae(path: str | Path = SHIPPED) -> LightVAE | ReleaseLightVAE:
+    """A trained LightVAE in evaluation mode, ours or the release's, of the layout it was stored with.
 
     Raises:
         DiffIMLError: the file is truncated, foreign, or holds another model; names it and its hash.
     """
-    path = SHIPPED if path is None else Path(path)
     tensors, metadata = load_weights(path)
-    if metadata.get("model") != "LightVAE":
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if metadata.get("model") not in _KINDS:
         raise DiffIMLError(
-            f"{path} (sha256 {sha256}) holds {metadata.get('model')!r}, not a LightVAE; "
-            "pass a file written by `benco distill`"
+            f"{identity(path)} holds {metadata.get('model')!r}, not a LightVAE; "
+            "pass a file written by `benco distill`, or by `benco convert` from the authors'"
         )
-    codec = LightVAE(**metadata["config"])
+    codec = _KINDS[metadata["model"]](**metadata["config"])
     load_into(codec, tensors, path)
     return codec.eval()

@@ -73,6 +73,11 @@ _HEADS = ("head.", "classifier.", "decode_head.")  # behind the encoder: dropped
 _OUR_KEY = re.compile(r"stages\.(\d)\.(?:blocks\.(\d+)\.)?(.+)\.(weight|bias)")
 
 
+def is_mit(tensors: dict[str, Tensor]) -> bool:
+    """Whether these are the tensors of a published Mix Transformer, in a layout that is known."""
+    return any(key.removeprefix("segformer.") in _LAYOUTS for key in tensors)
+
+
 def to_our_layout(tensors: dict[str, Tensor], encoder: MixTransformer, path: str | Path) -> dict[str, Tensor]:
     """Renames published tensors, read from `path`, to the names in `encoder`.
 

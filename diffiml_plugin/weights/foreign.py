@@ -1,0 +1,82 @@
+"""Weight files that other programs wrote: safetensors, or PyTorch's format, of which nothing is run."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.weights.files import identity, refusing
+
+_WRAPPERS = ("model", "state_dict")  # keys under which training scripts keep the tensors
+_FORBIDDEN = re.compile(r"Unsupported (?:global: GLOBAL|class) (\S+)|Trying to \w+ (\S+)")
+_TEXTS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page"}  # first bytes -> what came instead
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """`arguments` are those of the script that wrote the file, if it stored them."""
+
+    tensors: dict[str, Tensor]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_foreign(path: str | Path) -> ForeignWeights:
+    """The tensors of anyone's file, on the CPU: .safetensors, else PyTorch's format.
+
+    They may stand at its top or under "model" or "state_dict"; a `module.` before all names (DDP's) is cut.
+
+    Raises:
+        DiffIMLError: the file is missing, damaged, or holds anything but named tensors.
+    """
+    if Path(path).suffix == ".safetensors":
+        with refusing(path):
+            return ForeignWeights(_unwrapped(safetensors.torch.load_file(path)))
+    content = unpickle(path)
+    arguments = {}
+    if isinstance(content, dict):
+        arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
+    if not (isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values())):
+        raise DiffIMLError(
+            f"{identity(path)} holds no named tensors, neither at its top nor under {' or '.join(_WRAPPERS)}; "
+            "pass a file of weights"
+        )
+    return ForeignWeights(_unwrapped(content), arguments)
+
+
+def unpickle(path: str | Path) -> Any:
+    """The tensors and plain values of a file of `torch.save`, on the CPU; code in it is not run.
+
+    Raises:
+        DiffIMLError: the file is missing, damaged, none of PyTorch's, or holds more than that, which is named.
+    """
+    with refusing(path):
+        with open(path, "rb") as file:
+            start = file.read(32)
+        for text, name in _TEXTS.items():
+            if start.startswith(text):
+                raise DiffIMLError(f"{identity(path)} is {name}, not the file of weights itself; fetch that")
+        try:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments so
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except OSError as error:  # it was opened above: torch looks for what is not there
+            raise ValueError(str(error)) from error
+        except Exception as error:
+            if (named := _FORBIDDEN.search(str(error))) is None:
+                raise
+            raise DiffIMLError(
+                f"{identity(path)} holds more than tensors and plain values ({named[1] or named[2]}), and nothing of "
+                "it was run; ask for a file of the weights alone"
+            ) from error
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    wrapped = all(key.startswith("module.") for key in tensors)
+    return {key.removeprefix("module."): tensor for key, tensor in tensors.items()} if wrapped else tensors
