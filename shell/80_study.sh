@@ -17,7 +17,7 @@ if [ "$side" = photographs ]; then
     compared="discriminative DiffIML" others=""
     configs=study_photographs size=() test="$STUDY_DATA/val/list.json"
 else
-    compared="discriminative DiffIML t_noisy" others="edge_off seg_weight_0.2 prior_0 prior_0.3 ema_off denoiser_paper"
+    compared="discriminative DiffIML t_noisy" others="edge_off seg_weight_0.2 prior_0 prior_0.3 ema_off denoiser_release"
     configs=study size=(--synth_window "$side" --image_size "$side") test="$out/images/list.json"
     [ -e "$test" ] || benco tamper "$STUDY_DATA/val/Au" --images 150 --window "$side" --strength visible --seed 1 \
         --output_dir "$out/images"

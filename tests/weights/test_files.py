@@ -9,7 +9,7 @@ from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import DiffIMLConfig
-from diffiml_plugin.weights.files import load_into, load_weights, read_metadata, read_tensors, save_weights
+from diffiml_plugin.weights.files import load_into, load_weights, read_metadata, save_weights
 
 METADATA = {"model": "DiffIML", "config": {"encoder": "segformer_b3", "denoiser": "light"}, "epoch": 3}
 
@@ -99,38 +99,6 @@ def test_safetensors_of_others_are_refused(tmp_path, state):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(DiffIMLError, match=f"{digest}.*not of this package"):
         load_weights(path)
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda state, path: safetensors.torch.save_file(state, path.with_suffix(".safetensors")),
-        lambda state, path: torch.save(state, path.with_suffix(".bin")),
-        lambda state, path: torch.save({"state_dict": state, "epoch": 4}, path.with_suffix(".pth")),
-    ],
-)
-def test_tensors_of_other_programs(tmp_path, state, write):
-    write(state, tmp_path / "w")
-    (path,) = tmp_path.iterdir()
-    tensors = read_tensors(path)
-    assert tensors.keys() == state.keys() and all(torch.equal(tensors[key], state[key]) for key in state)
-
-
-class Malicious:
-    ran = False
-
-    def __reduce__(self):
-        return setattr, (Malicious, "ran", True)
-
-
-@pytest.mark.parametrize("content", [Malicious(), {"a": 3}, [torch.zeros(1)], {}, b"", b"PK\3\4"])
-def test_a_foreign_pickle_is_refused_and_not_run(tmp_path, content):
-    path = tmp_path / "w.pth"
-    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(DiffIMLError, match=digest) as error:
-        read_tensors(path)
-    assert len(str(error.value).splitlines()) == 1 and not Malicious.ran
 
 
 class Model(nn.Sequential):
