@@ -104,7 +104,8 @@ class _ManySamplers(nn.Module):
     ) -> Iterator[tuple[DiffIMLConfig, dict]]:
         conditions = self.encoder.condition(image)
         for sampler in self.samplers:
-            prediction = sampler.sample(conditions, name).within(shape_mask)
+            noise = sampler.draw_noise(name, image.shape[-2:]).to(image.device, non_blocking=True)
+            prediction = sampler.sample(conditions, noise).within(shape_mask)
             yield sampler.config, {"pred_mask": prediction.probability, "pred_label": prediction.score}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE, SIZE_MULTIPLE, DiffIMLConfig
-from diffiml_plugin.method.sampler import SAMPLERS, KeyedNoise
+from diffiml_plugin.method.sampler import SAMPLERS, Step, keyed_noise
 from diffiml_plugin.method.schedule import NoiseSchedule
 from diffiml_plugin.method.unet import DENOISERS
 
@@ -98,7 +98,7 @@ class DiffIML(nn.Module):
         zt = self.schedule.add_noise(z0, t, noise, prior, self.config.prior_rate)  # [B, 8, h, w]
         # 3. Predict it back under the condition.
         fused = self.denoiser.fuse(self.condition_encoder(image))
-        estimate = self.denoiser(zt, t, fused).float()  # [B, 8, h, w]
+        estimate = self.denoiser(zt, self.denoiser.embed(t), fused).float()  # [B, 8, h, w]
         # 4. Weigh the mask's error against the edge's.
         mask_loss = F.mse_loss(estimate[:, :LATENT_CHANNELS], z0[:, :LATENT_CHANNELS])
         if not self.config.edge_supervision:
@@ -115,8 +115,32 @@ class DiffIML(nn.Module):
             names: one for each image; with `config.noise_seed` and the member it keys the noise, so that a
                 prediction depends on nothing else in the batch.
             details: give members, edge and steps too (each is decoded: N + S + 1 times the decoder's cost).
+
+        Raises:
+            DiffIMLError: an unusable image; not one name for each.
         """
-        return self.sample(self.condition(image), names, details)
+        check_image(image)
+        if isinstance(names, str) or len(names) != len(image):
+            raise DiffIMLError(f"names={names!r}: expected a list of {len(image)}, one for each image")
+        noise = self.draw_noise(names, image.shape[-2:]).to(image.device, non_blocking=True)
+        return self.sample(self.condition(image), noise, details) if details else Prediction(self(image, noise))
+
+    def forward(self, image: Tensor, noise: Tensor) -> Tensor:
+        """Alg. 2 without its details, [B, 1, H, W]: tensors in and out, a single graph, which compiles and captures."""
+        return self.sample(self.condition(image), noise).probability
+
+    def draw_noise(self, names: Sequence[str], size: Sequence[int]) -> Tensor:
+        """What `sample` starts from for images of those names, [B, V, D, N, C, h, w] on the CPU: V views (2 with `tta`)
+        and D draws (S for the ancestral sampler, else 1). `size` is the images' height and width in pixels.
+
+        Runs anywhere, such as in a loader's worker while the device computes.
+        """
+        config = self.config
+        views, members = 1 + config.tta, config.ensemble_size
+        keys = [f"{config.noise_seed}/{n}/{v}/{m}" for n in names for v in range(views) for m in range(members)]
+        shape = (config.joint_channels, *(side // LATENT_STRIDE for side in size))
+        noise = keyed_noise(keys, config.num_inference_steps if config.sampler == "ancestral" else 1, shape)
+        return noise.unflatten(1, (len(names), views, members)).movedim(0, 2)
 
     @torch.no_grad()
     def condition(self, image: Tensor) -> list[Tensor]:
@@ -126,18 +150,19 @@ class DiffIML(nn.Module):
         return [self.denoiser.fuse(self.condition_encoder(view)) for view in views]
 
     @torch.no_grad()
-    def sample(self, conditions: Sequence[Tensor], names: Sequence[str], details: bool = False) -> Prediction:
+    def sample(self, conditions: Sequence[Tensor], noise: Tensor, details: bool = False) -> Prediction:
         """Alg. 2 from the condition on, which serves any sampling settings; a mirrored view not wanted is left out.
 
-        Raises:
-            DiffIMLError: not one name for each image.
+        Args:
+            conditions: of `condition`.
+            noise: of `draw_noise`, on the same device.
+            details: as `predict` takes it.
         """
-        if isinstance(names, str) or len(names) != len(conditions[0]):
-            raise DiffIMLError(f"names={names!r}: expected a list of {len(conditions[0])}, one for each image")
+        steps = self._steps()
         views = conditions[: 1 + self.config.tta]
-        samples = [self._sample(fused, [f"{name}/{v}" for name in names]) for v, fused in enumerate(views)]
+        samples = [self._sample(fused, noise[:, v], steps) for v, fused in enumerate(views)]  # of [B, N, C, h, w]
         upright = samples[0]
-        decoded = [self._decode(latents.mean(1)) for latents, _ in samples]  # of [B, 1, H, W]
+        decoded = [self._decode(estimates[-1].mean(1)) for estimates in samples]  # of [B, 1, H, W]
         if self.config.tta:
             decoded[1] = decoded[1].flip(-1)
         views_of_mask = torch.stack(decoded)  # [1 or 2, B, 1, H, W]
@@ -145,11 +170,12 @@ class DiffIML(nn.Module):
         if not details:
             return Prediction(probability)
 
-        members = [self._decode_each(latents) for latents, _ in samples]
+        members = [self._decode_each(estimates[-1]) for estimates in samples]
         if self.config.tta:
             members[1] = members[1].flip(-1)
-        edge = self._decode(upright[0].mean(1), "edge") if self.config.edge_supervision else None
-        return Prediction(probability, torch.cat(members, 1), edge, self._decode_each(upright[1]))
+        edge = self._decode(upright[-1].mean(1), "edge") if self.config.edge_supervision else None
+        first = torch.stack([estimate[:, 0] for estimate in upright], 1)  # [B, S, C, h, w]
+        return Prediction(probability, torch.cat(members, 1), edge, self._decode_each(first))
 
     def _draw_timesteps(self, count: int) -> Tensor:
         """[count] int64 in 0..T-1: uniform if `timestep_power` is 1, else of density k (t/T)^(k-1).
@@ -159,23 +185,28 @@ class DiffIML(nn.Module):
         share = torch.rand(count, dtype=torch.float64) ** (1 / self.config.timestep_power)
         return (share * self.config.num_train_timesteps).long().clamp(max=self.config.num_train_timesteps - 1)
 
-    def _sample(self, fused: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The members' clean latents [B, N, C, h, w], and the first member's estimates by step [B, S, C, h, w]."""
-        config, members = self.config, self.config.ensemble_size
-        noise = KeyedNoise([f"{config.noise_seed}/{key}/{member}" for key in keys for member in range(members)])
-        shape = (config.joint_channels, *fused.shape[-2:])
+    def _steps(self) -> list[Step]:
+        """The sampling steps (time, abar_t, abar_next), where time [1, K] is what the denoiser is told of t."""
+        respaced = self.schedule.respaced(self.config.num_inference_steps, self.config.timestep_spacing)
+        timesteps = torch.cat([self.schedule.timesteps[t : t + 1] for t, _, _ in respaced])  # [S]
+        times = self.denoiser.embed(timesteps).split(1)
+        return [(time, abar, abar_next) for time, (_, abar, abar_next) in zip(times, respaced, strict=True)]
 
-        def denoise(z: Tensor, t: int) -> Tensor:
-            return self.denoiser(z, torch.tensor([t], device=z.device), fused).float()
+    def _sample(self, fused: Tensor, noise: Tensor, steps: Sequence[Step]) -> list[Tensor]:
+        """One view's estimates of the members' clean latents by step, each [B, N, C, h, w]; the last is the sample.
 
-        z, estimates = SAMPLERS[config.sampler](
-            denoise,
-            noise,
-            noise.draw(shape, fused.device),
-            self.schedule.respaced(config.num_inference_steps, config.timestep_spacing),
-            config.clip_latents,
-        )
-        return z.unflatten(0, (-1, members)), torch.stack([e[::members] for e in estimates], 1)
+        Args:
+            fused: [B, C', h, w] of `condition`.
+            noise: [B, D, N, C, h, w] of `draw_noise`.
+            steps: of `_steps`.
+        """
+
+        def denoise(z: Tensor, time: Tensor) -> Tensor:
+            return self.denoiser(z, time, fused).float()  # [B·N, C, h, w]
+
+        rows = noise.movedim(1, 0).flatten(1, 2)  # [D, B·N, C, h, w]
+        estimates = SAMPLERS[self.config.sampler](denoise, rows, steps, self.config.clip_latents)
+        return [estimate.unflatten(0, (len(fused), -1)) for estimate in estimates]
 
     def _encode_targets(self, mask: Tensor, edge: Tensor | None) -> Tensor:
         if edge is None and self.config.edge_supervision:

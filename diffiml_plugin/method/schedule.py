@@ -11,13 +11,16 @@ class NoiseSchedule(nn.Module):
         num_train_timesteps: T.
         beta_start, beta_end: variance of the first and the last step.
 
-    `alphas_cumprod` is worked out in float64, kept in float32 of shape [T], and not stored in checkpoints.
+    `alphas_cumprod` is worked out in float64, kept in float32 of shape [T], and not stored in checkpoints; no more is
+    `timesteps`, 0..T-1 in int64, from which sampling takes its own without a copy from the host.
     """
 
     def __init__(self, num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02):
         super().__init__()
         betas = torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float64)
         self.register_buffer("alphas_cumprod", torch.cumprod(1 - betas, 0).float(), persistent=False)
+        self.register_buffer("timesteps", torch.arange(num_train_timesteps), persistent=False)
+        self._abar = tuple(self.alphas_cumprod.tolist())  # on the host: sampling must not wait for the device
 
     def add_noise(self, z0: Tensor, timestep: Tensor, noise: Tensor, prior_noise: Tensor, prior_rate: float) -> Tensor:
         """Eq. 15: z_t = sqrt(abar_t)(z0 + lambda xi) + sqrt(1 - abar_t) eps; lambda = 0 gives Eq. 2.
@@ -37,13 +40,12 @@ class NoiseSchedule(nn.Module):
             spacing: "trailing" starts at the last trained step, t = T-1, where the latent is pure noise; "leading"
                 ends at t = 0, as diffusers' DDIMScheduler does by default, so that S = 1 is t = 0 alone.
         """
-        total = len(self.alphas_cumprod)
+        total = len(self._abar)
         if spacing == "leading":
             timesteps = [total // num_inference_steps * i for i in reversed(range(num_inference_steps))]
         else:
             timesteps = [round(total - i * total / num_inference_steps) - 1 for i in range(num_inference_steps)]
-        abar = self.alphas_cumprod.tolist()
         return [
-            (t, abar[t], abar[t_next] if t_next is not None else 1.0)
+            (t, self._abar[t], self._abar[t_next] if t_next is not None else 1.0)
             for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True)
         ]

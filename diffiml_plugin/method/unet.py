@@ -30,9 +30,9 @@ class ResBlock(nn.Module):
         self.norm2, self.conv2 = _norm(out_channels), nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:  # [B, C, h, w], [B or 1, C']
         h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time(time)[:, :, None, None]
+        h = h + shift[:, :, None, None]
         return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
 
 
@@ -90,21 +90,41 @@ class UNet(nn.Module):
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
         self.out = nn.Sequential(_norm(width), nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
-        """x [B, channels[0], h, w], timestep [B] or [1] in 0..T-1 → [B, out_channels, h, w]."""
-        time = self.time(timestep_embedding(timestep, self.embedding_channels).to(x.dtype))  # [B or 1, 4·channels[0]]
+    def embed(self, timestep: Tensor) -> Tensor:
+        """All that the blocks need of timesteps [S] in 0..T-1: their shifts side by side, [S, K].
+
+        None of it depends on the image, so that sampling works it out once for all its steps.
+        """
+        embedding = timestep_embedding(timestep, self.embedding_channels).to(self.time[0].weight.dtype)
+        for layer in self.time:
+            embedding = _each_row(layer, embedding) if isinstance(layer, nn.Linear) else layer(embedding)
+        return torch.cat([_each_row(block.time, embedding) for block in self._residual_blocks()], 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [B, channels[0], h, w], time [B or 1, K] of `embed` → [B, out_channels, h, w]."""
+        shifts = iter(time.split([block.time.out_features for block in self._residual_blocks()], 1))
         skips = [x]
         for block in self.down:
-            x = block(x, time) if isinstance(block, ResBlock) else block(x)
+            x = block(x, next(shifts)) if isinstance(block, ResBlock) else block(x)
             skips.append(x)
         for block in self.middle:
-            x = block(x, time) if isinstance(block, ResBlock) else block(x)
+            x = block(x, next(shifts)) if isinstance(block, ResBlock) else block(x)
         for block in self.up:
             if isinstance(block, ResBlock):
-                x = block(torch.cat([x, skips.pop()], 1), time)
+                x = block(torch.cat([x, skips.pop()], 1), next(shifts))
             else:
                 x = block(F.interpolate(x, size=skips[-1].shape[-2:], mode="nearest"))
         return self.out(x)
+
+    def _residual_blocks(self) -> list[ResBlock]:
+        """In the order in which they run."""
+        return [block for block in (*self.down, *self.middle, *self.up) if isinstance(block, ResBlock)]
+
+
+def _each_row(linear: nn.Linear, x: Tensor) -> Tensor:
+    """`linear` of x [S, C], each row as if it were alone: one product of all would round otherwise on a CPU."""
+    weight = linear.weight.t().expand(len(x), -1, -1)  # [S, C, C']
+    return torch.baddbmm(linear.bias, x[:, None], weight)[:, 0]
 
 
 def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
@@ -143,9 +163,13 @@ class LightDenoiser(nn.Module):
         condition = self.mix(torch.cat(stages, 1))  # [B, 64, H/4, W/4]
         return self.condition_in(F.avg_pool2d(condition, LATENT_STRIDE // 4))
 
-    def forward(self, z: Tensor, timestep: Tensor, fused: Tensor) -> Tensor:
-        """The clean latent [B·N, C, h, w] from z_t [B·N, C, h, w], t [B·N] or [1], and `fuse`'s [B, 32, h, w]."""
-        return self.unet(_add_to_members(self.latent_in(z), fused), timestep)
+    def embed(self, timestep: Tensor) -> Tensor:
+        """Timesteps [S] in 0..T-1 → [S, K], a row of which stands for its timestep in `forward`."""
+        return self.unet.embed(timestep)
+
+    def forward(self, z: Tensor, time: Tensor, fused: Tensor) -> Tensor:
+        """The clean latent [B·N, C, h, w] from z_t [B·N, C, h, w], `embed`'s [B·N or 1, K], `fuse`'s [B, 32, h, w]."""
+        return self.unet(_add_to_members(self.latent_in(z), fused), time)
 
 
 class ReleaseDenoiser(nn.Module):
@@ -178,9 +202,13 @@ class ReleaseDenoiser(nn.Module):
         """The condition's share of the second convolution: stages at strides 4 to 32 → [B, 128, H/8, W/8]."""
         return self.condition_in(self.condition(features))
 
-    def forward(self, z: Tensor, timestep: Tensor, fused: Tensor) -> Tensor:
+    def embed(self, timestep: Tensor) -> Tensor:
+        """As `LightDenoiser.embed`."""
+        return self.unet.embed(timestep)
+
+    def forward(self, z: Tensor, time: Tensor, fused: Tensor) -> Tensor:
         """As `LightDenoiser.forward`, with `fused` [B, 128, h, w]."""
-        return self.unet(_add_to_members(self.latent_in(z), fused), timestep)
+        return self.unet(_add_to_members(self.latent_in(z), fused), time)
 
 
 def _pointwise(feature_channels: Sequence[int], width: int) -> nn.ModuleList:

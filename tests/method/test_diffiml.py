@@ -1,11 +1,23 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae import LightVAE
+
+
+class CountedOperators(TorchDispatchMode):
+    """Counts the operators that run inside, without those that only look at memory in another way."""
+
+    launches = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        returns = [returned.alias_info for returned in function._schema.returns]
+        self.launches += not any(alias is not None and not alias.is_write for alias in returns)
+        return function(*args, **(kwargs or {}))
 
 
 def _model(**settings):
@@ -68,9 +80,14 @@ def test_details(model, images):
 
 @pytest.mark.parametrize("fusion", ["mean", "max"])
 def test_tta_fuses_both_views(model, images, fusion):
-    upright = model._decode(model._sample(*model.condition(images[:1]), ["a/0"])[0].mean(1))
-    mirrored = model._decode(model._sample(*model.condition(images[:1].flip(-1)), ["a/1"])[0].mean(1)).flip(-1)
-    fused = _model(tta=True, tta_fusion=fusion).predict(images[:1], ["a"]).probability
+    both = _model(tta=True, tta_fusion=fusion)
+    noise = both.draw_noise(["a"], images.shape[-2:])
+    upright, mirrored = (
+        model.sample(model.condition(view), noise[:, [number]]).probability
+        for number, view in enumerate((images[:1], images[:1].flip(-1)))
+    )
+    mirrored = mirrored.flip(-1)
+    fused = both.predict(images[:1], ["a"]).probability
     expected = (upright + mirrored) / 2 if fusion == "mean" else upright.maximum(mirrored)
     torch.testing.assert_close(fused, expected, atol=1e-6, rtol=0)
 
@@ -80,7 +97,8 @@ def test_one_condition_serves_other_sampling_settings(images):
     conditions = model.condition(images[:1])
     for settings in ({"tta": True}, {"tta": False}, {"tta": False, "num_inference_steps": 4, "noise_seed": 3}):
         other = model.with_settings(**settings)
-        assert torch.equal(other.sample(conditions, ["a"]).probability, other.predict(images[:1], ["a"]).probability)
+        noise = other.draw_noise(["a"], images.shape[-2:])
+        assert torch.equal(other.sample(conditions, noise).probability, other.predict(images[:1], ["a"]).probability)
     assert model.config.tta and model.config.num_inference_steps == 2
 
 
@@ -110,11 +128,13 @@ def test_sampling_follows_spacing_and_bound(images):
         build_encoder("segformer_b0"),
         LightVAE(),
     ).eval()
-    called = []
-    model.denoiser.register_forward_hook(lambda module, inputs, output: called.append(inputs[1].item()) or 9 * output)
+    told = []
+    model.denoiser.register_forward_hook(lambda module, inputs, output: told.append(inputs[1]) or 9 * output)
     leading = model.with_settings(timestep_spacing="leading", clip_latents=0.5)
-    latents, steps = leading._sample(*leading.condition(images[:1]), ["a/0"])
-    assert called == [500, 0] and latents.abs().max() == steps.abs().max() == 0.5
+    noise = leading.draw_noise(["a"], images.shape[-2:])
+    steps = leading._sample(*leading.condition(images[:1]), noise[:, 0], leading._steps())
+    assert torch.equal(torch.cat(told), model.denoiser.embed(torch.tensor([500, 0])))
+    assert [step.abs().max() for step in steps] == [0.5, 0.5]
 
 
 def test_a_bound_on_our_latents_is_refused():
@@ -138,3 +158,25 @@ def test_timesteps_are_drawn_with_the_density_of_their_power(power):
     assert 0 <= drawn.min() and drawn.max() == 999
     for share in (0.25, 0.5, 0.75):  # P(t < sT) = s^k
         assert (drawn < 1000 * share).float().mean().item() == pytest.approx(share**power, abs=0.015)
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampler": "ancestral", "tta": True}, {"edge_supervision": False}])
+def test_a_prediction_is_one_graph(images, settings):
+    """Nothing in it asks the device for a value, or Python for a decision that depends on one."""
+    model = _model(**settings)
+    noise = model.draw_noise(["a"], images.shape[-2:])
+    with torch.no_grad():
+        traced = torch.compile(model.forward, fullgraph=True, backend="eager")(images[:1], noise)
+    torch._dynamo.reset()
+    assert torch.equal(traced, model.predict(images[:1], ["a"]).probability)
+
+
+@pytest.mark.parametrize("members", [1, 5])
+def test_operators_of_a_prediction(images, members):
+    """What a device would launch: 412 of the condition (MiT-B3), 147 for each step's denoiser, and no time branch."""
+    model = DiffIML(DiffIMLConfig(ensemble_size=members), build_encoder("segformer_b3"), LightVAE()).eval()
+    model.to(memory_format=torch.channels_last)  # as the adapter does; otherwise the encoder copies
+    noise = model.draw_noise(["a"], images.shape[-2:])
+    with torch.no_grad(), CountedOperators() as counted:
+        model(images[:1], noise)
+    assert counted.launches <= 1700

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from diffiml_plugin.method.sampler import SAMPLERS, KeyedNoise, ddim_sample
+from diffiml_plugin.method.sampler import SAMPLERS, ddim_sample, keyed_noise
 from diffiml_plugin.method.schedule import NoiseSchedule
 
 
@@ -21,9 +21,9 @@ def test_ddim_agrees_with_diffusers(steps):
     expected = start
     for t in theirs.timesteps:
         expected = theirs.step(_denoise(expected, t.item()), t, expected, eta=0.0).prev_sample
-    ours, estimates = ddim_sample(_denoise, KeyedNoise([]), start, NoiseSchedule().respaced(steps))
+    estimates = ddim_sample(_denoise, start[None], NoiseSchedule().respaced(steps))
     assert len(estimates) == steps
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(estimates[-1], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 8, 10, 20])
@@ -34,9 +34,9 @@ def test_leading_bounded_ddim_agrees_with_the_defaults_of_diffusers(steps):
     expected, schedule = start, NoiseSchedule().respaced(steps, "leading")
     for t in theirs.timesteps:
         expected = theirs.step(3 * _denoise(expected, t.item()), t, expected, eta=0.0).prev_sample
-    ours, estimates = ddim_sample(lambda z, t: 3 * _denoise(z, t), KeyedNoise([]), start, schedule, bound=1.0)
+    estimates = ddim_sample(lambda z, t: 3 * _denoise(z, t), start[None], schedule, bound=1.0)
     assert [t for t, _, _ in schedule] == theirs.timesteps.tolist() and schedule[-1][0] == 0
-    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(estimates[-1], expected, atol=1e-4, rtol=1e-4)
     assert max(estimate.abs().max() for estimate in estimates) == 1
 
 
@@ -50,9 +50,8 @@ def test_samplers_recover_a_gaussian(name):
         gain = abar**0.5 * std**2 / (abar * std**2 + 1 - abar)
         return mean + gain * (z - abar**0.5 * mean)
 
-    noise = KeyedNoise([str(i) for i in range(64)])
-    start = noise.draw((4, 16, 16), torch.device("cpu"))
-    final, _ = SAMPLERS[name](optimal, noise, start, schedule.respaced(200))
+    noise = keyed_noise([str(i) for i in range(64)], 200, (4, 16, 16))
+    final = SAMPLERS[name](optimal, noise, schedule.respaced(200))[-1]
     assert final.mean().item() == pytest.approx(mean, abs=0.02)
     assert final.std().item() == pytest.approx(std, abs=0.03)
 
@@ -60,7 +59,7 @@ def test_samplers_recover_a_gaussian(name):
 def test_noise_belongs_to_its_key_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    both = KeyedNoise(["a", "b"]).draw((4, 8, 8), torch.device("cpu"))
-    alone = KeyedNoise(["b"]).draw((4, 8, 8), torch.device("cpu"))
-    assert torch.equal(both[1], alone[0]) and not torch.equal(both[0], both[1])
+    both, alone = keyed_noise(["a", "b"], 2, (4, 8, 8)), keyed_noise(["b"], 1, (4, 8, 8))
+    assert torch.equal(both[0, 1], alone[0, 0])
+    assert len({tuple(draw.flatten().tolist()) for draw in both.flatten(0, 1)}) == 4
     assert torch.equal(torch.get_rng_state(), before)
