@@ -58,7 +58,11 @@ class Recorder(nn.Module):
     def fuse(self, features: list[Tensor]) -> Tensor:
         return features[1]  # stride 8
 
-    def forward(self, z: Tensor, timestep: Tensor, fused: Tensor) -> Tensor:
+    def embed(self, timestep: Tensor) -> Tensor:
+        return timestep[:, None]
+
+    def forward(self, z: Tensor, time: Tensor, fused: Tensor) -> Tensor:
+        timestep = time[:, 0]
         self.calls.append(Call(z, timestep, fused, self.answer(z, timestep, fused)))
         return self.calls[-1].estimate
 
