@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label_maps", metavar="DIR", help="maps of hand-drawn regions, whose unions are masks too")
     parser.add_argument("--val_masks", metavar="DIR|JSON", help="masks to validate on (every tenth of --masks)")
     parser.add_argument("--binarise", action="store_true", help="cut masks that are not binary; a warning counts them")
-    parser.add_argument("--output_dir", default="./output_dir", help="folder for lightvae.safetensors and log.jsonl")
+    parser.add_argument(
+        "--output_dir", default="./output_dir", help="folder for lightvae.safetensors, log.jsonl and training_state.pt"
+    )
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute")
     add_fields(parser, DistillSettings)
 
@@ -39,12 +41,15 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.codec.sources import read_sources
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.launch import start_inference
+    from diffiml_plugin.models.checkpoints import STATE
     from diffiml_plugin.weights.sdvae import load_sdvae
 
     output_dir = Path(args.output_dir)
     weights = output_dir / WEIGHTS
-    if weights.exists():
-        raise DiffIMLError(f"{weights} exists already; choose another --output_dir, or remove it")
+    if weights.exists() and not (args.resume and (output_dir / STATE).exists()):
+        raise DiffIMLError(
+            f"{weights} exists already; choose another --output_dir, remove it, or go on with --resume auto"
+        )
     device = start_inference(args.device).device
     settings = DistillSettings(**{name: getattr(args, name) for name in DistillSettings.__dataclass_fields__})
     mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)

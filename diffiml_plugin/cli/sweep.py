@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="NAME=VALUE,VALUE",
-        help="sampler, num_inference_steps, ensemble_size or tta, and its values",
+        help="sampler, num_inference_steps, ensemble_size, ensemble_space or tta, and its values",
     )
     parser.add_argument("--noise_seeds", type=int, default=1, help="runs of each value, each with noise of its own")
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from math import cos, isfinite, pi
 from pathlib import Path
@@ -12,16 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from diffiml_plugin.codec.drawn_masks import MaskMixture
-from diffiml_plugin.codec.metrics import encode_maps, latent_statistics, reconstruction_f1
+from diffiml_plugin.codec.metrics import MEANS, averaging, encode_maps, latent_statistics, reconstruction_f1
 from diffiml_plugin.codec.settings import DistillSettings
-from diffiml_plugin.data.masks import resized, stacked
+from diffiml_plugin.data.masks import resized
+from diffiml_plugin.data.order import seed_all, start_worker, worker_count
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.method.distillation import distillation_loss
+from diffiml_plugin.method.distillation import DistillationLoss, distillation_loss
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
+from diffiml_plugin.models.checkpoints import STATE
+from diffiml_plugin.training.resume import save_state, state_to_resume
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
 
@@ -31,6 +35,8 @@ _EMA_DECAY = 0.999
 _MAX_GRADIENT = 1.0  # norm
 _CHECKS = 12  # validations, and stored weights, of a run
 _SCALE_MASKS = 64  # masks that the latent scale is computed from
+_LOGGED = 50  # steps between losses in the log
+_WHOLE = 0.25  # share of the steps that see whole maps, not windows
 
 
 def distill(
@@ -43,7 +49,7 @@ def distill(
     device: str | torch.device = "cpu",
     say: Callable[[str], None] = tqdm.write,  # above the bar
 ) -> LightVAE:
-    """Trains a LightVAE and stores it in `output_dir`, with its log, at every validation.
+    """Trains a LightVAE; at every validation stores it, its log and the state to go on from in `output_dir`.
 
     Args:
         held_out: masks [H, W] in {0, 1} to validate on, brought to `image_size`.
@@ -55,65 +61,133 @@ def distill(
         The moving average of the weights, its latent scale set from data.
 
     Raises:
-        DiffIMLError: the loss is not finite, with the step; no LightVAE to go on from.
+        DiffIMLError: the loss is not finite, with the step; no LightVAE to go on from; `output_dir` holds a run, and
+            `resume` is not set, or that run's settings or data were others.
     """
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    held_out = [resized(mask, settings.image_size) for mask in held_out]
-    scale_masks = _scale_masks(mixture, settings.image_size, np.random.default_rng(settings.seed))
-    student = load_lightvae(settings.student) if settings.student else LightVAE(settings.width)
-    provenance = provenance | asdict(settings) | {"width": student.width}
+    # 1. The student, anew or where an earlier run left it.
+    provenance = provenance | asdict(settings)
+    state = state_to_resume(output_dir, settings.resume, provenance, asdict(DistillSettings()))
+    seed_all(settings.seed)
+    run = _Run(settings, torch.device(device), teacher)
+    provenance["width"] = run.student.width
     if settings.student:
         provenance["went_on_from"] = read_metadata(settings.student)["provenance"]
-    student = student.to(device, memory_format=torch.channels_last)
-    average = AveragedModel(student, avg_fn=_moving_average)
-    optimizer = torch.optim.AdamW(
-        student.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
-    )
-    log, started, checked = output_dir / LOG, time.monotonic(), 0
-    log.write_text("")
-    for step in tqdm(range(settings.steps + 1), "distill", settings.steps, unit="step", leave=False, disable=None):
-        progress = max(step / settings.steps, (time.monotonic() - started) / 60 / (settings.minutes or float("inf")))
-        if progress * _CHECKS >= checked + 1 or progress >= 1:  # 1. validate and store
-            checked = int(progress * _CHECKS)
-            codec = average.module
-            set_latent_scale(codec, scale_masks)
-            figures = validation(codec, held_out)
-            save_lightvae(
-                output_dir / WEIGHTS,
-                codec,
-                provenance
-                | {"steps": step, "minutes": round((time.monotonic() - started) / 60, 1), "validation": figures},
+    log = output_dir / LOG
+    if state:
+        run.restore(state)
+    noted = log.read_text().splitlines(True) if state else []
+    log.write_text("".join(line for line in noted if json.loads(line)["step"] <= run.step))
+    # 2. The masks.
+    held_out = [resized(mask, settings.image_size) for mask in held_out]
+    scale_masks = _scale_masks(mixture, settings.image_size, np.random.default_rng(settings.seed))
+    batches = _batches(mixture, settings, run.step, run.device)
+    checked = int(run.progress() * _CHECKS)
+    with tqdm(None, "distill", settings.steps, False, initial=run.step, unit="step", disable=None) as bar:
+        while True:
+            progress = run.progress()
+            if progress * _CHECKS >= checked + 1 or progress >= 1:  # 3. validate and store
+                checked = int(progress * _CHECKS)
+                codec = run.average.module
+                set_latent_scale(codec, scale_masks)
+                figures = validation(codec, held_out)
+                done = {"steps": run.step, "minutes": round(run.minutes(), 1), "validation": figures}
+                save_lightvae(output_dir / WEIGHTS, codec, provenance | done)
+                save_state(output_dir / STATE, {"settings": provenance, **run.state()})
+                _note(log, {"step": run.step, **figures})
+                listed = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+                say(f"step {run.step} ({progress:.0%}): {listed}")
+                seed_all(settings.seed, run.step)  # so that a resumed run needs no stored random state
+            if progress >= 1:
+                return codec
+            loss = run.update(*next(batches), progress)  # 4. one step of Eq. 6
+            if (run.step - 1) % _LOGGED == 0:
+                _note(log, run.losses(loss))
+            bar.update()
+
+
+class _Run:
+    """The student, the moving average of its weights and the optimizer, after `step` steps."""
+
+    def __init__(self, settings: DistillSettings, device: torch.device, teacher: nn.Module | None):
+        self.settings, self.device, self.teacher = settings, device, teacher
+        student = load_lightvae(settings.student) if settings.student else LightVAE(settings.width)
+        self.student = student.to(device, memory_format=torch.channels_last)
+        self.average = AveragedModel(self.student, avg_fn=_moving_average)
+        self.optimizer = torch.optim.AdamW(
+            self.student.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        )
+        self.step, self._started, self._minutes_before = 0, time.monotonic(), 0.0
+
+    def minutes(self) -> float:
+        """Of training so far, with those before an interruption."""
+        return self._minutes_before + (time.monotonic() - self._started) / 60
+
+    def progress(self) -> float:
+        """The share of the steps or of the minutes that is spent, whichever is more."""
+        return max(self.step / self.settings.steps, self.minutes() / (self.settings.minutes or float("inf")))
+
+    def update(self, maps: Tensor, edges: int, progress: float) -> DistillationLoss:
+        """One step of the optimizer; the rate warms up, then falls by a cosine.
+
+        Args:
+            maps: [B, 1, S, S] uint8 in {0, 1}; the last `edges` of them are edge maps.
+        """
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * min(1, (self.step + 1) / _WARMUP) * (1 + cos(pi * progress)) / 2
+        maps = maps.to(self.device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
+        teacher_latents = None if self.teacher is None else _teacher_latents(self.teacher, maps, edges)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = distillation_loss(
+                self.student,
+                maps,
+                edges,
+                teacher_latents,
+                settings.latent_weight,
+                settings.noise,
+                settings.mean_weight,
+                settings.mean_members,
             )
-            _note(log, {"step": step, **figures})
-            say(f"step {step} ({progress:.0%}): " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-        if progress >= 1:
-            return codec
-        for group in optimizer.param_groups:  # 2. the rate: warm-up, then a cosine
-            group["lr"] = settings.lr * min(1, (step + 1) / _WARMUP) * (1 + cos(pi * progress)) / 2
-        maps, edges = _batch(mixture, settings, rng)  # 3. one step of Eq. 6
-        maps = maps.to(device, memory_format=torch.channels_last)
-        teacher_latents = None if teacher is None else _teacher_latents(teacher, maps, edges)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            loss = distillation_loss(student, maps, edges, teacher_latents, settings.latent_weight, settings.noise)
         if not isfinite(loss.loss.item()):
-            raise DiffIMLError(f"the loss is {loss.loss.item()} at step {step}; try a lower --lr (now {settings.lr})")
-        optimizer.zero_grad()
-        loss.loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), _MAX_GRADIENT)
-        optimizer.step()
-        average.update_parameters(student)
-        if step % 50 == 0:
-            _note(
-                log,
-                {
-                    "step": step,
-                    "reconstruction": loss.reconstruction.item(),
-                    "latent": loss.latent.item(),
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "seconds": round(time.monotonic() - started, 1),
-                },
+            raise DiffIMLError(
+                f"the loss is {loss.loss.item()} at step {self.step}; try a lower --lr (now {settings.lr})"
             )
+        self.optimizer.zero_grad()
+        loss.loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), _MAX_GRADIENT)
+        self.optimizer.step()
+        self.average.update_parameters(self.student)
+        self.step += 1
+        return loss
+
+    def losses(self, loss: DistillationLoss) -> dict[str, float]:
+        """What the log says of the last step."""
+        return {
+            "step": self.step,
+            "reconstruction": loss.reconstruction.item(),
+            "mean": loss.mean.item(),
+            "latent": loss.latent.item(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(60 * self.minutes(), 1),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {
+            "model": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "minutes": self.minutes(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        self.student.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self._minutes_before = state["step"], state["minutes"]
+        seed_all(self.settings.seed, self.step)
 
 
 def set_latent_scale(codec: LightVAE, masks: Sequence[np.ndarray]) -> None:
@@ -127,13 +201,23 @@ def set_latent_scale(codec: LightVAE, masks: Sequence[np.ndarray]) -> None:
 
 
 def validation(codec: LightVAE, masks: Sequence[np.ndarray]) -> dict[str, float]:
-    """Pixel-F1 on masks, exact and with latent noise of std 0.3, and on their edge maps."""
+    """Pixel-F1 on masks, exact and with latent noise of std 0.3, and on their edge maps; `averaging` of masks.
+
+    Args:
+        masks: [S, S] in {0, 1}.
+    """
     f1 = reconstruction_f1(codec, masks)
     return {
         "f1_mean": f1.mean().item(),
         "f1_p5": np.percentile(f1, 5).item(),
         "f1_noise_0.3": reconstruction_f1(codec, masks, noise=0.3).mean().item(),
         "f1_edge": reconstruction_f1(codec, [edge_map(mask) for mask in masks], "edge").mean().item(),
+        **{
+            f"mean{members}_{name}": value
+            for members in MEANS
+            if members <= len(masks)
+            for name, value in asdict(averaging(codec, masks, members)).items()
+        },
     }
 
 
@@ -145,17 +229,41 @@ def _scale_masks(mixture: MaskMixture, size: int, rng: np.random.Generator) -> l
     return [mixture.draw(size, rng) for _ in range(_SCALE_MASKS)]
 
 
-def _batch(mixture: MaskMixture, settings: DistillSettings, rng: np.random.Generator) -> tuple[Tensor, int]:
-    """Maps [B, 1, S, S] and how many of them, at the end, are edge maps."""
-    whole = rng.random() < 0.25
-    size, count = (
-        (settings.image_size, settings.batch_size // 4) if whole else (settings.image_size // 2, settings.batch_size)
+class _Batches(Dataset):
+    """Step -> maps [B, 1, S, S] uint8 in {0, 1} and how many of them, at the end, are edge maps.
+
+    A batch depends on (seed, step) alone, whichever process draws it.
+    """
+
+    def __init__(self, mixture: MaskMixture, settings: DistillSettings):
+        self.mixture, self.settings = mixture, settings
+
+    def __getitem__(self, step: int) -> tuple[Tensor, int]:
+        settings, rng = self.settings, np.random.default_rng((self.settings.seed, step))
+        whole = rng.random() < _WHOLE
+        size = settings.image_size if whole else settings.image_size // 2
+        count = settings.batch_size // 4 if whole else settings.batch_size
+        edges = round(count * settings.edge_share)
+        masks = [self.mixture.draw(size, rng) for _ in range(count)]
+        maps = masks[: count - edges] + [edge_map(mask) for mask in masks[count - edges :]]
+        return torch.from_numpy(np.stack(maps)[:, None]), edges
+
+
+def _batches(
+    mixture: MaskMixture, settings: DistillSettings, first: int, device: torch.device
+) -> Iterator[tuple[Tensor, int]]:
+    """The batches of all steps from `first` on, drawn ahead by other processes."""
+    return iter(
+        DataLoader(
+            _Batches(mixture, settings),
+            batch_size=None,
+            sampler=range(first, settings.steps),
+            num_workers=worker_count(settings.num_workers),
+            pin_memory=device.type == "cuda",
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # the loader's own draw leaves the global state alone
+        )
     )
-    edges = round(count * settings.edge_share)
-    masks = [mixture.draw(size, rng) for _ in range(count)]
-    return torch.from_numpy(
-        stacked(masks[: count - edges] + [edge_map(mask) for mask in masks[count - edges :]])
-    ), edges
 
 
 @torch.no_grad()

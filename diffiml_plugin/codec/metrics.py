@@ -1,6 +1,7 @@
 """What a latent codec does to masks: reconstruction, with and without latent noise, and its latents."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,6 +13,9 @@ from diffiml_plugin.data.masks import stacked
 from diffiml_plugin.method.config import LATENT_STRIDE
 
 THRESHOLD = 0.5
+MEANS = (2, 5)  # members of the means that are measured: the fewest, and the paper's ensemble
+_SURROUNDINGS = 8  # bins on each side of a peak
+_TINY = 1e-12  # power, where nothing is lost
 
 
 def f1_score(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -75,6 +79,51 @@ def reconstruction_f1(
     """Pixel-F1 of each map [H, W] in {0, 1} after encoding and decoding, with latent noise of this deviation."""
     decoded = decode_masks(codec, disturbed(encode_maps(codec, maps, target), noise), maps, target)
     return np.array([f1_score(*pair) for pair in zip(decoded, maps, strict=True)])
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """How decoding the mean of latents differs from the mean of their masks; `averaging` says how it is measured."""
+
+    error: float
+    lattice: float
+
+
+@torch.inference_mode()
+def averaging(codec: nn.Module, masks: Sequence[np.ndarray], members: int, seed: int = 0) -> Averaging:
+    """Measures means of `members` masks [S, S] in {0, 1}: of each mask with others, drawn at random.
+
+    `error` is the mean of |decode(mean of latents) - mean of masks| over the pixels where a mean's members disagree,
+    averaged over means. `lattice` is how far the error repeats from one latent cell to the next: the power of its
+    spectrum at a period of 8 pixels over the median power within 8 bins, the highest of the rows', the columns' and
+    the diagonals'. A decoder that shows no cells has about 1.
+
+    Args:
+        masks: `members` or more, S a multiple of 8 and at least 32.
+    """
+    rng, device = np.random.default_rng(seed), codec_device(codec)
+    latents, maps = encode_maps(codec, masks, "mask"), torch.from_numpy(stacked(masks)).to(device)
+    errors, spectrum = [], torch.zeros(maps.shape[-2:], device=device)
+    for index in range(len(masks)):
+        others = rng.choice(len(masks) - 1, members - 1, replace=False)
+        group = [index, *(others + (others >= index)).tolist()]
+        mean = maps[group].mean(0)[0]  # [S, S]
+        error = codec.decode(torch.cat([latents[member] for member in group]).mean(0, keepdim=True))[0, 0] - mean
+        spectrum += torch.fft.fft2(error).abs().square()
+        disagreed = (mean > 0) & (mean < 1)
+        if disagreed.any():
+            errors.append(error[disagreed].abs().mean().item())
+    return Averaging(float(np.mean(errors or [0.0])), _lattice(spectrum.double().cpu().numpy()))
+
+
+def _lattice(spectrum: np.ndarray) -> float:
+    """The highest peak of a power spectrum [S, S] at a period of a latent cell, over the median around it."""
+    size, line = len(spectrum), len(spectrum) // LATENT_STRIDE  # the bin of a period of 8 pixels
+    reach = min(_SURROUNDINGS, line - 1)  # short of the mean, at bin 0
+    around = np.arange(-reach, reach + 1)
+    peaks = ((line, 0), (0, line), (line, line), (line, -line))
+    squares = [spectrum[np.ix_((row + around) % size, (column + around) % size)] for row, column in peaks]
+    return max(float(square[reach, reach] / max(np.median(square), _TINY)) for square in squares)
 
 
 def latent_statistics(latents: Sequence[Tensor]) -> tuple[list[float], list[float]]:

@@ -111,7 +111,7 @@ def make_loader(
         batch_sampler=[[(epoch, index) for index in batch] for batch in batches],
         num_workers=min(workers, len(batches)),
         pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # the loader's own draw leaves the global state alone
     )
 
@@ -123,5 +123,6 @@ def worker_count(asked: int | None) -> int:
     return min(8, cores if bound else cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked is None else asked
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """What each loader process begins with."""
     cv2.setNumThreads(0)  # its threads do not survive the fork

@@ -29,6 +29,7 @@ SWEPT = {
         "timestep_spacing",
         "clip_latents",
         "ensemble_size",
+        "ensemble_space",
         "tta",
         "tta_fusion",
         "mask_reading",

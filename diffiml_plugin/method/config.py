@@ -8,6 +8,7 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 DENOISERS = ("light", "release")
 SAMPLERS = ("ddim", "ancestral")
 TIMESTEP_SPACINGS = ("trailing", "leading")
+ENSEMBLE_SPACES = ("latent", "pixel")
 TTA_FUSIONS = ("mean", "max")
 READINGS = {  # of a codec's decoded value, as a probability: the first is the codec's own
     "lightvae": ("sigmoid",),  # its values are logits
@@ -62,6 +63,9 @@ class DiffIMLConfig:
     timestep_spacing: str = _setting("trailing", "trailing: from t = T-1 | leading: down to t = 0, as the release does")
     clip_latents: float = _setting(0.0, "bound on the clean estimate in each step (0: none; 1: the release's)")
     ensemble_size: int = _setting(5, "N, members whose latents are averaged (Alg. 2)")
+    ensemble_space: str = _setting(
+        "latent", "where members are averaged: latent (Alg. 2; decodes once) | pixel: their decoded probabilities"
+    )
     tta: bool = _setting(False, "fuse with the prediction of the mirrored image")
     tta_fusion: str = _setting("mean", "of both views' probabilities: mean | max (the release's)")
     mask_reading: str = _setting(
@@ -80,6 +84,7 @@ class DiffIMLConfig:
             ("latent_codec", LATENT_CODECS),
             ("sampler", SAMPLERS),
             ("timestep_spacing", TIMESTEP_SPACINGS),
+            ("ensemble_space", ENSEMBLE_SPACES),
             ("tta_fusion", TTA_FUSIONS),
             ("mask_reading", ("auto", *READINGS.get(self.latent_codec, ()))),
         ):

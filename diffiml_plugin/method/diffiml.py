@@ -110,6 +110,8 @@ class DiffIML(nn.Module):
     def predict(self, image: Tensor, names: Sequence[str], details: bool = False) -> Prediction:
         """Alg. 2: encode the condition once, sample N latents for each image, average them, decode once.
 
+        With `ensemble_space` "pixel" each is decoded, and the probabilities are averaged.
+
         Args:
             image: [B, 3, H, W], ImageNet-normalised; sides are multiples of 32.
             names: one for each image; with `config.noise_seed` and the member it keys the noise, so that a
@@ -162,7 +164,7 @@ class DiffIML(nn.Module):
         views = conditions[: 1 + self.config.tta]
         samples = [self._sample(fused, noise[:, v], steps) for v, fused in enumerate(views)]  # of [B, N, C, h, w]
         upright = samples[0]
-        decoded = [self._decode(estimates[-1].mean(1)) for estimates in samples]  # of [B, 1, H, W]
+        decoded = [self._decode_mean(estimates[-1]) for estimates in samples]  # of [B, 1, H, W]
         if self.config.tta:
             decoded[1] = decoded[1].flip(-1)
         views_of_mask = torch.stack(decoded)  # [1 or 2, B, 1, H, W]
@@ -173,7 +175,7 @@ class DiffIML(nn.Module):
         members = [self._decode_each(estimates[-1]) for estimates in samples]
         if self.config.tta:
             members[1] = members[1].flip(-1)
-        edge = self._decode(upright[-1].mean(1), "edge") if self.config.edge_supervision else None
+        edge = self._decode_mean(upright[-1], "edge") if self.config.edge_supervision else None
         first = torch.stack([estimate[:, 0] for estimate in upright], 1)  # [B, S, C, h, w]
         return Prediction(probability, torch.cat(members, 1), edge, self._decode_each(first))
 
@@ -220,8 +222,14 @@ class DiffIML(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             return self.codec.decode(part, target, self.config.reading)
 
-    def _decode_each(self, z: Tensor) -> Tensor:
-        return self._decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])  # [B, K, C, h, w] → [B, K, 1, H, W]
+    def _decode_mean(self, z: Tensor, target: str = "mask") -> Tensor:
+        """Members' latents [B, N, C, h, w] to their mean probability [B, 1, H, W], averaged in the ensemble's space."""
+        if self.config.ensemble_space == "latent":
+            return self._decode(z.mean(1), target)
+        return self._decode_each(z, target).mean(1)
+
+    def _decode_each(self, z: Tensor, target: str = "mask") -> Tensor:
+        return self._decode(z.flatten(0, 1), target).unflatten(0, z.shape[:2])  # [B, K, C, h, w] → [B, K, 1, H, W]
 
 
 def check_image(image: Tensor) -> None:

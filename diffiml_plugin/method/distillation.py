@@ -1,4 +1,4 @@
-"""The loss that trains LightVAE (DiffIML, Eq. 6)."""
+"""The loss that trains LightVAE (DiffIML, Eq. 6), and ours that lets its latents be averaged."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,29 @@ _LIKELIHOOD_WEIGHT = 0.5  # of the cross-entropy beside the L1 term, whose gradi
 
 @dataclass(frozen=True)
 class DistillationLoss:
-    """`loss` is the scalar to minimise: `reconstruction + latent_weight * latent`."""
+    """`loss` is the scalar to minimise: `reconstruction + latent_weight * latent + mean_weight * mean`."""
 
     loss: Tensor
     reconstruction: Tensor
     latent: Tensor
+    mean: Tensor
 
 
 def distillation_loss(
-    student: LightVAE, maps: Tensor, edges: int, teacher_latents: Tensor | None, latent_weight: float, noise: float
+    student: LightVAE,
+    maps: Tensor,
+    edges: int,
+    teacher_latents: Tensor | None,
+    latent_weight: float,
+    noise: float,
+    mean_weight: float = 0.0,
+    mean_members: int = 5,
 ) -> DistillationLoss:
-    """Eq. 6, `|D(E(y)) - y|_1 + lambda_lat * |E(y) - z_T|^2`, per element.
+    """Eq. 6, `|D(E(y)) - y|_1 + lambda_lat * |E(y) - z_T|^2`, per element, and `D(mean E(y)) ~ mean y`.
 
     Ours: pixels near a contour weigh more, cross-entropy is added, and the decoder sees latents with
-    Gaussian noise, because what DiffIML decodes is an average of samples and never exact.
+    Gaussian noise, because what DiffIML decodes is an average of samples and never exact. For the same
+    reason the mean of a few latents is to decode to the mean of their maps, by its L1 and mean squared error.
 
     Args:
         maps: [B, 1, H, W] in {0, 1}; the last `edges` of them are edge maps.
@@ -36,20 +45,44 @@ def distillation_loss(
         latent_weight: lambda_lat.
         noise: highest standard deviation of the noise, in those of each channel of the masks' or the edge maps'
             latents; that of each map is uniform below it.
+        mean_weight: of the means' error; 0 leaves them out.
+        mean_members: most latents in a mean, 2 or more.
     """
     latents = student.encoder(maps)  # [B, 4, h, w], before normalisation
+    counts = [count for count in (len(maps) - edges, edges) if count]  # of each kind
     with torch.no_grad():
-        kinds = [kind for kind in latents.split([len(maps) - edges, edges]) if len(kind)]
-        spread = torch.cat([kind.std((0, 2, 3), keepdim=True).expand_as(kind) for kind in kinds])
+        spread = torch.cat([kind.std((0, 2, 3), keepdim=True).expand_as(kind) for kind in latents.split(counts)])
         level = noise * torch.rand(len(maps), 1, 1, 1, device=maps.device)
         disturbance = level * spread * torch.randn_like(latents)
-    logits = student.decoder(latents + disturbance)  # [B, 1, H, W]
+    disturbed = latents + disturbance
+    logits = student.decoder(disturbed)  # [B, 1, H, W]
     weights = 1 + _BORDER_WEIGHT * _near_contour(maps)
     likelihood = F.binary_cross_entropy_with_logits(logits, maps, weights)
     reconstruction = (weights * (logits.sigmoid() - maps).abs()).mean() + _LIKELIHOOD_WEIGHT * likelihood
     target = torch.zeros_like(latents) if teacher_latents is None else teacher_latents
     latent = F.mse_loss(latents, target)
-    return DistillationLoss(reconstruction + latent_weight * latent, reconstruction.detach(), latent.detach())
+    mean = reconstruction.new_zeros(())
+    if mean_weight:
+        shares = torch.block_diag(*(random_means(count, mean_members, maps.device) for count in counts))
+        error = student.decoder(_averaged(shares, disturbed)).sigmoid() - _averaged(shares, maps)
+        mean = error.abs().mean() + error.square().mean()
+    loss = reconstruction + latent_weight * latent + mean_weight * mean
+    return DistillationLoss(loss, reconstruction.detach(), latent.detach(), mean.detach())
+
+
+def random_means(count: int, members: int, device: torch.device | str = "cpu") -> Tensor:
+    """The shares [count, count] of each of `count` maps in as many means.
+
+    Row i averages map i with others drawn at random, 2 to `members` in all, or as many as there are.
+    """
+    order = torch.rand(count, count, device=device).fill_diagonal_(-1).argsort(1).argsort(1)  # the map itself is first
+    size = torch.randint(2, members + 1, (count, 1), device=device).clamp(max=count)
+    return (order < size) / size
+
+
+def _averaged(shares: Tensor, values: Tensor) -> Tensor:
+    with torch.autocast(values.device.type, enabled=False):
+        return torch.einsum("mb,bchw->mchw", shares, values.float())
 
 
 def _near_contour(maps: Tensor) -> Tensor:

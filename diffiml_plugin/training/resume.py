@@ -64,7 +64,7 @@ def state_to_resume(
             f"{folder} holds a training run already; go on with --resume auto, or choose another --output_dir"
         )
     state = unpickle(path)
-    if not isinstance(state, dict) or not {"settings", "model", "optimizer", "epoch"} <= state.keys():
+    if not isinstance(state, dict) or not {"settings", "model", "optimizer"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
     stored = {**defaults, **state["settings"]}
     compared = (stored.keys() & settings.keys()) - _MAY_CHANGE

@@ -10,7 +10,20 @@ from PIL import Image
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.weights.files import read_metadata
 
-TINY = ["--width", "2", "--image_size", "32", "--batch_size", "8", "--steps", "2", "--device", "cpu"]
+TINY = [
+    "--width",
+    "2",
+    "--image_size",
+    "32",
+    "--batch_size",
+    "8",
+    "--steps",
+    "2",
+    "--device",
+    "cpu",
+    "--num_workers",
+    "0",
+]
 
 
 @pytest.fixture

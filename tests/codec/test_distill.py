@@ -18,7 +18,7 @@ from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae
 
-TINY = {"width": 4, "image_size": 32, "batch_size": 8, "steps": 30, "lr": 1e-2}
+TINY = {"width": 4, "image_size": 32, "batch_size": 8, "steps": 30, "lr": 1e-2, "num_workers": 0}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def held_out(monkeypatch):
     monkeypatch.setattr(module, "_CHECKS", 2)
     monkeypatch.setattr(module, "_SCALE_MASKS", 8)
     rng = np.random.default_rng(5)
-    return [synthetic_mask(64, rng) for _ in range(4)]
+    return [synthetic_mask(64, rng) for _ in range(6)]
 
 
 def run(folder, held_out, teacher=None, **changes):
@@ -45,7 +45,8 @@ def test_a_run_stores_the_codec_it_returns_with_its_provenance_and_figures(tmp_p
     provenance = read_metadata(tmp_path / WEIGHTS)["provenance"]
     assert provenance["teacher"] == "a test's" and provenance["steps"] == 30 and provenance["width"] == 4
     assert provenance["validation"] == {key: log[-1][key] for key in provenance["validation"]}
-    assert {"reconstruction", "latent", "lr"} <= set(log[0])
+    assert {"reconstruction", "mean", "latent", "lr"} <= set(log[0])
+    assert {"mean2_error", "mean2_lattice", "mean5_error", "mean5_lattice"} <= set(log[-1])
 
 
 def test_the_student_learns_the_latents_of_a_teacher(tmp_path, held_out):
@@ -60,7 +61,7 @@ def test_the_student_learns_the_latents_of_a_teacher(tmp_path, held_out):
     teacher = SDVAE(vae).eval()
     with torch.no_grad():  # far from where an untrained student starts
         vae.quant_conv.bias[:4] = torch.tensor([9.0, -9.0, 9.0, -9.0])
-    student, log = run(tmp_path, held_out, teacher, steps=40, lr=2e-2, latent_weight=1.0)
+    student, log = run(tmp_path, held_out, teacher, steps=120, lr=2e-2, latent_weight=1.0, mean_weight=0.0)
     y = torch.from_numpy(np.stack(held_out))[:, None].float()
     distance = torch.nn.functional.mse_loss(student.encoder(y), teacher.encode(y))
     assert distance < 0.3 * log[0]["latent"]
@@ -93,6 +94,10 @@ def test_settings_are_checked():
         DistillSettings(batch_size=4)
     with pytest.raises(DiffIMLError, match="multiple of 16"):
         DistillSettings(image_size=520)
+    with pytest.raises(DiffIMLError, match="--mean_members 1"):
+        DistillSettings(mean_members=1)
+    with pytest.raises(DiffIMLError, match="--resume yes"):
+        DistillSettings(resume="yes")
 
 
 def test_going_on_from_stored_weights_starts_where_they_end(tmp_path, held_out):
@@ -104,6 +109,38 @@ def test_going_on_from_stored_weights_starts_where_they_end(tmp_path, held_out):
     provenance = read_metadata(tmp_path / "second" / WEIGHTS)["provenance"]
     assert provenance["went_on_from"] == read_metadata(weights)["provenance"]
     assert provenance["width"] == codec.width == 4  # the file's
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, held_out):
+    whole, log = run(tmp_path / "whole", held_out)
+
+    def interrupt(line):
+        raise Interrupted
+
+    folder = tmp_path / "halved"
+    folder.mkdir()
+    with pytest.raises(Interrupted):  # at the first of two validations
+        distill(DistillSettings(**TINY), MaskMixture(), held_out, folder, {"teacher": "a test's"}, say=interrupt)
+    with pytest.raises(DiffIMLError, match="--resume auto"):
+        run(folder, held_out)
+    with pytest.raises(DiffIMLError, match=r"--lr 0.01 \(now 0.5\)"):
+        run(folder, held_out, resume="auto", lr=0.5)
+    codec, resumed = run(folder, held_out, resume="auto")
+    assert [entry["step"] for entry in resumed] == [entry["step"] for entry in log]
+    assert all(torch.equal(codec.state_dict()[name], value) for name, value in whole.state_dict().items())
+
+
+def test_batches_do_not_depend_on_who_draws_them(monkeypatch):
+    drawn = []
+    for workers in (0, 2):
+        settings = DistillSettings(**TINY | {"num_workers": workers})
+        batches = module._batches(MaskMixture(), settings, 26, torch.device("cpu"))
+        drawn.append([(maps.dtype, maps.sum().item(), edges) for maps, edges in batches])
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 4 and drawn[0][0][0] == torch.uint8
 
 
 def test_a_terminal_sees_a_bar_and_every_printed_line(tmp_path, held_out, capsys, monkeypatch):

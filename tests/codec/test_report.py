@@ -7,6 +7,7 @@ from torch import nn
 
 from diffiml_plugin.codec import report as codec_report
 from diffiml_plugin.codec.metrics import (
+    averaging,
     boundary_f,
     disturbed,
     encode_maps,
@@ -60,6 +61,40 @@ def test_noise_is_repeatable_and_of_the_level_asked_for():
     assert max(map(abs, means)) < 0.02 and deviations == pytest.approx([0.3] * 4, abs=0.01)
 
 
+class Averaged(nn.Module):
+    """One value a cell, the cell's share, and on what is decoded a pattern that repeats from cell to cell."""
+
+    def __init__(self, pattern):
+        super().__init__()
+        self.pattern = nn.Parameter(pattern)  # [8, 8]
+
+    def encode(self, y, target="mask"):
+        return nn.functional.avg_pool2d(y, 8)
+
+    def decode(self, z, target="mask"):
+        decoded = z.repeat_interleave(8, 2).repeat_interleave(8, 3)
+        return decoded + self.pattern.repeat(z.shape[2], z.shape[3])
+
+
+@pytest.fixture
+def cells():
+    rng = np.random.default_rng(0)
+    return [np.kron(rng.random((16, 16)) > 0.5, np.ones((8, 8))).astype(np.uint8) for _ in range(6)]
+
+
+@pytest.mark.parametrize("members", [2, 5])
+def test_means_of_latents_against_means_of_masks(cells, members):
+    assert averaging(Averaged(torch.zeros(8, 8)), cells, members).error < 1e-6
+    raised = averaging(Averaged(torch.full((8, 8), 0.1)), cells, members)  # off, but by no pattern
+    assert raised.error == pytest.approx(0.1, abs=1e-4) and raised.lattice < 10
+    for wave in (torch.eye(8) - 1 / 8, torch.cos(torch.arange(8) * torch.pi / 4).expand(8, 8)):
+        marked = averaging(Averaged(0.1 * wave + 0.01 * torch.randn(8, 8)), cells, members)
+        assert marked.lattice > 1000 and marked.error < 0.1
+    rough = Averaged(torch.zeros(8, 8))
+    rough.decode = lambda z, target="mask": torch.rand(1, 1, 128, 128)
+    assert averaging(rough, cells, members).lattice < 10
+
+
 def test_report_holds_the_promised_keys(tmp_path, monkeypatch):
     rival = LightVAE(width=2)
     monkeypatch.setattr(codec_report, "SDVAE", lambda: rival)
@@ -67,7 +102,9 @@ def test_report_holds_the_promised_keys(tmp_path, monkeypatch):
     masks = {f"<{index}>.png": (rng.random((40, 50)) > 0.5).astype(np.uint8) for index in range(12)}
     result = codec_report.report_codec(LightVAE(width=4), masks, 64, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "codec.json").read_text()) == result
+    assert set(result["means"]) == {"2", "5"} and set(result["means"]["5"]) == {"error", "lattice"}
     assert set(result) == {
+        "means",
         "reconstruction",
         "noise",
         "empty_false_area",

@@ -92,6 +92,25 @@ def test_tta_fuses_both_views(model, images, fusion):
     torch.testing.assert_close(fused, expected, atol=1e-6, rtol=0)
 
 
+def test_members_are_averaged_as_latents_or_as_probabilities(model, images):
+    noise = model.draw_noise(["a", "b"], images.shape[-2:])
+    latents = model._sample(*model.condition(images[:2]), noise[:, 0], model._steps())[-1]  # [2, 3, 8, h, w]
+    expected = {
+        "latent": model._decode(latents.mean(1)),
+        "pixel": torch.stack([model._decode(member) for member in latents.unbind(1)]).mean(0),
+    }
+    assert not torch.allclose(*expected.values())
+    for space, mean in expected.items():
+        prediction = model.with_settings(ensemble_space=space).predict(images[:2], ["a", "b"], details=True)
+        torch.testing.assert_close(prediction.probability, mean, atol=1e-6, rtol=0)
+        assert torch.allclose(prediction.members.mean(1), prediction.probability, atol=1e-6) == (space == "pixel")
+    assert model.config.ensemble_space == "latent"
+    one = [model.with_settings(ensemble_size=1, ensemble_space=space) for space in expected]
+    assert torch.equal(*(other.predict(images[:1], ["a"]).probability for other in one))
+    with pytest.raises(DiffIMLError, match="'pixels'.*did you mean 'pixel'"):
+        DiffIMLConfig(ensemble_space="pixels")
+
+
 def test_one_condition_serves_other_sampling_settings(images):
     model = _model(tta=True)
     conditions = model.condition(images[:1])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffiml_plugin.method.distillation import distillation_loss
+from diffiml_plugin.method.distillation import distillation_loss, random_means
 from diffiml_plugin.method.lightvae import LightVAE
 
 
@@ -44,3 +44,49 @@ def test_a_step_lowers_the_loss(maps):
         optimizer.step()
         losses.append(loss.loss.item())
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_each_map_is_averaged_with_one_to_four_others_of_its_kind(maps):
+    torch.manual_seed(0)
+    shares = torch.stack([random_means(7, 5) for _ in range(50)])
+    assert torch.allclose(shares.sum(2), torch.ones(50, 7))
+    members = (shares > 0).sum(2)
+    assert set(members.unique().tolist()) == {2, 3, 4, 5}
+    assert torch.allclose(shares.amax(2), 1 / members)  # equal shares
+    assert (shares.diagonal(dim1=1, dim2=2) > 0).all() and ((shares > 0).sum(0) > 0).all()
+    assert torch.equal(random_means(1, 5), torch.ones(1, 1)) and (random_means(3, 5) > 0).sum(1).max() <= 3
+
+
+def test_the_means_of_latents_decode_to_the_means_of_maps_at_no_loss(maps):
+    class Linear(LightVAE):  # of one value a cell, kept: its logits are those of the mean
+        def __init__(self):
+            super().__init__(width=1)
+            self.encoder = torch.nn.AvgPool2d(8)
+            self.decoder = Upsampled()
+
+    class Upsampled(torch.nn.Module):
+        def forward(self, z):
+            return torch.logit(z.clamp(1e-6, 1 - 1e-6)).repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+    torch.manual_seed(0)
+    exact = distillation_loss(Linear(), maps, 2, None, 0.0, 0.0, mean_weight=1.0)
+    assert exact.reconstruction < 1e-3 and exact.mean < 1e-4
+    student = LightVAE(width=2)
+    off = distillation_loss(student, maps, 2, None, 0.0, 0.0)
+    assert off.mean == 0 and off.loss == off.reconstruction
+    on = distillation_loss(student, maps, 2, None, 0.0, 0.0, mean_weight=3.0)
+    assert on.loss.item() == pytest.approx(on.reconstruction.item() + 3 * on.mean.item(), rel=1e-5)
+
+
+def test_training_makes_latents_average(maps):
+    torch.manual_seed(0)
+    student = LightVAE(width=4)
+    optimizer = torch.optim.AdamW(student.parameters(), 1e-2)
+    means = []
+    for _ in range(60):
+        loss = distillation_loss(student, maps, 0, None, 1e-3, noise=0.1, mean_weight=1.0)
+        optimizer.zero_grad()
+        loss.loss.backward()
+        optimizer.step()
+        means.append(loss.mean.item())
+    assert sum(means[-5:]) < 0.9 * sum(means[:5])
