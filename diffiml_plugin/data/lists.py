@@ -17,15 +17,21 @@ _SCRIPT_NAMES = ("ManiDataset", "JsonDataset", _STREAM)  # of a balanced JSON, [
 
 @dataclass(frozen=True)
 class ImageList:
-    """`images[i]` belongs to `masks[i]`, absolute paths or NEGATIVE; `source` is what the user named."""
+    """`images[i]` belongs to `masks[i]`, absolute paths or NEGATIVE; `source` is what the user named.
+
+    `kinds[i]` is the manipulation, such as "splice", or "" where the list does not say; () if it says none.
+    """
 
     source: str
     images: tuple[str, ...]
     masks: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
 
 
 def read_list(path: str | Path) -> ImageList:
     """One dataset: a folder ("Mani" layout) or a JSON list; relative paths are relative to the list.
+
+    An entry of a list may have a third word, the kind of manipulation: [image, mask, "splice"].
 
     Raises:
         DiffIMLError: missing or empty, not of that form, or images and masks that do not pair up.
@@ -43,7 +49,7 @@ def read_balanced(path: str | Path) -> list[ImageList | Path] | None:
     if path.is_dir():
         return None
     records = _read_json(path)
-    if not (isinstance(records, list) and records and all(_is_pair(r) and r[0] in _SCRIPT_NAMES for r in records)):
+    if not (isinstance(records, list) and records and all(_is_words(r, 2) and r[0] in _SCRIPT_NAMES for r in records)):
         return None
     places = [(name, Path(_resolve(path, entry))) for name, entry in records]
     return [place if name == _STREAM else read_list(place) for name, place in places]
@@ -156,14 +162,16 @@ def _from_records(path: Path, records: object) -> ImageList:
     # ForensicHub's form of the same list.
     records = [[r["path"], r["mask"]] if isinstance(r, dict) and {"path", "mask"} <= r.keys() else r for r in records]
     for number, record in enumerate(records):
-        if not _is_pair(record):
+        if not (_is_words(record, 2) or _is_words(record, 3)):
             raise DiffIMLError(f"{path}: entry {number} is {record!r}; {_LAYOUT}")
-    images = tuple(_resolve(path, image) for image, _ in records)
-    return ImageList(str(path), images, tuple(m if m == NEGATIVE else _resolve(path, m) for _, m in records))
+    images = tuple(_resolve(path, image) for image, *_ in records)
+    masks = tuple(mask if mask == NEGATIVE else _resolve(path, mask) for _, mask, *_ in records)
+    kinds = tuple("".join(rest) for _, _, *rest in records)
+    return ImageList(str(path), images, masks, kinds if any(kinds) else ())
 
 
-def _is_pair(record: object) -> bool:
-    return isinstance(record, list) and len(record) == 2 and all(isinstance(entry, str) for entry in record)
+def _is_words(record: object, count: int) -> bool:
+    return isinstance(record, list) and len(record) == count and all(isinstance(entry, str) for entry in record)
 
 
 def _resolve(listing: Path, entry: str) -> str:

@@ -87,10 +87,7 @@ class Scoring:
             title=f"{name} {variant}",
             score=score,
         )
-        found = [
-            {"dataset": name, "path": listed.images[record["index"]], "mask": listed.masks[record["index"]], **record}
-            for record in found
-        ]
+        found = [{"dataset": name, **_of_the_list(listed, record["index"]), **record} for record in found]
         if self.state.is_main_process:
             write_records(part, found)
         return found
@@ -146,6 +143,12 @@ def open_scoring(
     if settings.tta and "tta" not in restored.flags:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)
     return Scoring(results_file, settings, lists, state, model, inputs, header)
+
+
+def _of_the_list(listed: ImageList, index: int) -> dict[str, str]:
+    """What the list says of an image; "kind" only where it does."""
+    said = {"path": listed.images[index], "mask": listed.masks[index]}
+    return said | ({"kind": listed.kinds[index]} if listed.kinds and listed.kinds[index] else {})
 
 
 def _keep_another_models(results: Path, model: str) -> None:

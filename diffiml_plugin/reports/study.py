@@ -1,9 +1,7 @@
 """`benco study`: means and spread over seeds of runs that differ in one thing each, and their curves."""
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
-from itertools import product
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,17 +20,19 @@ from diffiml_plugin.training.tracking import LOG, RUN
 
 TABLES, PLOT = "study.md", "study.png"
 _F1, _AUC, _FALSE_ALARM = PIXEL_FIGURES["f1"], PIXEL_FIGURES["auc_sklearn"], MEANS["false_alarm_area"]
-_KIND = re.compile("splice|copy_?move|removal")  # in the names of images
 _Runs = list[Path]  # folders of one row, one for each seed
 
 
-def study(folder: Path, output_dir: Path) -> dict[str, Any]:
-    """Reads FOLDER/ROW/SEED/{test,sweep,robust}, as `shell/80_study.sh` leaves them; writes study.md and study.png.
+def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Reads FOLDER/ROW/SEED/{test,sweep,robust}, as `benco reproduce study` leaves them; writes study.md and study.png.
+
+    Args:
+        comparisons: (row, other), to be compared image by image; those that were not run are left out.
 
     Returns:
         by row, by figure ("all", each kind of manipulation: pixel-F1; "AUC" of pixels; "false alarm": share of the area
-        of authentic images), the values of the seeds, none where no such image was tested. An image's name says of
-        which kind it is.
+        of authentic images), the values of the seeds, none where no such image was tested. The kinds are those that the
+        list of test images names.
 
     Raises:
         DiffIMLError: no finished test in `folder`.
@@ -41,7 +41,7 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
     for results in sorted(folder.glob(f"*/*/test/{RESULTS}")):
         rows.setdefault(results.parents[2].name, []).append(results.parents[1])
     if not rows:
-        raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{RESULTS}; run shell/80_study.sh first")
+        raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{RESULTS}; `benco reproduce study` makes them")
     tests = {
         row: {run.name: read_records(run / "test" / "per_image.jsonl") for run in runs} for row, runs in rows.items()
     }
@@ -49,7 +49,7 @@ def study(folder: Path, output_dir: Path) -> dict[str, Any]:
         {row: _figures(seeds.values(), at_best) for row, seeds in tests.items()} for at_best in (False, True)
     )
     parts = [Table.of("row", {row: _spreads(values) for row, values in figures.items()}).markdown()]
-    if differences := _differences(tests):
+    if differences := _differences(tests, comparisons):
         parts += [
             "Pixel-F1 less that of another row, image by image; brackets: bootstrap 95 % over the images alone:",
             Table.of("row", differences).markdown(),
@@ -76,8 +76,8 @@ def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, 
             threshold = best_threshold(records)
             records = [] if threshold is None else at_threshold(records, threshold)
             other = {"threshold": threshold}
-        kinds = sorted({_kind(r["path"]) for r in records if r["mask"] != NEGATIVE} - {""})
-        groups = {"all": records, **{kind: [r for r in records if _kind(r["path"]) == kind] for kind in kinds}}
+        kinds = sorted({r["kind"] for r in records if "kind" in r})
+        groups = {"all": records, **{kind: [r for r in records if r.get("kind") == kind] for kind in kinds}}
         found = {name: summarise(group).get(_F1) for name, group in groups.items()}
         found |= {**other, "false alarm": summarise(records).get(_FALSE_ALARM)}
         for name, value in found.items():
@@ -85,21 +85,13 @@ def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, 
     return figures
 
 
-def _kind(path: str) -> str:
-    found = _KIND.search(Path(path).name)
-    return found[0] if found else ""
-
-
-def _differences(tests: Mapping[str, Mapping[str, list[Record]]]) -> dict[str, dict[str, Any]]:
-    """Cells of a table: of each row to the classifier and to the DiffIML that were trained on the same kinds.
-
-    An image's difference is its mean over the seeds that both rows have.
-    """
+def _differences(
+    tests: Mapping[str, Mapping[str, list[Record]]], comparisons: Iterable[tuple[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """Cells of a table, a line for each comparison. An image's difference is its mean over the seeds that both have."""
     cells = {}
-    for row, base in product(tests, ("discriminative", "DiffIML")):
-        name, without, kind = row.partition("_without_")
-        other = base + without + kind
-        if name in (base, "discriminative") or other not in tests:
+    for row, other in comparisons:
+        if row not in tests or other not in tests:
             continue
         seeds = sorted(tests[row].keys() & tests[other].keys())
         f1, its_f1 = ([_f1_by_image(tests[which][seed]) for seed in seeds] for which in (row, other))
@@ -125,7 +117,7 @@ def _differences(tests: Mapping[str, Mapping[str, list[Record]]]) -> dict[str, d
 def _f1_by_image(records: Iterable[Record]) -> dict[tuple[str, ...], float]:
     """By kind, dataset and name, so that rows that were tested in different places can be compared."""
     return {
-        (_kind(record["path"]), record["dataset"], record["name"]): record["f1"]
+        (record.get("kind", ""), record["dataset"], record["name"]): record["f1"]
         for record in records
         if record["f1"] is not None
     }

@@ -132,7 +132,7 @@ def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
     Files of these names are overwritten, others in the folder stay; the list comes last, and whole.
 
     Returns:
-        the list, `[[image, mask | "Negative"], ...]`, relative to itself.
+        the list, `[[image, mask, kind] | [image, "Negative"], ...]`, relative to itself.
     """
     pairs = []
     for part in ("Tp", "Gt"):
@@ -143,7 +143,7 @@ def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
         Image.fromarray(made.image).save(folder / "Tp" / name)
         if made.mask.any():
             Image.fromarray(made.mask * 255).save(folder / "Gt" / name)
-        pairs.append([f"Tp/{name}", f"Gt/{name}" if made.mask.any() else "Negative"])
+        pairs.append([f"Tp/{name}", f"Gt/{name}", made.kind] if made.mask.any() else [f"Tp/{name}", "Negative"])
     listing = folder / LIST
     write_text(listing, json.dumps(pairs, indent=1))
     return listing

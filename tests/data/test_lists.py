@@ -138,7 +138,9 @@ def test_a_balanced_json(folder, tmp_path):
     assert read_balanced(tmp_path / "one") is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '[["a.jpg"]]', '[["a.jpg", 3]]', '"text"'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '[["a", "b", "c", "d"]]', '[["a.jpg"]]', '[["a.jpg", 3]]', '"text"']
+)
 def test_what_is_no_list_is_named(tmp_path, content):
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(DiffIMLError, match="bad.json"):
@@ -150,3 +152,11 @@ def test_missing_path_is_named(tmp_path):
         read_list(tmp_path / "nowhere")
     with pytest.raises(DiffIMLError, match="has no Tp/.*`benco datasets prepare NAME --root DIR`"):
         read_list(tmp_path)
+
+
+def test_a_third_word_is_the_kind_of_manipulation(tmp_path):
+    pairs = [["a.png", "m.png", "splice"], ["b.png", NEGATIVE], ["c.png", "n.png"]]
+    (tmp_path / "list.json").write_text(json.dumps(pairs))
+    assert read_list(tmp_path / "list.json").kinds == ("splice", "", "")
+    (tmp_path / "list.json").write_text(json.dumps(pairs[1:]))
+    assert read_list(tmp_path / "list.json").kinds == ()

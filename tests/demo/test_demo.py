@@ -58,7 +58,7 @@ def test_a_model_without_uncertainty_has_its_report_too(tmp_path):
 def test_tested_photographs_are_never_trained_on(first):
     pairs = json.loads((first.report.parent / "unseen" / "list.json").read_text())
     unseen = {photo.name for photo in photographs("test")}
-    assert len(pairs) == 6 and all(any(f"Tp/{name}_" in image for name in unseen) for image, _ in pairs)
+    assert len(pairs) == 6 and all(any(f"Tp/{name}_" in image for name in unseen) for image, *_ in pairs)
 
 
 def test_constant_answer_is_the_framework_f1_of_all_ones(first):

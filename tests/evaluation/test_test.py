@@ -42,6 +42,8 @@ def records(settings):
 
 def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys):
     path = stored()
+    pairs = json.loads((tiny_dataset / "list.json").read_text())
+    (tiny_dataset / "list.json").write_text(json.dumps([[*pairs[0], "splice"], *pairs[1:]]))
     results = testing.test(replace(settings, checkpoint_path=str(path)))
     assert json.load(open(f"{settings.output_dir}/results.json")) == results
     assert {"command", "configuration", "model", "checkpoint", "settings", "datasets", "mean"} == results.keys()
@@ -61,6 +63,7 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
     lines = records(settings)
     assert [line["path"] for line in lines] == list(read_list(tiny_dataset / "list.json").images)
     assert all(line["dataset"] == "tiny" for line in lines)
+    assert [line.get("kind") for line in lines] == ["splice", None, None, None]
     tampered, (authentic,) = lines[:3], lines[3:]
     assert tiny["pixel-level F1"] == pytest.approx(np.mean([line["f1"] for line in tampered]))
     assert authentic["f1"] is None and tiny["false_alarm_area"] == authentic["false_alarm_area"]

@@ -8,10 +8,12 @@ from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, THRESHOLDS
 from diffiml_plugin.reports.study import study
 
 F1 = {"a": [[0.9, 0.5, 0.1], [0.7, 0.3, 0.2]], "b": [[0.4, 0.4, 0.4]]}  # by row, by seed, of three tampered images
+KINDS = {"1.jpg": "splice", "copy.jpg": "splice", "removal.jpg": "removal"}  # names say nothing
 
 
 def record(name, f1, mask="mask.png", area=None):
     return {
+        **({} if f1 is None else {"kind": KINDS[name]}),
         "path": f"/data/{name}",
         "dataset": "val",
         "name": name,
@@ -30,8 +32,7 @@ def runs(tmp_path):
         for seed, values in enumerate(seeds):
             run = tmp_path / "runs" / row / str(seed)
             (run / "test").mkdir(parents=True)
-            names = ("splice_1.jpg", "splice_2.jpg", "removal_1.jpg")
-            records = [record(name, f1) for name, f1 in zip(names, values, strict=True)]
+            records = [record(name, f1) for name, f1 in zip(KINDS, values, strict=True)]
             records.append(record("clean.jpg", None, "Negative", area=0.1 * (seed + 1)))
             (run / "test" / "per_image.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
             (run / "test" / "results.json").write_text("{}")
@@ -100,7 +101,8 @@ def test_rows_at_their_best_threshold(runs, tmp_path):
 def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
     (runs / "a").rename(runs / "t_noisy_without_splice")
     (runs / "b").rename(runs / "discriminative_without_splice")
-    study(runs, tmp_path / "out")
+    pair = ("t_noisy_without_splice", "discriminative_without_splice")
+    study(runs, tmp_path / "out", [pair, ("t_noisy_without_splice", "never_run")])
     text = (tmp_path / "out" / "study.md").read_text()
     line = next(line for line in text.splitlines() if " - discriminative_without_splice |" in line)
     seeds, images, by_seed, everything, removal, splice = line.split(" | ")[1:]  # 0.9 - 0.4, 0.5 - 0.4; 0.1 - 0.4
@@ -110,5 +112,5 @@ def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
-    with pytest.raises(DiffIMLError, match="80_study.sh"):
+    with pytest.raises(DiffIMLError, match="benco reproduce study"):
         study(tmp_path, tmp_path)
