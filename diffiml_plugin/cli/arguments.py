@@ -7,11 +7,62 @@ from dataclasses import dataclass, fields
 from types import ModuleType, NoneType
 from typing import Any, get_args
 
-from diffiml_plugin.cli.config_file import apply_settings, read_config
-from diffiml_plugin.cli.parser import Parser
+from diffiml_plugin.cli.config_file import Setting, apply_settings, read_config
+from diffiml_plugin.cli.parser import Parser, split_flags
 from diffiml_plugin.method.config import DiffIMLConfig, true_or_false
 
 DEFAULT_MODEL = "DiffIML"
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The flags that one command line may hold, and what the config files that it names say.
+
+    `model` is the registered name that it or a file gives, "" if none does; `model_flags` are those of its constructor.
+    """
+
+    parser: Parser
+    settings: dict[str, Setting]
+    model: str
+    model_flags: list[str]
+
+
+def read_command_line(program: str, verb: ModuleType, argv: list[str]) -> CommandLine:
+    """The flags of a verb, as `parse_arguments` takes it, and of the model that `argv` or a config file names.
+
+    Raises:
+        DiffIMLError: an unknown model, with the nearest name, or a config file that cannot be read.
+    """
+    parser = Parser(prog=program, description=verb.__doc__)
+    verb.add_arguments(parser)
+    parser.add_argument(
+        "--config",
+        "--preset",
+        metavar="FILE",
+        action="append",
+        help="YAML settings, such as `paper` or `study/squares#DiffIML` (`benco configs` lists them); keys are flag "
+        "names, flags win over them, and of several files the later one",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print what would run, and stop")
+    early = Parser(prog=program, add_help=False)  # these two decide which other flags there are
+    early.add_argument("--config", "--preset", action="append", default=[])
+    early.add_argument("--model")
+    first, _ = early.parse_known_args(argv)
+    settings, names_model = {}, {}
+    for config in filter(None, (getattr(verb, "CONFIG", None), *first.config)):
+        read = read_config(config)
+        settings |= read
+        names_model = read if "model" in read else names_model
+    model, model_flags = "", []
+    if getattr(verb, "USES_MODEL", False):
+        wanted = first.model or ("model" in settings and settings["model"].value)
+        model, model_flags = add_model_arguments(parser, str(wanted or DEFAULT_MODEL))
+        model = model if wanted else ""
+    if first.model or "model" in settings:  # what other files set of DiffIML is not meant for another model
+        ours = {flag.name for flag in (*_field_flags(DiffIMLConfig), *_ADAPTER_FLAGS)} - parser.settings().keys()
+        own = {} if first.model else names_model
+        settings = {key: entry for key, entry in settings.items() if key not in ours or entry is own.get(key)}
+    return CommandLine(parser, settings, model, model_flags)
 
 
 def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse.Namespace:
@@ -25,44 +76,22 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     Raises:
         DiffIMLError: an unknown flag, model or config key, with the nearest valid name, or a wrong value.
     """
-    parser = Parser(prog=program, description=verb.__doc__)
-    verb.add_arguments(parser)
-    parser.add_argument(
-        "--config",
-        "--preset",
-        metavar="FILE",
-        action="append",
-        help="YAML settings, such as `paper` or `study/squares#DiffIML` (`benco configs` lists them); keys are flag "
-        "names, flags win over them, and of several files the later one",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="print the resolved settings as YAML and stop")
-    early = Parser(prog=program, add_help=False)  # these two decide which other flags there are
-    early.add_argument("--config", "--preset", action="append", default=[])
-    early.add_argument("--model")
-    first, _ = early.parse_known_args(argv)
-    settings, names_model = {}, {}
-    for config in filter(None, (getattr(verb, "CONFIG", None), *first.config)):
-        read = read_config(config)
-        settings |= read
-        names_model = read if "model" in read else names_model
-    uses_model = getattr(verb, "USES_MODEL", False)
-    if uses_model:
-        wanted = first.model or ("model" in settings and settings["model"].value)
-        model, model_flags = add_model_arguments(parser, str(wanted or DEFAULT_MODEL))
-    if first.model or "model" in settings:  # what other files set of DiffIML is not meant for another model
-        ours = {flag.name for flag in (*_field_flags(DiffIMLConfig), *_ADAPTER_FLAGS)} - parser.settings().keys()
-        own = {} if first.model else names_model
-        settings = {key: entry for key, entry in settings.items() if key not in ours or entry is own.get(key)}
-    given = parser.given(argv)
-    given |= apply_settings(parser, settings, given)
-    args = parser.parse_args(argv)
-    if uses_model:
-        if wanted:
-            args.model = model
+    line = read_command_line(program, verb, argv)
+    passes_on, others = getattr(verb, "PASSES_ON", False), []
+    if passes_on:
+        argv, others = split_flags(argv, line.parser.flags())
+    given = line.parser.given(argv)
+    given |= apply_settings(line.parser, line.settings, given)
+    args = line.parser.parse_args(argv)
+    if passes_on:
+        args.passed_on = others
+    if getattr(verb, "USES_MODEL", False):
+        if line.model:
+            args.model = line.model
         elif getattr(args, "checkpoint_path", ""):
             args.model = ""  # the checkpoint's
-        args.model_flags = {name: vars(args).pop(name) for name in model_flags}
-        args.model_flags_given = given & set(model_flags)
+        args.model_flags = {name: vars(args).pop(name) for name in line.model_flags}
+        args.model_flags_given = given & set(line.model_flags)
     return args
 
 

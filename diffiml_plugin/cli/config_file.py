@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 FOLDER = "benco_configs"
 _PACKAGE = Path(diffiml_plugin.__file__).parent
-_NOT_SETTINGS = ("config", "dry_run", "model_flags", "model_flags_given")
+_NOT_SETTINGS = ("config", "dry_run", "model_flags", "model_flags_given", "passed_on")
+TARGETS = "reproduce.yaml"  # no configuration: what `benco reproduce` runs
 _INDEX = ("about", "cost", "verb", "formerly")
 
 
@@ -91,7 +92,7 @@ def read_config(name: str) -> dict[str, Setting]:
 
 def _read_place(place: Place) -> dict[str, Any]:
     """What a file says, with what its row, and the rows which that extends, say instead."""
-    content = _load(place.file)
+    content = load_yaml(place.file)
     rows = _rows(place.file, content)
     if rows and not place.row:
         raise DiffIMLError(
@@ -160,11 +161,12 @@ def find_config(name: str, folder: Path) -> Place:
 
 def package_index() -> list[IndexEntry]:
     """The package's own configurations, by name."""
-    return [entry for file in sorted(packaged_folder().rglob("*.yaml")) for entry in _entries(file)]
+    files = sorted(packaged_folder().rglob("*.yaml"))
+    return [entry for file in files if file.name != TARGETS for entry in _entries(file)]
 
 
 def _entries(file: Path) -> Iterator[IndexEntry]:
-    content = _load(file)
+    content = load_yaml(file)
     rows = _rows(file, content)
     name = file.relative_to(packaged_folder()).with_suffix("").as_posix()
     for row, own in rows.items() if rows else [("", {})]:
@@ -196,7 +198,7 @@ def apply_settings(parser: "Parser", settings: dict[str, Setting], given: set[st
         if action.dest in given or setting.value is None:
             continue
         try:
-            action.default = _value(action, _expand(setting.value, _variables(setting.place)))
+            action.default = _value(action, expand(setting.value, setting.place))
         except ValueError as error:
             raise DiffIMLError(f"{setting.place}: {key}: {error}") from error
         action.required = False
@@ -213,7 +215,7 @@ def resolved_settings(args: argparse.Namespace) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -223,16 +225,13 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _variables(place: Place) -> dict[str, str]:
-    return {**os.environ, "HERE": str(place.file.parent), "ROW": place.row}
-
-
-def _expand(value: Any, variables: Mapping[str, str]) -> Any:
-    """Fills in `${VARIABLE}` and `${VARIABLE:-DEFAULT}`."""
+def expand(value: Any, place: Place) -> Any:
+    """Fills in `${VARIABLE}` and `${VARIABLE:-DEFAULT}` in words. Raises ValueError if one is not set."""
     if isinstance(value, list):
-        return [_expand(item, variables) for item in value]
+        return [expand(item, place) for item in value]
     if not isinstance(value, str):
         return value
+    variables = {**os.environ, "HERE": str(place.file.parent), "ROW": place.row}
 
     def variable(match: re.Match) -> str:
         found = variables.get(match[1])

@@ -5,6 +5,8 @@ A verb is a row of VERBS and a module of `diffiml_plugin.cli` with
     run(args) -> int                 does the work and returns the exit status; imports late
     USES_MODEL = True                if it takes `--model` and that model's constructor flags (added by this program)
     CONFIG = "benco_configs/x.yaml"  if its defaults stand in a config file
+    dry_run(args) -> str             what --dry_run prints, if that is not the settings
+    PASSES_ON = True                 if `args.passed_on` is to hold the flags that are not its own, each with its values
 and with its help text as docstring. Every verb gets `--config FILE` and `--dry_run` here. With USES_MODEL, `args` has
     model: str                       the registered name
     model_flags: dict                the values of that model's constructor flags, coerced to their types
@@ -42,6 +44,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "configs": ("configs", "list the package's own configurations, which --config takes by name"),
     "datasets": ("datasets", "list, describe, prepare and check the benchmark's datasets"),
     "tamper": ("tamper", "tampered images with masks, from clean photographs"),
+    "reproduce": ("reproduce", "make a table or a figure of the paper, or a study, from the data to the report"),
     "study": ("study", "mean and spread over seeds of runs that differ in one thing each"),
     "release": ("release", "a checkpoint in half precision, with a statement, to give away"),
     "convert": ("convert", "a checkpoint of the authors' release, as a file that every verb takes"),
@@ -104,7 +107,7 @@ def _run(argv: list[str]) -> int:
     module = importlib.import_module(f"{__package__}.{VERBS[verb][0]}")
     args = parse_arguments(f"{program} {verb}", module, argv[1:])
     if args.dry_run:
-        print(resolved_settings(args), end="")
+        print(getattr(module, "dry_run", resolved_settings)(args), end="")
         return 0
     return module.run(args)
 

@@ -1,6 +1,7 @@
 """The command line's parser."""
 
 import argparse
+from collections.abc import Container, Sequence
 from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError, nearest
@@ -35,6 +36,20 @@ class Parser(argparse.ArgumentParser):
             if flag not in flags:
                 raise DiffIMLError(f"unknown flag {flag}{nearest(flag, flags)} (`{self.prog} --help` lists the flags)")
         return {flags[flag].dest for flag in used}
+
+
+def split_flags(argv: Sequence[str], known: Container[str]) -> tuple[list[str], list[list[str]]]:
+    """The words that do not belong to an unknown long flag, and each of those with the words up to the next flag."""
+    words, others = [], []
+    group = words
+    for word in argv:
+        if word.startswith("--"):
+            group = words
+            if word.partition("=")[0] not in known:
+                group = []
+                others.append(group)
+        group.append(word)
+    return words, others
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

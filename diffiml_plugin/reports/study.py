@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, read_records

@@ -1,6 +1,3 @@
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
@@ -90,14 +87,9 @@ def test_grey_masks_need_the_flag(masks, tmp_path, capsys):
     assert "warning: " in (told := capsys.readouterr().err) and "grey.png is not binary" in told
 
 
-def test_the_scripts_teacher_command_weighs_the_teacher_as_eq_6(capsys, monkeypatch):
+def test_the_configuration_with_a_teacher_weighs_it_as_eq_6(capsys, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", "/data")
-    script = (Path(__file__).parents[2] / "shell" / "10_distill.sh").read_text()
-    own, told = (
-        re.search(pattern, script)[1].split()
-        for pattern in (r"exec benco distill (.*) \"\$@\"", r"teacher: shell/10_distill.sh (.*)")
-    )
-    assert main(["distill", *own, *told, "--dry_run"]) == 0
+    assert main(["distill", "--config", "codec/distill#taught", "--dry_run"]) == 0
     settings = yaml.safe_load(capsys.readouterr().out)
     assert settings["teacher"] == "stabilityai/sd-vae-ft-mse" and settings["latent_weight"] == 0.1
 

@@ -1,0 +1,138 @@
+"""Makes a table or figure of the paper, a study of RESULTS.md, or the model that travels along: data to report.
+
+Without a target, lists them. Started again, it goes on where it stopped: a training resumes, and what was tested with
+the same settings, from weights that are no newer, is not tested again. Any other flag goes to each step that has it:
+`benco reproduce table2 --gpus 8 --batch_size 4`. --dry_run prints the steps, which can be run one by one as well. The
+datasets are lists in DATA_ROOT (`benco datasets prepare all`); what a study wants, benco_configs/reproduce.yaml says.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffiml_plugin.cli.arguments import parse_arguments, read_command_line
+from diffiml_plugin.cli.targets import commands, read_targets
+from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.files import make_folder
+
+PASSES_ON = True
+_OF_EACH_STEP = {"--output_dir", "--checkpoint_path"}
+_HOW_IT_RUNS = ("config", "device", "gpus", "num_workers", "test_batch_size")  # no figure depends on it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `cli.main`."""
+    parser.add_argument("target", nargs="?", default="", help="what to make, such as table2")
+    runs = os.environ.get("RUNS") or "runs"
+    parser.add_argument("--runs", metavar="DIR", default=runs, help="folder of all that is written")
+    parser.add_argument("--rows", nargs="+", default=[], help="of a study: these alone, ROW or ROW_without_KIND")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="of a study: these alone")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: its words, and what they mean to its verb."""
+
+    words: list[str]
+    args: argparse.Namespace
+
+    def __str__(self) -> str:
+        return f"benco {shlex.join(self.words)}"
+
+
+def dry_run(args: argparse.Namespace) -> str:
+    """The commands, one on a line. Raises DiffIMLError as `run`."""
+    return "".join(f"{step}\n" for step in _steps(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    """See `cli.main`."""
+    if not args.target:
+        if args.passed_on:
+            raise DiffIMLError("name the target before the flags: benco reproduce TARGET ...")
+        print("\n".join(f"{name:<19}{target['about']}" for name, target in read_targets().items()))
+        return 0
+    steps = _steps(args)
+    make_folder(args.runs)
+    for number, step in enumerate(steps, 1):
+        done = _is_done(step)
+        print(f"==> {number} of {len(steps)}{', done before' if done else ''}: {step}", file=sys.stderr, flush=True)
+        if done:
+            continue
+        if step.words[0] == "release":
+            Path(step.args.target).unlink(missing_ok=True)  # an older one, which the verb would not overwrite
+        status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
+        if status:
+            print(f"error: step {number} failed; mend it, and start again: it goes on from there", file=sys.stderr)
+            return max(1, status)
+    return 0
+
+
+def _steps(args: argparse.Namespace) -> list[Step]:
+    """All steps, each parsed, so that a mistake is found before hours of training and not after.
+
+    Raises:
+        DiffIMLError: a flag that no step has, or a wrong value of one.
+    """
+    os.environ["RUNS"] = args.runs  # which the configurations of the steps name
+    passed_on = {group[0].partition("=")[0]: group for group in args.passed_on}
+    steps, known = [], set()
+    for verb, *words in commands(args.target, args.rows, args.seeds):
+        module = importlib.import_module(f"diffiml_plugin.cli.{verb}")
+        flags = read_command_line(f"benco {verb}", module, words).parser.flags()
+        for flag in passed_on:
+            if flag in (*_OF_EACH_STEP, *words):
+                raise DiffIMLError(
+                    f"the steps of {args.target} set {flag} themselves (--runs DIR is the folder of all)"
+                )
+        known |= flags.keys()
+        words = [verb, *words, *(word for flag, group in passed_on.items() if flag in flags for word in group)]
+        steps.append(Step(words, parse_arguments(f"benco {verb}", module, words[1:])))
+    for flag in passed_on:
+        if flag not in known:
+            raise DiffIMLError(f"no step of {args.target} has a flag {flag}{nearest(flag, known)}")
+    return steps
+
+
+def _is_done(step: Step) -> bool:
+    """Whether what the step makes is there and no older than what it is made from; a training resumes by itself."""
+    from diffiml_plugin.evaluation import records, robust, sweep
+    from diffiml_plugin.tampering.stream import LIST
+
+    verb, args = step.words[0], step.args
+    if verb == "tamper":
+        return Path(args.output_dir, LIST).exists()
+    if verb == "release":
+        return _is_newer(Path(args.target), args.checkpoint_path, args.results)
+    scored = {"test": records.RESULTS, "robust": robust.RESULTS, "sweep": sweep.RESULTS}
+    if verb not in scored:
+        return False
+    results = Path(args.output_dir, scored[verb])
+    return _is_newer(results, [args.checkpoint_path]) and _was_made_by(results, step)
+
+
+def _is_newer(made: Path, checkpoints: Iterable[str], other: str | None = None) -> bool:
+    from diffiml_plugin.models.checkpoints import find_checkpoint
+
+    if not made.exists():
+        return False
+    sources = [*map(find_checkpoint, checkpoints), *([Path(other)] if other else [])]
+    return all(made.stat().st_mtime_ns >= source.stat().st_mtime_ns for source in sources)
+
+
+def _was_made_by(results: Path, step: Step) -> bool:
+    """Whether the command that a results file tells of has the settings of the step, apart from how it runs."""
+    try:
+        verb, *words = shlex.split(json.loads(results.read_text(encoding="utf-8"))["command"])[1:]
+        made_by = parse_arguments(f"benco {verb}", importlib.import_module(f"diffiml_plugin.cli.{verb}"), words)
+    except (DiffIMLError, KeyError, ValueError):  # of an earlier version, or by another program
+        return False
+    mine, its = ({**vars(args), **dict.fromkeys(_HOW_IT_RUNS)} for args in (step.args, made_by))
+    return mine == its

@@ -1,0 +1,239 @@
+import json
+import os
+import shlex
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffiml_plugin.cli import reproduce
+from diffiml_plugin.cli.main import main
+from diffiml_plugin.cli.targets import read_targets
+from diffiml_plugin.datasets.catalogue import CATALOGUE
+from diffiml_plugin.models.checkpoints import BEST
+from diffiml_plugin.weights.files import read_metadata
+
+HERE = ["--device", "cpu", "--num_workers", "0"]
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", "/data")
+    monkeypatch.setenv("STUDY_DATA", "/photographs")
+    monkeypatch.setenv("RUNS", "")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The commands that a run starts, in place of starting them; `.statuses` are their exit statuses, by verb."""
+    started = SimpleNamespace(commands=[], statuses={})
+
+    def run(words):
+        started.commands.append(words[words.index("diffiml_plugin") + 1 :])
+        return SimpleNamespace(returncode=started.statuses.get(started.commands[-1][0], 0))
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    return started
+
+
+@pytest.mark.parametrize("target", read_targets())
+def test_all_steps_of_every_target_are_commands_of_benco(target, capsys):
+    assert main(["reproduce", target, "--dry_run"]) == 0, capsys.readouterr().err
+    for line in capsys.readouterr().out.splitlines():
+        benco, *words = shlex.split(line)
+        assert benco == "benco" and main([*words, "--dry_run"]) == 0, line
+
+
+def test_without_a_target_all_are_listed(capsys):
+    assert main(["reproduce"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(read_targets()) and "MVSS protocol" in lines[0]
+
+
+def test_flags_go_to_the_steps_that_have_them(runs):
+    assert main(["reproduce", "table7", "--epochs", "2", "--device", "cpu", "--tta", "--runs", "out"]) == 0
+    assert runs.commands == [
+        ["train", "--config", "mvss/train", "--epochs", "2", "--device", "cpu", "--tta"],
+        ["sweep", "--config", "mvss/sweep", "--device", "cpu", "--tta"],
+        ["report", "out", "--output_dir", "out/report"],
+    ]
+    assert os.environ["RUNS"] == "out" and os.path.isdir("out")
+
+
+def test_a_flag_of_diffiml_does_not_go_to_another_model(runs):
+    assert main(["reproduce", "table5", "--num_inference_steps", "2"]) == 0
+    by_config = {words[2]: words for words in runs.commands if words[0] == "train"}
+    assert "--num_inference_steps" in by_config["mvss/train"]
+    assert "--num_inference_steps" not in by_config["ablation/table5#SegFormerIML"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["table2", "--gpsu", "8"], "no step of table2 has a flag --gpsu; did you mean '--gpus'?"),
+        (["table2", "--output_dir", "x"], "the steps of table2 set --output_dir themselves"),
+        (["study", "--seed", "3"], "the steps of study set --seed themselves"),
+        (["table2", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["--gpus", "8", "table2"], "name the target before the flags"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(runs, words, complaint, capsys):
+    assert main(["reproduce", *words]) == 2
+    assert complaint in capsys.readouterr().err and not runs.commands
+
+
+def test_it_stops_at_a_step_that_fails(runs, capsys):
+    runs.statuses["train"] = -9
+    assert main(["reproduce", "table2"]) == 1
+    assert len(runs.commands) == 1 and "error: step 1 failed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def tested(runs):
+    """Table 2 with its model trained, and tested by a command; returns what is run again."""
+    for name, seconds in ((f"runs/mvss/{BEST}", 100), ("runs/mvss/test/results.json", 200)):
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        open(name, "w").close()
+        os.utime(name, (seconds, seconds))
+
+    def again(*words: str, command: str = "/bin/benco test --config mvss/test", age: int = 200) -> list[str]:
+        with open("runs/mvss/test/results.json", "w") as file:
+            file.write(json.dumps({"command": command}))
+        os.utime(file.name, (age, age))
+        runs.commands.clear()
+        assert main(["reproduce", "table2", *words]) == 0
+        return [words[0] for words in runs.commands]
+
+    return again
+
+
+def test_what_was_tested_is_not_tested_again(tested, capsys):
+    assert tested() == ["train", "report"]
+    assert "==> 2 of 3, done before: benco test --config mvss/test" in capsys.readouterr().err
+    assert tested("--device", "cpu", "--test_batch_size", "2") == ["train", "report"]  # that changes no figure
+    assert tested(command="benco test --config mvss_test --tta true --gpus 2") == ["train", "report"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"command": "benco test --config mvss/test --ensemble_size 1"},
+        {"command": "benco test --config gone"},
+        {"command": ""},
+        {"age": 50},
+    ],
+)
+def test_other_settings_or_newer_weights_are_tested_again(tested, change):
+    assert tested(**change) == ["train", "test", "report"]
+
+
+def test_other_flags_are_tested_again(tested):
+    assert tested("--num_inference_steps", "4") == ["train", "test", "report"]
+
+
+def test_weights_that_are_older_than_their_sources_are_released_anew(runs):
+    files = ["first/last", "second/last", "mean", "small"]
+    for age, name in enumerate(files, 1):
+        path = f"runs/small/{name}.safetensors"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "w").close()
+        os.utime(path, (age, age))
+    os.makedirs("runs/small/test")
+    with open("runs/small/test/results.json", "w") as file:
+        file.write(json.dumps({"command": ""}))
+    assert main(["reproduce", "small"]) == 0
+    assert [words[0] for words in runs.commands] == ["train", "train", "test", "release"]  # the figures are newer
+    assert os.path.exists("runs/small/mean.safetensors") and not os.path.exists("runs/small/small.safetensors")
+
+
+@pytest.fixture
+def reproduced(monkeypatch, capfd):
+    """Runs `benco reproduce` to its end; returns what it printed."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("DIFFIML_HOOK", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+
+    def run(*words: str) -> str:
+        status = main(["reproduce", *words])
+        printed = capfd.readouterr()
+        assert status == 0, printed.err[-3000:]
+        return printed.out
+
+    return run
+
+
+@pytest.mark.slow
+def test_every_table_and_figure_on_miniatures(reproduced, miniatures, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
+    for entry in CATALOGUE:
+        miniatures.fabricate(entry.name, tmp_path / "data" / entry.name)
+    assert main(["datasets", "prepare", "all", "--root", str(tmp_path / "data")]) == 0
+    size = "--encoder segformer_b0 --encoder_weights none --image_size 64".split()
+    short = "--epochs 1 --batch_size 4 --total_batch_size 8 --num_inference_steps 1 --ensemble_size 1".split()
+    few = [*HERE, *size, *short]
+    assert "AutoSplice" in reproduced("table2", *few)
+    assert reproduced("table6", *few, "--vary", "ensemble_size=1,3", "--noise_seeds", "2").count("epoch 1/1") == 9
+    assert reproduced("table5", *few).count("epoch 1/1") == 1
+    assert "ensemble_size=3" in reproduced("table7", *few, "--vary", "ensemble_size=1,3")
+    reproduced("figure4", *few)
+    reproduced("table3", *few, "--samples_per_set", "2")
+    reproduced("table4", "--zoo", "MantraNet", *size, *HERE)
+    text = (tmp_path / "runs" / "report" / "report.md").read_text()
+    ours = [
+        line
+        for table in ("Table 2", "Table 3", "Table 5", *(f"Table 6{row}" for row in "abcd"))
+        for line in text.split(f"### {table}")[1].split("###")[0].splitlines()
+        if " | ours | " in line
+    ]
+    assert len(ours) == 17 and not any("missing" in line for line in ours)
+    assert "| DiffIML, segformer_b0, LightVAE, N=5 (64²) | ours |" in text and "| ManTraNet (64²) | ours |" in text
+    assert text.count("### JPEG quality") == 1
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """STUDY_DATA, of noise."""
+    noise = np.random.default_rng(0)
+    for part in ("photos", "val/Au", "val/Tp", "val/Gt", "train/Tp", "train/Gt"):
+        (tmp_path / part).mkdir(parents=True)
+        for number in range(3):
+            image = noise.integers(0, 256, (64, 80, 3), dtype=np.uint8)
+            if part.endswith("Gt"):
+                image[:], image[10:40, 10:40] = 0, 255
+            Image.fromarray(image).save(tmp_path / part / f"{number}.png")
+    for part in ("train", "val"):
+        pairs = [[f"Tp/{number}.png", f"Gt/{number}.png", "splice"] for number in range(3)]
+        (tmp_path / part / "list.json").write_text(json.dumps(pairs))
+    monkeypatch.setenv("STUDY_DATA", str(tmp_path))
+
+
+TINY = [*HERE, "--epochs", "2", "--batch_size", "2"]
+SMALL = [*TINY, *"--encoder_weights none --crop_size 64 --samples_per_set 2".split()]
+
+
+@pytest.mark.slow
+def test_the_study_goes_on_where_it_stopped(reproduced, photographs, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIDE", "64")
+    rows = ["discriminative", "DiffIML", "DiffIML_without_removal"]
+    words = ["study", *TINY, "--rows", *rows, "--seeds", "0", "1"]
+    first = reproduced(*words)
+    for row in rows:
+        assert f"| {row} | 2 |" in first
+    assert "| num_inference_steps=8 |" in first and "| jpeg 50 |" in first and "| DiffIML - discriminative |" in first
+    config = (tmp_path / "runs/study_64/DiffIML_without_removal/1/config.yaml").read_text()
+    assert "synth_kinds: splice,copy_move\n" in config and "seed: 1\n" in config
+    again = reproduced(*words)
+    assert again.endswith(first[first.index("| row |") :])  # the same tables; nothing was left to train
+
+
+@pytest.mark.slow
+def test_the_study_of_photographs_and_the_small_model(reproduced, photographs, tmp_path):
+    rows = ["--rows", "discriminative_without_splice", "--seeds", "0"]
+    text = reproduced("study_photographs", *SMALL, "--image_size", "96", *rows)
+    assert "| row | seeds | all | splice |" in text and "| discriminative_without_splice | 1 |" in text
+    assert "small.safetensors" in reproduced("small", *SMALL, "--image_size", "96")
+    figures = json.loads((tmp_path / "runs/small/test/results.json").read_text())["mean"]
+    assert read_metadata(tmp_path / "runs/small/small.safetensors")["figures"] == figures
