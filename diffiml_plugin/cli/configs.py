@@ -22,5 +22,5 @@ def run(args: argparse.Namespace) -> int:
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         cost = f" [{entry.cost}]" if entry.cost else ""
-        print(f"{entry.name:<{width}}  {entry.verb:<8}{entry.about}{cost}")
+        print(f"{entry.name:<{width}}  {entry.verb:<11}{entry.about}{cost}")
     return 0
