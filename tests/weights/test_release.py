@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.encoders import build_encoder
-from diffiml_plugin.method.sampler import KeyedNoise
 from diffiml_plugin.weights.codecs import load_codec
 from diffiml_plugin.weights.files import load_into
 from diffiml_plugin.weights.release import codec_from_release, from_release, reconstruction_f1
@@ -55,7 +54,8 @@ def test_stages_and_condition(theirs, model, image):
 @torch.no_grad()
 def test_unet(theirs, model, image, t):
     z = torch.randn(1, 8, 12, 20)
-    found = model.denoiser(z, torch.tensor([t]), model.denoiser.fuse(model.condition_encoder(image)))
+    denoiser = model.denoiser
+    found = denoiser(z, denoiser.embed(torch.tensor([t])), denoiser.fuse(model.condition_encoder(image)))
     torch.testing.assert_close(found, theirs.denoise(z, t, theirs.condition(image)), **CLOSE)
 
 
@@ -84,13 +84,11 @@ def test_codecs_of_other_layouts(authors_release, tensors, width, norm, activati
 
 
 def predict(model, theirs, image, tta, members=2, steps=3):
-    """A whole prediction of ours, and of theirs from the noise that ours draws."""
-    settings = {"ensemble_size": members, "num_inference_steps": steps, "tta": tta}
-    found = model.with_settings(**settings).predict(image, ["a"]).probability
-    shape = (8, *(side // 8 for side in image.shape[-2:]))
-    keys = [[f"0/a/{view}/{member}" for view in range(1 + tta)] for member in range(members)]
-    noise = [KeyedNoise(views).draw(shape, torch.device("cpu")) for views in keys]
-    return found, theirs.predict(image, noise, steps, tta)
+    """A whole prediction of ours, and of theirs from the same noise."""
+    sampler = model.with_settings(ensemble_size=members, num_inference_steps=steps, tta=tta)
+    noise = sampler.draw_noise(["a"], image.shape[-2:])  # [1, V, 1, N, C, h, w]
+    found = sampler.sample(sampler.condition(image), noise).probability
+    return found, theirs.predict(image, noise[0, :, 0].unbind(1), steps, tta)
 
 
 @pytest.mark.parametrize("tta", [False, True])
