@@ -152,6 +152,45 @@ def _fantastic_reality(root: Path) -> Expected:
     return 1, 1, 1, 0
 
 
+def _comofod(root: Path) -> Expected:
+    folder = root / "CoMoFoD_small_v2"
+    for name in ("001_F", "001_O", "001_F_BC1", "001_O_JC1", "002_F", "002_O"):
+        photograph(folder / f"{name}.png")
+    save(folder / "001_B.png", GREY)
+    save(folder / "001_M.png", np.dstack([GREY, GREY * 0, GREY]))  # coloured: which copy is which
+    return 2, 1, 0, 1  # 002 has no mask
+
+
+def _grip(root: Path) -> Expected:
+    for number in (1, 2):
+        photograph(root / "original_images" / f"TP_C01_00{number}.png")
+        photograph(root / "forged_images" / f"TP_C01_00{number}_copy.png")
+        save(root / "forged_images" / f"TP_C01_00{number}_gt.png", GREY)
+    return 2, 2, 0, 0
+
+
+def _misd(root: Path) -> Expected:
+    photograph(root / "Au" / "Au_art_30340.jpg")
+    for name in ("Sp_D_cha_00098_cha_00047_sec_00073_197", "Sp_D_ani_00061_sec_00059_arc_00100_173"):
+        photograph(root / "Sp" / f"{name}.jpg")
+    objects = root / "Ground Truth Masks" / "Sp_D_cha_00098_cha_00047_sec_00073_197"
+    photograph(objects / "images" / "Sp_D_cha_00098_cha_00047_sec_00073_197.jpg")
+    for number, columns in enumerate((slice(0, 20), slice(20, WIDTH))):
+        part = GREY * 0
+        part[:, columns] = GREY[:, columns]
+        save(objects / "masks" / f"{number}.png", part)
+    return 1, 1, 1, 1  # the other has no masks
+
+
+def _ifs_tc(root: Path) -> Expected:
+    folder = root / "dataset-dist" / "phase-01" / "training"
+    photograph(folder / "pristine" / "0ac3f.png")
+    photograph(folder / "fake" / "1b9e2.png")
+    save(folder / "fake" / "1b9e2.mask.png", np.dstack([GREY] * 3))
+    photograph(folder / "fake" / "2c8d1.png")  # has no mask
+    return 1, 1, 0, 1
+
+
 _MAKERS: dict[str, Callable[[Path], Expected]] = {
     "CASIAv1": _casia1,
     "CASIAv2": _casia2,
@@ -164,4 +203,8 @@ _MAKERS: dict[str, Callable[[Path], Expected]] = {
     "tamperedCOCO": _tampered_coco,
     "compRAISE": _comp_raise,
     "FantasticReality": _fantastic_reality,
+    "CoMoFoD": _comofod,
+    "GRIP": _grip,
+    "MISD": _misd,
+    "IFS-TC": _ifs_tc,
 }

@@ -1,9 +1,10 @@
-"""The benchmark's datasets: `list` them, `describe NAME`, `prepare NAME` from a download, `check LIST` before use.
+"""The benchmark's datasets and four more: `list` them, `describe NAME`, `prepare NAME` from a download, `check LIST`.
 
 `prepare` finds image-mask pairs in the original download, in IMDL-BenCo's folder or list and in ForensicHub's list, and
 writes a JSON list; no image is changed, corrected masks are copies beside the list. `prepare all` takes every dataset
 whose folder is in DIR, and exits with 1 if any of them failed. `check` takes what --data_path and --test_data_path
-take, and exits with 1 if anything would falsify a score.
+take, and exits with 1 if anything would falsify a score: faulty masks, images listed twice or trained on, authentic and
+tampered images that their file headers tell apart.
 """
 
 import argparse
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tampered_only",
         action="store_true",
         help="prepare: leave authentic images out (the list is DIR/NAME_tampered.json)",
+    )
+    parser.add_argument(
+        "--trained_on", metavar="DATA", default="", help="check: training data, as --data_path takes it, to be apart"
     )
     parser.add_argument("--json", metavar="FILE", help="check: write every fault to this file too")
 
@@ -99,7 +103,7 @@ def _prepare(name: str, root: str, output: str | None, tampered_only: bool) -> N
 
     done = prepare(name, Path(root), output and Path(output), tampered_only)
     entry = known_entry(name)
-    expected = f" (Table 1: {entry.authentic}, {entry.tampered})" if entry else ""
+    expected = f" (published: {entry.authentic}, {entry.tampered})" if entry else ""
     empty = f", {done.empty} empty ones kept" if done.empty else ""
     print(f"{name}: {done.authentic} authentic, {done.tampered} tampered images{expected}")
     print(f"{done.corrected} masks corrected{empty}, {done.left_out} files left out: {done.log}")
@@ -148,7 +152,7 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.json:
         require_writable(args.json)
-    reports = check_datasets(args.target)
+    reports = check_datasets(args.target, args.trained_on)
     print(table(reports))
     if args.json:
         content = {report.name: report.as_json() for report in reports}

@@ -11,6 +11,7 @@ from diffiml_plugin.errors import DiffIMLError
 _logger = logging.getLogger(__name__)
 NEGATIVE = "Negative"  # in place of a mask: the image is authentic
 _LAYOUT = 'expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | "Negative"], ...]'
+SYNTH_PREFIX = "synth:"  # --data_path synth:DIR: a stream of tampered photographs
 _STREAM = "SyntheticTampering"
 _SCRIPT_NAMES = ("ManiDataset", "JsonDataset", _STREAM)  # of a balanced JSON, [[class, path], ...]
 

@@ -1,6 +1,7 @@
-"""The benchmark's eleven datasets (DiffIML, Table 1): what they are, where to ask for them, how they are laid out."""
+"""Datasets: the eleven of the benchmark (DiffIML, Table 1) and four more of real forgeries; where to ask for them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 
@@ -13,7 +14,10 @@ FRAMEWORK_LAYOUTS = (
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One row of Table 1 and what else a user must know. `mvss`, `catnet`: "train", "test" or "-"."""
+    """One dataset. `mvss`, `catnet`: its part in a protocol of Table 1, "train", "test" or "-"; of other sets both "-".
+
+    `kinds`: how names of tampered images begin, and the manipulation that this means.
+    """
 
     name: str
     what: str
@@ -26,6 +30,7 @@ class DatasetEntry:
     layout: str  # of the original download
     generative: bool = False
     also: tuple[str, ...] = ()  # other names in use
+    kinds: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,6 +49,7 @@ CATALOGUE = (
         "github.com/namtpham/casia2groundtruth (masks, images), github.com/SunnyHaze/CASIA2.0-Corrected-Groundtruth",
         "Au/Au_*, Tp/Tp_*, masks Tp_*_gt.png in any folder; misnamed files are paired by their number at the end",
         also=("CASIA2", "CASIA2.0", "CASIA 2.0"),
+        kinds=(("Tp_D_", "splice"), ("Tp_S_", "copy_move")),
     ),
     DatasetEntry(
         "FantasticReality",
@@ -92,6 +98,7 @@ CATALOGUE = (
         "github.com/namtpham/casia1groundtruth (masks, images)",
         "Au/Au_*, [Modified ]Tp/{CM,Sp}/Sp_*, masks Sp_*_gt.png; misnamed files are paired by their number at the end",
         also=("CASIA1", "CASIA1.0", "CASIA 1.0"),
+        kinds=(("Sp_D_", "splice"), ("Sp_S_", "copy_move")),
     ),
     DatasetEntry(
         "COVERAGE",
@@ -163,6 +170,53 @@ CATALOGUE = (
         "Forged_JPEG100/ID_N.jpg (else JPEG90, JPEG75), Mask/ID_mask.png; Authentic/ is not part of the benchmark",
         generative=True,
     ),
+    DatasetEntry(
+        "CoMoFoD",
+        "copies that were moved, turned, scaled or distorted, 512x512; masks hold the source too; PNG",
+        200,
+        200,
+        "-",
+        "-",
+        "set by its authors (Tralic et al., ELMAR 2013)",
+        "www.vcl.fer.hr/comofod",
+        "NNN_F.png tampered, NNN_O.png authentic, NNN_B.png mask; post-processed versions, NNN_F_*, are not read",
+        also=("CoMoFoD_small", "CoMoFoD_small_v2"),
+    ),
+    DatasetEntry(
+        "GRIP",
+        "copy-move by hand in 1024x768 photographs; PNG",
+        80,
+        80,
+        "-",
+        "-",
+        "non-profit purposes only",
+        "www.grip.unina.it (Cozzolino et al., IEEE TIFS 2015, copy-move)",
+        "TP_CNN_NNN_copy.png tampered, TP_CNN_NNN_gt.png its mask, TP_CNN_NNN.png authentic, in any folder",
+        also=("GRIP_CMFD", "CMFDdb_grip"),
+    ),
+    DatasetEntry(
+        "MISD",
+        "several objects spliced into a photograph of CASIA, 384x256, with loose masks; JPEG",
+        618,
+        300,
+        "-",
+        "-",
+        "as its record says; its photographs are CASIA's, for research only",
+        "zenodo.org/records/5525829 (Kadam et al., Data 2021)",
+        "Au/*, Sp/NAME.jpg, Ground Truth Masks/NAME/masks/*: one mask for each object, here joined",
+    ),
+    DatasetEntry(
+        "IFS-TC",
+        "the training part of the IEEE Image Forensics Challenge 2013: splices and copies by hand, 1024x768; PNG",
+        1050,
+        450,
+        "-",
+        "-",
+        "set by the challenge's organisers, for research",
+        "ifc.recod.ic.unicamp.br/fc.website (gone; web.archive.org keeps its page of 2017)",
+        "fake/NAME.png, fake/NAME.mask.png, pristine/*.png",
+        also=("IFSTC", "IFS_TC"),
+    ),
 )
 
 
@@ -179,3 +233,10 @@ def known_entry(name: str) -> DatasetEntry | None:
     """The dataset called `name`, or None."""
     by_name = {word.lower(): entry for entry in CATALOGUE for word in entry.names}
     return by_name.get(name.lower())
+
+
+def kind_of(dataset: str, image: str) -> str:
+    """The manipulation that the name of a tampered image tells, such as "splice"; empty where it tells none."""
+    entry = known_entry(dataset)
+    name = Path(image).name
+    return next((kind for start, kind in entry.kinds if name.startswith(start)), "") if entry else ""

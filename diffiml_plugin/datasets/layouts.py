@@ -223,6 +223,51 @@ def _read_npz(path: str) -> np.ndarray:
         raise ValueError(error) from error
 
 
+def _comofod(files: Files) -> Found:
+    found = Found()
+    for file in _images(files):
+        if re.fullmatch(r"\d{3}_F", file.stem):
+            found.add(file, _present(files, file.with_name(f"{file.stem[:3]}_B.png")))
+    found.add_authentic(file for file in _images(files) if re.fullmatch(r"\d{3}_O", file.stem))
+    return found
+
+
+def _grip(files: Files) -> Found:
+    found = Found()
+    by_stem = {file.stem: file for file in _images(files)}
+    for stem, file in by_stem.items():
+        if match := re.fullmatch(r"(TP_C\d+_\d+)_copy", stem):
+            found.add(file, by_stem.get(f"{match[1]}_gt"))
+    found.add_authentic(file for stem, file in by_stem.items() if re.fullmatch(r"TP_C\d+_\d+", stem))
+    return found
+
+
+def _misd(files: Files) -> Found:
+    """The mask of an image is a folder, which `_read_folder` joins."""
+    found = Found()
+    folders = {file.parent for file in _images(files, "masks") if file.parents[2].name == "Ground Truth Masks"}
+    masks = {folder.parent.name: folder for folder in sorted(folders)}
+    roots = {folder.parents[2] for folder in folders}
+    for file in _images(files, "Sp"):
+        if file.parents[1] in roots:
+            found.add(file, masks.get(file.stem))
+    found.add_authentic(file for file in _images(files, "Au") if file.parents[1] in roots)
+    return found
+
+
+def _read_folder(path: str) -> np.ndarray:
+    return np.logical_or.reduce([read_levels(str(file)) for file in sorted(Path(path).iterdir())])
+
+
+def _ifs_tc(files: Files) -> Found:
+    found = Found()
+    for file in _images(files, "fake"):
+        if not file.stem.endswith(".mask"):
+            found.add(file, _present(files, file.with_name(f"{file.stem}.mask.png")))
+    found.add_authentic(_images(files, "pristine"))
+    return found
+
+
 def _images(files: Files, folder: str | None = None) -> Iterator[Path]:
     """The images, or those whose folder has this name."""
     return (file for file in files if file.suffix.lower() in SUFFIXES and folder in (None, file.parent.name))
@@ -244,4 +289,8 @@ LAYOUTS = {
     "IMD2020": Layout(_imd2020),
     "CocoGlide": Layout(_cocoglide),
     "AutoSplice": Layout(_autosplice),
+    "CoMoFoD": Layout(_comofod),
+    "GRIP": Layout(_grip),
+    "MISD": Layout(_misd, _read_folder),
+    "IFS-TC": Layout(_ifs_tc),
 }

@@ -18,7 +18,6 @@ from diffiml_plugin.tampering.tamper import Tampered, jpeg, tamper, with_history
 from diffiml_plugin.tampering.world import draw_picture
 
 LIST = "list.json"
-SYNTH_PREFIX = "synth:"  # --data_path synth:DIR
 _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
 _MAX_SIDE_OF_STYLES = 2048  # pixels; styles inpaint small boxes alone
 

@@ -9,13 +9,13 @@ import albumentations as albu
 from torch.utils.data import Dataset
 
 from diffiml_plugin.data.examined import check_lists
-from diffiml_plugin.data.lists import ImageList, read_balanced, read_list
+from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, read_list
 from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.tampering.settings import read_strength
-from diffiml_plugin.tampering.stream import SYNTH_PREFIX, SyntheticTampering
+from diffiml_plugin.tampering.stream import SyntheticTampering
 from diffiml_plugin.training.cropping import GridCrop
 from diffiml_plugin.training.settings import TrainSettings
 

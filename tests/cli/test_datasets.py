@@ -8,7 +8,7 @@ from diffiml_plugin.cli.main import main
 def test_list_and_describe(capsys):
     assert main(["datasets", "list"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 12 and rows[6].split() == ["COVERAGE", "100", "100", "no", "test", "test"]
+    assert len(rows) == 16 and rows[6].split() == ["COVERAGE", "100", "100", "no", "test", "test"]
     assert main(["datasets", "describe", "coverage"]) == 0
     printed = capsys.readouterr().out
     for fact in ("100 authentic, 100 tampered", "github.com/wenbihan/coverage", "Nforged.tif", "ForensicHub"):
@@ -19,7 +19,7 @@ def test_prepare_then_check(miniatures, tmp_path, capsys):
     miniatures.fabricate("COVERAGE", tmp_path / "COVERAGE")
     assert main(["datasets", "prepare", "coverage", "--root", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "2 authentic, 2 tampered images (Table 1: 100, 100)" in printed and "1 masks corrected" in printed
+    assert "2 authentic, 2 tampered images (published: 100, 100)" in printed and "1 masks corrected" in printed
     assert main(["datasets", "check", str(tmp_path / "COVERAGE.json"), "--json", str(tmp_path / "report.json")]) == 0
     assert "COVERAGE: count, harmless: " in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())["COVERAGE"]

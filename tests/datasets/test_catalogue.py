@@ -1,6 +1,6 @@
 import pytest
 
-from diffiml_plugin.datasets.catalogue import CATALOGUE, find_entry
+from diffiml_plugin.datasets.catalogue import CATALOGUE, find_entry, kind_of
 from diffiml_plugin.datasets.layouts import LAYOUTS
 from diffiml_plugin.errors import DiffIMLError
 
@@ -19,7 +19,7 @@ AutoSplice           0   3621 yes test  test
 """
 
 
-def test_it_is_table_1():
+def test_it_holds_table_1():
     rows = [
         [
             entry.name,
@@ -30,6 +30,7 @@ def test_it_is_table_1():
             entry.catnet,
         ]
         for entry in CATALOGUE
+        if (entry.mvss, entry.catnet) != ("-", "-")
     ]
     assert rows == [line.split() for line in TABLE_1.strip().splitlines()]
 
@@ -42,5 +43,13 @@ def test_every_dataset_says_where_to_ask_and_can_be_prepared():
 def test_names():
     for typed, meant in (("casiav2", "CASIAv2"), ("CASIA2.0", "CASIAv2"), ("tampCOCO", "tamperedCOCO")):
         assert find_entry(typed).name == meant
+    assert all(find_entry(name) is entry for entry in CATALOGUE for name in entry.names)
     with pytest.raises(DiffIMLError, match="did you mean 'Columbia'"):
         find_entry("Colombia")
+
+
+def test_names_tell_the_kind_where_their_authors_say_so():
+    assert kind_of("CASIAv1", "/data/Tp/Sp_D_NNN_A_art0067_cha0071_0301.jpg") == "splice"
+    assert kind_of("casia1", "Sp_S_CND_A_pla0016_pla0016_0196.jpg") == "copy_move"
+    assert kind_of("CASIAv2", "Tp_S_NRN_S_N_pla20080_pla20080_01980.tif") == "copy_move"
+    assert kind_of("MISD", "Sp_D_cha_00098_cha_00047_sec_00073_197.jpg") == kind_of("mine", "Sp_D_1.jpg") == ""

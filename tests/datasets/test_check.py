@@ -1,8 +1,10 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.datasets.check import check_datasets, table
@@ -72,11 +74,83 @@ def test_duplicates(dataset, miniatures, tmp_path):
     assert "once authentic and once tampered" in report.faults[1].text
 
 
-def test_counts_of_table_1(dataset):
+@pytest.fixture
+def photographs(tmp_path):
+    """Writes a list of images of noise, half of them tampered, saved as a test says; gives its report."""
+
+    def make(count, save_authentic, save_tampered):
+        random, pairs = np.random.default_rng(0), []
+        for number in range(count):
+            image = Image.fromarray(random.integers(0, 256, (32, 48, 3), np.uint8))
+            file = (save_tampered if number % 2 else save_authentic)(image, tmp_path / str(number), number)
+            pairs.append([file.name, "mask.png" if number % 2 else NEGATIVE])
+        Image.fromarray(np.eye(32, 48, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
+        (tmp_path / "list.json").write_text(json.dumps(pairs))
+        (report,) = check_datasets(str(tmp_path / "list.json"))
+        return report
+
+    return make
+
+
+def jpeg(quality):
+    def save(image, path, number):
+        file = path.with_suffix(".jpg")
+        image.save(file, quality=quality(number))
+        return file
+
+    return save
+
+
+def png(image, path, number):
+    image.save(path.with_suffix(".png"))
+    return path.with_suffix(".png")
+
+
+NINETY, EIGHTY = jpeg(lambda number: 90), jpeg(lambda number: 80)
+
+
+def test_headers_that_tell_the_label(photographs):
+    for authentic, tampered in ((NINETY, EIGHTY), (NINETY, png)):
+        report = photographs(20, authentic, tampered)
+        assert [(fault.kind, fault.harmful) for fault in report.faults] == [("headers", True)]
+        assert "differ in file format or JPEG tables" in report.faults[0].text and "1.00" in report.faults[0].text
+
+
+def test_headers_that_tell_nothing(photographs):
+    assert photographs(20, NINETY, NINETY).faults == []
+    assert photographs(20, png, png).faults == []
+    assert photographs(6, NINETY, EIGHTY).faults == []  # may be chance
+    one_each = jpeg(lambda number: 50 + number)
+    assert photographs(40, one_each, one_each).faults == []
+    both = jpeg(lambda number: 80 if number // 2 % 2 else 90)
+    assert photographs(40, both, both).faults == []
+
+
+def test_images_that_were_trained_on(tiny_dataset, tmp_path):
+    shutil.copy(tiny_dataset / "Au" / "clean.png", tmp_path / "seen.png")
+    (tmp_path / "photos").mkdir()
+    shutil.copy(tiny_dataset / "Tp" / "2.png", tmp_path / "photos" / "host.png")
+    (tmp_path / "list.json").write_text(json.dumps([["seen.png", NEGATIVE]]))
+    (tmp_path / "all.json").write_text(json.dumps([["JsonDataset", "list.json"], ["SyntheticTampering", "photos"]]))
+    for trained_on, images in (
+        ("", set()),
+        (str(tmp_path / "list.json"), {"clean.png"}),
+        (f"synth:{tmp_path / 'photos'}", {"2.png"}),
+        (str(tmp_path / "all.json"), {"clean.png", "2.png"}),
+        (str(tiny_dataset), {"0.png", "1.png", "2.png"}),
+    ):
+        (report,) = check_datasets(str(tiny_dataset / "list.json"), trained_on)
+        assert {Path(fault.path).name for fault in report.faults} == images
+        assert all((fault.kind, fault.harmful) == ("trained on", True) for fault in report.faults)
+    with pytest.raises(DiffIMLError, match="nowhere of synth:.* is no folder of photographs"):
+        check_datasets(str(tiny_dataset), f"synth:{tmp_path / 'nowhere'}")
+
+
+def test_published_counts(dataset):
     report = dataset(name="coverage")
     assert report.harmful == 0
     assert [fault.kind for fault in report.faults] == ["count", "count"]
-    assert "coverage has 3 tampered images, Table 1 has 100" in report.faults[1].text
+    assert "coverage has 3 tampered images, 100 are published" in report.faults[1].text
     assert report.as_json()["expected"] == {"authentic": 100, "tampered": 100}
     rows = table([report]).splitlines()
     assert rows[1].split() == ["coverage", "1", "100", "3", "100", "0"]
