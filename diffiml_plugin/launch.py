@@ -111,14 +111,19 @@ def precision_of(accelerator: Accelerator) -> str:
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """The forward pass in `precision` of `settings.PRECISIONS`; fp32 is that, where cuDNN would round to TF32."""
-    name = _precision(precision, device.type == "cpu")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+    dtype = half_precision(device, precision)
     rounded, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, dtype is not None
     try:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             yield
     finally:
         torch.backends.cudnn.allow_tf32 = rounded
+
+
+def half_precision(device: torch.device, precision: str) -> torch.dtype | None:
+    """What `precision` of `settings.PRECISIONS` means on a device; None for fp32."""
+    name = _precision(precision, device.type == "cpu")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
 
 
 def _use_cpu(device: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from diffiml_plugin.errors import DiffIMLError, nearest
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+COMPILE_MODES = ("auto", "off", "on")
 PADDING_MODES = ("constant", "reflect")
 DEVICES = ("auto", "cuda", "cpu")
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from diffiml_plugin.settings import COMPILE_MODES, DEVICES, PRECISIONS
+
 USES_MODEL = True
 
 
@@ -16,7 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
     parser.add_argument("--threshold", type=float, default=0.5, help="a pixel above it is tampered")
     parser.add_argument("--image_size", type=int, help="side in pixels that the model works at (as trained)")
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where to compute")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: bf16 on a GPU"
+    )
+    parser.add_argument(
+        "--compile",
+        choices=COMPILE_MODES,
+        default="auto",
+        help="compile DiffIML and capture CUDA graphs; auto: on a GPU",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.prediction.predictor import Predictor
 
     flags = {name: args.model_flags[name] for name in args.model_flags_given}
-    predictor = Predictor(args.checkpoint_path, args.image_size, args.device, args.model, flags)
+    predictor = Predictor(
+        args.checkpoint_path, args.image_size, args.device, args.model, flags, args.precision, args.compile
+    )
     failures = predict(predictor, args.paths, Path(args.output_dir), args.threshold)
     print(f"masks and scores.json are in {args.output_dir}")
     return 1 if failures else 0

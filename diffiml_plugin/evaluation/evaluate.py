@@ -1,5 +1,6 @@
 """One pass over a dataset: a record for each image."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,9 +15,11 @@ from diffiml_plugin.data.order import SeededDataset, make_loader, plan_test, wor
 from diffiml_plugin.data.pairs import PairsDataset
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.scores import Record, score_batch
-from diffiml_plugin.launch import to_device
+from diffiml_plugin.launch import Sample, to_device
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.settings import CommonSettings
+
+_logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -44,11 +47,29 @@ def evaluate(
     bar = tqdm(loader, title, leave=False, disable=None if state.is_main_process else True)
     with testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
         for batch in bar:
-            batch = to_device(batch, state.device)
-            inputs = {key: value for key, value in batch.items() if key != "index"}
-            require_inputs(model, inputs)
-            records += score(model(**inputs), batch)
+            records += _scored(model, to_device(batch, state.device), score)
     return sorted(gather_object(records), key=lambda record: record["index"])
+
+
+def _scored(model: nn.Module, batch: Sample, score: Callable[..., list[Record]]) -> list[Record]:
+    """The records of one batch; where the GPU's memory is too small for it, of its halves."""
+    inputs = {key: value for key, value in batch.items() if key != "index"}
+    require_inputs(model, inputs)
+    try:
+        return score(model(**inputs), batch)
+    except torch.OutOfMemoryError as error:
+        images, reason = len(batch["index"]), str(error).splitlines()[0]
+        if images == 1:
+            size = "x".join(map(str, batch["image"].shape[-2:]))
+            raise DiffIMLError(f"the GPU's memory is full with one image of {size} pixels: {reason}") from error
+    _logger.warning(f"the GPU's memory is full with {images} images; the batch is halved ({reason})")
+    torch.cuda.empty_cache()
+    halves = ({key: value[part] for key, value in batch.items()} for part in _halves(images))
+    return [record for half in halves for record in _scored(model, half, score)]
+
+
+def _halves(count: int) -> tuple[slice, slice]:
+    return slice(0, count // 2), slice(count // 2, count)
 
 
 def require_one_process(settings: CommonSettings, processes: int) -> None:

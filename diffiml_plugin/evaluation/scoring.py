@@ -25,12 +25,14 @@ from diffiml_plugin.evaluation.scores import Record, score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.files import make_folder, write_text
 from diffiml_plugin.models import checkpoints
+from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import input_mode, require_inputs, require_size, size_multiple
 
 # Where and how it runs, not what is computed.
 _NO_CONFIGURATION = (
     "checkpoint_path",
+    "compile",
     "device",
     "experiment",
     "gpus",
@@ -107,9 +109,15 @@ class Scoring:
 
 
 def open_scoring(
-    settings: TestSettings, model_flags: Mapping[str, Any] | None = None, results_file: str = RESULTS
+    settings: TestSettings,
+    model_flags: Mapping[str, Any] | None = None,
+    results_file: str = RESULTS,
+    captures: bool = True,
 ) -> Scoring:
     """Reads and checks the data, and restores the model as its checkpoint describes it.
+
+    Args:
+        captures: as `speed_up` takes it.
 
     Raises:
         DiffIMLError: bad data, checkpoint or device.
@@ -140,6 +148,7 @@ def open_scoring(
         "settings": values,
     }
     model = restored.model.to(state.device)
+    speed_up(model, state.device, settings.precision, settings.compile, captures)
     if settings.tta and "tta" not in restored.flags:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)
     return Scoring(results_file, settings, lists, state, model, inputs, header)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diffiml_plugin.settings import PRECISIONS, CommonSettings, flag
+from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, flag
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class TestSettings(CommonSettings):
     test_data_path: str = flag(
         "", "test sets: a folder with Tp/ and Gt/, a JSON list, or a JSON of {name: path}", alias="test_data_json"
     )
-    precision: str = flag("fp32", "of the forward pass", PRECISIONS)
+    precision: str = flag("fp32", "of encoder and denoiser; auto: bf16 on a GPU", PRECISIONS)
+    compile: str = flag("auto", "compile DiffIML and capture CUDA graphs; auto: on a GPU", COMPILE_MODES)
     tta: bool | None = flag(None, "average the predictions of an image and of its mirror image")
     experiment: str = flag("", "rows of `benco report` that this fills, such as 'table5/DiffIML table6d/on'")

@@ -59,7 +59,7 @@ def sweep(
         raise DiffIMLError(f"--noise_seeds {noise_seeds} must be a positive number")
     require_tables(settings.experiment, swept=True)
     values = _read(vary)
-    scoring = open_scoring(settings, model_flags, RESULTS)
+    scoring = open_scoring(settings, model_flags, RESULTS, captures=False)
     if not isinstance(scoring.model, DiffIMLModel):
         raise DiffIMLError(f"{scoring.header['model']} has no sampling settings to sweep; pass a checkpoint of DiffIML")
     method = scoring.model.diffiml

@@ -57,7 +57,17 @@ class DiffIMLModel(nn.Module):
         self.to(memory_format=torch.channels_last)  # convolutions are a sixth faster
 
     def forward(
-        self, image, mask=None, label=None, edge_map=None, name=None, details=False, shape_mask=None, *args, **kwargs
+        self,
+        image,
+        mask=None,
+        label=None,
+        edge_map=None,
+        name=None,
+        details=False,
+        shape_mask=None,
+        uncertainty=False,
+        *args,
+        **kwargs,
     ) -> dict:
         """One training step's loss, or a prediction.
 
@@ -66,6 +76,7 @@ class DiffIMLModel(nn.Module):
             mask, edge_map: [B, 1, H, W] in {0, 1}, any dtype; read in training only.
             name: B image names, the keys of the sampling noise; without them the image's content is the key.
             shape_mask: [B, 1, H, W], 1 on the real pixels of padded images; nothing is found outside.
+            uncertainty: when predicting, add it: [B, 1, H, W] in [0, 0.5].
             details: when predicting, add `uncertainty` [B, 1, H, W] in [0, 0.5] and `visual_image` (edge and denoising
                 steps, each [B, 1, H, W] in [0, 1]).
 
@@ -76,10 +87,12 @@ class DiffIMLModel(nn.Module):
         if self.training:
             return self._training_step(image, mask, edge_map)
         names = name if name is not None else [content_name(one) for one in image]
-        prediction = self.diffiml.predict(image, names, details=bool(details)).within(shape_mask)
+        prediction = self.diffiml.predict(image, names, bool(details), members=bool(uncertainty)).within(shape_mask)
         output = {"pred_mask": prediction.probability, "pred_label": prediction.score}
+        if prediction.members is not None:
+            output["uncertainty"] = prediction.uncertainty
         if details:
-            output |= {"uncertainty": prediction.uncertainty, "visual_image": {}}
+            output["visual_image"] = {}
             if prediction.edge is not None:
                 output["visual_image"]["edge"] = prediction.edge
             for number, step in enumerate(prediction.steps.unbind(1), start=1):

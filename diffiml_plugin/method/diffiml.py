@@ -79,6 +79,7 @@ class DiffIML(nn.Module):
     def with_settings(self, **settings: Any) -> "DiffIML":
         """The same weights under other settings of its sampling."""
         other = copy(self)
+        other.__dict__.pop("forward", None)  # a captured one is of these settings
         other.config = replace(self.config, **settings)
         return other
 
@@ -107,7 +108,7 @@ class DiffIML(nn.Module):
         alpha = self.config.seg_weight
         return TrainingLoss(alpha * mask_loss + (1 - alpha) * edge_loss, mask_loss, edge_loss, t)
 
-    def predict(self, image: Tensor, names: Sequence[str], details: bool = False) -> Prediction:
+    def predict(self, image: Tensor, names: Sequence[str], details: bool = False, members: bool = False) -> Prediction:
         """Alg. 2: encode the condition once, sample N latents for each image, average them, decode once.
 
         With `ensemble_space` "pixel" each is decoded, and the probabilities are averaged.
@@ -117,6 +118,7 @@ class DiffIML(nn.Module):
             names: one for each image; with `config.noise_seed` and the member it keys the noise, so that a
                 prediction depends on nothing else in the batch.
             details: give members, edge and steps too (each is decoded: N + S + 1 times the decoder's cost).
+            members: give the members, and with them the uncertainty, but no other detail.
 
         Raises:
             DiffIMLError: an unusable image; not one name for each.
@@ -125,11 +127,13 @@ class DiffIML(nn.Module):
         if isinstance(names, str) or len(names) != len(image):
             raise DiffIMLError(f"names={names!r}: expected a list of {len(image)}, one for each image")
         noise = self.draw_noise(names, image.shape[-2:]).to(image.device, non_blocking=True)
-        return self.sample(self.condition(image), noise, details) if details else Prediction(self(image, noise))
+        return self.sample(self.condition(image), noise, True) if details else Prediction(*self(image, noise, members))
 
-    def forward(self, image: Tensor, noise: Tensor) -> Tensor:
-        """Alg. 2 without its details, [B, 1, H, W]: tensors in and out, a single graph, which compiles and captures."""
-        return self.sample(self.condition(image), noise).probability
+    def forward(self, image: Tensor, noise: Tensor, members: bool = False) -> tuple[Tensor, ...]:
+        """Alg. 2 from tensors to tensors, a single graph, which compiles and captures: `Prediction.probability`, and
+        `Prediction.members` if they are asked for."""
+        prediction = self.sample(self.condition(image), noise, members=members)
+        return (prediction.probability, prediction.members) if members else (prediction.probability,)
 
     def draw_noise(self, names: Sequence[str], size: Sequence[int]) -> Tensor:
         """What `sample` starts from for images of those names, [B, V, D, N, C, h, w] on the CPU: V views (2 with `tta`)
@@ -152,13 +156,15 @@ class DiffIML(nn.Module):
         return [self.denoiser.fuse(self.condition_encoder(view)) for view in views]
 
     @torch.no_grad()
-    def sample(self, conditions: Sequence[Tensor], noise: Tensor, details: bool = False) -> Prediction:
+    def sample(
+        self, conditions: Sequence[Tensor], noise: Tensor, details: bool = False, members: bool = False
+    ) -> Prediction:
         """Alg. 2 from the condition on, which serves any sampling settings; a mirrored view not wanted is left out.
 
         Args:
             conditions: of `condition`.
             noise: of `draw_noise`, on the same device.
-            details: as `predict` takes it.
+            details, members: as `predict` takes them.
         """
         steps = self._steps()
         views = conditions[: 1 + self.config.tta]
@@ -169,15 +175,18 @@ class DiffIML(nn.Module):
             decoded[1] = decoded[1].flip(-1)
         views_of_mask = torch.stack(decoded)  # [1 or 2, B, 1, H, W]
         probability = views_of_mask.amax(0) if self.config.tta_fusion == "max" else views_of_mask.mean(0)
-        if not details:
+        if not (details or members):
             return Prediction(probability)
 
-        members = [self._decode_each(estimates[-1]) for estimates in samples]
+        each = [self._decode_each(estimates[-1]) for estimates in samples]  # of [B, N, 1, H, W]
         if self.config.tta:
-            members[1] = members[1].flip(-1)
+            each[1] = each[1].flip(-1)
+        decoded_members = torch.cat(each, 1)  # [B, V·N, 1, H, W]
+        if not details:
+            return Prediction(probability, decoded_members)
         edge = self._decode_mean(upright[-1], "edge") if self.config.edge_supervision else None
         first = torch.stack([estimate[:, 0] for estimate in upright], 1)  # [B, S, C, h, w]
-        return Prediction(probability, torch.cat(members, 1), edge, self._decode_each(first))
+        return Prediction(probability, decoded_members, edge, self._decode_each(first))
 
     def _draw_timesteps(self, count: int) -> Tensor:
         """[count] int64 in 0..T-1: uniform if `timestep_power` is 1, else of density k (t/T)^(k-1).

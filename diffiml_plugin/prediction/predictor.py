@@ -19,6 +19,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.launch import to_device
 from diffiml_plugin.models import checkpoints
+from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import input_mode, require_inputs, require_size, size_multiple
 
@@ -51,6 +52,7 @@ class Predictor:
         image_size: pixels, the side that the model works at; None means as trained. A model that was trained on
             padded images takes larger ones as they are.
         device: one of `settings.DEVICES`.
+        precision, compile_mode: as `speed_up` takes them.
         model, model_flags: as for `checkpoints.restore`.
     """
 
@@ -61,11 +63,14 @@ class Predictor:
         device: str = "auto",
         model: str = "",
         model_flags: Mapping[str, Any] | None = None,
+        precision: str = "auto",
+        compile_mode: str = "auto",
     ):
         self.device = launch.start_inference(device).device
         shared = {"image_size": image_size, "device": str(self.device)}
         restored = checkpoints.restore(checkpoint_path, model, model_flags, shared)
-        self.model, self.name = restored.model.to(self.device), restored.name
+        self.model, self.name, self.precision = restored.model.to(self.device), restored.name, precision
+        speed_up(self.model, self.device, precision, compile_mode)
         trained = InputSettings(**(restored.input or input_mode(restored.name)))
         if image_size and trained.if_padding and trained.padding_mode == "reflect":
             _logger.info("--image_size is not used: this model takes images at their own size")
@@ -92,8 +97,8 @@ class Predictor:
         listed = ImageList("the image", (str(file),), (NEGATIVE,))
         sample = make_test_set(listed, self.inputs, self.name)[0]
         require_inputs(self.model, sample)
-        with testing_mode(self.model), torch.inference_mode(), launch.autocast(self.device, "fp32"):
-            output = self.model(**to_device(default_collate([sample]), self.device), details=True)
+        with testing_mode(self.model), launch.autocast(self.device, self.precision):
+            output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)
         if not output["pred_mask"].isfinite().all():
             raise DiffIMLError(f"the prediction for {file} is not finite; the weights have probably diverged")
 

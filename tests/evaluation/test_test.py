@@ -16,7 +16,7 @@ from diffiml_plugin.data.pairs import PairsDataset, framework_arguments, make_te
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import scoring
 from diffiml_plugin.evaluation import test as testing
-from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
+from diffiml_plugin.evaluation.evaluate import _scored, evaluate, require_one_process
 from diffiml_plugin.evaluation.scores import average, score_batch, summarise
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import PixelF1
@@ -294,3 +294,27 @@ def test_bad_input_is_named(settings, stored):
     ):
         with pytest.raises(DiffIMLError, match=message):
             testing.test(replace(good, **wrong))
+
+
+def test_a_batch_too_large_for_the_memory_is_halved(caplog):
+    """Of five images no more than two fit."""
+
+    def model(mask, **_):
+        if len(mask) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return {"pred_mask": mask.float()}
+
+    batch = {**batch_of([np.eye(4)] * 5, "abcde"), "image": torch.zeros(5, 3, 4, 4)}
+    model.forward = model
+    found = _scored(model, batch, score_batch)
+    assert [record["name"] for record in found] == list("abcde") and all(record["f1"] > 0.99 for record in found)
+    assert "full with 5 images; the batch is halved" in caplog.text
+
+
+def test_one_image_too_large_for_the_memory_is_said():
+    def model(mask, **_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model.forward = model
+    with pytest.raises(DiffIMLError, match="full with one image of 4x8 pixels: CUDA out of memory"):
+        _scored(model, {**batch_of([np.eye(4)], "a"), "image": torch.zeros(1, 3, 4, 8)}, score_batch)

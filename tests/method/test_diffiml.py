@@ -185,9 +185,10 @@ def test_a_prediction_is_one_graph(images, settings):
     model = _model(**settings)
     noise = model.draw_noise(["a"], images.shape[-2:])
     with torch.no_grad():
-        traced = torch.compile(model.forward, fullgraph=True, backend="eager")(images[:1], noise)
+        traced = torch.compile(model.forward, fullgraph=True, backend="eager")(images[:1], noise, members=True)
     torch._dynamo.reset()
-    assert torch.equal(traced, model.predict(images[:1], ["a"]).probability)
+    prediction = model.predict(images[:1], ["a"], details=True)
+    assert torch.equal(traced[0], prediction.probability) and torch.equal(traced[1], prediction.members)
 
 
 @pytest.mark.parametrize("members", [1, 5])

@@ -1,0 +1,149 @@
+"""DiffIML's predictions, faster: its networks compiled, weights in half precision, one CUDA graph for each shape."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffiml_plugin import launch
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.diffiml import DiffIML
+
+_logger = logging.getLogger(__name__)
+_MOST_GRAPHS = 4  # shapes that are captured; each holds the memory of its activations
+_WARM_UPS = 3  # runs before a capture, in which kernels are compiled and chosen
+
+
+def speed_up(model: nn.Module, device: torch.device, precision: str, compile_mode: str, captures: bool = True) -> None:
+    """Prepares DiffIML in `model`, if it holds one, for predictions under `launch.autocast(device, precision)`.
+
+    Args:
+        model: on `device`, in evaluation mode from here on; it is changed in place.
+        precision: of `settings.PRECISIONS`. In half precision the weights that autocast would cast in every call are
+            stored so, which gives the same results.
+        compile_mode: of `settings.COMPILE_MODES`; "auto" is "on" on a GPU and "off" on the CPU. "on" compiles the
+            encoder, the denoiser and the decoder, and on a GPU captures whole predictions as CUDA graphs.
+        captures: False for a caller of `DiffIML.condition` and `sample`, who makes no whole predictions.
+
+    What cannot be compiled or captured runs as it is, after a warning that says why.
+    """
+    compiling = compile_mode == "on" or (compile_mode == "auto" and device.type == "cuda")
+    for method in (module for module in model.modules() if isinstance(module, DiffIML)):
+        if dtype := launch.half_precision(device, precision):
+            for network in (method.condition_encoder, method.denoiser):
+                _store_weights_in(dtype, network)
+        if compiling:
+            parts = _Parts(captures and device.type == "cuda")
+            method.condition_encoder.forward = parts.add("the condition encoder", method.condition_encoder.forward)
+            method.denoiser.forward = parts.add("the denoiser", method.denoiser.forward)
+            method.codec.decode = parts.add("the decoder", method.codec.decode)
+            if parts.captures:
+                torch.backends.cudnn.benchmark = True  # shapes repeat
+                method.forward = _Captured(method.forward, parts)
+
+
+def _store_weights_in(dtype: torch.dtype, network: nn.Module) -> None:
+    """Casts what autocast casts: the weights of matrix products and convolutions, not those of norms."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            layer.to(dtype)
+
+
+class _Parts:
+    """Compiled functions, each for its first shape, then for any; they run plainly while `active` is False.
+
+    Args:
+        captures: whether a `_Captured` decides when they are active; else they always are.
+    """
+
+    def __init__(self, captures: bool):
+        self.captures, self.active = captures, not captures
+
+    def add(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """`plain`, compiled while active; itself where compiling fails."""
+        compiled = torch.compile(plain)
+        fails = False
+
+        @wraps(plain)
+        def run(*inputs: Any, **options: Any) -> Any:
+            nonlocal fails
+            if fails or not self.active:
+                return plain(*inputs, **options)
+            try:
+                return compiled(*inputs, **options)
+            except (DiffIMLError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # compilers fail in many ways, and none may end a run
+                fails = True
+                _logger.warning(f"{name} runs without compiling, which failed: {_first_line(error)}")
+                return plain(*inputs, **options)
+
+        return run
+
+
+class _Captured:
+    """`DiffIML.forward`, replayed as a CUDA graph for shapes that come again.
+
+    A shape that comes once, such as a last batch's, runs plainly: compiling and capturing it would take far longer.
+    Of more than `_MOST_GRAPHS` shapes, such as images at their own sizes, the networks are compiled for any size.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], parts: _Parts):
+        self.function, self.parts = function, parts
+        self.seen: Counter = Counter()
+        self.graphs: dict[Any, _Graph] = {}
+        self.fails = False
+
+    def __call__(self, image: Tensor, noise: Tensor, members: bool = False) -> tuple[Tensor, ...]:
+        key = (image.shape, noise.shape, members)
+        self.seen[key] += 1
+        if key in self.graphs:
+            return self.graphs[key](image, noise)
+        self.parts.active = self.seen[key] > 1 or len(self.seen) > _MOST_GRAPHS
+        try:
+            if self.seen[key] > 1 and len(self.graphs) < _MOST_GRAPHS and not self.fails:
+                try:
+                    self.graphs[key] = _Graph(partial(self.function, members=members), image, noise)
+                    return self.graphs[key](image, noise)
+                except Exception as error:  # a capture fails in as many ways as compiling
+                    self.fails = True
+                    _logger.warning(f"predictions run without a CUDA graph, whose capture failed: {_first_line(error)}")
+            return self.function(image, noise, members)
+        finally:
+            self.parts.active = False
+
+
+class _Graph:
+    """A function of tensors of fixed shapes, recorded once; a call costs a single launch, whatever is inside."""
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor):
+        self.inputs = [tensor.clone() for tensor in inputs]
+        self.graph = torch.cuda.CUDAGraph()
+        caches = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)  # its casts would be freed under the graph
+        try:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UPS):
+                    function(*self.inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(self.graph):
+                self.outputs = function(*self.inputs)
+        finally:
+            torch.set_autocast_cache_enabled(caches)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given, non_blocking=True)
+        self.graph.replay()
+        return tuple(output.clone() for output in self.outputs)  # the next replay overwrites them
+
+
+def _first_line(error: Exception) -> str:
+    reason = str(error).strip() or "no reason given"
+    return f"{type(error).__name__}: {reason.splitlines()[0]}"

@@ -1,0 +1,120 @@
+import logging
+
+import pytest
+import torch
+
+from diffiml_plugin.framework.adapters import DiffIMLModel
+from diffiml_plugin.launch import autocast
+from diffiml_plugin.models import compiled
+from diffiml_plugin.models.compiled import speed_up
+
+CPU = torch.device("cpu")
+IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def build() -> DiffIMLModel:
+    torch.manual_seed(0)
+    return DiffIMLModel(encoder="segformer_b0", num_inference_steps=2, ensemble_size=2).eval()
+
+
+@torch.no_grad()
+def predict(model: DiffIMLModel, precision: str = "fp32") -> torch.Tensor:
+    with autocast(CPU, precision):
+        return model(IMAGE, name=["a", "b"], uncertainty=True)["pred_mask"]
+
+
+@pytest.fixture
+def traced_only(monkeypatch):
+    """Compiles without a code generator, which would take minutes."""
+    torch._dynamo.reset()
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend="aot_eager"))
+
+
+def test_compiled_predictions_are_the_same(traced_only):
+    model = build()
+    plain = predict(model)
+    speed_up(model, CPU, "fp32", "on")
+    assert model.diffiml.denoiser.forward.__wrapped__
+    torch.testing.assert_close(predict(model), plain, atol=1e-4, rtol=0)
+
+
+def test_auto_leaves_a_model_on_the_cpu_as_it_is():
+    model = build()
+    speed_up(model, CPU, "auto", "auto")
+    assert not {"forward", "decode"} & {*vars(model.diffiml), *vars(model.diffiml.denoiser), *vars(model.diffiml.codec)}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_what_does_not_compile_runs_as_it_is_and_says_why(monkeypatch, caplog):
+    def refuse(function):
+        def run(*inputs, **options):
+            raise RuntimeError("no kernel for this shape\nmore")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    model = build()
+    plain = predict(model)
+    speed_up(model, CPU, "fp32", "on")
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(predict(model), plain)
+        predict(model)
+    reasons = [record.getMessage() for record in caplog.records]
+    assert len(reasons) == 3 and all("RuntimeError: no kernel for this shape" in reason for reason in reasons)
+
+
+def test_stored_half_precision_gives_what_autocast_gives():
+    model = build()
+    cast = predict(model, "bf16")
+    speed_up(model, CPU, "bf16", "off")
+    assert model.diffiml.denoiser.latent_in.weight.dtype == torch.bfloat16
+    assert model.diffiml.denoiser.unet.out[0].weight.dtype == torch.float32  # a norm
+    assert {parameter.dtype for parameter in model.diffiml.codec.parameters()} == {torch.float32}
+    torch.testing.assert_close(predict(model, "bf16"), cast, atol=1e-6, rtol=0)
+    assert (predict(model, "bf16") - predict(build())).abs().max() < 0.05
+
+
+def test_other_sampling_settings_do_not_use_a_capture_of_these():
+    method = build().diffiml
+    method.forward = lambda *inputs: pytest.fail("captured for another N")
+    method.with_settings(ensemble_size=1).predict(IMAGE, ["a", "b"])
+
+
+class RecordedGraph:
+    """Stands for a CUDA graph: what was given when it was made, and how often it ran."""
+
+    def __init__(self, function, *inputs):
+        self.function, self.runs = function, 0
+
+    def __call__(self, *inputs):
+        self.runs += 1
+        return self.function(*inputs)
+
+
+def test_shapes_that_come_again_are_captured(monkeypatch):
+    monkeypatch.setattr(compiled, "_Graph", RecordedGraph)
+    parts = compiled._Parts(captures=True)
+    active = []
+    run = compiled._Captured(lambda image, noise, members: active.append(parts.active) or (image,), parts)
+    shapes = [torch.zeros(8, 1), torch.zeros(8, 1), torch.zeros(8, 1), torch.zeros(3, 1)]
+    for image in shapes:
+        run(image, image)
+    assert active == [False, True, False, False]  # the third is replayed, the fourth another shape
+    assert [graph.runs for graph in run.graphs.values()] == [2]
+    for width in range(2, 8):  # many sizes: the networks compile for any
+        run(torch.zeros(1, width), torch.zeros(1, width))
+    assert active[-1] and len(run.graphs) == 1
+
+
+def test_a_failed_capture_leaves_predictions_plain(monkeypatch, caplog):
+    def fail(function, *inputs):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(compiled, "_Graph", fail)
+    run = compiled._Captured(lambda image, noise, members: (image + 1,), compiled._Parts(captures=True))
+    image = torch.zeros(2, 1)
+    for _ in range(3):
+        assert torch.equal(run(image, image)[0], image + 1)
+    (record,) = caplog.records
+    assert "without a CUDA graph" in record.getMessage() and "not permitted" in record.getMessage()
