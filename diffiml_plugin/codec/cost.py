@@ -1,14 +1,12 @@
 """What a latent codec costs: parameters, multiply-adds, and the time to encode and decode one map."""
 
-import time
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from diffiml_plugin.codec.metrics import codec_device
+from diffiml_plugin.models.cost import count_flops, seconds_per_call
 
 
 @dataclass(frozen=True)
@@ -17,32 +15,22 @@ class CodecCost:
 
     params_M: float
     gmacs: float  # billions of multiply-adds
-    seconds: float  # the fastest run
+    seconds: float
 
 
-def measure_cost(codec: nn.Module, size: int, runs: int) -> CodecCost:
+class _RoundTrip(nn.Module):
+    def __init__(self, codec: nn.Module):
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.codec.decode(self.codec.encode(y))
+
+
+@torch.no_grad()
+def measure_cost(codec: nn.Module, size: int) -> CodecCost:
     """The cost of one map of `size` x `size` pixels on the codec's device."""
     params = sum(parameter.numel() for parameter in codec.parameters())
-    return CodecCost(params / 1e6, _multiply_adds(codec, size) / 1e9, _seconds(codec, size, runs))
-
-
-@torch.inference_mode()
-def _multiply_adds(codec: nn.Module, size: int) -> float:
-    shadow = deepcopy(codec).to("meta")  # shapes without arithmetic
-    with FlopCounterMode(display=False) as counter:
-        shadow.decode(shadow.encode(torch.zeros(1, 1, size, size, device="meta")))
-    return counter.get_total_flops() / 2
-
-
-@torch.inference_mode()
-def _seconds(codec: nn.Module, size: int, runs: int) -> float:
-    device = codec_device(codec)
-
-    def timed(side: int) -> float:
-        y = torch.zeros(1, 1, side, side, device=device)
-        start = time.perf_counter()
-        codec.decode(codec.encode(y)).sum().item()  # .item() waits for the device
-        return time.perf_counter() - start
-
-    timed(size if device.type == "cuda" else 64)  # a GPU chooses its kernels by size
-    return min(timed(size) for _ in range(runs))
+    both_ways, y = _RoundTrip(codec), torch.zeros(1, 1, size, size, device=codec_device(codec))
+    flops = count_flops(both_ways, y)  # first: the device is warm then, and the slowest codec is timed once
+    return CodecCost(params / 1e6, flops / 1e9, seconds_per_call(lambda: both_ways(y), fewest=1))

@@ -33,7 +33,6 @@ from diffiml_plugin.table import Table
 
 NOISE_LEVELS = (0.1, 0.2, 0.3)  # standard deviations, on unit-variance latents
 _WORST = 10
-_TIMED = 5  # runs, of which the fastest counts
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,7 @@ def report_codec(codec: LightVAE, masks: Mapping[str, np.ndarray], size: int, ou
     statistics = [latent_statistics(found[target].latents) for target in TARGETS]
     device = codec_device(codec)
     rival = SDVAE().to(device).eval()  # random weights: its cost does not depend on them
-    costs = {
-        "LightVAE": measure_cost(codec, size, _TIMED),
-        "SD VAE": measure_cost(rival, size, 1 if device.type == "cpu" else _TIMED),
-    }  # a CPU takes a minute for one
+    costs = {"LightVAE": measure_cost(codec, size), "SD VAE": measure_cost(rival, size)}
     f1, side = found["mask"].f1, size - size % LATENT_STRIDE
     squares = [resized(mask, side) for mask in maps["mask"]]
     result = {

@@ -1,10 +1,13 @@
-"""What a model costs: parameters, and multiply-adds as fvcore counts them (Table 4: 1 multiply-add = 1)."""
+"""What a model costs: parameters, multiply-adds as fvcore counts them (Table 4: 1 multiply-add = 1), and seconds."""
 
 import shlex
 import sys
-from collections.abc import Mapping
+import time
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrai
 
 ENSEMBLE_SIZES = (1, 5)  # of Table 4
 _COUNTED = "one image, random weights; 1 multiply-add = 1, fused attention as two matrix products, every sampling step"
+_MOST, _SECONDS = 100, 5.0  # calls to time; no more are begun after so many seconds
 
 
 def complexity(name: str, flags: Mapping[str, Any], image_size: int) -> dict[str, Any]:
@@ -81,14 +85,9 @@ def multiply_adds(name: str, model: nn.Module, batch: dict[str, Any]) -> float |
     Raises:
         DiffIMLError: it does not run.
     """
-    from fvcore.nn import FlopCountAnalysis  # importing it warns, which `untrained` hides
-
     image, mask_of = batch["image"], _MaskOf(model, batch)
-    counter = FlopCountAnalysis(mask_of, image)
-    counter.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     try:
-        return counter.total() / 1e9
+        return count_flops(mask_of, image) / 1e9
     except Exception:  # is it the model that fails, or only its tracing?
         try:
             mask_of(image)
@@ -100,6 +99,31 @@ def multiply_adds(name: str, model: nn.Module, batch: dict[str, Any]) -> float |
                 f"{name} does not run at {size} on the {place} ({error}); try the --image_size it was made for"
             ) from error
         return None
+
+
+def count_flops(module: nn.Module, *inputs: Tensor) -> float:
+    """Of one call, by tracing it: 1 multiply-add = 1, fused attention as two matrix products."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing it warns
+        from fvcore.nn import FlopCountAnalysis
+
+    counter = FlopCountAnalysis(module, inputs)
+    counter.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+    return counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none").total()
+
+
+@torch.no_grad()
+def seconds_per_call(call: Callable[[], Tensor], fewest: int = 3) -> float:
+    """The median of at least `fewest` calls one after another, the first left out if there are several.
+
+    Each is waited for until the device has its result.
+    """
+    seconds: list[float] = []
+    while len(seconds) < fewest or sum(seconds) < _SECONDS and len(seconds) < _MOST:
+        start = time.perf_counter()
+        call().sum().item()  # .item() waits for the device
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:] or seconds)
 
 
 def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:

@@ -1,20 +1,17 @@
 """`benco complexity --zoo`: the cost of DiffIML and of each model of the framework's zoo, on one device (Table 4)."""
 
 import gc
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import NAME, register
 from diffiml_plugin.framework.imdlbenco import MODELS
-from diffiml_plugin.models.cost import cost_row, multiply_adds
+from diffiml_plugin.models.cost import cost_row, multiply_adds, seconds_per_call
 from diffiml_plugin.models.registry import input_mode, model_class
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
@@ -22,7 +19,6 @@ RESULTS = "complexity.json"  # by this name `benco report` finds the rows in a f
 RATIO = "fps_ratio_to_DiffIML_N=1"
 _OURS = (("lightvae", 1), ("lightvae", 5), ("sd-vae", 1), ("sd-vae", 5))  # codec, N; others relate to the first
 _TABLE_4_SIZE = {"MantraNet": 256}  # the only one there that is not of the model's `input_mode`
-_FEWEST, _MOST, _SECONDS = 3, 100, 5.0  # runs of one model; no more are begun after so many seconds
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def _measured(entry: _Entry, device: torch.device) -> dict[str, Any]:
         gflops = {f"N={entry.flags.get('ensemble_size', 1)}": multiply_adds(entry.name, model, batch)}
         row = cost_row(entry.name, model, settings, entry.image_size, gflops)
         row["settings"]["timed"] = _device_name(device)
-        return {**row, "fps": frames_per_second(model, batch)}
+        return {**row, "fps": 1 / seconds_per_call(lambda: model(**batch)["pred_mask"])}
 
 
 def _failed(entry: _Entry, error: Exception) -> dict[str, Any]:
@@ -103,17 +99,6 @@ def _failed(entry: _Entry, error: Exception) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, DiffIMLError) else f"{type(error).__name__}: {error}"
-
-
-@torch.no_grad()
-def frames_per_second(model: nn.Module, batch: Mapping[str, Any]) -> float:
-    """From the median time of one image after another, the first left out."""
-    seconds: list[float] = []
-    while len(seconds) < _FEWEST or sum(seconds) < _SECONDS and len(seconds) < _MOST:
-        start = time.perf_counter()
-        model(**batch)["pred_mask"].sum().item()  # .item() waits for the device
-        seconds.append(time.perf_counter() - start)
-    return 1 / median(seconds[1:])
 
 
 def _device_name(device: torch.device) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.models import cost
 from diffiml_plugin.models.cost import complexity
 
 SMALL = {"encoder": "segformer_b0"}
@@ -121,3 +122,16 @@ def test_a_model_of_the_zoo():
     row = complexity("MVSSNet", {}, 512)
     assert row["params_M"]["total"] == pytest.approx(146.88, abs=0.01)
     assert row["GFLOPs"]["N=1"] == pytest.approx(166.5, abs=0.1)
+
+
+def test_the_median_call_counts_and_the_first_does_not(monkeypatch):
+    clock = iter([0, 9, 9, 10, 10, 13, 13, 15])  # calls of 9, 1, 3 and 2 seconds
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(cost, "_SECONDS", 0.0)
+    assert cost.seconds_per_call(lambda: torch.zeros(1), fewest=4) == 2
+
+
+def test_one_slow_call_is_enough_where_one_is_asked_for(monkeypatch):
+    clock = iter([0.0, 60.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert cost.seconds_per_call(lambda: torch.zeros(1), fewest=1) == 60

@@ -7,6 +7,7 @@ from torch import nn
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import DiffIMLModel, register
 from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.models import cost
 from diffiml_plugin.models import zoo as zoo_module
 from diffiml_plugin.models.cost import complexity
 from diffiml_plugin.models.zoo import RATIO, zoo
@@ -33,7 +34,7 @@ class _Plain(nn.Module):
 def rows():
     """Of a registry with a model that fails before one that works."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(zoo_module, "_SECONDS", 0.0)
+        patched.setattr(cost, "_SECONDS", 0.0)
         patched.setattr(MODELS, "_module_dict", {"DiffIML": DiffIMLModel, "Broken": _Broken, "Plain": _Plain})
         return list(zoo((), SMALL, 64, CPU))
 
@@ -92,7 +93,7 @@ def test_every_model_of_the_registry_is_measured(monkeypatch):
         raise OSError("offline")
 
     monkeypatch.setattr(zoo_module, "_OURS", (("lightvae", 1),))
-    monkeypatch.setattr(zoo_module, "frames_per_second", lambda model, batch: 1.0)  # it ran when it was counted
+    monkeypatch.setattr(zoo_module, "seconds_per_call", lambda call: 1.0)  # it ran when it was counted
     monkeypatch.setattr(torch.hub, "load", offline)
     register()
     fixed = ("vit", "vit16", "swin", "Mesorch", "MSCDI_Net", "ObjectFormer", "SparseViT")
@@ -108,6 +109,6 @@ def test_every_model_of_the_registry_is_measured(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(zoo_module, "_SECONDS", 0.0)
+    monkeypatch.setattr(cost, "_SECONDS", 0.0)
     rows = list(zoo(["MVSSNet"], SMALL, 64, torch.device("cuda")))
     assert all(row["fps"] and torch.cuda.get_device_name() in row["settings"]["timed"] for row in rows)
