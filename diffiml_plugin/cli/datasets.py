@@ -40,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from diffiml_plugin.datasets.catalogue import CATALOGUE, find_entry
+    from diffiml_plugin.datasets.catalogue import CATALOGUE, VARIANTS, find_entry, known_variant
     from diffiml_plugin.errors import DiffIMLError
 
     if args.action == "list":
         print(_list(CATALOGUE))
+        print("\nvariants, for `prepare` and `describe`: " + ", ".join(variant.name for variant in VARIANTS))
         return 0
     if not args.target:
         raise DiffIMLError(
@@ -52,7 +53,10 @@ def run(args: argparse.Namespace) -> int:
             f"example: datasets {args.action} COVERAGE{'.json' if args.action == 'check' else ''}"
         )
     if args.action == "describe":
-        print(_description(find_entry(args.target)))
+        variant = known_variant(args.target)
+        if variant:
+            print(f"{variant.name}, of {variant.of}: {variant.rule}")
+        print(_description(find_entry(variant.of if variant else args.target)))
         return 0
     if args.action == "check":
         return _check(args)

@@ -220,11 +220,42 @@ CATALOGUE = (
 )
 
 
+@dataclass(frozen=True)
+class DatasetVariant:
+    """What the authors' release trains or tests on in place of a dataset: a smaller rendering, or a part of it."""
+
+    name: str
+    of: str  # a name of the catalogue
+    rule: str
+    longest_side: int | None = None  # in pixels; larger images are shrunk to it
+    part: str = ""  # of tamperedCOCO
+
+
+_SHRUNK = (
+    "images whose longer side is above 1024 pixels are shrunk to it, by averaging areas, their masks by the nearest "
+    "pixel; kept as PNG beside the list. The release names this set and not its making: the rule is ours"
+)
+_PARTS = {"sp": "spliced", "cm": "copied", "bcm": "copied, with blurred borders", "bcmc": "copied, blurred, compressed"}
+VARIANTS = (
+    DatasetVariant("NIST16_1024", "NIST16", _SHRUNK, longest_side=1024),
+    DatasetVariant("IMD_20_1024", "IMD2020", _SHRUNK, longest_side=1024),
+    *(
+        DatasetVariant(f"tampCOCO_{part}", "tamperedCOCO", f"its part `{part}` alone: regions {what}", part=part)
+        for part, what in _PARTS.items()
+    ),
+)
+
+
+def known_variant(name: str) -> DatasetVariant | None:
+    """The variant called `name`, in upper or lower case, or None."""
+    return next((variant for variant in VARIANTS if variant.name.lower() == name.lower()), None)
+
+
 def find_entry(name: str) -> DatasetEntry:
     """The dataset called `name`, in upper or lower case. Raises DiffIMLError with the nearest name if there is none."""
     entry = known_entry(name)
     if entry is None:
-        names = [entry.name for entry in CATALOGUE]
+        names = [entry.name for entry in (*CATALOGUE, *VARIANTS)]
         raise DiffIMLError(f"no dataset {name!r}{nearest(name, names)} (there are {', '.join(names)})")
     return entry
 

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
@@ -183,21 +183,24 @@ def _autosplice(files: Files) -> Found:
     return found
 
 
-def _tampered_coco(files: Files) -> Found:
-    found = Found()
-    for part in ("cm", "sp", "bcm", "bcmc"):
-        for name in (f"{part}_COCO_list.txt", f"{part}_COCO_train_list.txt"):
-            listing = next((file for file in files if file.name == name), None)
-            if listing is None:
-                continue
-            for line in filter(str.strip, listing.read_text(encoding="utf-8").splitlines()):
-                image, mask = (listing.parent / entry.strip() for entry in f"{line},".split(",")[:2])
-                if _present(files, image):
-                    found.add(image, _present(files, mask))
-                else:
-                    found.left_out.append(f"{image}: named by {name}, but not there")
-            break
-    return found
+def _tampered_coco(parts: Sequence[str]) -> Callable[[Files], Found]:
+    def find(files: Files) -> Found:
+        found = Found()
+        for part in parts:
+            for name in (f"{part}_COCO_list.txt", f"{part}_COCO_train_list.txt"):
+                listing = next((file for file in files if file.name == name), None)
+                if listing is None:
+                    continue
+                for line in filter(str.strip, listing.read_text(encoding="utf-8").splitlines()):
+                    image, mask = (listing.parent / entry.strip() for entry in f"{line},".split(",")[:2])
+                    if _present(files, image):
+                        found.add(image, _present(files, mask))
+                    else:
+                        found.left_out.append(f"{image}: named by {name}, but not there")
+                break
+        return found
+
+    return find
 
 
 def _comp_raise(files: Files) -> Found:
@@ -280,7 +283,7 @@ def _present(files: Files, file: Path) -> Path | None:
 LAYOUTS = {
     "CASIAv2": Layout(_casia("Tp_", 5)),
     "FantasticReality": Layout(_fantastic_reality, _read_npz),
-    "tamperedCOCO": Layout(_tampered_coco),
+    "tamperedCOCO": Layout(_tampered_coco(("cm", "sp", "bcm", "bcmc"))),
     "compRAISE": Layout(_comp_raise),
     "CASIAv1": Layout(_casia("Sp_", 4)),
     "COVERAGE": Layout(_coverage),
@@ -294,3 +297,8 @@ LAYOUTS = {
     "MISD": Layout(_misd, _read_folder),
     "IFS-TC": Layout(_ifs_tc),
 }
+
+
+def layout_of(name: str, part: str = "") -> Layout:
+    """The layout of a dataset of the catalogue, or of a part of tamperedCOCO."""
+    return Layout(_tampered_coco((part,))) if part else LAYOUTS[name]

@@ -13,10 +13,18 @@ from PIL import Image
 
 from diffiml_plugin.data.examined import in_parallel
 from diffiml_plugin.data.faults import examine
-from diffiml_plugin.data.images import SUFFIXES
+from diffiml_plugin.data.images import SUFFIXES, read_image
 from diffiml_plugin.data.lists import NEGATIVE, read_list
-from diffiml_plugin.datasets.catalogue import CATALOGUE, FRAMEWORK_LAYOUTS, DatasetEntry, known_entry
-from diffiml_plugin.datasets.layouts import LAYOUTS, Files, Found, MaskReader, read_levels
+from diffiml_plugin.datasets.catalogue import (
+    CATALOGUE,
+    FRAMEWORK_LAYOUTS,
+    VARIANTS,
+    DatasetEntry,
+    DatasetVariant,
+    known_entry,
+    known_variant,
+)
+from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
 
 _USABLE = ("EXIF", "16-bit", "inverted", "empty", "grey region")  # told by `check`; a copy would not be better
@@ -64,10 +72,11 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     """Finds a dataset's pairs and writes `[[image, mask | "Negative"], ...]` with absolute paths.
 
     No file below `root` is changed. Masks that the framework would misread are binarised and resized to their image
-    (nearest neighbour) as PNG files in a folder beside the list, called as the list with `_masks`.
+    (nearest neighbour) as PNG files in a folder beside the list, called as the list with `_masks`; images that a
+    variant shrinks are in another, with `_images`.
 
     Args:
-        name: in the catalogue, or any other for a dataset that is in one of the framework's forms.
+        name: in the catalogue, a variant there, or any other for a dataset that is in one of the framework's forms.
         root: the dataset's folder, or one that holds it; folders in it that carry another dataset's name are not read.
         output: the list (`root/NAME.json`, of tampered images only `root/NAME_tampered.json`).
         tampered_only: leave authentic images out.
@@ -76,21 +85,22 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
         DiffIMLError: no known layout there, or one whose images and masks do not pair up; nothing to list; a list
             in the way; masks or other datasets beside one whose images are all authentic.
     """
-    entry = known_entry(name)
-    name = entry.name if entry else name
+    variant = known_variant(name)
+    entry = known_entry(variant.of if variant else name)
+    name = variant.name if variant else entry.name if entry else name
     output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
-    cache = _masks_of(output)
+    cache, images = _masks_of(output), output.with_name(f"{output.stem}_images")
     if output.exists() and not cache.exists():
         raise DiffIMLError(f"{output} was not made by this command and is not overwritten; choose another --output")
     root = Path(os.path.abspath(root))
 
     # 1. The pairs: in the folder of that name, else anywhere below.
-    for place in (*folders_of(name, root), root):
-        found, reader = _find(entry, place, *_files(place, {output, cache}, entry))
+    for place in (*folders_of(name, root), *folders_of(entry.name if entry else name, root), root):
+        found, reader = _find(entry, place, *_files(place, {output, cache, images}, entry), variant)
         if found.pairs:
             break
     else:
-        hint = "" if entry else nearest(name, [known.name for known in CATALOGUE])
+        hint = "" if entry else nearest(name, [known.name for known in (*CATALOGUE, *VARIANTS)])
         forms = (entry.layout, *FRAMEWORK_LAYOUTS) if entry else FRAMEWORK_LAYOUTS
         raise DiffIMLError(f"{root} holds {name} in no known layout{hint}; expected {'; or '.join(forms)}")
 
@@ -105,11 +115,24 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
         in_parallel(lambda pair: _mend(*pair, reader, _copy_path(Path(pair[0]), root, cache)), found.pairs, name)
     )
 
-    # 3. The list and the log.
     records = [(image, use.mask) for (image, _), use in zip(found.pairs, mended, strict=True) if use.mask]
     notes = [f"left out: {line}" for line in found.left_out] + found.misnamed + [use.note for use in mended if use.note]
     if not records:
         raise DiffIMLError(f"no pair of {name} in {root} can be used; the first of {len(notes)}: {notes[0]}")
+    if variant and variant.longest_side:
+
+        def smaller(record: tuple[str, str]) -> tuple[str, str]:
+            copies = (_copy_path(Path(record[0]), root, folder) for folder in (images, cache))
+            return _shrunk(*record, variant.longest_side, *copies)
+
+        originals, records = records, list(in_parallel(smaller, records, name))
+        notes += [
+            f"{image}: shrunk to {variant.longest_side} pixels -> {made}"
+            for (image, _), (made, _) in zip(originals, records, strict=True)
+            if image != made
+        ]
+
+    # 3. The list and the log.
     output.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n", encoding="utf-8")
     log = cache / "changes.txt"
     log.write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
@@ -136,8 +159,13 @@ def _files(folder: Path, skip: set[Path], entry: DatasetEntry | None) -> tuple[F
     return dict.fromkeys(sorted(files)), others
 
 
-def _find(entry: DatasetEntry | None, root: Path, files: Files, others: list[Path]) -> tuple[Found, MaskReader | None]:
-    """The original download, with its masks' reader, else the framework's folder, else the one JSON list in `root`."""
+def _find(
+    entry: DatasetEntry | None, root: Path, files: Files, others: list[Path], variant: DatasetVariant | None
+) -> tuple[Found, MaskReader | None]:
+    """The original download, with its masks' reader, else the framework's folder, else the one JSON list in `root`.
+
+    Only the original tells the parts of a dataset apart.
+    """
     if entry and not entry.tampered:
         strangers = others + [
             file
@@ -150,9 +178,10 @@ def _find(entry: DatasetEntry | None, root: Path, files: Files, others: list[Pat
                 f"authentic; call their own folder {entry.name}, or pass it as --root"
             )
     if entry:
-        layout = LAYOUTS[entry.name]
+        part = variant.part if variant else ""
+        layout = layout_of(entry.name, part)
         found = layout.find(files)
-        if any(mask != NEGATIVE for _, mask in found.pairs) or found.pairs and not entry.tampered:
+        if part or any(mask != NEGATIVE for _, mask in found.pairs) or found.pairs and not entry.tampered:
             return found, layout.read_encoded
     found = Found()
     lists = [
@@ -207,3 +236,21 @@ def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) ->
     copy.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(tampered.astype(np.uint8) * np.uint8(255)).save(copy)
     return _Mended(str(copy), f"{mask}: {', '.join(changes)} -> {copy}", empty)
+
+
+def _shrunk(image: str, mask: str, longest_side: int, image_copy: Path, mask_copy: Path) -> tuple[str, str]:
+    """The pair itself, or PNG copies of it whose longer side has so many pixels."""
+    pixels = read_image(Path(image))
+    height, width = pixels.shape[:2]
+    scale = longest_side / max(height, width)
+    if scale >= 1:
+        return image, mask
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image_copy.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)).save(image_copy)
+    if mask == NEGATIVE:
+        return str(image_copy), mask
+    tampered = cv2.resize(read_levels(mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    mask_copy.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tampered * np.uint8(255)).save(mask_copy)
+    return str(image_copy), str(mask_copy)

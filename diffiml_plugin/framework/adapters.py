@@ -7,6 +7,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.method.config import SIZE_MULTIPLE, DiffIMLConfig, true_or_false
 from diffiml_plugin.method.diffiml import DiffIML
@@ -62,6 +63,7 @@ class DiffIMLModel(nn.Module):
         mask=None,
         label=None,
         edge_map=None,
+        edge_mask=None,
         name=None,
         details=False,
         shape_mask=None,
@@ -74,6 +76,7 @@ class DiffIMLModel(nn.Module):
         Args:
             image: [B, 3, H, W], ImageNet-normalised.
             mask, edge_map: [B, 1, H, W] in {0, 1}, any dtype; read in training only.
+            edge_mask: the framework's band, [B, 1, H, W] in {0, 1}; in place of `edge_map` with edge_target band.
             name: B image names, the keys of the sampling noise; without them the image's content is the key.
             shape_mask: [B, 1, H, W], 1 on the real pixels of padded images; nothing is found outside.
             uncertainty: when predicting, add it: [B, 1, H, W] in [0, 0.5].
@@ -85,7 +88,7 @@ class DiffIMLModel(nn.Module):
             `pred_label` [B] in [0, 1].
         """
         if self.training:
-            return self._training_step(image, mask, edge_map)
+            return self._training_step(image, mask, self._edge_target(edge_map, edge_mask))
         names = name if name is not None else [content_name(one) for one in image]
         prediction = self.diffiml.predict(image, names, bool(details), members=bool(uncertainty)).within(shape_mask)
         output = {"pred_mask": prediction.probability, "pred_label": prediction.score}
@@ -98,6 +101,13 @@ class DiffIMLModel(nn.Module):
             for number, step in enumerate(prediction.steps.unbind(1), start=1):
                 output["visual_image"][f"denoising step {number}"] = step
         return output
+
+    def _edge_target(self, edge_map: Tensor | None, edge_mask: Tensor | None) -> Tensor | None:
+        if self.diffiml.config.edge_target == "canny":
+            return edge_map
+        if edge_mask is None and self.diffiml.config.edge_supervision:
+            raise DiffIMLError("edge_target band is drawn by the framework; pass --edge_mask_width, in pixels (7)")
+        return edge_mask
 
     def _training_step(self, image: Tensor, mask: Tensor, edge: Tensor | None) -> dict:
         losses = self.diffiml.training_loss(image, mask, edge)

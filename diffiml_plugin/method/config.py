@@ -10,6 +10,7 @@ SAMPLERS = ("ddim", "ancestral")
 TIMESTEP_SPACINGS = ("trailing", "leading")
 ENSEMBLE_SPACES = ("latent", "pixel")
 TTA_FUSIONS = ("mean", "max")
+EDGE_TARGETS = ("canny", "band")
 READINGS = {  # of a codec's decoded value, as a probability: the first is the codec's own
     "lightvae": ("sigmoid",),  # its values are logits
     "lightvae-release": ("sigmoid", "clamp"),  # its values aim at -1 and +1, and yet
@@ -52,6 +53,11 @@ class DiffIMLConfig:
         "width-norm-activation (32-batch-relu) of lightvae-release",
     )
     edge_supervision: bool = _setting(True, "joint latent concat[z_mask, z_edge]; false: the mask latent alone")
+    edge_target: str = _setting(
+        "canny",
+        "canny: Eq. 7, drawn at the input's size | band: the framework's, drawn at the photograph's own size, which "
+        "the release trains on and which needs --edge_mask_width 7",
+    )
     prior_rate: float = _setting(0.1, "lambda of Eq. 15, in latent standard deviations")
     seg_weight: float = _setting(0.2, "alpha of Eq. 10: share of the mask term, in [0, 1]")
     timestep_power: float = _setting(1.0, "k: training draws t as T u^(1/k), u uniform; 1: the paper's, above: noisier")
@@ -86,6 +92,7 @@ class DiffIMLConfig:
             ("timestep_spacing", TIMESTEP_SPACINGS),
             ("ensemble_space", ENSEMBLE_SPACES),
             ("tta_fusion", TTA_FUSIONS),
+            ("edge_target", EDGE_TARGETS),
             ("mask_reading", ("auto", *READINGS.get(self.latent_codec, ()))),
         ):
             value = getattr(self, name)

@@ -8,9 +8,16 @@ from diffiml_plugin.cli.main import main
 def test_list_and_describe(capsys):
     assert main(["datasets", "list"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 16 and rows[6].split() == ["COVERAGE", "100", "100", "no", "test", "test"]
+    assert (
+        len(rows) == 18
+        and "NIST16_1024, IMD_20_1024" in rows[17]
+        and rows[6].split() == ["COVERAGE", "100", "100", "no", "test", "test"]
+    )
     assert main(["datasets", "describe", "coverage"]) == 0
     printed = capsys.readouterr().out
+    assert main(["datasets", "describe", "NIST16_1024"]) == 0
+    variant = capsys.readouterr().out
+    assert "NIST16_1024, of NIST16: images whose longer side is above 1024" in variant and "mfc.nist.gov" in variant
     for fact in ("100 authentic, 100 tampered", "github.com/wenbihan/coverage", "Nforged.tif", "ForensicHub"):
         assert fact in printed
 

@@ -1,6 +1,6 @@
 import pytest
 
-from diffiml_plugin.datasets.catalogue import CATALOGUE, find_entry, kind_of
+from diffiml_plugin.datasets.catalogue import CATALOGUE, VARIANTS, find_entry, kind_of, known_variant
 from diffiml_plugin.datasets.layouts import LAYOUTS
 from diffiml_plugin.errors import DiffIMLError
 
@@ -53,3 +53,9 @@ def test_names_tell_the_kind_where_their_authors_say_so():
     assert kind_of("casia1", "Sp_S_CND_A_pla0016_pla0016_0196.jpg") == "copy_move"
     assert kind_of("CASIAv2", "Tp_S_NRN_S_N_pla20080_pla20080_01980.tif") == "copy_move"
     assert kind_of("MISD", "Sp_D_cha_00098_cha_00047_sec_00073_197.jpg") == kind_of("mine", "Sp_D_1.jpg") == ""
+
+
+def test_variants_are_of_the_catalogue_and_say_their_rule():
+    assert {variant.name for variant in VARIANTS} >= {"NIST16_1024", "IMD_20_1024", "tampCOCO_sp", "tampCOCO_bcmc"}
+    assert all(find_entry(variant.of) and variant.rule for variant in VARIANTS)
+    assert known_variant("nist16_1024").longest_side == 1024 and known_variant("NIST16") is None

@@ -217,3 +217,32 @@ def test_real_data(bsds, tmp_path):
     assert (done.authentic, done.tampered, done.corrected, done.left_out) == (20, 60, 0, 0)
     (report,) = check_datasets(str(done.output))
     assert report.faults == []
+
+
+def test_a_variant_is_shrunk_to_a_longer_side_of_1024(miniatures, tmp_path):
+    root = tmp_path / "NIST16"
+    miniatures.fabricate("NIST16", root)
+    large = np.repeat(np.repeat(255 - miniatures.GREY, 64, 0), 64, 1)  # 3072x2048
+    miniatures.photograph(root / "probe" / "NC2016_0001.jpg", (3072, 2048))
+    miniatures.save(root / "reference" / "manipulation" / "mask" / "NC2016_9000.png", large)
+    before = contents(root)
+    done = prepare("nist16_1024", tmp_path)
+    assert done.output == tmp_path / "NIST16_1024.json" and (done.authentic, done.tampered) == (0, 2)
+    assert contents(root) == before
+    (image, mask), (small_image, _) = json.loads(done.output.read_text())
+    assert small_image == str(root / "probe" / "NC2016_0002.jpg")
+    assert image.startswith(str(tmp_path / "NIST16_1024_images")) and image.endswith(".png")
+    found = as_the_framework_reads(mask)
+    assert found.shape == (683, 1024) and Image.open(image).size == (1024, 683)
+    assert found.mean() == pytest.approx(miniatures.TAMPERED.mean(), abs=0.01)
+    assert f"NC2016_0001.jpg: shrunk to 1024 pixels -> {image}" in done.log.read_text()
+    assert prepare("NIST16_1024", tmp_path) == done
+
+
+def test_a_part_of_tampered_coco(miniatures, tmp_path):
+    miniatures.fabricate("tamperedCOCO", tmp_path / "tampCOCO")
+    listed = [json.loads(prepare(f"tampCOCO_{part}", tmp_path).output.read_text()) for part in ("sp", "bcmc")]
+    assert [[image.split("/")[-2] for image, _ in pairs] for pairs in listed] == [["sp_images"], ["bcmc_images"]]
+    (tmp_path / "tampCOCO" / "sp_COCO_train_list.txt").unlink()
+    with pytest.raises(DiffIMLError, match="holds tampCOCO_sp in no known layout"):
+        prepare("tampCOCO_sp", tmp_path)

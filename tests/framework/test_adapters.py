@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import DiffIMLModel, diffiml_post_func, register
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.training.tracking import picture_strips
@@ -40,6 +41,19 @@ def test_training_gives_what_the_frameworks_loop_reads(model, batch):
     model.eval()
     assert output["backward_loss"].requires_grad and output["timesteps"].shape == (2,)
     assert all(value.item() > 0 for value in output["visual_loss"].values())
+
+
+def test_the_frameworks_band_may_be_the_edge_target(batch):
+    model, targets, band = (
+        DiffIMLModel(encoder="segformer_b0", edge_target="band").train(),
+        [],
+        torch.ones(2, 1, 64, 64),
+    )
+    with pytest.raises(DiffIMLError, match="pass --edge_mask_width"):
+        model(**batch)
+    encode = model.diffiml._encode_targets
+    model.diffiml._encode_targets = lambda mask, edge: targets.append(edge) or encode(mask, edge)
+    assert model(**batch, edge_mask=band)["backward_loss"] > 0 and targets == [band]
 
 
 def test_the_truth_is_not_read_when_predicting(model, batch):
