@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from diffiml_plugin.errors import DiffIMLError
 
 _logger = logging.getLogger(__name__)
 NEGATIVE = "Negative"  # in place of a mask: the image is authentic
+_VARIABLE = re.compile(r"\$\{?(\w+)")
 _LAYOUT = 'expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | "Negative"], ...]'
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR: a stream of tampered photographs
 _STREAM = "SyntheticTampering"
@@ -74,7 +76,10 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
         if missing := {name: place for name, place in places.items() if not Path(place).exists()}:
             text = ", ".join(f"{name} ({place})" for name, place in missing.items())
             if len(missing) == len(places):
-                raise DiffIMLError(f"no dataset of {path} is there: {text}; is DATA_ROOT right?")
+                variables = " and ".join(
+                    sorted({name for entry in content.values() for name in _VARIABLE.findall(entry)})
+                )
+                raise DiffIMLError(f"no dataset of {path} is there: {text}; is {variables or 'each path'} right?")
             for name, place in missing.items():
                 if "$" not in content[name]:
                     raise DiffIMLError(f"{name} of {path}, {place}, does not exist; mend the path or remove the entry")

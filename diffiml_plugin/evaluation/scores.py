@@ -27,14 +27,17 @@ PIXEL_FIGURES = {
 }
 MEANS = {**PIXEL_FIGURES, "false_alarm_area": "false_alarm_area"}  # over images: key of a record -> figure
 _CURVES = {key: f"{key}_by_threshold" for key in ("f1", "false_alarm_area")}  # key of a record -> of its values there
-_OF_TAMPERED = {*PIXEL_FIGURES, "mask_area", _CURVES["f1"]}  # which figures a record of either kind has
-_OF_AUTHENTIC = {"mask_area", "false_alarm_area", _CURVES["false_alarm_area"]}
+OWN = {key: f"{key}_at_own_threshold" for key in _CURVES}  # key of a record -> of its value at the model's own
+_OF_TAMPERED = {*PIXEL_FIGURES, "mask_area", _CURVES["f1"], OWN["f1"]}  # which figures a record of either kind has
+_OF_AUTHENTIC = {"mask_area", "false_alarm_area", _CURVES["false_alarm_area"], OWN["false_alarm_area"]}
 _BEST_THRESHOLD = "best threshold"
 _AT_BEST = {key: f"{MEANS[key]} at {_BEST_THRESHOLD}" for key in _CURVES}
 _NO_MEAN = ("images", "tampered", "vanished", _BEST_THRESHOLD, *_AT_BEST.values())  # of a summary
 
 
-def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: bool = False) -> list[Record]:
+def score_batch(
+    output: Mapping[str, Any], batch: Mapping[str, Any], complete: bool = False, threshold: float | None = None
+) -> list[Record]:
     """One record per image of the batch: `name`, `index`, `label` (1 tampered), `score` (None: the model has none),
     the pixel figures (None for an authentic image), `mask_area`, the share of the real pixels that are tampered, and
     `false_alarm_area`, the share of an authentic image's that are called so (None for a tampered one).
@@ -43,6 +46,7 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
         output: of the model in test mode: `pred_mask` [B, 1, S, S] in [0, 1]; `pred_label` [B] or absent.
         batch: of the framework's dataset, `shape_mask` (1 = real pixels) where images were padded.
         complete: AUC and accuracy too, which take their time, and F1 and false-alarm area at each of `THRESHOLDS`.
+        threshold: the model's own, at which F1 and false-alarm area are given too, under the names of `OWN`.
 
     Raises:
         DiffIMLError: no mask, one of another shape, or a value that is not finite; names the image.
@@ -70,6 +74,11 @@ def score_batch(output: Mapping[str, Any], batch: Mapping[str, Any], complete: b
     figures = _counted((probability > THRESHOLD) & real, truth, real, complete)
     if complete:
         figures = [one | _ranked(*image) for one, *image in zip(figures, probability, truth, real, strict=True)]
+    if threshold is not None:
+        at_own = _counted((probability > threshold) & real, truth, real, False)
+        figures = [
+            one | {name: own[key] for key, name in OWN.items()} for one, own in zip(figures, at_own, strict=True)
+        ]
     records = []
     for i, label in enumerate(batch["label"].tolist()):
         tampered = label == 1
@@ -99,7 +108,7 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     summary = {"images": len(records), "tampered": len(tampered)}
     if vanished := sum(record.get("mask_area") == 0 for record in tampered):
         summary["vanished"] = vanished
-    for key, name in MEANS.items():
+    for key, name in (*MEANS.items(), *((OWN[key], f"{MEANS[key]} at own threshold") for key in OWN)):
         values = [record[key] for record in records if record.get(key) is not None]
         if values:
             summary[name] = fmean(values)

@@ -18,6 +18,7 @@ from diffiml_plugin import launch
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.lists import ImageList, read_test_sets
 from diffiml_plugin.data.pairs import make_test_set
+from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
 from diffiml_plugin.evaluation.records import RESULTS, digest, read_records, records_file, stamp, write_records
@@ -89,7 +90,7 @@ class Scoring:
             title=f"{name} {variant}",
             score=score,
         )
-        found = [{"dataset": name, **_of_the_list(listed, record["index"]), **record} for record in found]
+        found = [{"dataset": name, **_of_the_list(name, listed, record["index"]), **record} for record in found]
         if self.state.is_main_process:
             write_records(part, found)
         return found
@@ -145,6 +146,7 @@ def open_scoring(
         "configuration": digest([restored.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
         "model": restored.name,
         "checkpoint": str(restored.path),
+        "threshold": restored.threshold,
         "settings": values,
     }
     model = restored.model.to(state.device)
@@ -154,10 +156,11 @@ def open_scoring(
     return Scoring(results_file, settings, lists, state, model, inputs, header)
 
 
-def _of_the_list(listed: ImageList, index: int) -> dict[str, str]:
-    """What the list says of an image; "kind" only where it does."""
-    said = {"path": listed.images[index], "mask": listed.masks[index]}
-    return said | ({"kind": listed.kinds[index]} if listed.kinds and listed.kinds[index] else {})
+def _of_the_list(name: str, listed: ImageList, index: int) -> dict[str, str]:
+    """What the list says of an image; "kind" only where it does, or the image's name in a dataset of that name."""
+    image = listed.images[index]
+    kind = (listed.kinds[index] if listed.kinds else "") or kind_of(name, image)
+    return {"path": image, "mask": listed.masks[index]} | ({"kind": kind} if kind else {})
 
 
 def _keep_another_models(results: Path, model: str) -> None:

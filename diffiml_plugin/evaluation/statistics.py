@@ -1,6 +1,6 @@
 """Means with their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -28,10 +28,29 @@ class Figure:
 
 def mean_figure(groups: Sequence[Sequence[float]]) -> Figure:
     """The mean over groups of the means of their images' values."""
+    return _bootstrapped([(group,) for group in groups], np.mean)
+
+
+def auc_figure(groups: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """The mean over groups, scores of tampered and of authentic images, of the AUC; both kinds are resampled apart."""
+    return _bootstrapped(groups, _auc)
+
+
+def _auc(tampered: np.ndarray, authentic: np.ndarray) -> float:
+    """The share of pairs in which the tampered image scores higher, or half of those that are equal."""
+    ordered = np.sort(authentic)
+    lower, not_higher = (np.searchsorted(ordered, tampered, side).sum() for side in ("left", "right"))
+    return (lower + not_higher) / (2 * len(tampered) * len(authentic))
+
+
+def _bootstrapped(groups: Sequence[Sequence[Sequence[float]]], statistic: Callable[..., float]) -> Figure:
+    """The mean over groups of `statistic`, which takes the samples of a group as arrays."""
     random = np.random.default_rng(0)
-    resampled = [
-        [np.take(group, random.integers(len(group), size=len(group))).mean() for _ in range(_RESAMPLES)]
-        for group in groups
-    ]
-    low, high = np.percentile(np.mean(resampled, 0), (2.5, 97.5))
-    return Figure(fmean(fmean(group) for group in groups), (float(low), float(high)))
+
+    def resampled(sample: np.ndarray) -> np.ndarray:
+        return sample[random.integers(len(sample), size=len(sample))]
+
+    arrays = [[np.asarray(sample, float) for sample in group] for group in groups]
+    means = np.mean([[statistic(*map(resampled, group)) for _ in range(_RESAMPLES)] for group in arrays], 0)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Figure(fmean(float(statistic(*group)) for group in arrays), (float(low), float(high)))

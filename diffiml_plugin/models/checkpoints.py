@@ -24,13 +24,17 @@ _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
 @dataclass(frozen=True)
 class Restored:
-    """A model rebuilt from a checkpoint. `input` holds the `InputSettings` it was trained with, if stored."""
+    """A model rebuilt from a checkpoint. `input` holds the `InputSettings` it was trained with, if stored.
+
+    `threshold`: above which a pixel counts as tampered, where the checkpoint names its own.
+    """
 
     model: nn.Module
     name: str
     flags: dict[str, Any]
     input: dict[str, Any]
     path: Path
+    threshold: float | None = None
 
 
 def save_checkpoint(path: Path, model: nn.Module, name: str, flags: Mapping[str, Any], **facts: Any) -> None:
@@ -88,7 +92,7 @@ def restore(
     resolved = uninitialised(resolve_flags(name, {**stored, **now, **flags}, {**shared, **trained_input}))
     model = build_model(name, resolved, pretrained=False)
     load_into(model, state_dict, path)
-    return Restored(model, name, resolved, trained_input, path)
+    return Restored(model, name, resolved, trained_input, path, metadata.get("threshold"))
 
 
 def load_model(path: str | Path) -> nn.Module:

@@ -51,6 +51,24 @@ def test_curves_over_thresholds_count_real_pixels(graded):
     assert authentic["f1_by_threshold"] is None is tampered["false_alarm_area_by_threshold"]
 
 
+def test_figures_at_the_models_own_threshold(graded):
+    assert "f1_at_own_threshold" not in graded[0]
+    probability = torch.tensor([[[[0.9, 0.3]]], [[[0.3, 0.3]]]])
+    batch = {
+        "name": ["tampered", "authentic"],
+        "index": torch.arange(2),
+        "label": torch.tensor([1, 0]),
+        "mask": torch.tensor([[[[1.0, 1.0]]], [[[0.0, 0.0]]]]),
+    }
+    tampered, authentic = score_batch({"pred_mask": probability}, batch, threshold=0.299)
+    assert (tampered["f1_at_own_threshold"], authentic["false_alarm_area_at_own_threshold"]) == (pytest.approx(1), 1)
+    assert tampered["f1"] == pytest.approx(2 / 3) and authentic["false_alarm_area"] == 0
+    assert tampered["false_alarm_area_at_own_threshold"] is None is authentic["f1_at_own_threshold"]
+    summary = summarise([tampered, authentic])
+    assert summary["pixel-level F1 at own threshold"] == pytest.approx(1)
+    assert summary["false_alarm_area at own threshold"] == 1
+
+
 def test_the_best_threshold_and_its_price_stand_beside_the_fixed_one(graded):
     summary = summarise(graded)
     assert summary["pixel-level F1"] == pytest.approx(2 * 2 / (2 + 4))

@@ -23,6 +23,7 @@ from diffiml_plugin.framework.imdlbenco import PixelF1
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import post_function
+from diffiml_plugin.weights.files import load_weights, save_weights
 
 test_transform.__test__ = False
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -46,7 +47,16 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
     (tiny_dataset / "list.json").write_text(json.dumps([[*pairs[0], "splice"], *pairs[1:]]))
     results = testing.test(replace(settings, checkpoint_path=str(path)))
     assert json.load(open(f"{settings.output_dir}/results.json")) == results
-    assert {"command", "configuration", "model", "checkpoint", "settings", "datasets", "mean"} == results.keys()
+    assert {
+        "command",
+        "configuration",
+        "model",
+        "checkpoint",
+        "threshold",
+        "settings",
+        "datasets",
+        "mean",
+    } == results.keys()
     assert results["model"] == "TinyIML" and results["settings"]["image_size"] == 64  # as it was trained
     tiny = results["datasets"]["tiny"]
     assert (tiny["images"], tiny["tampered"]) == (4, 3)
@@ -69,6 +79,40 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
     assert authentic["f1"] is None and tiny["false_alarm_area"] == authentic["false_alarm_area"]
     printed = capsys.readouterr().out
     assert f"{tiny['pixel-level F1']:.4f}" in printed and "mean" in printed
+    described = Path(settings.output_dir, "table.md").read_text()
+    assert f"{tiny['pixel-level F1']:.4f} [" in described and results["command"] in described
+    assert results["threshold"] is None and "its own" not in described
+
+
+def test_a_checkpoints_own_threshold(settings, stored):
+    path = stored()
+    weights, facts = load_weights(path)
+    save_weights(path, weights, {**facts, "threshold": 0.4871})
+    results = testing.test(replace(settings, checkpoint_path=str(path)))
+    assert results["threshold"] == 0.4871
+    lines = records(settings)
+    expected = np.mean([line["f1_at_own_threshold"] for line in lines if line["label"]])
+    assert results["datasets"]["tiny"]["pixel-level F1 at own threshold"] == pytest.approx(expected)
+    assert lines[-1]["false_alarm_area_at_own_threshold"] >= lines[-1]["false_alarm_area"]
+    assert "F1 at its own 0.4871" in Path(settings.output_dir, "table.md").read_text()
+
+
+def test_names_of_casia_tell_the_kind(settings, stored, tiny_dataset):
+    for number, name in enumerate(("Sp_D_a_1", "Sp_D_b_2", "Sp_S_c_3")):
+        (tiny_dataset / "Tp" / f"{number}.png").rename(tiny_dataset / "Tp" / f"{name}.png")
+        (tiny_dataset / "Gt" / f"{number}.png").rename(tiny_dataset / "Gt" / f"{name}.png")
+    (tiny_dataset / "sets.json").write_text(json.dumps({"CASIAv1": ".", "mine": "."}))
+    sets = str(tiny_dataset / "sets.json")
+    testing.test(replace(settings, test_data_path=sets, checkpoint_path=str(stored())))
+    assert [line.get("kind") for line in records(settings)] == ["splice", "splice", "copy_move", None, None, None]
+    rows = Path(settings.output_dir, "table.md").read_text().splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows[:5]] == [
+        "CASIAv1",
+        "CASIAv1: copy_move",
+        "CASIAv1: splice",
+        "mine",
+        "mean",
+    ]
 
 
 @torch.no_grad()
