@@ -15,7 +15,8 @@ from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, Record, at_th
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.files import make_folder, write_text
 from diffiml_plugin.table import Table
-from diffiml_plugin.training.tracking import LOG, RUN
+from diffiml_plugin.training.log import LOG
+from diffiml_plugin.training.tracking import RUN
 
 TABLES, PLOT = "study.md", "study.png"
 _F1, _AUC, _FALSE_ALARM = PIXEL_FIGURES["f1"], PIXEL_FIGURES["auc_sklearn"], MEANS["false_alarm_area"]

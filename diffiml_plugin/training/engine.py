@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -44,7 +43,7 @@ from diffiml_plugin.models.registry import (
     resolve_flags,
     size_multiple,
 )
-from diffiml_plugin.training.optimization import LossMeter, accumulation, learning_rate, require_finite
+from diffiml_plugin.training.optimization import Learner, LossMeter, accumulation, learning_rate, require_finite
 from diffiml_plugin.training.resume import save_state, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
@@ -151,13 +150,13 @@ class _Run:
         # 4. The optimizer.
         if self.processes > 1 and self.device.type == "cuda":
             model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of timm's norms
-        self.model = model.to(self.device)
-        self.optimizer = create_optimizer_v2(self.model, "adamw", lr=settings.lr, weight_decay=settings.weight_decay)
-        self.ema = ModelEmaV3(self.model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
-        self.epoch, self.update, self.best = 0, 0, None  # epochs and updates done, best pixel-F1
+        model = model.to(self.device)
+        optimizer = create_optimizer_v2(model, "adamw", lr=settings.lr, weight_decay=settings.weight_decay)
+        self.learner = Learner(model, optimizer, settings.ema_decay)
+        self.epoch, self.best = 0, None  # epochs done, best pixel-F1
         if state:
             self._restore(state)
-        self.step, self.optimizer = self.accelerator.prepare(_Step(self.model), self.optimizer)
+        self.step, self.learner.optimizer = self.accelerator.prepare(_Step(model), optimizer)
 
     def train(self) -> Trained:
         self.tracker = None
@@ -178,8 +177,8 @@ class _Run:
         record = {
             "epoch": self.epoch,
             "loss": self._train_epoch(self.epoch),
-            "update": self.update,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "update": self.learner.updates,
+            "lr": self.learner.rate,
         }
         record["images_per_second"] = round(len(self.dataset) / (time.monotonic() - started), 2)
         self.epoch += 1
@@ -211,40 +210,27 @@ class _Run:
             if self.tracker:
                 self.tracker.step(micro.images * self.processes)
             if micro.last:
-                self._optimize(epoch + done / updates)
+                progress, warmup = (epoch + done / updates) / settings.epochs, settings.warmup_epochs / settings.epochs
+                self.learner.update(learning_rate(progress, settings.lr, settings.min_lr, warmup))
                 done += 1
                 if done == updates or done % period == 0:
                     losses = meter.point()
                     if self.tracker:
-                        self.tracker.losses(losses, self.optimizer.param_groups[0]["lr"], self.update)
+                        self.tracker.losses(losses, self.learner.rate, self.learner.updates)
         return meter.mean()
 
     def _backward(self, micro: MicroBatch, batch: dict[str, Any]) -> dict[str, Tensor]:
         batch.pop("index")
         output = self.step(batch, self.settings.if_predict_label)
-        require_finite(output, batch["name"], self.update)
+        require_finite(output["backward_loss"], self.learner.updates, batch["name"], output.get("timesteps"))
         self.accelerator.backward(output["backward_loss"] * micro.weight)
         return output["visual_loss"]
-
-    def _optimize(self, progress: float) -> None:
-        """One update; `progress` is the time in epochs."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(progress, self.settings)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.update += 1
-        if self.ema:
-            self.ema.update(self.model, self.update)
-
-    @property
-    def _tested_model(self) -> nn.Module:
-        return self.ema.module if self.ema else self.model
 
     def _validate(self) -> dict[str, Any]:
         """The figures of each test set, and the pixel-F1 that decides which weights are best."""
         state, summaries = self.accelerator.state, {}
         for name, dataset in self.tests.items():
-            records = evaluate(self._tested_model, dataset, self.settings, state, "fp32", name)
+            records = evaluate(self.learner.tested, dataset, self.settings, state, "fp32", name)
             summaries[name] = summarise(records)
         if self.tracker:
             self._show(next(iter(self.tests.values())))
@@ -256,8 +242,8 @@ class _Run:
         loader = make_loader(SeededDataset(dataset, self.settings.seed), 0, shown, 0, self.device)
         batch = to_device(next(iter(loader)), self.device)
         batch.pop("index")
-        with testing_mode(self._tested_model), launch.autocast(self.device, "fp32"):
-            output = self._tested_model(**batch, details=True)
+        with testing_mode(self.learner.tested), launch.autocast(self.device, "fp32"):
+            output = self.learner.tested(**batch, details=True)
         self.tracker.pictures(picture_strips(batch, output), self.epoch)
 
     def _save(self, f1: float | None) -> None:
@@ -268,35 +254,29 @@ class _Run:
             names.append(checkpoints.BEST)
         if self.epoch % self.settings.save_period == 0:
             names.append(f"epoch_{self.epoch:04d}.safetensors")
-        facts = {"input": asdict(self.inputs), "epoch": self.epoch, "f1": f1, "ema": self.ema is not None}
+        facts = {"input": asdict(self.inputs), "epoch": self.epoch, "f1": f1, "ema": bool(self.learner.ema_decay)}
         for name in names:
             checkpoints.save_checkpoint(
-                self.folder / name, self._tested_model, self.settings.model, self.flags, **facts
+                self.folder / name, self.learner.tested, self.settings.model, self.flags, **facts
             )
         scaler = self.accelerator.scaler
         save_state(
             self.folder / checkpoints.STATE,
             {
+                **self.learner.state(),
                 "settings": self.configuration,
-                "model": self.model.state_dict(),
-                "ema": self.ema and self.ema.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler and scaler.state_dict(),
                 "epoch": self.epoch,
-                "update": self.update,
                 "best": self.best,
                 "images": len(self.dataset),
             },
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
+        self.learner.restore(state)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.update = state["epoch"], state["update"]
+        self.epoch = state["epoch"]
         if state.get("images", len(self.dataset)) != len(self.dataset) and self.accelerator.is_main_process:
             _logger.warning(f"the run had {state['images']} training images and goes on with {len(self.dataset)}")
         if self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve():

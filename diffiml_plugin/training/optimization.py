@@ -1,4 +1,4 @@
-"""The arithmetic around a training step: accumulation, learning rate, the mean losses, the watch over NaN."""
+"""What every training has around its step: learning rate, moving average, accumulation, mean losses, watch over NaN."""
 
 import math
 from collections import defaultdict
@@ -7,10 +7,65 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.training.settings import TrainSettings
+
+
+class Learner:
+    """A model that learns: its weights, their moving average, the optimizer, and the number of updates it has had.
+
+    Args:
+        ema_decay: of the moving average, 0 for none; lower at the first updates, which are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, ema_decay: float = 0.0):
+        self.model, self.optimizer, self.ema_decay, self.updates = model, optimizer, ema_decay, 0
+        self.average = AveragedModel(model, multi_avg_fn=self._follow, use_buffers=True) if ema_decay else None
+
+    @property
+    def tested(self) -> nn.Module:
+        """The model that is tested and stored: the moving average, if there is one."""
+        return self.average.module if self.average else self.model
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last update."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def update(self, rate: float) -> None:
+        """Moves the weights along their gradients, at this learning rate, and clears those."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.updates += 1
+        if self.average:
+            self.average.update_parameters(self.model)
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.average and self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "update": self.updates,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["update"]
+        if self.average:
+            self.average.module.load_state_dict(state["ema"])
+            self.average.n_averaged.fill_(self.updates)
+
+    def _follow(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        decay = min(self.ema_decay, 1 - (1 + self.updates) ** (-2 / 3))  # timm's warm-up
+        get_ema_multi_avg_fn(decay)(averages, weights, count)
 
 
 def accumulation(total_batch_size: int, batch_size: int, processes: int) -> int:
@@ -30,24 +85,27 @@ def accumulation(total_batch_size: int, batch_size: int, processes: int) -> int:
     return passes
 
 
-def learning_rate(progress: float, settings: TrainSettings) -> float:
-    """Linear warm-up, then half a cosine from `lr` to `min_lr`; `progress` in epochs."""
-    if progress < settings.warmup_epochs:
-        return settings.lr * progress / settings.warmup_epochs
-    done = (progress - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)  # 0..1
-    return settings.min_lr + (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * done)) / 2
+def learning_rate(progress: float, peak: float, lowest: float = 0.0, warmup: float = 0.0) -> float:
+    """Linear warm-up, then half a cosine from `peak` to `lowest`; `progress` and `warmup` as shares of the run."""
+    if progress < warmup:
+        return peak * progress / warmup
+    done = (progress - warmup) / (1 - warmup)  # 0..1
+    return lowest + (peak - lowest) * (1 + math.cos(math.pi * done)) / 2
 
 
-def require_finite(output: Mapping[str, Any], names: Sequence[str], update: int) -> None:
-    """Raises DiffIMLError, naming the step, the images and their timesteps if known, unless the loss is finite."""
-    loss = output["backward_loss"]
+def require_finite(loss: Tensor, updates: int, images: Sequence[str] = (), timesteps: Tensor | None = None) -> None:
+    """Raises DiffIMLError, naming the step, the images and their timesteps if known, unless the loss is finite.
+
+    Args:
+        updates: that were made before.
+    """
     if torch.isfinite(loss):
         return
-    timesteps = output.get("timesteps")
+    shown = f", images {', '.join(images)}" if images else ""
     at = "" if timesteps is None else f", t {timesteps.tolist()}"
     raise DiffIMLError(
-        f"the loss is {loss.item()} at step {update + 1}, images {', '.join(names)}{at}; look at these "
-        "images, lower --lr, or try --precision fp32 (the last checkpoint is from before)"
+        f"the loss is {loss.item()} at step {updates + 1}{shown}{at}; {'look at these images, ' if images else ''}"
+        "lower --lr, or try --precision fp32 (the last checkpoint is from before)"
     )
 
 

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from diffiml_plugin.files import write_text
 from diffiml_plugin.framework.imdlbenco import denormalize
+from diffiml_plugin.training.log import Log
 
-LOG, RUN = "log.jsonl", "run.json"
+RUN = "run.json"
 _PACKAGES = (
     "diffiml-plugin",
     "torch",
@@ -45,10 +46,7 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0):
-        self.log, self.epochs = folder / LOG, epochs
-        earlier = self.log.read_text().splitlines() if first_epoch and self.log.exists() else []
-        kept = [line for line in earlier if _epoch(line) < first_epoch]
-        write_text(self.log, "".join(line + "\n" for line in kept))
+        self.log, self.epochs = Log(folder, "epoch", first_epoch), epochs
         self.writer = SummaryWriter(str(log_dir))
         self.started, self.first_epoch = time.monotonic(), first_epoch
         done = first_epoch * images
@@ -67,8 +65,7 @@ class Tracker:
     def epoch(self, record: dict[str, Any]) -> None:
         """The end of an epoch: `epoch`, `loss` by name, `lr`, `images_per_second`, and if it was tested `f1` and
         `test`, the summary of each test set."""
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self.log.add(record)
         for dataset, summary in record.get("test", {}).items():
             for figure in summary.keys() - {"images", "tampered"}:
                 self.writer.add_scalar(f"{figure}/{dataset}", summary[figure], record["epoch"])
@@ -126,14 +123,6 @@ def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
     starts = json.loads(path.read_text()) if path.exists() else []
     start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
     write_text(path, json.dumps([*starts, start], indent=2) + "\n")
-
-
-def _epoch(line: str) -> float:
-    """Of a line of the log; infinite for one that a kill or a full disk cut short."""
-    try:
-        return json.loads(line)["epoch"]
-    except ValueError:
-        return float("inf")
 
 
 def _versions() -> dict[str, str]:

@@ -320,7 +320,8 @@ def test_learning_rate_is_the_frameworks():
         settings = TrainSettings(epochs=10, warmup_epochs=warmup, lr=1e-4, min_lr=1e-6)
         group = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         for progress in (0, 0.5, 2.9, 3, 7.25, 9.99):
-            assert learning_rate(progress, settings) == pytest.approx(adjust_learning_rate(group, progress, settings))
+            rate = learning_rate(progress / 10, 1e-4, 1e-6, warmup / 10)
+            assert rate == pytest.approx(adjust_learning_rate(group, progress, settings))
 
 
 def flags_of(settings):

@@ -1,0 +1,35 @@
+"""A run's log: one JSON record on a line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffiml_plugin.files import write_text
+
+LOG = "log.jsonl"
+
+
+class Log:
+    """The log in `folder`, of records that count up `key`: epochs, or steps.
+
+    Args:
+        first: records from this count on, which a resumed run makes anew, are dropped.
+    """
+
+    def __init__(self, folder: Path, key: str, first: int = 0):
+        self._path = folder / LOG
+        earlier = self._path.read_text().splitlines() if first and self._path.exists() else []
+        write_text(self._path, "".join(line + "\n" for line in earlier if _count(line, key) < first))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Appends a record."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _count(line: str, key: str) -> float:
+    """Of a line of the log; infinite for one that a kill or a full disk cut short."""
+    try:
+        return json.loads(line)[key]
+    except ValueError:
+        return float("inf")

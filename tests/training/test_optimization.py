@@ -1,0 +1,67 @@
+import pytest
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.training.optimization import Learner, require_finite
+
+
+def learner(ema_decay=0.9):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    return Learner(model, torch.optim.AdamW(model.parameters()), ema_decay)
+
+
+def train(learner, updates, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(updates):
+        learner.model(torch.rand(2, 1, 4, 4, generator=generator)).square().sum().backward()
+        learner.update(1e-2)
+
+
+def test_an_update_moves_the_weights_at_the_rate_and_clears_the_gradients():
+    made = learner(ema_decay=0)
+    before = made.model[0].weight.clone()
+    train(made, 1)
+    assert (before - made.model[0].weight).abs().max().item() == pytest.approx(1e-2, rel=0.05)  # AdamW's first step
+    assert (made.rate, made.updates, made.tested) == (1e-2, 1, made.model)
+    assert all(parameter.grad is None for parameter in made.model.parameters())
+
+
+def test_the_moving_average_is_timms():
+    made = learner()
+    theirs = ModelEmaV3(made.model, 0.9, use_warmup=True)
+    for step in range(1, 60):
+        train(made, 1, seed=step)
+        theirs.update(made.model, step)
+    ours = made.tested.state_dict()
+    assert made.tested is not made.model and not torch.equal(ours["0.weight"], made.model[0].weight)
+    for name, value in theirs.module.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(ours[name], value, atol=1e-3), name  # the first updates differ, and fade
+
+
+def test_a_restored_learner_goes_on_as_if_nothing_had_happened():
+    whole, first, second = learner(), learner(), learner()
+    train(whole, 3, seed=0)
+    train(whole, 4, seed=1)
+    train(first, 3, seed=0)
+    train(second, 9, seed=5)
+    second.restore(first.state())
+    train(second, 4, seed=1)
+    assert second.updates == whole.updates == 7
+    for ours, theirs in ((second.model, whole.model), (second.tested, whole.tested)):
+        assert all(
+            torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+        )
+
+
+def test_a_loss_that_is_not_finite_is_named_with_what_is_known_of_it():
+    require_finite(torch.tensor(1.0), 0)
+    with pytest.raises(DiffIMLError, match=r"the loss is nan at step 1; lower --lr"):
+        require_finite(torch.tensor(float("nan")), 0)
+    with pytest.raises(
+        DiffIMLError, match=r"inf at step 8, images a.png, b.png, t \[3, 4\]; look at these images, lower"
+    ):
+        require_finite(torch.tensor(float("inf")), 7, ["a.png", "b.png"], torch.tensor([3, 4]))
