@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 
 from diffiml_plugin.errors import DiffIMLError
 
@@ -79,6 +81,7 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
         DiffIMLError: the device is not there, or cannot compute in that precision.
     """
     cpu = _use_cpu(device)
+    _forget_earlier(cpu)
     name = _precision(precision, cpu)
     handlers = [
         DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
@@ -89,7 +92,17 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
 
 def start_inference(device: str) -> PartialState:
     """This process's device, and its process group if there are several."""
-    return PartialState(cpu=_use_cpu(device), timeout=_PATIENCE)
+    cpu = _use_cpu(device)
+    _forget_earlier(cpu)
+    return PartialState(cpu=cpu, timeout=_PATIENCE)
+
+
+def _forget_earlier(cpu: bool) -> None:
+    """accelerate keeps a process's first device and precision for good, but a library's user may want two of them."""
+    state = PartialState._shared_state
+    elsewhere = bool(state) and (state["device"].type == "cpu") != cpu
+    alone = bool(state) and state["distributed_type"] == DistributedType.NO
+    AcceleratorState._reset_state(reset_partial_state=elsewhere and alone)
 
 
 def leave() -> None:

@@ -108,3 +108,7 @@ def test_fp32_is_not_rounded_to_tf32():
         with launch.autocast(torch.device("cpu"), precision):
             inside.append(torch.backends.cudnn.allow_tf32)
     assert inside == [False, True] and torch.backends.cudnn.allow_tf32
+
+
+def test_a_process_may_train_in_one_precision_after_another():
+    assert [launch.precision_of(launch.start("cpu", precision)) for precision in ("fp32", "bf16")] == ["fp32", "bf16"]
