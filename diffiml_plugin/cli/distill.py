@@ -2,6 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffiml_plugin.method.sdvae import SDVAE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.codec.sources import read_sources
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.launch import start_inference
-    from diffiml_plugin.models.checkpoints import STATE
-    from diffiml_plugin.weights.sdvae import load_sdvae
+    from diffiml_plugin.training.resume import STATE
 
     output_dir = Path(args.output_dir)
     weights = output_dir / WEIGHTS
@@ -53,10 +58,15 @@ def run(args: argparse.Namespace) -> int:
     device = start_inference(args.device).device
     settings = DistillSettings(**{name: getattr(args, name) for name in DistillSettings.__dataclass_fields__})
     mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)
-    teacher = None if args.teacher == "none" else load_sdvae(args.teacher).to(device)
-    if teacher is not None and device.type == "cuda":
-        teacher.half()
+    teacher = None if args.teacher == "none" else _teacher(args.teacher, device)
     output_dir.mkdir(parents=True, exist_ok=True)
     distill(settings, mixture, held_out, output_dir, {"teacher": args.teacher, "data": described}, teacher, device)
     print(f"weights: {weights}")
     return 0
+
+
+def _teacher(source: str, device: "torch.device") -> "SDVAE":
+    from diffiml_plugin.weights.sdvae import load_sdvae  # seconds: it imports diffusers
+
+    teacher = load_sdvae(source).to(device)
+    return teacher.half() if device.type == "cuda" else teacher

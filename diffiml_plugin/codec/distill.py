@@ -24,8 +24,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.distillation import DistillationLoss, distillation_loss
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
-from diffiml_plugin.models.checkpoints import STATE
-from diffiml_plugin.training.resume import save_state, state_to_resume
+from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
 

@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.pairs import PairsDataset
 from diffiml_plugin.launch import Sample
+
+if TYPE_CHECKING:  # it imports the framework, without which masks are drawn too
+    from diffiml_plugin.data.pairs import PairsDataset
 
 
 class SeededDataset(Dataset):
@@ -90,7 +93,7 @@ def plan_epoch(
     return plan
 
 
-def plan_test(dataset: PairsDataset, indices: Iterable[int], batch_size: int) -> list[tuple[int, ...]]:
+def plan_test(dataset: "PairsDataset", indices: Iterable[int], batch_size: int) -> list[tuple[int, ...]]:
     """Batches of `indices`, each of images of one frame; of larger frames fewer, so that no batch has more pixels."""
     by_frame: dict[tuple[int, int], list[int]] = {}
     for index in indices:

@@ -19,7 +19,7 @@ from diffiml_plugin.demo.report import write_report
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.evaluation.test import test
-from diffiml_plugin.models.checkpoints import LAST, STATE, save_checkpoint
+from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import build_model, post_function, resolve_flags
 from diffiml_plugin.prediction.files import predict
@@ -27,6 +27,7 @@ from diffiml_plugin.prediction.predictor import Predictor
 from diffiml_plugin.tampering.settings import VISIBLE
 from diffiml_plugin.tampering.stream import SyntheticTampering, write_tampered
 from diffiml_plugin.training.engine import train
+from diffiml_plugin.training.resume import STATE
 from diffiml_plugin.training.settings import TrainSettings
 
 _SHOWN = 12  # images in the report

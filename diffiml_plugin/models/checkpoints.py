@@ -15,7 +15,7 @@ from diffiml_plugin.weights.files import load_into, load_weights, save_weights
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.release import refuse_unconverted
 
-BEST, LAST, STATE = "best.safetensors", "last.safetensors", "training_state.pt"
+BEST, LAST = "best.safetensors", "last.safetensors"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
 _INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # flags that name initial weights
 _OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")

@@ -44,7 +44,7 @@ from diffiml_plugin.models.registry import (
     size_multiple,
 )
 from diffiml_plugin.training.optimization import Learner, LossMeter, accumulation, learning_rate, require_finite
-from diffiml_plugin.training.resume import save_state, state_to_resume
+from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
 from diffiml_plugin.training.tracking import Tracker, describe_run, picture_strips
@@ -261,7 +261,7 @@ class _Run:
             )
         scaler = self.accelerator.scaler
         save_state(
-            self.folder / checkpoints.STATE,
+            self.folder / STATE,
             {
                 **self.learner.state(),
                 "settings": self.configuration,

@@ -8,9 +8,9 @@ import torch
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
-from diffiml_plugin.models.checkpoints import STATE
 from diffiml_plugin.weights.foreign import unpickle
 
+STATE = "training_state.pt"
 # What a continued run may change: where and how it runs, not what is trained.
 _MAY_CHANGE = {
     "batch_size",

@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -141,6 +142,12 @@ def test_batches_do_not_depend_on_who_draws_them(monkeypatch):
         batches = module._batches(MaskMixture(), settings, 26, torch.device("cpu"))
         drawn.append([(maps.dtype, maps.sum().item(), edges) for maps, edges in batches])
     assert drawn[0] == drawn[1] and len(drawn[0]) == 4 and drawn[0][0][0] == torch.uint8
+
+
+def test_without_a_teacher_neither_the_framework_nor_diffusers_is_needed():
+    code = "import diffiml_plugin.codec.distill, diffiml_plugin.codec.sources, sys; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in modules and not {"IMDLBenCo", "albumentations", "diffusers", "timm"} & set(modules)
 
 
 def test_a_terminal_sees_a_bar_and_every_printed_line(tmp_path, held_out, capsys, monkeypatch):

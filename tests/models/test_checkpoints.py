@@ -11,7 +11,7 @@ from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
 from diffiml_plugin.models.registry import build_model, resolve_flags
 from diffiml_plugin.models.release import release
-from diffiml_plugin.training.resume import save_state
+from diffiml_plugin.training.resume import STATE, save_state
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -95,7 +95,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 
 def test_a_full_disk_leaves_earlier_files_alone(tiny, tmp_path, monkeypatch):
     folder, model = tiny
-    state = folder / checkpoints.STATE
+    state = folder / STATE
     save_state(state, {"epoch": 1})
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
 
