@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -32,7 +32,6 @@ WEIGHTS, LOG = "lightvae.safetensors", "log.jsonl"
 _WARMUP = 100  # steps
 _EMA_DECAY = 0.999
 _MAX_GRADIENT = 1.0  # norm
-_CHECKS = 12  # validations, and stored weights, of a run
 _SCALE_MASKS = 64  # masks that the latent scale is computed from
 _LOGGED = 50  # steps between losses in the log
 _WHOLE = 0.25  # share of the steps that see whole maps, not windows
@@ -64,11 +63,11 @@ def distill(
             `resume` is not set, or that run's settings or data were others.
     """
     # 1. The student, anew or where an earlier run left it.
-    provenance = provenance | asdict(settings)
-    state = state_to_resume(output_dir, settings.resume, provenance, asdict(DistillSettings()))
+    configuration = provenance | asdict(settings)
+    state = state_to_resume(output_dir, settings.resume, configuration, asdict(DistillSettings()))
     seed_all(settings.seed)
     run = _Run(settings, torch.device(device), teacher)
-    provenance["width"] = run.student.width
+    provenance = configuration | {"width": run.student.width}
     if settings.student:
         provenance["went_on_from"] = read_metadata(settings.student)["provenance"]
     log = output_dir / LOG
@@ -80,18 +79,18 @@ def distill(
     held_out = [resized(mask, settings.image_size) for mask in held_out]
     scale_masks = _scale_masks(mixture, settings.image_size, np.random.default_rng(settings.seed))
     batches = _batches(mixture, settings, run.step, run.device)
-    checked = int(run.progress() * _CHECKS)
+    checked = int(run.progress() * settings.checks)
     with tqdm(None, "distill", settings.steps, False, initial=run.step, unit="step", disable=None) as bar:
         while True:
             progress = run.progress()
-            if progress * _CHECKS >= checked + 1 or progress >= 1:  # 3. validate and store
-                checked = int(progress * _CHECKS)
+            if progress * settings.checks >= checked + 1 or progress >= 1:  # 3. validate and store
+                checked = int(progress * settings.checks)
                 codec = run.average.module
                 set_latent_scale(codec, scale_masks)
                 figures = validation(codec, held_out)
                 done = {"steps": run.step, "minutes": round(run.minutes(), 1), "validation": figures}
                 save_lightvae(output_dir / WEIGHTS, codec, provenance | done)
-                save_state(output_dir / STATE, {"settings": provenance, **run.state()})
+                save_state(output_dir / STATE, {"settings": configuration, **run.state()})
                 _note(log, {"step": run.step, **figures})
                 listed = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
                 say(f"step {run.step} ({progress:.0%}): {listed}")
@@ -111,7 +110,7 @@ class _Run:
         self.settings, self.device, self.teacher = settings, device, teacher
         student = load_lightvae(settings.student) if settings.student else LightVAE(settings.width)
         self.student = student.to(device, memory_format=torch.channels_last)
-        self.average = AveragedModel(self.student, avg_fn=_moving_average)
+        self.average = AveragedModel(self.student, multi_avg_fn=self._follow)
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
@@ -158,6 +157,10 @@ class _Run:
         self.average.update_parameters(self.student)
         self.step += 1
         return loss
+
+    def _follow(self, averages: list[Tensor], currents: list[Tensor], count: Tensor) -> None:
+        """Moves the average towards the current weights; it soon forgets the first steps."""
+        get_ema_multi_avg_fn(min(_EMA_DECAY, (1 + self.step) / (10 + self.step)))(averages, currents, count)
 
     def losses(self, loss: DistillationLoss) -> dict[str, float]:
         """What the log says of the last step."""
@@ -269,11 +272,6 @@ def _batches(
 def _teacher_latents(teacher: nn.Module, maps: Tensor, edges: int) -> Tensor:
     kinds = zip(maps.split([len(maps) - edges, edges]), TARGETS, strict=True)
     return torch.cat([teacher.encode(kind, target).float() for kind, target in kinds if len(kind)])
-
-
-def _moving_average(average: Tensor, current: Tensor, count: Tensor) -> Tensor:
-    decay = min(_EMA_DECAY, (1 + count.item()) / (10 + count.item()))  # the first steps are soon forgotten
-    return torch.lerp(current, average, decay)
 
 
 def _note(log: Path, entry: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ class DistillSettings:
     lr: float = flag(2e-3, "peak learning rate of AdamW, decayed by a cosine")
     weight_decay: float = flag(1e-4, "of AdamW")
     precision: str = flag("fp32", "of the forward pass", ("fp32", "bf16"))
+    checks: int = flag(12, "validations, and stored weights, of a run")
     num_workers: int | None = flag(None, "processes that draw masks (the cores at hand, at most 8)")
     resume: str = flag("", "auto goes on with the run in output_dir, if there is one")
     seed: int = flag(0, "of masks, initial weights and noise")
@@ -42,6 +43,7 @@ class DistillSettings:
             "minutes": (0, 10**5),
             "lr": (0, 1),
             "weight_decay": (0, 1),
+            "checks": (1, 10**4),
             "num_workers": (0, 1024),
             "seed": (0, 2**32 - 1),
         }

@@ -19,13 +19,12 @@ from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae
 
-TINY = {"width": 4, "image_size": 32, "batch_size": 8, "steps": 30, "lr": 1e-2, "num_workers": 0}
+TINY = {"width": 4, "image_size": 32, "batch_size": 8, "steps": 30, "lr": 1e-2, "num_workers": 0, "checks": 2}
 
 
 @pytest.fixture
 def held_out(monkeypatch):
     monkeypatch.setattr(module, "_WARMUP", 5)
-    monkeypatch.setattr(module, "_CHECKS", 2)
     monkeypatch.setattr(module, "_SCALE_MASKS", 8)
     rng = np.random.default_rng(5)
     return [synthetic_mask(64, rng) for _ in range(6)]
