@@ -1,5 +1,6 @@
 """The settings of training and testing. Each field is a flag; where IMDLBenCo has one it keeps its name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,35 +12,78 @@ PADDING_MODES = ("constant", "reflect")
 DEVICES = ("auto", "cuda", "cpu")
 
 
-def flag(default: Any, text: str, choices: tuple[str, ...] | None = None, alias: str = "") -> Any:
-    """A dataclass field that says how its flag looks: its help, its allowed values and another name for it."""
-    return field(default=default, metadata={"help": text, "choices": choices, "alias": alias})
+# Titles in --help.
+MODEL = "the model"
+IMAGES = "how images reach the model"
+DATA = "data"
+OPTIMIZATION = "optimization"
+RUN = "where and how it runs"
+WRITTEN = "what is written"
+TITLES = ("", MODEL, DATA, IMAGES, OPTIMIZATION, RUN, WRITTEN)
+
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value, and who says it: "flag", "from FILE" (a config or a checkpoint), "from MODEL" or `DEFAULT`."""
+
+    value: Any
+    source: str
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nobody said it."""
+        return self.source == DEFAULT
+
+
+def layer(values: Mapping[str, Any], source: str) -> dict[str, Setting]:
+    """What one source says of settings; None says nothing."""
+    return {name: Setting(value, source) for name, value in values.items() if value is not None}
+
+
+def resolve(*layers: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Each setting as the first layer that says it has it. The one place that decides who wins."""
+    return {name: setting for said in reversed(layers) for name, setting in said.items()}
+
+
+def flag(default: Any, text: str, choices: tuple[str, ...] | None = None, alias: str = "", group: str = "") -> Any:
+    """A dataclass field that says how its flag looks: help, allowed values, another name and a title in --help."""
+    return field(default=default, metadata={"help": text, "choices": choices, "alias": alias, "group": group})
 
 
 @dataclass(frozen=True)
 class CommonSettings:
     """The flags that training and testing share."""
 
-    image_size: int | None = flag(None, "side in pixels that images are brought to (512; for a checkpoint, its own)")
-    if_resizing: bool = flag(False, "resize images to the size (the default)")
+    image_size: int | None = flag(
+        None, "side in pixels that images are brought to (512; for a checkpoint, its own)", group=IMAGES
+    )
+    if_resizing: bool = flag(False, "resize images to the size (the default)", group=IMAGES)
     if_padding: bool | None = flag(
-        None, "pad images to the size instead; only real pixels are scored (false; for a checkpoint, its own)"
+        None,
+        "pad images to the size instead; only real pixels are scored (false; for a checkpoint, its own)",
+        group=IMAGES,
     )
     padding_mode: str | None = flag(
         None,
         "of padded test images: constant: black, to a square; reflect: mirrored, to "
         "a frame of their own, which suits training with --crop_size",
         PADDING_MODES,
+        group=IMAGES,
     )
-    edge_mask_width: int | None = flag(None, "give models the framework's edge band, so many pixels wide (MVSSNet: 7)")
-    if_predict_label: bool = flag(False, "train the model's image-level head too, where it has one")
-    no_model_eval: bool = flag(False, "test in training mode, as the framework's MVSSNet scripts do")
-    test_batch_size: int = flag(8, "images per process and forward pass when testing")
-    num_workers: int | None = flag(None, "loader processes per process (the cores at hand, at most 8)")
-    device: str = flag("auto", "where to compute", DEVICES)
-    gpus: int | None = flag(None, "start this many processes, one on each GPU (one)")
-    output_dir: str = flag("./output_dir", "folder for everything that is written")
-    seed: int = flag(42, "of data order, augmentation, initial weights and training noise")
+    edge_mask_width: int | None = flag(
+        None, "give models the framework's edge band, so many pixels wide (MVSSNet: 7)", group=IMAGES
+    )
+    if_predict_label: bool = flag(False, "train the model's image-level head too, where it has one", group=OPTIMIZATION)
+    no_model_eval: bool = flag(False, "test in training mode, as the framework's MVSSNet scripts do", group=RUN)
+    test_batch_size: int = flag(8, "images per process and forward pass when testing", group=RUN)
+    num_workers: int | None = flag(None, "loader processes per process (the cores at hand, at most 8)", group=RUN)
+    device: str = flag("auto", "where to compute", DEVICES, group=RUN)
+    gpus: int | None = flag(None, "start this many processes, one on each GPU (one)", group=RUN)
+    output_dir: str = flag("./output_dir", "folder for everything that is written", group=WRITTEN)
+    seed: int = flag(42, "of data order, augmentation, initial weights and training noise", group=OPTIMIZATION)
 
     def __post_init__(self):
         for name in ("image_size", "edge_mask_width", "test_batch_size", "gpus"):

@@ -9,9 +9,14 @@ import argparse
 import sys
 from typing import Any
 
+from diffiml_plugin.method.config import TRAINING_FIELDS
 from diffiml_plugin.settings import DEVICES
 
 USES_MODEL = True
+IRRELEVANT = (
+    *(*TRAINING_FIELDS, "encoder_weights", "codec_weights", "num_train_timesteps", "beta_start", "beta_end"),
+    *("ensemble_size", "noise_seed", "timestep_spacing", "clip_latents", "tta_fusion", "mask_reading"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.files import require_writable
     from diffiml_plugin.models.cost import complexity
 
-    flags = {name: args.model_flags[name] for name in args.model_flags_given}
+    flags = args.model_flags
     if args.json:
         require_writable(args.json)
     if args.zoo is not None:

@@ -11,26 +11,21 @@ too; `${HERE}` is the file's own folder. A family of settings that differ in lit
 are no settings: they are what `benco configs` shows, and an earlier name that still finds it.
 """
 
-import argparse
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 import diffiml_plugin
 from diffiml_plugin.errors import DiffIMLError, nearest
 
-if TYPE_CHECKING:
-    from diffiml_plugin.cli.parser import Parser
-
 FOLDER = "benco_configs"
 _PACKAGE = Path(diffiml_plugin.__file__).parent
-_NOT_SETTINGS = ("config", "dry_run", "model_flags", "model_flags_given", "passed_on")
 TARGETS = "reproduce.yaml"  # no configuration: what `benco reproduce` runs
 _INDEX = ("about", "cost", "verb", "formerly")
 
@@ -45,11 +40,18 @@ class Place:
     def __str__(self) -> str:
         return f"{self.file}#{self.row}" if self.row else str(self.file)
 
+    @property
+    def name(self) -> str:
+        """Short: as `--config` takes it if it is the package's own, else without the folder."""
+        own = self.file.is_relative_to(packaged_folder())
+        name = self.file.relative_to(packaged_folder()).with_suffix("").as_posix() if own else self.file.name
+        return f"{name}#{self.row}" if self.row else name
+
 
 @dataclass(frozen=True)
-class Setting:
-    value: Any
-    place: Place  # that set it, for messages and variables
+class Entry:
+    value: Any  # as YAML reads it, variables not yet filled in
+    place: Place  # that says it
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class IndexEntry:
     formerly: str
 
 
-def read_config(name: str) -> dict[str, Setting]:
+def read_config(name: str) -> dict[str, Entry]:
     """The settings of a file, or of a row of it, and of what it extends; what extends wins.
 
     Args:
@@ -76,7 +78,7 @@ def read_config(name: str) -> dict[str, Setting]:
     Raises:
         DiffIMLError: a missing or malformed file, no such row, or what extends itself in a circle.
     """
-    settings: dict[str, Setting] = {}
+    settings: dict[str, Entry] = {}
     chain: list[Place] = []
     while name:
         place = find_config(name, chain[-1].file.parent if chain else Path())
@@ -85,7 +87,7 @@ def read_config(name: str) -> dict[str, Setting]:
         chain.append(place)
         content = _read_place(place)
         name = _one_name(place, content.pop("extends", ""))
-        own = {key: Setting(value, place) for key, value in content.items() if key not in _INDEX}
+        own = {key: Entry(value, place) for key, value in content.items() if key not in _INDEX}
         settings = own | settings
     return settings
 
@@ -168,51 +170,15 @@ def package_index() -> list[IndexEntry]:
 def _entries(file: Path) -> Iterator[IndexEntry]:
     content = load_yaml(file)
     rows = _rows(file, content)
-    name = file.relative_to(packaged_folder()).with_suffix("").as_posix()
     for row, own in rows.items() if rows else [("", {})]:
-        facts = {key: str((content | own).get(key, "")) for key in _INDEX}
-        yield IndexEntry(f"{name}#{row}" if row else name, Place(file, row), **facts)
+        place = Place(file, row)
+        yield IndexEntry(place.name, place, **{key: str((content | own).get(key, "")) for key in _INDEX})
 
 
 def packaged_folder() -> Path:
     """Where the package keeps its config files: inside it once installed, beside it in a checkout."""
     installed = _PACKAGE / FOLDER
     return installed if installed.is_dir() else _PACKAGE.parent / FOLDER
-
-
-def apply_settings(parser: "Parser", settings: dict[str, Setting], given: set[str]) -> set[str]:
-    """Makes the settings the parser's defaults, except where a flag was given.
-
-    Returns:
-        The attributes that were set.
-
-    Raises:
-        DiffIMLError: a key that is no flag, with the nearest one; a value of the wrong kind; an unset variable.
-    """
-    actions = parser.settings()
-    applied = set()
-    for key, setting in settings.items():
-        if key not in actions:
-            raise DiffIMLError(f"{setting.place}: unknown key {key!r}{nearest(str(key), actions)}")
-        action = actions[key]
-        if action.dest in given or setting.value is None:
-            continue
-        try:
-            action.default = _value(action, expand(setting.value, setting.place))
-        except ValueError as error:
-            raise DiffIMLError(f"{setting.place}: {key}: {error}") from error
-        action.required = False
-        applied.add(action.dest)
-    return applied
-
-
-def resolved_settings(args: argparse.Namespace) -> str:
-    """The settings as YAML that `--config` reads back."""
-    settings = {key: value for key, value in vars(args).items() if key not in _NOT_SETTINGS}
-    for name, value in getattr(args, "model_flags", {}).items():
-        if name in args.model_flags_given or not settings.get("checkpoint_path"):  # else it is the checkpoint's own
-            settings[name] = value
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -242,30 +208,3 @@ def expand(value: Any, place: Place) -> Any:
         return found
 
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", variable, value)
-
-
-def _value(action: argparse.Action, value: Any) -> Any:
-    """The value as the flag's declared type: YAML reads 1e-4 as a string, and 5 where a name was meant."""
-    if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise ValueError(f"expected true or false, got {value!r}")
-        return action.const if value else action.default
-    if action.nargs in ("*", "+") or isinstance(action.nargs, int):
-        return [_convert(action, item) for item in (value if isinstance(value, list) else [value])]
-    return _convert(action, value)
-
-
-def _convert(action: argparse.Action, value: Any) -> Any:
-    if isinstance(value, (list, dict)):
-        raise ValueError(f"expected one value, got {value!r}")
-    kind: Callable = action.type or str
-    try:
-        converted = kind(str(value))
-    except DiffIMLError:
-        raise
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        raise ValueError(f"{value!r} is no {getattr(kind, '__name__', 'valid value')}") from error
-    if action.choices is not None and converted not in action.choices:
-        known = [str(choice) for choice in action.choices]
-        raise ValueError(f"{value!r} is not one of {', '.join(known)}{nearest(str(value), known)}")
-    return converted

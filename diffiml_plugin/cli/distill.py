@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output_dir", default="./output_dir", help="folder for lightvae.safetensors, log.jsonl and training_state.pt"
     )
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute")
-    add_fields(parser, DistillSettings)
+    add_fields(parser, DistillSettings, title="training")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,13 +4,16 @@ A verb is a row of VERBS and a module of `diffiml_plugin.cli` with
     add_arguments(parser) -> None    adds its flags; imports nothing heavy, so that `--help` answers at once
     run(args) -> int                 does the work and returns the exit status; imports late
     USES_MODEL = True                if it takes `--model` and that model's constructor flags (added by this program)
+    RESTORES = True                  if that model is a checkpoint's, which has a value for each of those flags
+    IRRELEVANT = ("seed", ...)       what its flags set and it does not use; `--help` leaves them out
     CONFIG = "benco_configs/x.yaml"  if its defaults stand in a config file
     dry_run(args) -> str             what --dry_run prints, if that is not the settings
     PASSES_ON = True                 if `args.passed_on` is to hold the flags that are not its own, each with its values
 and with its help text as docstring. Every verb gets `--config FILE` and `--dry_run` here. With USES_MODEL, `args` has
     model: str                       the registered name
-    model_flags: dict                the values of that model's constructor flags, coerced to their types
-    model_flags_given: set           those set by a flag or a config file, which alone may override a checkpoint's own
+    model_flags: dict                the values of those flags of its constructor that a flag or a config file sets
+and every one
+    settings: dict                   by name each setting that has a value, and who says it (`settings.Setting`)
 A flag that is both the verb's and the model constructor's is the verb's alone. `arguments.add_fields` makes a flag of
 every field of a dataclass.
 
@@ -25,8 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffiml_plugin import __version__
-from diffiml_plugin.cli.arguments import parse_arguments
-from diffiml_plugin.cli.config_file import resolved_settings
+from diffiml_plugin.cli.command_line import parse_arguments, resolved_settings
 from diffiml_plugin.cli.messages import messages_on_stderr
 from diffiml_plugin.errors import DiffIMLError, nearest
 

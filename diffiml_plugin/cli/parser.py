@@ -1,8 +1,8 @@
 """The command line's parser."""
 
 import argparse
-from collections.abc import Container, Sequence
-from typing import Any
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 
@@ -10,13 +10,26 @@ _COMMON = ("help", "config", "dry_run")  # never keys of a config file
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes no abbreviations, suggests the nearest flag, and raises `DiffIMLError` in place of exiting."""
+    """Takes no abbreviations, suggests the nearest flag, and raises `DiffIMLError` in place of exiting.
 
-    def __init__(self, **options: Any):
+    Args:
+        hidden: settings whose flags cannot matter here: `--help` leaves them out, but they are taken all the same.
+        options: as argparse takes them.
+    """
+
+    def __init__(self, hidden: Container[str] = (), **options: Any):
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
+        self.hidden = hidden
 
     def error(self, message: str) -> None:
         raise DiffIMLError(f"{message} (`{self.prog} --help` explains the flags)")
+
+    def titled(self, title: str) -> argparse._ActionsContainer:
+        """The group of that title, made at its first use; the parser itself if the title is empty."""
+        if not title:
+            return self
+        groups = {group.title: group for group in self._action_groups}
+        return groups.get(title) or self.add_argument_group(title)
 
     def flags(self) -> dict[str, argparse.Action]:
         """Flag -> action, for the long flags."""
@@ -28,14 +41,41 @@ class Parser(argparse.ArgumentParser):
         keys |= {action.dest: action for action in self._actions if not action.option_strings}
         return {key: action for key, action in keys.items() if key not in _COMMON}
 
-    def given(self, argv: list[str]) -> set[str]:
-        """The attributes that a command line sets by long flags; an unknown flag is an error."""
+    def defaults(self) -> dict[str, Any]:
+        """Attribute -> value where nothing sets it; None is no value."""
+        return {action.dest: action.default for action in self._actions if action.dest != "help"}
+
+    def explain(self, settings: Mapping[str, Any]) -> NoReturn:
+        """Prints the help, with what files set as defaults, and exits."""
+        self.set_defaults(**settings)
+        self.print_help()
+        self.exit()
+
+    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The attributes that a command line itself sets; what is required may be missing, since a file may say it.
+
+        Raises:
+            DiffIMLError: an unknown flag, with the nearest one; a wrong value.
+        """
         flags = self.flags()
-        used = [word.partition("=")[0] for word in argv if word.startswith("--")]
-        for flag in used:
+        for flag in (word.partition("=")[0] for word in argv if word.startswith("--")):
             if flag not in flags:
                 raise DiffIMLError(f"unknown flag {flag}{nearest(flag, flags)} (`{self.prog} --help` lists the flags)")
-        return {flags[flag].dest for flag in used}
+        kept = [(action.default, action.required) for action in self._actions]
+        for action in self._actions:
+            action.default, action.required = argparse.SUPPRESS, False  # what no word sets is left out
+        try:
+            return vars(self.parse_args(argv))
+        finally:
+            for action, values in zip(self._actions, kept, strict=True):
+                action.default, action.required = values
+
+    def require(self, known: Container[str]) -> None:
+        """Raises DiffIMLError if what is required is not among the known attributes."""
+        required = [action for action in self._actions if action.required and action.nargs != "*"]  # which may be none
+        missing = ["/".join(action.option_strings) or action.dest for action in required if action.dest not in known]
+        if missing:
+            self.error(f"the following arguments are required: {', '.join(missing)}")
 
 
 def split_flags(argv: Sequence[str], known: Container[str]) -> tuple[list[str], list[list[str]]]:
@@ -53,6 +93,11 @@ def split_flags(argv: Sequence[str], known: Container[str]) -> tuple[list[str], 
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    def add_usage(self, usage: str | None, actions: Iterable[argparse.Action], groups: Any, prefix: str | None = None):
+        needed = [action for action in actions if action.required or not action.option_strings]
+        usage = self._format_usage(None, needed, [], "").strip().replace("%", "%%") + " [flags]"
+        super().add_usage(usage, actions, groups, prefix)
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
         unset = action.default is None or action.default is False or action.default == ""
         return action.help if unset else super()._get_help_string(action)

@@ -4,7 +4,7 @@ import argparse
 
 from diffiml_plugin.settings import COMPILE_MODES, DEVICES, PRECISIONS
 
-USES_MODEL = True
+USES_MODEL = RESTORES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +36,14 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.prediction.files import predict
     from diffiml_plugin.prediction.predictor import Predictor
 
-    flags = {name: args.model_flags[name] for name in args.model_flags_given}
     predictor = Predictor(
-        args.checkpoint_path, args.image_size, args.device, args.model, flags, args.precision, args.compile
+        args.checkpoint_path,
+        args.image_size,
+        args.device,
+        args.model,
+        args.model_flags,
+        args.precision,
+        args.compile,
     )
     failures = predict(predictor, args.paths, Path(args.output_dir), args.threshold)
     print(f"masks and scores.json are in {args.output_dir}")

@@ -16,15 +16,16 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from diffiml_plugin.cli.arguments import parse_arguments, read_command_line
+from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import make_folder
 
 PASSES_ON = True
 _OF_EACH_STEP = {"--output_dir", "--checkpoint_path"}
-_HOW_IT_RUNS = ("config", "device", "gpus", "num_workers", "test_batch_size")  # no figure depends on it
+_HOW_IT_RUNS = ("device", "gpus", "num_workers", "test_batch_size")  # no figure depends on it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,5 +135,9 @@ def _was_made_by(results: Path, step: Step) -> bool:
         made_by = parse_arguments(f"benco {verb}", importlib.import_module(f"diffiml_plugin.cli.{verb}"), words)
     except (DiffIMLError, KeyError, ValueError):  # of an earlier version, or by another program
         return False
-    mine, its = ({**vars(args), **dict.fromkeys(_HOW_IT_RUNS)} for args in (step.args, made_by))
-    return mine == its
+    return _what(made_by) == _what(step.args)
+
+
+def _what(args: argparse.Namespace) -> dict[str, Any]:
+    """What is computed, whoever says so."""
+    return {name: setting.value for name, setting in args.settings.items() if name not in _HOW_IT_RUNS}

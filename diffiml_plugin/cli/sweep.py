@@ -11,7 +11,8 @@ from diffiml_plugin.cli.arguments import add_fields
 from diffiml_plugin.cli.test import run_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
 
-USES_MODEL = True
+USES_MODEL = RESTORES = True
+IRRELEVANT = ("if_predict_label", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

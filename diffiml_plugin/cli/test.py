@@ -13,7 +13,8 @@ from typing import Any
 from diffiml_plugin.cli.arguments import add_fields
 from diffiml_plugin.evaluation.settings import TestSettings
 
-USES_MODEL = True
+USES_MODEL = RESTORES = True
+IRRELEVANT = ("if_predict_label", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,6 @@ def run_scoring(args: argparse.Namespace, verb: str, **options: Any) -> int:
     if status is not None:
         return status
     function = getattr(import_module(f"diffiml_plugin.evaluation.{verb}"), verb)
-    function(settings, {name: args.model_flags[name] for name in args.model_flags_given}, **options)
+    function(settings, args.model_flags, **options)
     launch.leave()
     return 0

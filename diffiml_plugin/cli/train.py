@@ -28,6 +28,6 @@ def run(args: argparse.Namespace) -> int:
         return status
     from diffiml_plugin.training.engine import train
 
-    train(settings, {name: args.model_flags[name] for name in args.model_flags_given})
+    train(settings, args.model_flags)
     launch.leave()
     return 0

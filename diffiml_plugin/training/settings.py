@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass
 
-from diffiml_plugin.settings import PRECISIONS, CommonSettings, flag, require
+from diffiml_plugin.settings import (
+    DATA,
+    MODEL,
+    OPTIMIZATION,
+    PRECISIONS,
+    RUN,
+    WRITTEN,
+    CommonSettings,
+    flag,
+    require,
+)
 
 AUGMENTATIONS = ("mvss", "turns")
 
@@ -14,45 +24,68 @@ class TrainSettings(CommonSettings):
     Raises DiffIMLError out of range.
     """
 
-    model: str = flag("DiffIML", "name in the framework's registry; empty: that of --checkpoint_path")
-    data_path: str = flag("", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER")
-    checkpoint_path: str = flag("", "weights to start from, with their model's flags: a file, a run's folder, or small")
-    samples_per_set: int = flag(1840, "images of each set of a balanced JSON per epoch")
-    synth_kinds: str = flag(
-        "", "manipulations that synth:FOLDER draws from: splice,copy_move,removal and, in styles, text (all)"
+    model: str = flag("DiffIML", "name in the framework's registry; empty: that of --checkpoint_path", group=MODEL)
+    data_path: str = flag(
+        "", "training set: a folder with Tp/ and Gt/, a JSON list, a balanced JSON, or synth:FOLDER", group=DATA
     )
-    synth_authentic: float = flag(0.1, "share of the images of synth:FOLDER that is compressed, but not tampered")
+    checkpoint_path: str = flag(
+        "", "weights to start from, with their model's flags: a file, a run's folder, or small", group=MODEL
+    )
+    samples_per_set: int = flag(1840, "images of each set of a balanced JSON per epoch", group=DATA)
+    synth_kinds: str = flag(
+        "",
+        "manipulations that synth:FOLDER draws from: splice,copy_move,removal and, in styles, text (all)",
+        group=DATA,
+    )
+    synth_authentic: float = flag(
+        0.1, "share of the images of synth:FOLDER that is compressed, but not tampered", group=DATA
+    )
     synth_strength: str = flag(
         "realistic",
         "of synth:FOLDER; visible: large, recoloured, little compressed; world: in "
         "many styles, with what happens to pictures before and after; or a YAML file of styles",
+        group=DATA,
     )
-    synth_samples: int | None = flag(None, "images of synth:FOLDER per epoch (one for each photograph)")
-    synth_window: int | None = flag(None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs")
+    synth_samples: int | None = flag(None, "images of synth:FOLDER per epoch (one for each photograph)", group=DATA)
+    synth_window: int | None = flag(
+        None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs", group=DATA
+    )
     augmentation: str = flag(
         "mvss",
         "mvss: after MVSS-Net; turns: mirrored and turned by right angles alone, which leaves fine traces whole",
         AUGMENTATIONS,
+        group=DATA,
     )
     crop_size: int | None = flag(
-        None, "train on random windows of so many pixels, at the images' own resolution; needs --if_padding"
+        None, "train on random windows of so many pixels, at the images' own resolution; needs --if_padding", group=DATA
     )
-    test_data_path: str = flag("", "validation set: a folder, a JSON list, or a JSON of {name: path}")
-    batch_size: int = flag(16, "images per process and forward pass")
-    total_batch_size: int = flag(128, "images per optimizer step; gradient accumulation is derived from it")
-    epochs: int = flag(200, "passes over the training set")
-    lr: float = flag(1e-4, "peak learning rate of AdamW")
-    min_lr: float = flag(0.0, "learning rate at the end of the cosine")
-    warmup_epochs: int = flag(0, "epochs of linear warm-up before the cosine")
-    weight_decay: float = flag(0.05, "of AdamW; not applied to biases and norms")
-    ema_decay: float = flag(0.0, "keep a moving average of the weights, and test and store that (0: off; 0.999)")
-    precision: str = flag("auto", "of training: bf16 where CUDA has it, else fp16 on CUDA, fp32 on the CPU", PRECISIONS)
-    test_period: int = flag(4, "epochs between validations")
-    save_period: int = flag(25, "epochs between kept checkpoints")
-    log_per_epoch_count: int = flag(20, "loss points per epoch in TensorBoard")
-    log_dir: str = flag("", "folder for TensorBoard (output_dir)")
-    find_unused_parameters: bool = flag(False, "let DDP search for parameters a step did not use")
-    resume: str = flag("", "auto continues the run in output_dir, if there is one; or a training_state.pt")
+    test_data_path: str = flag("", "validation set: a folder, a JSON list, or a JSON of {name: path}", group=DATA)
+    batch_size: int = flag(16, "images per process and forward pass", group=OPTIMIZATION)
+    total_batch_size: int = flag(
+        128, "images per optimizer step; gradient accumulation is derived from it", group=OPTIMIZATION
+    )
+    epochs: int = flag(200, "passes over the training set", group=OPTIMIZATION)
+    lr: float = flag(1e-4, "peak learning rate of AdamW", group=OPTIMIZATION)
+    min_lr: float = flag(0.0, "learning rate at the end of the cosine", group=OPTIMIZATION)
+    warmup_epochs: int = flag(0, "epochs of linear warm-up before the cosine", group=OPTIMIZATION)
+    weight_decay: float = flag(0.05, "of AdamW; not applied to biases and norms", group=OPTIMIZATION)
+    ema_decay: float = flag(
+        0.0, "keep a moving average of the weights, and test and store that (0: off; 0.999)", group=OPTIMIZATION
+    )
+    precision: str = flag(
+        "auto",
+        "of training: bf16 where CUDA has it, else fp16 on CUDA, fp32 on the CPU",
+        PRECISIONS,
+        group=OPTIMIZATION,
+    )
+    test_period: int = flag(4, "epochs between validations", group=WRITTEN)
+    save_period: int = flag(25, "epochs between kept checkpoints", group=WRITTEN)
+    log_per_epoch_count: int = flag(20, "loss points per epoch in TensorBoard", group=WRITTEN)
+    log_dir: str = flag("", "folder for TensorBoard (output_dir)", group=WRITTEN)
+    find_unused_parameters: bool = flag(False, "let DDP search for parameters a step did not use", group=RUN)
+    resume: str = flag(
+        "", "auto continues the run in output_dir, if there is one; or a training_state.pt", group=WRITTEN
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -3,19 +3,23 @@ from dataclasses import fields
 
 import pytest
 
-from diffiml_plugin.cli import sweep, test
-from diffiml_plugin.cli.arguments import add_model_arguments, parse_arguments
+from diffiml_plugin.cli import predict, sweep, test
+from diffiml_plugin.cli.arguments import add_model_arguments
+from diffiml_plugin.cli.command_line import parse_arguments
 from diffiml_plugin.cli.config_file import packaged_folder
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.cli.parser import Parser
-from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.method.config import ARCHITECTURE_FIELDS, TRAINING_FIELDS, DiffIMLConfig
+from diffiml_plugin.training.settings import TrainSettings
 
 
 def test_every_setting_of_the_method_is_a_flag_with_its_default(probe):
     assert probe("--data_path", "x") == 0
     expected = {field.name: field.default for field in fields(DiffIMLConfig)}
-    assert probe.args.model_flags == expected | {"encoder_weights": "none", "codec_weights": "default"}
-    assert probe.args.model == "DiffIML" and probe.args.model_flags_given == set()
+    expected |= {"encoder_weights": "none", "codec_weights": "default"}
+    assert expected == {name: probe.args.settings[name].value for name in expected}
+    assert {probe.args.settings[name].source for name in expected} == {"default"}
+    assert probe.args.model == "DiffIML" and probe.args.model_flags == {}
     assert not set(vars(probe.args)) & set(expected)
 
 
@@ -36,8 +40,7 @@ def test_model_flags_are_coerced_and_the_given_ones_named(probe):
     )
     flags = probe.args.model_flags
     assert (flags["prior_rate"], flags["ensemble_size"]) == (0.1, 3)
-    assert flags["edge_supervision"] is False and flags["tta"] is True
-    assert probe.args.model_flags_given == {"prior_rate", "ensemble_size", "edge_supervision", "tta"}
+    assert flags["edge_supervision"] is False and flags["tta"] is True and len(flags) == 4
 
 
 @pytest.mark.parametrize(
@@ -72,8 +75,7 @@ def test_misspelt_model_gets_the_nearest(probe, typed, meant, capsys):
 def test_flags_of_a_model_of_the_zoo(probe):
     assert probe("--data_path", "x", "--model", "mvssnet", "--pretrained_base", "false", "--n_input", "3") == 0
     assert probe.args.model == "MVSSNet"
-    assert probe.args.model_flags_given == {"pretrained_base", "n_input"}
-    assert probe.args.model_flags["pretrained_base"] is False and probe.args.model_flags["n_input"] == 3
+    assert probe.args.model_flags == {"pretrained_base": False, "n_input": 3}
 
 
 def test_every_registered_model_has_a_parser():
@@ -126,3 +128,57 @@ def test_the_frameworks_name_of_the_test_sets_wins_over_the_config_too(tmp_path)
         assert parse_arguments("benco test", test, words).test_data_path == "a.json"
         for flag in ("--test_data_json", "--test_data_path"):
             assert parse_arguments("benco test", test, [*words, flag, "b.json"]).test_data_path == "b.json"
+
+
+def help_of(verb: str, capsys) -> dict[str, list[str]]:
+    """The flags that `--help` shows, by title."""
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    titles: dict[str, list[str]] = {}
+    for line in capsys.readouterr().out.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            shown = titles.setdefault(line[:-1], [])
+        elif line.startswith("  -") and titles:
+            shown.append(line.split()[1 if line.startswith("  -h") else 0].lstrip("-"))
+    return titles
+
+
+FIXED = {*ARCHITECTURE_FIELDS, *TRAINING_FIELDS, "encoder_weights", "codec_weights"}
+
+
+@pytest.mark.parametrize("verb", ["predict", "test", "robust", "sweep"])
+def test_help_shows_nothing_that_a_checkpoint_has_fixed(verb, capsys):
+    shown = {flag for flags in help_of(verb, capsys).values() for flag in flags}
+    sampling = {field.name for field in fields(DiffIMLConfig)} - FIXED
+    assert sampling <= shown and not shown & {*FIXED, "if_predict_label"}
+
+
+def test_what_help_does_not_show_is_taken_all_the_same(capsys):
+    words = ["a.png", "--encoder", "resnet18", "--preset", "paper"]  # of a file of the framework's, which does not say
+    flags = parse_arguments("benco predict", predict, words).model_flags
+    assert (flags["encoder"], flags["prior_rate"], flags["ensemble_size"]) == ("resnet18", 0.1, 5)
+
+
+def test_help_shows_nothing_that_cannot_change_the_cost(capsys):
+    shown = {flag for flags in help_of("complexity", capsys).values() for flag in flags}
+    assert {"encoder", "denoiser", "num_inference_steps", "tta"} <= shown
+    assert not shown & {*TRAINING_FIELDS, "encoder_weights", "ensemble_size", "noise_seed"}
+
+
+def test_the_flags_of_training_stand_under_titles(capsys):
+    titles = help_of("train", capsys)
+    assert titles["options"] == ["help", "config", "dry_run"]
+    assert titles["the model"] == ["model", "checkpoint_path"]
+    assert set(titles["settings of DiffIML: architecture"]) == set(ARCHITECTURE_FIELDS)
+    assert set(titles["settings of DiffIML: training"]) == {*TRAINING_FIELDS, "encoder_weights", "codec_weights"}
+    assert max(map(len, titles.values())) <= 12 and "" not in titles
+    settings = {field.name for field in fields(TrainSettings)} | {field.name for field in fields(DiffIMLConfig)}
+    assert settings <= {flag for flags in titles.values() for flag in flags}
+
+
+def test_help_shows_what_a_file_sets_as_the_default(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("epochs: 7\n")
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(tmp_path / "mine.yaml"), "--help"])
+    assert "passes over the training set (default: 7)" in capsys.readouterr().out

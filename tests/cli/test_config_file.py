@@ -24,8 +24,7 @@ def test_values_take_the_type_of_their_flag(probe, config):
     assert probe("--config", path) == 0
     args = probe.args
     assert (args.data_path, args.lr, args.if_resizing, args.sizes) == ("5", 1e-3, True, [64, 128])
-    assert args.model_flags["tta"] is True and args.model_flags["prior_rate"] == 0.3
-    assert args.model_flags_given == {"tta", "prior_rate"}
+    assert args.model_flags == {"tta": True, "prior_rate": 0.3}
 
 
 def test_flags_win_over_the_file(probe, config):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffiml_plugin.cli import demo as verb
-from diffiml_plugin.cli.arguments import parse_arguments
+from diffiml_plugin.cli.command_line import parse_arguments
 
 
 def test_defaults_stand_in_the_config_file_and_flags_win():
