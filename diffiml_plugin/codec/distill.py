@@ -1,17 +1,14 @@
 """Trains LightVAE: Eq. 6 with a teacher, reconstruction and a bounded latent without one."""
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -20,16 +17,17 @@ from diffiml_plugin.codec.metrics import MEANS, averaging, encode_maps, latent_s
 from diffiml_plugin.codec.settings import DistillSettings
 from diffiml_plugin.data.masks import resized
 from diffiml_plugin.data.order import seed_all, start_worker, worker_count
-from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.distillation import DistillationLoss, distillation_loss
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
+from diffiml_plugin.training.log import Log
+from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
 from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
 
-WEIGHTS, LOG = "lightvae.safetensors", "log.jsonl"
-_WARMUP = 100  # steps
+WEIGHTS = "lightvae.safetensors"
+_WARMUP = 0.02  # share of the run
 _EMA_DECAY = 0.999
 _MAX_GRADIENT = 1.0  # norm
 _SCALE_MASKS = 64  # masks that the latent scale is computed from
@@ -67,14 +65,12 @@ def distill(
     state = state_to_resume(output_dir, settings.resume, configuration, asdict(DistillSettings()))
     seed_all(settings.seed)
     run = _Run(settings, torch.device(device), teacher)
-    provenance = configuration | {"width": run.student.width}
+    provenance = configuration | {"width": run.learner.model.width}
     if settings.student:
         provenance["went_on_from"] = read_metadata(settings.student)["provenance"]
-    log = output_dir / LOG
     if state:
         run.restore(state)
-    noted = log.read_text().splitlines(True) if state else []
-    log.write_text("".join(line for line in noted if json.loads(line)["step"] <= run.step))
+    log = Log(output_dir, "step", run.step + 1 if state else 0)
     # 2. The masks.
     held_out = [resized(mask, settings.image_size) for mask in held_out]
     scale_masks = _scale_masks(mixture, settings.image_size, np.random.default_rng(settings.seed))
@@ -85,13 +81,13 @@ def distill(
             progress = run.progress()
             if progress * settings.checks >= checked + 1 or progress >= 1:  # 3. validate and store
                 checked = int(progress * settings.checks)
-                codec = run.average.module
+                codec = run.learner.tested
                 set_latent_scale(codec, scale_masks)
                 figures = validation(codec, held_out)
                 done = {"steps": run.step, "minutes": round(run.minutes(), 1), "validation": figures}
                 save_lightvae(output_dir / WEIGHTS, codec, provenance | done)
                 save_state(output_dir / STATE, {"settings": configuration, **run.state()})
-                _note(log, {"step": run.step, **figures})
+                log.add({"step": run.step, **figures})
                 listed = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
                 say(f"step {run.step} ({progress:.0%}): {listed}")
                 seed_all(settings.seed, run.step)  # so that a resumed run needs no stored random state
@@ -99,22 +95,27 @@ def distill(
                 return codec
             loss = run.update(*next(batches), progress)  # 4. one step of Eq. 6
             if (run.step - 1) % _LOGGED == 0:
-                _note(log, run.losses(loss))
+                log.add(run.record(loss))
             bar.update()
 
 
 class _Run:
-    """The student, the moving average of its weights and the optimizer, after `step` steps."""
+    """The student with its moving average and optimizer, and the time that training took so far."""
 
     def __init__(self, settings: DistillSettings, device: torch.device, teacher: nn.Module | None):
         self.settings, self.device, self.teacher = settings, device, teacher
         student = load_lightvae(settings.student) if settings.student else LightVAE(settings.width)
-        self.student = student.to(device, memory_format=torch.channels_last)
-        self.average = AveragedModel(self.student, multi_avg_fn=self._follow)
-        self.optimizer = torch.optim.AdamW(
-            self.student.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        student = student.to(device, memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(
+            student.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
-        self.step, self._started, self._minutes_before = 0, time.monotonic(), 0.0
+        self.learner = Learner(student, optimizer, _EMA_DECAY)
+        self._started, self._minutes_before = time.monotonic(), 0.0
+
+    @property
+    def step(self) -> int:
+        """Steps of the optimizer so far."""
+        return self.learner.updates
 
     def minutes(self) -> float:
         """Of training so far, with those before an interruption."""
@@ -125,19 +126,20 @@ class _Run:
         return max(self.step / self.settings.steps, self.minutes() / (self.settings.minutes or float("inf")))
 
     def update(self, maps: Tensor, edges: int, progress: float) -> DistillationLoss:
-        """One step of the optimizer; the rate warms up, then falls by a cosine.
+        """One step of the optimizer.
 
         Args:
             maps: [B, 1, S, S] uint8 in {0, 1}; the last `edges` of them are edge maps.
+
+        Raises:
+            DiffIMLError: the loss is not finite; names the step.
         """
-        settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * min(1, (self.step + 1) / _WARMUP) * (1 + cos(pi * progress)) / 2
+        settings, student = self.settings, self.learner.model
         maps = maps.to(self.device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
         teacher_latents = None if self.teacher is None else _teacher_latents(self.teacher, maps, edges)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             loss = distillation_loss(
-                self.student,
+                student,
                 maps,
                 edges,
                 teacher_latents,
@@ -146,49 +148,31 @@ class _Run:
                 settings.mean_weight,
                 settings.mean_members,
             )
-        if not isfinite(loss.loss.item()):
-            raise DiffIMLError(
-                f"the loss is {loss.loss.item()} at step {self.step}; try a lower --lr (now {settings.lr})"
-            )
-        self.optimizer.zero_grad()
+        require_finite(loss.loss, self.step)
         loss.loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), _MAX_GRADIENT)
-        self.optimizer.step()
-        self.average.update_parameters(self.student)
-        self.step += 1
+        nn.utils.clip_grad_norm_(student.parameters(), _MAX_GRADIENT)
+        self.learner.update(learning_rate(progress, settings.lr, warmup=_WARMUP))
         return loss
 
-    def _follow(self, averages: list[Tensor], currents: list[Tensor], count: Tensor) -> None:
-        """Moves the average towards the current weights; it soon forgets the first steps."""
-        get_ema_multi_avg_fn(min(_EMA_DECAY, (1 + self.step) / (10 + self.step)))(averages, currents, count)
-
-    def losses(self, loss: DistillationLoss) -> dict[str, float]:
+    def record(self, loss: DistillationLoss) -> dict[str, float]:
         """What the log says of the last step."""
         return {
             "step": self.step,
             "reconstruction": loss.reconstruction.item(),
             "mean": loss.mean.item(),
             "latent": loss.latent.item(),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.learner.rate,
             "seconds": round(60 * self.minutes(), 1),
         }
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs."""
-        return {
-            "model": self.student.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "minutes": self.minutes(),
-        }
+        return {**self.learner.state(), "minutes": self.minutes()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state` was taken."""
-        self.student.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self._minutes_before = state["step"], state["minutes"]
+        self.learner.restore(state)
+        self._minutes_before = state["minutes"]
         seed_all(self.settings.seed, self.step)
 
 
@@ -272,8 +256,3 @@ def _batches(
 def _teacher_latents(teacher: nn.Module, maps: Tensor, edges: int) -> Tensor:
     kinds = zip(maps.split([len(maps) - edges, edges]), TARGETS, strict=True)
     return torch.cat([teacher.encode(kind, target).float() for kind, target in kinds if len(kind)])
-
-
-def _note(log: Path, entry: dict[str, Any]) -> None:
-    with open(log, "a") as file:
-        file.write(json.dumps(entry) + "\n")

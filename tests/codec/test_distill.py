@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from diffiml_plugin.codec import distill as module
-from diffiml_plugin.codec.distill import LOG, WEIGHTS, distill, set_latent_scale
+from diffiml_plugin.codec.distill import WEIGHTS, distill, set_latent_scale
 from diffiml_plugin.codec.drawn_masks import MaskMixture, synthetic_mask
 from diffiml_plugin.codec.metrics import encode_maps, latent_statistics
 from diffiml_plugin.codec.settings import DistillSettings
@@ -16,6 +16,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import LightVAE
 from diffiml_plugin.method.sdvae import SDVAE
+from diffiml_plugin.training.log import LOG
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae
 
@@ -24,7 +25,6 @@ TINY = {"width": 4, "image_size": 32, "batch_size": 8, "steps": 30, "lr": 1e-2, 
 
 @pytest.fixture
 def held_out(monkeypatch):
-    monkeypatch.setattr(module, "_WARMUP", 5)
     monkeypatch.setattr(module, "_SCALE_MASKS", 8)
     rng = np.random.default_rng(5)
     return [synthetic_mask(64, rng) for _ in range(6)]
@@ -80,7 +80,7 @@ def test_scale_makes_masks_and_edge_maps_unit_variance_per_channel():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, held_out):
-    with pytest.raises(DiffIMLError, match="at step 0"):
+    with pytest.raises(DiffIMLError, match="at step 1"):
         run(tmp_path, held_out, latent_weight=float("inf"))
 
 
