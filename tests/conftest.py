@@ -94,11 +94,12 @@ def stored(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str = "TinyIML", size: int = 64, **flags) -> Path:
         from diffiml_plugin.models.checkpoints import save_checkpoint
-        from diffiml_plugin.models.registry import build_model, resolve_flags
+        from diffiml_plugin.models.registry import find_model
 
         torch.manual_seed(1)
-        resolved = resolve_flags(name, flags)
-        model = build_model(name, resolved, pretrained=name == "DiffIML")  # the zoo's would be downloaded
+        card = find_model(name)
+        resolved = card.resolve(flags)
+        model = card.build(resolved, pretrained=name == "DiffIML")  # the zoo's would be downloaded
         path = tmp_path / f"{name}.safetensors"
         save_checkpoint(path, model, name, resolved, input={"image_size": size})
         return path

@@ -30,11 +30,10 @@ def add_model_arguments(parser: Parser, model: str, restores: bool = False) -> t
     if model.lower() == DEFAULT_MODEL.lower():
         model, flags = DEFAULT_MODEL, list(_diffiml_flags())
     else:
-        from diffiml_plugin.framework.imdlbenco import MODELS
-        from diffiml_plugin.models.registry import model_class
+        from diffiml_plugin.models.registry import find_model
 
-        model = {name.lower(): name for name in MODELS.module_dict}.get(model.lower(), model)
-        flags = list(_constructor_flags(model_class(model)))
+        card = find_model(model)
+        model, flags = card.name, list(_constructor_flags(card.constructor))
     if "model" not in parser.settings():
         parser.titled(MODEL).add_argument(
             "--model", default=DEFAULT_MODEL, metavar="NAME", help="name in the framework's registry"

@@ -14,7 +14,7 @@ from diffiml_plugin.data.lists import ImageList
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import BalancedDataset, JsonDataset, get_albu_transforms
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import post_function, size_multiple
+from diffiml_plugin.models.registry import RegisteredModel
 
 
 class PairsDataset(JsonDataset):
@@ -99,7 +99,9 @@ def test_transform() -> Any:
     return get_albu_transforms("test")
 
 
-def make_test_set(listed: ImageList, inputs: InputSettings, model: str, transform: Any = None) -> PairsDataset:
-    """The images as the model of that name is tested on them; `transform` is applied at their own size."""
-    framework = framework_arguments(inputs, transform or test_transform(), post_function(model))
-    return PairsDataset(listed, size_multiple(model), inputs.padding_mode, **framework)
+def make_test_set(
+    listed: ImageList, inputs: InputSettings, card: RegisteredModel, transform: Any = None
+) -> PairsDataset:
+    """The images as the model is tested on them; `transform` is applied at their own size."""
+    framework = framework_arguments(inputs, transform or test_transform(), card.post_function)
+    return PairsDataset(listed, card.size_multiple, inputs.padding_mode, **framework)

@@ -21,7 +21,7 @@ from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.evaluation.test import test
 from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import build_model, post_function, resolve_flags
+from diffiml_plugin.models.registry import find_model
 from diffiml_plugin.prediction.files import predict
 from diffiml_plugin.prediction.predictor import Predictor
 from diffiml_plugin.tampering.settings import VISIBLE
@@ -61,7 +61,8 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     if min(train_images, test_images) < 1:
         raise DiffIMLError(f"--train_images {train_images} and --test_images {test_images} must be 1 or more")
     started = time.monotonic()
-    inputs = InputSettings.of(settings)
+    card = find_model(settings.model)
+    inputs = InputSettings.of(settings, card.input)
 
     def stream(part: str, images: int) -> SyntheticTampering:
         return SyntheticTampering(
@@ -70,7 +71,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
             authentic=0,
             window=inputs.image_size,
             settings=VISIBLE,
-            **framework_arguments(inputs, test_transform(), post_function(settings.model)),
+            **framework_arguments(inputs, test_transform(), card.post_function),
         )
 
     def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
@@ -88,11 +89,11 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     # 1. Tampered images of photographs that training never sees, and what a model scores that knows nothing.
     unseen = write_tampered(stream("test", test_images), folder / "unseen", settings.seed)
     seed_all(settings.seed)
-    flags = resolve_flags(settings.model, model_flags, {**asdict(settings), **asdict(inputs)})
+    flags = card.resolve(model_flags, {**asdict(settings), **asdict(inputs)})
     save_checkpoint(
         folder / "untrained.safetensors",
-        build_model(settings.model, flags),
-        settings.model,
+        card.build(flags),
+        card.name,
         flags,
         input=asdict(inputs),
     )

@@ -7,17 +7,9 @@ from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.models.registry import look_up
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-_PUBLISHED_NAMES = {
-    "MVSSNet": "MVSS-Net",
-    "Trufor": "TruFor",
-    "Cat_Net": "CAT-Net",
-    "PSCC_Net": "PSCC-Net",
-    "MantraNet": "ManTraNet",
-    "IML_ViT": "IML-ViT",
-    "Mesorch": "Mesoscopic",
-}  # of the registry's
 _OURS = vars(DiffIMLConfig())  # as published
 _CODECS = {"lightvae": "LightVAE", "sd-vae": "VAE"}
 
@@ -34,10 +26,16 @@ def require_tables(experiment: str, swept: bool = False) -> None:
             )
 
 
+def published_name(model: str) -> str:
+    """The name in the paper's tables of a model that a results file names, registered here or not."""
+    card = look_up(model)
+    return card.published_name or card.name if card else model
+
+
 def table4_name(row: Mapping[str, Any], members: str) -> str:
     """The name in Table 4 of a row of `benco complexity --json`, for an ensemble of `members`, such as "N=5"."""
     settings, side = row["settings"], row["image_size"]
-    name = _PUBLISHED_NAMES.get(row["model"], row["model"])
+    name = published_name(row["model"])
     if codec := settings.get("latent_codec"):
         other = [settings[key] for key in ("encoder", "denoiser") if settings.get(key, _OURS[key]) != _OURS[key]]
         name = ", ".join([name, *other, _CODECS[codec], members])

@@ -28,7 +28,7 @@ from diffiml_plugin.files import make_folder, write_text
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import input_mode, require_inputs, require_size, size_multiple
+from diffiml_plugin.models.registry import RegisteredModel, require_inputs
 
 # Where and how it runs, not what is computed.
 _NO_CONFIGURATION = (
@@ -50,6 +50,7 @@ class Scoring:
 
     results_file: str
     settings: TestSettings
+    card: RegisteredModel
     lists: dict[str, ImageList]
     state: PartialState
     model: nn.Module
@@ -80,7 +81,7 @@ class Scoring:
         broadcast_object_list(kept)  # other processes may not see the folder
         if kept[0] is not None:
             return kept[0]
-        dataset = make_test_set(listed, self.inputs, self.header["model"], transform)
+        dataset = make_test_set(listed, self.inputs, self.card, transform)
         found = evaluate(
             model or self.model,
             dataset,
@@ -134,26 +135,30 @@ def open_scoring(
     if settings.tta is None:
         del shared["tta"]  # the checkpoint's, or the model's default
     restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
-    _keep_another_models(Path(settings.output_dir, results_file), restored.name)
-    inputs = InputSettings.of(settings, restored.input or input_mode(restored.name))
-    require_size(restored.name, inputs.image_size)
+    card = restored.card
+    _keep_another_models(Path(settings.output_dir, results_file), card.name)
+    inputs = InputSettings.of(settings, restored.input or card.input)
+    card.require_size(inputs.image_size)
+    mirrored = settings.tta and not card.mirrors_itself
+    if mirrored and card.reads_jpeg:
+        raise DiffIMLError(f"{card.name} reads the JPEG file's coefficients, which cannot be mirrored; say --tta false")
     if state.is_main_process:
-        inputs.warn_if_cut(check_lists(list(lists.values())), size_multiple(restored.name))
+        inputs.warn_if_cut(check_lists(list(lists.values())), card.size_multiple)
     values = {**asdict(settings), **restored.flags, **asdict(inputs)}
     configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
     header = {
         "command": shlex.join(sys.argv),
-        "configuration": digest([restored.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
-        "model": restored.name,
+        "configuration": digest([card.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
+        "model": card.name,
         "checkpoint": str(restored.path),
         "threshold": restored.threshold,
         "settings": values,
     }
     model = restored.model.to(state.device)
     speed_up(model, state.device, settings.precision, settings.compile, captures)
-    if settings.tta and "tta" not in restored.flags:  # DiffIML mirrors by itself, with noise of its own
+    if mirrored:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)
-    return Scoring(results_file, settings, lists, state, model, inputs, header)
+    return Scoring(results_file, settings, card, lists, state, model, inputs, header)
 
 
 def _of_the_list(name: str, listed: ImageList, index: int) -> dict[str, str]:
@@ -183,11 +188,6 @@ class _Mirrored(nn.Module):
 
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
         require_inputs(self.model, inputs)
-        if "DCT_coef" in inputs:
-            raise DiffIMLError(
-                f"{type(self.model).__name__} reads the JPEG file's coefficients, which cannot be "
-                "mirrored; say --tta false"
-            )
         upright = self.model(**inputs)
         mirrored = self.model(
             **{

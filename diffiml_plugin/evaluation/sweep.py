@@ -13,7 +13,6 @@ from diffiml_plugin.evaluation.published import require_tables
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, Record, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.framework.adapters import DiffIMLModel
 from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.table import Table
@@ -60,8 +59,8 @@ def sweep(
     require_tables(settings.experiment, swept=True)
     values = _read(vary)
     scoring = open_scoring(settings, model_flags, RESULTS, captures=False)
-    if not isinstance(scoring.model, DiffIMLModel):
-        raise DiffIMLError(f"{scoring.header['model']} has no sampling settings to sweep; pass a checkpoint of DiffIML")
+    if not scoring.card.samples:
+        raise DiffIMLError(f"{scoring.card.name} has no sampling settings to sweep; pass a checkpoint of DiffIML")
     method = scoring.model.diffiml
     seeds = range(method.config.noise_seed, method.config.noise_seed + noise_seeds)
     cases = {

@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
-from diffiml_plugin.method.config import SIZE_MULTIPLE, DiffIMLConfig, true_or_false
+from diffiml_plugin.method.config import DiffIMLConfig, true_or_false
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.segmenter import Segmenter
 from diffiml_plugin.weights.codecs import load_codec
 from diffiml_plugin.weights.encoders import load_encoder_weights
-
-NAME = "DiffIML"
 
 
 def _from_settings(init):
@@ -44,8 +42,6 @@ class DiffIMLModel(nn.Module):
         codec_weights: default, none, or a file or folder for the latent codec.
         settings: the fields of `DiffIMLConfig`.
     """
-
-    size_multiple = SIZE_MULTIPLE
 
     @_from_settings
     def __init__(self, encoder_weights: str = "none", codec_weights: str = "default", **settings):
@@ -127,8 +123,6 @@ class SegFormerIML(nn.Module):
         encoder_weights: none, xavier, imagenet, or a file for it.
     """
 
-    size_multiple = SIZE_MULTIPLE
-
     def __init__(self, encoder: str = "segformer_b3", encoder_weights: str = "none"):
         super().__init__()
         backbone = build_encoder(encoder)
@@ -158,8 +152,13 @@ def diffiml_post_func(sample: dict) -> None:
 
 
 def register() -> None:
-    """Puts the models and DiffIML's post function into the framework's registries, once."""
-    if not MODELS.has(NAME):
-        MODELS.register_module(name=NAME, module=DiffIMLModel)
-        MODELS.register_module(module=SegFormerIML)
+    """Puts the models and DiffIML's post function into the framework's registries, once.
+
+    A name that another package took first stays with that package, whose users mean its class by it; in our verbs it
+    is ours all the same (`models.registry.find_model`).
+    """
+    for name, model in (("DiffIML", DiffIMLModel), ("SegFormerIML", SegFormerIML)):
+        if not MODELS.has(name):
+            MODELS.register_module(name=name, module=model)
+    if MODELS.module_dict["DiffIML"] is DiffIMLModel and not POSTFUNCS.has(diffiml_post_func.__name__):
         POSTFUNCS.register_module(module=diffiml_post_func)

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from diffiml_plugin import weights
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
-from diffiml_plugin.models.registry import build_model, constructor_flags, resolve_flags
+from diffiml_plugin.models.registry import REGISTRY, RegisteredModel, find_model
 from diffiml_plugin.weights.files import load_into, load_weights, save_weights
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.release import refuse_unconverted
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
-_INITIALISATION = {"encoder_weights": "none", "codec_weights": "none"}  # flags that name initial weights
 _OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")
 _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
@@ -29,8 +28,8 @@ class Restored:
     `threshold`: above which a pixel counts as tampered, where the checkpoint names its own.
     """
 
+    card: RegisteredModel
     model: nn.Module
-    name: str
     flags: dict[str, Any]
     input: dict[str, Any]
     path: Path
@@ -51,11 +50,6 @@ def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {flag: value for flag, value in flags.items() if isinstance(value, _SIMPLE) and flag != "device"}
 
 
-def uninitialised(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags for a model whose weights are filled in afterwards: no initial weights are fetched."""
-    return {flag: _INITIALISATION.get(flag, value) for flag, value in flags.items()}
-
-
 def restore(
     path: str | Path, name: str = "", flags: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None
 ) -> Restored:
@@ -66,7 +60,7 @@ def restore(
             name of `RELEASED`.
         name: the model, for a file that does not say; otherwise it must agree.
         flags: change how the model runs (ensemble_size...); what fixes its weights must agree.
-        shared: settings of the run that the constructor may want, as `models.resolve_flags` takes them. Of
+        shared: settings of the run that the constructor may want, as `RegisteredModel.resolve` takes them. Of
             those only the input's and the device count before what is stored, and only where they are not None.
 
     Raises:
@@ -77,9 +71,9 @@ def restore(
     stored_name, stored = metadata.get("model", ""), metadata.get("config", {})
     if not (name or stored_name):
         raise DiffIMLError(f"{path} does not say which model it holds; pass --model")
-    if name and stored_name and name != stored_name:
-        raise DiffIMLError(f"{path} holds a {stored_name}, not a {name}; leave --model out or pass another file")
-    name = name or stored_name
+    card = find_model(name or stored_name)
+    if name and stored_name and stored_name not in (card.name, card.name.removeprefix(REGISTRY)):
+        raise DiffIMLError(f"{path} holds a {stored_name}, not a {card.name}; leave --model out or pass another file")
 
     for flag in ARCHITECTURE_FIELDS:
         if flag in flags and flag in stored and flags[flag] != stored[flag]:
@@ -87,12 +81,12 @@ def restore(
                 f"{path} was trained with --{flag} {stored[flag]}, which its weights depend on, not "
                 f"{flags[flag]}; leave the flag out"
             )
-    known, trained_input, shared = constructor_flags(name), metadata.get("input", {}), shared or {}
+    known, trained_input, shared = card.flags, metadata.get("input", {}), shared or {}
     now = {flag: shared[flag] for flag in _OF_THE_RUN if flag in known and shared.get(flag) is not None}
-    resolved = uninitialised(resolve_flags(name, {**stored, **now, **flags}, {**shared, **trained_input}))
-    model = build_model(name, resolved, pretrained=False)
+    resolved = card.without_weights(card.resolve({**stored, **now, **flags}, {**shared, **trained_input}))
+    model = card.build(resolved, pretrained=False)
     load_into(model, state_dict, path)
-    return Restored(model, name, resolved, trained_input, path, metadata.get("threshold"))
+    return Restored(card, model, resolved, trained_input, path, metadata.get("threshold"))
 
 
 def load_model(path: str | Path) -> nn.Module:

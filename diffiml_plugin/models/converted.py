@@ -6,10 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.adapters import NAME
 from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import build_model
+from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.weights.files import load_into
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.lightvae import save_lightvae
@@ -51,11 +50,13 @@ def convert(source: Path, target: Path, activation: str = ACTIVATIONS[0], force:
     if not is_release_model(tensors):
         raise DiffIMLError(_what_else(source, tensors))
     config, renamed = from_release(tensors, source, activation)
-    flags = {**asdict(config), "encoder_weights": "none", "codec_weights": "none"}
-    model = build_model(NAME, flags, pretrained=False)
+    flags = {**asdict(config), **DIFFIML.untrained}
+    model = DIFFIML.build(flags, pretrained=False)
     load_into(model.diffiml, renamed, source)
     f1 = _require_trained(model.eval().diffiml.codec, source, activation, force)
-    save_checkpoint(target, model, NAME, flags, input=asdict(InputSettings()), provenance=provenance | {"mask_f1": f1})
+    save_checkpoint(
+        target, model, DIFFIML.name, flags, input=asdict(InputSettings()), provenance=provenance | {"mask_f1": f1}
+    )
     return f"the release's model on {config.encoder} with {config.latent_codec}; pixel-F1 of a mask {f1:.4f}"
 
 

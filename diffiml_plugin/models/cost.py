@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.adapters import DiffIMLModel
+from diffiml_plugin.models.registry import RegisteredModel, find_model
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
 ENSEMBLE_SIZES = (1, 5)  # of Table 4
@@ -36,30 +36,35 @@ def complexity(name: str, flags: Mapping[str, Any], image_size: int) -> dict[str
     Raises:
         DiffIMLError: no such model or flag, or it cannot be built or run at this size.
     """
+    card = find_model(name)
     with untrained():
-        model, settings = build_untrained(name, flags, image_size)
+        model, settings = build_untrained(card, flags, image_size)
         batch = blank_batch(model, image_size)
-        if isinstance(model, DiffIMLModel):
+        if card.samples:
             gflops = {}
             for members in ENSEMBLE_SIZES:
                 model.diffiml.config = replace(model.diffiml.config, ensemble_size=members)
-                gflops[f"N={members}"] = multiply_adds(name, model, batch)
+                gflops[f"N={members}"] = multiply_adds(card.name, model, batch)
             del settings["ensemble_size"]
         else:
-            gflops = {"N=1": multiply_adds(name, model, batch)}
-    return cost_row(name, model, settings, image_size, gflops)
+            gflops = {"N=1": multiply_adds(card.name, model, batch)}
+    return cost_row(card, model, settings, image_size, gflops)
 
 
 def cost_row(
-    name: str, model: nn.Module, settings: Mapping[str, Any], image_size: int, gflops: Mapping[str, float | None]
+    card: RegisteredModel,
+    model: nn.Module,
+    settings: Mapping[str, Any],
+    image_size: int,
+    gflops: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """What `complexity` returns, of a model whose multiply-adds were counted."""
     parts = {"total": model}
-    if isinstance(model, DiffIMLModel):
+    if card.samples:
         parts |= {part: getattr(model.diffiml, part) for part in ("condition_encoder", "denoiser", "codec")}
     simple = {key: value for key, value in settings.items() if isinstance(value, str | int | float | None)}
     return {
-        "model": name,
+        "model": card.name,
         "image_size": image_size,
         "params_M": {part: sum(p.numel() for p in module.parameters()) / 1e6 for part, module in parts.items()},
         "GFLOPs": gflops,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.models.registry import input_mode
 from diffiml_plugin.settings import CommonSettings
 
 _logger = logging.getLogger(__name__)
@@ -22,13 +21,13 @@ class InputSettings:
     padding_mode: str = "constant"
 
     @classmethod
-    def of(cls, settings: CommonSettings, stored: Mapping[str, Any] | None = None) -> "InputSettings":
-        """As the flags say; what they leave open as it was `stored`, else as the model wants it, else the default.
+    def of(cls, settings: CommonSettings, wanted: Mapping[str, Any] | None = None) -> "InputSettings":
+        """As the flags say; what they leave open as `wanted` (stored with the weights, or the card's), or the default.
 
         Raises:
             DiffIMLError: --padding_mode reflect of images that are resized.
         """
-        made = replace(cls(), **(stored or input_mode(settings.model)))
+        made = replace(cls(), **(wanted or {}))
         if settings.if_padding is not None or settings.if_resizing:
             made = replace(made, if_padding=bool(settings.if_padding))
         if settings.padding_mode == "reflect" and not made.if_padding:

@@ -1,12 +1,15 @@
-"""Any model of the framework's registry, built by name."""
+"""The models of the framework's registry: a card for each, found once by its name, answers all questions about it."""
 
 import inspect
 import io
 import logging
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,84 +20,225 @@ import torch
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.framework.adapters import register
+from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffiml_post_func, register
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.launch import is_main_process
+from diffiml_plugin.method.config import SIZE_MULTIPLE
 
 _logger = logging.getLogger(__name__)
-_INPUT_MODES = {  # of the framework's own scripts, where that is not an image resized to 512x512
-    "IML_ViT": {"image_size": 1024, "if_padding": True, "edge_mask_width": 7},
-    "MSCDI_Net": {"edge_mask_width": 7},
-    "MVSSNet": {"edge_mask_width": 7},
-    "ObjectFormer": {"image_size": 224},
-    "PSCC_Net": {"image_size": 256},
-    "SPAN": {"image_size": 224},
-}
-_CONFIGS = Path(find_spec("IMDLBenCo").origin).parent / "statics" / "model_zoo" / "configs"
-_SHIPPED = {  # what the framework ships for its models; a Path is not stored with a checkpoint, which may travel
-    "Cat_Net": {"cfg_file": _CONFIGS / "CAT_full.yaml"},
-    "Trufor": {"config_path": _CONFIGS / "trufor.yaml"},
-}
+REGISTRY = "registry:"  # before a name of ours: what another package registered by it
 SIZE_FLAGS = ("image_size", "input_size", "img_size")  # what constructors call the side of the model's input
 _FILE_FLAG = re.compile("path|file|weights|ckpt")
 _START_FLAG = re.compile("pretrain(ed)?(_path)?$|init_weight_path")  # of weights that a model starts without as well
 _MAKES = {"edge_mask": "--edge_mask_width, in pixels (7)", "shape_mask": "--if_padding"}  # keys of a sample
 
 
-def model_class(name: str) -> Callable[..., nn.Module]:
-    """The registered class or function. Raises DiffIMLError, with the nearest name, if there is none."""
-    register()
-    if not MODELS.has(name):
-        known = MODELS.module_dict
-        hint = nearest(name, known) or f"; the registry has {', '.join(sorted(known))}"
-        raise DiffIMLError(f"no model is called {name!r}{hint}")
-    return MODELS.module_dict[name]
+@dataclass(frozen=True)
+class RegisteredModel:
+    """All that is known of one model of the registry.
+
+    Attributes:
+        name: by which `find_model` finds it, and which is stored with its weights.
+        constructor: the registered class or function.
+        post_function: what is called on each sample in the loader's worker, if anything.
+        size_multiple: pixels; the model takes any image whose sides are multiples of it. None: it may take one size.
+        samples: it draws its masks by sampling, with the settings and the parts of `model.diffiml`.
+        input: the fields of `InputSettings` in which what it was made for is not the default.
+        shipped: files that the framework has for its constructor, by flag. A Path is not stored with a checkpoint,
+            which may travel.
+        untrained: flags with which its constructor reads no weights.
+        published_name: its name in the paper's tables, where that is another.
+        table4_size: pixels, the side at which Table 4 counts it, where that is not the side of `input`.
+        table4_rows: the flags of each of its rows in Table 4.
+    """
+
+    name: str
+    constructor: Callable[..., nn.Module]
+    post_function: Callable[[dict], None] | None = None
+    size_multiple: int | None = None
+    samples: bool = False
+    input: Mapping[str, Any] = field(default_factory=dict)
+    shipped: Mapping[str, Path] = field(default_factory=dict)
+    untrained: Mapping[str, Any] = field(default_factory=dict)
+    published_name: str = ""
+    table4_size: int | None = None
+    table4_rows: tuple[Mapping[str, Any], ...] = ({},)
+
+    @property
+    def flags(self) -> dict[str, inspect.Parameter]:
+        """The constructor's parameters, each of which is a flag."""
+        parameters = inspect.signature(self.constructor).parameters.values()
+        return {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+
+    @property
+    def mirrors_itself(self) -> bool:
+        """Whether it has test-time augmentation of its own, by the flag --tta."""
+        return "tta" in self.flags
+
+    @property
+    def reads_jpeg(self) -> bool:
+        """Whether it wants the DCT coefficients of the image's JPEG file."""
+        forward = getattr(self.constructor, "forward", None)
+        return forward is not None and "DCT_coef" in inspect.signature(forward).parameters
+
+    def resolve(self, flags: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Every flag with its value: from `flags`, else from `shared`, else its default, or the shipped file.
+
+        Args:
+            flags: of the model; one it does not have is refused.
+            shared: settings of the run; those that the constructor has too (image_size, if_predict_label...) count,
+                as in the framework's scripts, and image_size by whichever name of `SIZE_FLAGS` the constructor has.
+
+        Raises:
+            DiffIMLError: an unknown flag, or a required one without a value.
+        """
+        known = self.flags
+        for flag in flags:
+            if flag not in known:
+                raise DiffIMLError(f"{self.name} has no flag --{flag}{nearest(flag, known)}")
+        shared, values = dict(shared or {}), {}
+        if shared.get("image_size"):
+            shared |= {flag: shared["image_size"] for flag in SIZE_FLAGS}
+        for flag, parameter in known.items():
+            value = flags.get(flag, shared.get(flag, parameter.default))
+            if value in (None, "", parameter.empty):
+                value = self.shipped.get(flag, value)
+            if value is parameter.empty:
+                raise DiffIMLError(f"{self.name} needs --{flag}")
+            values[flag] = value
+        return values
+
+    def without_weights(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """The flags for a model whose weights are filled in afterwards: no initial ones are fetched."""
+        return {flag: self.untrained.get(flag, value) for flag, value in flags.items()}
+
+    def require_size(self, image_size: int) -> None:
+        """Raises DiffIMLError if the model cannot take squares of that side."""
+        multiple = self.size_multiple
+        if multiple and image_size % multiple:
+            near = max(multiple, round(image_size / multiple) * multiple)
+            raise DiffIMLError(
+                f"--image_size {image_size} is not a multiple of {multiple}, which {self.name} needs; try {near}"
+            )
+
+    def build(self, flags: Mapping[str, Any], pretrained: bool = True) -> nn.Module:
+        """The model with resolved flags; a warning names those that would have given it initial weights.
+
+        Args:
+            pretrained: let the constructor fetch and load weights; False leaves them random, which is for models that
+                a checkpoint fills next, or whose weights do not matter.
+
+        Raises:
+            DiffIMLError: a file that the constructor wants is not there, or a model of the zoo cannot be built
+                otherwise.
+        """
+        with nullcontext() if pretrained else nothing_loaded(), redirect_stdout(io.StringIO()):
+            try:
+                model = self.constructor(**flags)
+            except OSError as error:  # a failed download is one too
+                raise DiffIMLError(
+                    f"{self.name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
+                    "choose flags that do without"
+                ) from error
+            except RuntimeError as error:
+                if torch.cuda.is_available() or not re.search("CUDA|NVIDIA", str(error)):
+                    raise
+                raise DiffIMLError(  # Cat_Net
+                    f"{self.name} cannot be built without a CUDA device, and there is none"
+                ) from error
+            except (AssertionError, AttributeError, TypeError) as error:  # how the zoo says that a flag is not given
+                files = [f"--{flag}" for flag, value in flags.items() if not value and _FILE_FLAG.search(flag)]
+                if not (files and self.constructor.__module__.startswith("IMDLBenCo.")):
+                    raise
+                raise DiffIMLError(
+                    f"{self.name} cannot be built without files of its own ({error}); give {', '.join(files)}, "
+                    "as far as its authors ask for them"
+                ) from error
+        if pretrained and is_main_process():
+            self._warn_of_random_weights(flags)
+        return model
+
+    def _warn_of_random_weights(self, flags: Mapping[str, Any]) -> None:
+        wanting = [
+            f"--{flag}"
+            for flag, value in flags.items()
+            if _START_FLAG.search(flag) and (not value or isinstance(value, str) and not Path(value).is_file())
+        ]  # PSCC_Net ignores a wrong path
+        if flags.get("encoder_weights") == "none":  # ours
+            _logger.info(
+                f"{self.name}'s encoder starts from random weights; the paper's starts from --encoder_weights imagenet"
+            )
+        if wanting:
+            _logger.warning(f"{self.name} starts from random weights, for want of {', '.join(wanting)}")
 
 
-def post_function(name: str) -> Callable[[dict], None] | None:
-    """What the framework calls on each sample in the loader worker for this model, if anything."""
-    register()
-    wanted = f"{name}_post_func".lower()
-    return next((function for key, function in POSTFUNCS.module_dict.items() if key.lower() == wanted), None)
+DIFFIML = RegisteredModel(
+    "DiffIML",
+    DiffIMLModel,
+    diffiml_post_func,
+    size_multiple=SIZE_MULTIPLE,
+    samples=True,
+    untrained={"encoder_weights": "none", "codec_weights": "none"},
+    table4_rows=tuple(
+        {"latent_codec": codec, "ensemble_size": members} for codec in ("lightvae", "sd-vae") for members in (1, 5)
+    ),
+)
+SEGFORMER = RegisteredModel(
+    "SegFormerIML", SegFormerIML, size_multiple=SIZE_MULTIPLE, untrained={"encoder_weights": "none"}
+)
+_OURS = {card.name: card for card in (DIFFIML, SEGFORMER)}
+_CONFIGS = Path(find_spec("IMDLBenCo").origin).parent / "statics" / "model_zoo" / "configs"
+_ZOO: dict[str, dict[str, Any]] = {  # what the framework's own models do not say of themselves
+    "Cat_Net": {"shipped": {"cfg_file": _CONFIGS / "CAT_full.yaml"}, "published_name": "CAT-Net"},
+    "IML_ViT": {
+        "input": {"image_size": 1024, "if_padding": True, "edge_mask_width": 7},
+        "published_name": "IML-ViT",
+    },
+    "MSCDI_Net": {"input": {"edge_mask_width": 7}, "untrained": {"backbone_weights_path": "none"}},
+    "MVSSNet": {"input": {"edge_mask_width": 7}, "published_name": "MVSS-Net"},
+    "MantraNet": {"published_name": "ManTraNet", "table4_size": 256},
+    "Mesorch": {"published_name": "Mesoscopic"},
+    "ObjectFormer": {"input": {"image_size": 224}},
+    "PSCC_Net": {"input": {"image_size": 256}, "untrained": {"pretrain_path": ""}, "published_name": "PSCC-Net"},
+    "SPAN": {"input": {"image_size": 224}},
+    "Trufor": {"shipped": {"config_path": _CONFIGS / "trufor.yaml"}, "published_name": "TruFor"},
+}
 
 
-def input_mode(name: str) -> dict[str, Any]:
-    """The fields of `data.InputSettings` in which what a model of the zoo was made for is not the default."""
-    return _INPUT_MODES.get(name, {})
+def find_model(name: str) -> RegisteredModel:
+    """The card of the model of that name; upper and lower case do not matter.
 
-
-def constructor_flags(name: str) -> dict[str, inspect.Parameter]:
-    """The model's constructor parameters, each of which is a flag."""
-    parameters = inspect.signature(model_class(name)).parameters.values()
-    return {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-
-
-def resolve_flags(name: str, flags: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Every constructor flag with its value: from `flags`, else from `shared`, else its default, or the shipped file.
-
-    Args:
-        flags: of the model; one it does not have is refused.
-        shared: settings of the run; those that the constructor has too (image_size, if_predict_label...) count,
-            as in the framework's scripts, and image_size by whichever name of `SIZE_FLAGS` the constructor has.
+    A name of ours is always our class. If another package registered it, a warning says so, once; theirs is
+    `registry:NAME`.
 
     Raises:
-        DiffIMLError: an unknown flag, or a required one without a value.
+        DiffIMLError: there is none, with the nearest name.
     """
-    known = constructor_flags(name)
-    for flag in flags:
-        if flag not in known:
-            raise DiffIMLError(f"{name} has no flag --{flag}{nearest(flag, known)}")
-    shared, values = dict(shared or {}), {}
-    if shared.get("image_size"):
-        shared |= {flag: shared["image_size"] for flag in SIZE_FLAGS}
-    for flag, parameter in known.items():
-        value = flags.get(flag, shared.get(flag, parameter.default))
-        if value in (None, "", parameter.empty):
-            value = _SHIPPED.get(name, {}).get(flag, value)
-        if value is parameter.empty:
-            raise DiffIMLError(f"{name} needs --{flag}")
-        values[flag] = value
-    return values
+    cards = registered_models()
+    if (card := _pick(cards, name)) is None:
+        hint = nearest(name, cards) or f"; the registry has {', '.join(sorted(cards))}"
+        raise DiffIMLError(f"no model is called {name!r}{hint}")
+    theirs = cards.get(REGISTRY + card.name)
+    if theirs and is_main_process():
+        _say_who_else_registered(card.name, theirs.constructor)
+    return card
+
+
+def look_up(name: str) -> RegisteredModel | None:
+    """As `find_model`, in silence; None if there is no such model here, such as one that a results file names."""
+    return _pick(registered_models(), name)
+
+
+def registered_models() -> dict[str, RegisteredModel]:
+    """Every card by its name: what others registered, then ours."""
+    register()
+    others = {}
+    for registered, constructor in MODELS.module_dict.items():
+        if registered not in _OURS:
+            others[registered] = _card(registered, registered, constructor)
+        elif constructor is not _OURS[registered].constructor:
+            others[REGISTRY + registered] = _card(REGISTRY + registered, registered, constructor)
+    return {**others, **_OURS}
 
 
 def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
@@ -105,19 +249,6 @@ def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
         if name not in sample:
             mend = f"pass {_MAKES[name]}" if name in _MAKES else "it has no post function that makes it"
             raise DiffIMLError(f"{type(model).__name__} needs {name}, which the data do not give; {mend}")
-
-
-def size_multiple(name: str) -> int | None:
-    """Pixels; the model takes any image whose sides are multiples of it. None: one of the zoo, which may not."""
-    return getattr(model_class(name), "size_multiple", None)
-
-
-def require_size(name: str, image_size: int) -> None:
-    """Raises DiffIMLError if the model cannot take squares of that side."""
-    multiple = size_multiple(name)
-    if multiple and image_size % multiple:
-        near = max(multiple, round(image_size / multiple) * multiple)
-        raise DiffIMLError(f"--image_size {image_size} is not a multiple of {multiple}, which {name} needs; try {near}")
 
 
 @contextmanager
@@ -134,49 +265,29 @@ def nothing_loaded() -> Iterator[None]:
         yield
 
 
-def build_model(name: str, flags: Mapping[str, Any], pretrained: bool = True) -> nn.Module:
-    """Builds the model with resolved flags; a warning names those that would have given it initial weights.
-
-    Args:
-        pretrained: let the constructor fetch and load weights; False leaves them random, which is for models that
-            a checkpoint fills next, or whose weights do not matter.
-
-    Raises:
-        DiffIMLError: a file that the constructor wants is not there, or a model of the zoo cannot be built otherwise.
-    """
-    constructor = model_class(name)
-    with nullcontext() if pretrained else nothing_loaded(), redirect_stdout(io.StringIO()):
-        try:
-            model = constructor(**flags)
-        except OSError as error:  # a failed download is one too
-            raise DiffIMLError(
-                f"{name} cannot be built: it wants a file that is not there ({error}); fetch it, or "
-                "choose flags that do without"
-            ) from error
-        except RuntimeError as error:
-            if torch.cuda.is_available() or not re.search("CUDA|NVIDIA", str(error)):
-                raise
-            raise DiffIMLError(f"{name} cannot be built without a CUDA device, and there is none") from error  # Cat_Net
-        except (AssertionError, AttributeError, TypeError) as error:  # how the zoo says that a flag is not given
-            files = [f"--{flag}" for flag, value in flags.items() if not value and _FILE_FLAG.search(flag)]
-            if not (files and constructor.__module__.startswith("IMDLBenCo.")):
-                raise
-            raise DiffIMLError(
-                f"{name} cannot be built without files of its own ({error}); give {', '.join(files)}, "
-                "as far as its authors ask for them"
-            ) from error
-    if pretrained and is_main_process():
-        _warn_of_random_weights(name, flags)
-    return model
+def _card(name: str, registered: str, constructor: Callable[..., nn.Module]) -> RegisteredModel:
+    """Of a class that another package registered; what is known of a class of ours holds for those derived from it."""
+    wanted = f"{registered}_post_func".lower()
+    post = (f for key, f in POSTFUNCS.module_dict.items() if key.lower() == wanted and f is not diffiml_post_func)
+    for ours in _OURS.values():
+        if isinstance(constructor, type) and issubclass(constructor, ours.constructor):
+            post_function = next(post, ours.post_function)
+            return replace(ours, name=name, constructor=constructor, post_function=post_function, table4_rows=({},))
+    multiple = getattr(constructor, "size_multiple", None)
+    return RegisteredModel(name, constructor, next(post, None), multiple, **_ZOO.get(registered, {}))
 
 
-def _warn_of_random_weights(name: str, flags: Mapping[str, Any]) -> None:
-    wanting = [
-        f"--{flag}"
-        for flag, value in flags.items()
-        if _START_FLAG.search(flag) and (not value or isinstance(value, str) and not Path(value).is_file())
-    ]  # PSCC_Net ignores a wrong path
-    if flags.get("encoder_weights") == "none":  # ours
-        _logger.info(f"{name}'s encoder starts from random weights; the paper's starts from --encoder_weights imagenet")
-    if wanting:
-        _logger.warning(f"{name} starts from random weights, for want of {', '.join(wanting)}")
+def _pick(cards: Mapping[str, RegisteredModel], name: str) -> RegisteredModel | None:
+    by_lower = {known.lower(): card for known, card in cards.items()}
+    lower = name.lower()
+    return cards.get(name) or by_lower.get(lower) or by_lower.get(lower.removeprefix(REGISTRY))
+
+
+@cache
+def _say_who_else_registered(name: str, constructor: Callable[..., nn.Module]) -> None:
+    module = sys.modules.get(constructor.__module__)
+    origin = f"{constructor.__module__} ({getattr(module, '__file__', None) or 'no file'})"
+    _logger.warning(
+        f"another package registered a {name}, from {origin}; here {name} is this package's, and theirs is "
+        f"--model {REGISTRY}{name}"
+    )

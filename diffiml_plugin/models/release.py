@@ -8,10 +8,8 @@ import torch
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
-from diffiml_plugin.models.checkpoints import (
-    find_checkpoint,
-    uninitialised,
-)
+from diffiml_plugin.models.checkpoints import find_checkpoint
+from diffiml_plugin.models.registry import look_up
 from diffiml_plugin.weights.files import load_weights, save_weights
 
 
@@ -41,7 +39,9 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
         else tensor
         for name, tensor in state_dict.items()
     }
-    config = uninitialised(metadata.get("config", {}))  # the files that training started from stay at home
+    config, card = metadata.get("config", {}), look_up(metadata.get("model", ""))
+    if card:
+        config = card.without_weights(config)  # the files that training started from stay at home
     kept = {key: metadata[key] for key in ("model", "input") if key in metadata}  # not the figures of one run's end
     save_weights(target, mean, {**kept, "config": config, **statement})
 

@@ -13,13 +13,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.launch import to_device
-from diffiml_plugin.models.registry import build_model, constructor_flags, resolve_flags
-
-_STAND_INS = {  # what constructors insist on, although weights are not read here
-    "PSCC_Net": {"pretrain_path": ""},
-    "MSCDI_Net": {"backbone_weights_path": "none"},
-}
-_NO_WEIGHTS = {"encoder_weights": "none", "codec_weights": "none"}  # DiffIML's own way to ask for it
+from diffiml_plugin.models.registry import RegisteredModel
 
 
 @contextmanager
@@ -34,21 +28,20 @@ def untrained(device: str = "cpu") -> Iterator[None]:
         yield
 
 
-def build_untrained(name: str, flags: Mapping[str, Any], image_size: int) -> tuple[nn.Module, dict[str, Any]]:
+def build_untrained(
+    card: RegisteredModel, flags: Mapping[str, Any], image_size: int
+) -> tuple[nn.Module, dict[str, Any]]:
     """The model in evaluation mode, and all its constructor flags; to be called inside `untrained`.
 
     Raises:
-        DiffIMLError: no such model or flag, or a model that wants more than weights.
+        DiffIMLError: no such flag, or a model that wants more than weights.
     """
-    known = constructor_flags(name)
-    required = {flag: "" for flag, parameter in known.items() if parameter.default is parameter.empty}
-    needed = {**required, **_STAND_INS.get(name, {})}
-    neutral = {flag: value for flag, value in _NO_WEIGHTS.items() if flag in known}
-    resolved = resolve_flags(name, {**needed, **flags, **neutral}, {"image_size": image_size})
+    required = {flag: "" for flag, parameter in card.flags.items() if parameter.default is parameter.empty}
+    resolved = card.resolve({**required, **flags, **card.untrained}, {"image_size": image_size})
     try:
-        return build_model(name, resolved, pretrained=False).eval(), resolved
+        return card.build(resolved, pretrained=False).eval(), resolved
     except RuntimeError as error:  # `unet` fetches its very code from the internet
-        raise DiffIMLError(f"{name} cannot be built with random weights ({error})") from error
+        raise DiffIMLError(f"{card.name} cannot be built with random weights ({error})") from error
 
 
 def blank_batch(model: nn.Module, image_size: int) -> dict[str, Any]:

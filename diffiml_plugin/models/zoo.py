@@ -9,21 +9,17 @@ import torch
 from tqdm import tqdm
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.adapters import NAME, register
-from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models.cost import cost_row, multiply_adds, seconds_per_call
-from diffiml_plugin.models.registry import input_mode, model_class
+from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model, registered_models
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
 RESULTS = "complexity.json"  # by this name `benco report` finds the rows in a folder
 RATIO = "fps_ratio_to_DiffIML_N=1"
-_OURS = (("lightvae", 1), ("lightvae", 5), ("sd-vae", 1), ("sd-vae", 5))  # codec, N; others relate to the first
-_TABLE_4_SIZE = {"MantraNet": 256}  # the only one there that is not of the model's `input_mode`
 
 
 @dataclass(frozen=True)
 class _Entry:
-    name: str
+    card: RegisteredModel
     flags: Mapping[str, Any]
     image_size: int
 
@@ -46,19 +42,17 @@ def zoo(
     Raises:
         DiffIMLError: no such model; or the first row, to which the others relate, fails.
     """
-    register()
-    known = [name for name in MODELS.module_dict if name != NAME]
-    for name in models:
-        model_class(name)
+    asked = [find_model(name) for name in models] or registered_models().values()
+    others = [card for card in asked if card is not DIFFIML]
     entries = [
-        _Entry(NAME, {**flags, "latent_codec": codec, "ensemble_size": members}, image_size or 512)
-        for codec, members in _OURS
+        _Entry(card, {**(flags if card is DIFFIML else {}), **row}, image_size or _own_size(card))
+        for card in (DIFFIML, *others)
+        for row in card.table4_rows
     ]
-    entries += [_Entry(name, {}, image_size or _own_size(name)) for name in models or known if name != NAME]
     reference = None
     bar = tqdm(entries, unit="model", disable=None)
     for entry in bar:
-        bar.set_description(f"{entry.name}, {entry.image_size}×{entry.image_size}")
+        bar.set_description(f"{entry.card.name}, {entry.image_size}×{entry.image_size}")
         try:
             row = _measured(entry, device)
         except Exception as error:  # the zoo's models fail in ways of their own, and none may end the run
@@ -71,23 +65,23 @@ def zoo(
         yield {**row, RATIO: row["fps"] and row["fps"] / reference}
 
 
-def _own_size(name: str) -> int:
-    return _TABLE_4_SIZE.get(name) or input_mode(name).get("image_size", 512)
+def _own_size(card: RegisteredModel) -> int:
+    return card.table4_size or card.input.get("image_size", 512)
 
 
 def _measured(entry: _Entry, device: torch.device) -> dict[str, Any]:
     with untrained(device.type):
-        model, settings = build_untrained(entry.name, entry.flags, entry.image_size)
+        model, settings = build_untrained(entry.card, entry.flags, entry.image_size)
         batch = blank_batch(model.to(device), entry.image_size)
-        gflops = {f"N={entry.flags.get('ensemble_size', 1)}": multiply_adds(entry.name, model, batch)}
-        row = cost_row(entry.name, model, settings, entry.image_size, gflops)
+        gflops = {f"N={entry.flags.get('ensemble_size', 1)}": multiply_adds(entry.card.name, model, batch)}
+        row = cost_row(entry.card, model, settings, entry.image_size, gflops)
         row["settings"]["timed"] = _device_name(device)
         return {**row, "fps": 1 / seconds_per_call(lambda: model(**batch)["pred_mask"])}
 
 
 def _failed(entry: _Entry, error: Exception) -> dict[str, Any]:
     return {
-        "model": entry.name,
+        "model": entry.card.name,
         "image_size": entry.image_size,
         "params_M": {"total": None},
         "GFLOPs": {f"N={entry.flags.get('ensemble_size', 1)}": None},

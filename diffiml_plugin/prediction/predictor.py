@@ -21,7 +21,7 @@ from diffiml_plugin.launch import to_device
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import input_mode, require_inputs, require_size, size_multiple
+from diffiml_plugin.models.registry import require_inputs
 
 _logger = logging.getLogger(__name__)
 
@@ -69,14 +69,14 @@ class Predictor:
         self.device = launch.start_inference(device).device
         shared = {"image_size": image_size, "device": str(self.device)}
         restored = checkpoints.restore(checkpoint_path, model, model_flags, shared)
-        self.model, self.name, self.precision = restored.model.to(self.device), restored.name, precision
+        self.model, self.card, self.precision = restored.model.to(self.device), restored.card, precision
         speed_up(self.model, self.device, precision, compile_mode)
-        trained = InputSettings(**(restored.input or input_mode(restored.name)))
+        trained = InputSettings(**(restored.input or self.card.input))
         if image_size and trained.if_padding and trained.padding_mode == "reflect":
             _logger.info("--image_size is not used: this model takes images at their own size")
             image_size = None
         self.inputs = replace(trained, image_size=image_size or trained.image_size)
-        require_size(restored.name, self.inputs.image_size)
+        self.card.require_size(self.inputs.image_size)
 
     def predict(self, files: Sequence[Path]) -> Iterator[ImagePrediction | Failure]:
         """One result per file, in order. The noise is keyed by the file's name, as in `benco test`."""
@@ -89,13 +89,13 @@ class Predictor:
     def _predict(self, file: Path) -> ImagePrediction:
         image = read_image(file)
         height, width = image.shape[:2]
-        if self.inputs.if_padding and not size_multiple(self.name) and max(height, width) > self.inputs.image_size:
+        if self.inputs.if_padding and not self.card.size_multiple and max(height, width) > self.inputs.image_size:
             raise DiffIMLError(
                 f"{file} has {width}x{height} pixels, the model takes {self.inputs.image_size} at most; "
                 "shrink it, or raise --image_size if the model can"
             )
         listed = ImageList("the image", (str(file),), (NEGATIVE,))
-        sample = make_test_set(listed, self.inputs, self.name)[0]
+        sample = make_test_set(listed, self.inputs, self.card)[0]
         require_inputs(self.model, sample)
         with testing_mode(self.model), launch.autocast(self.device, self.precision):
             output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)

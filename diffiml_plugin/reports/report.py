@@ -16,9 +16,9 @@ from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
 from diffiml_plugin.evaluation.scores import Record
 from diffiml_plugin.files import write_text
-from diffiml_plugin.framework.adapters import NAME
 from diffiml_plugin.models import zoo
 from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.registry import look_up
 from diffiml_plugin.prediction.predictor import ImagePrediction, Predictor
 from diffiml_plugin.reports import page
 from diffiml_plugin.reports.tables import (
@@ -162,7 +162,8 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[ImagePrediction | 
     checkpoint, settings = run.results["checkpoint"], run.results["settings"]
     if not Path(checkpoint).is_file():
         return [None] * len(records)
-    sampling = (*sweep.SWEPT, "noise_seed") if run.results["model"] == NAME else ()
+    card = look_up(run.results["model"])
+    sampling = (*sweep.SWEPT, "noise_seed") if card and card.samples else ()
     flags = {name: settings[name] for name in sampling}
     given = {field.name: settings[field.name] for field in fields(InputSettings) if field.name in settings}
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from diffiml_plugin.evaluation.published import _PUBLISHED_NAMES, PUBLISHED, table4_name
+from diffiml_plugin.evaluation.published import PUBLISHED, published_name, table4_name
 from diffiml_plugin.evaluation.records import digest
 from diffiml_plugin.evaluation.robust import CLEAN, PERTURBATIONS
 from diffiml_plugin.evaluation.scores import MEANS, Record, summarise
@@ -46,7 +46,7 @@ def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterabl
             table, _, row = experiment.partition("/")
             if table in ours:
                 figures = _with_mean(f1_by_dataset(run.records), PUBLISHED[table]["columns"])
-                row = row or _PUBLISHED_NAMES.get(run.results["model"], run.results["model"])
+                row = row or published_name(run.results["model"])
                 if row in ours[table]:
                     _logger.warning(f"several tests fill {table}/{row}; shown is {run.path}")
                 ours[table][row] = Ours(figures, run.results["configuration"])

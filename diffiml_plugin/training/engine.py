@@ -35,14 +35,7 @@ from diffiml_plugin.files import make_folder
 from diffiml_plugin.launch import to_device
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import (
-    build_model,
-    post_function,
-    require_inputs,
-    require_size,
-    resolve_flags,
-    size_multiple,
-)
+from diffiml_plugin.models.registry import find_model, require_inputs
 from diffiml_plugin.training.optimization import Learner, LossMeter, accumulation, learning_rate, require_finite
 from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
@@ -116,13 +109,12 @@ class _Run:
         start = settings.checkpoint_path and checkpoints.restore(
             settings.checkpoint_path, settings.model, model_flags, shared
         )
-        self.settings = settings = replace(settings, model=start.name) if start else settings
-        self.inputs = InputSettings.of(settings, start.input if start else None)
+        self.card = card = start.card if start else find_model(settings.model)
+        self.settings = settings = replace(settings, model=card.name)
+        self.inputs = InputSettings.of(settings, start.input if start and start.input else card.input)
         for size in {self.inputs.image_size, settings.crop_size or self.inputs.image_size}:
-            require_size(settings.model, size)
-        self.flags = (
-            start.flags if start else resolve_flags(settings.model, model_flags, {**shared, **asdict(self.inputs)})
-        )
+            card.require_size(size)
+        self.flags = start.flags if start else card.resolve(model_flags, {**shared, **asdict(self.inputs)})
         self.configuration = {
             **asdict(settings),
             **asdict(self.inputs),
@@ -131,20 +123,20 @@ class _Run:
         }
         defaults = {**asdict(TrainSettings()), **asdict(InputSettings())}
         state = state_to_resume(self.folder, settings.resume, self.configuration, defaults)
-        flags = checkpoints.uninitialised(self.flags) if state else self.flags
-        model = start.model if start else build_model(settings.model, flags, pretrained=not state)
+        flags = card.without_weights(self.flags) if state else self.flags
+        model = start.model if start else card.build(flags, pretrained=not state)
 
         # 3. The data, all of it looked at before training starts.
         if dataset is None and not settings.data_path:
             raise DiffIMLError("give the training set with --data_path")
-        post, check = post_function(settings.model), self.accelerator.is_main_process
+        post, check = card.post_function, self.accelerator.is_main_process
         if dataset is None:
             dataset = read_training_set(settings, self.inputs, post, check)
         self.dataset = SeededDataset(dataset, settings.seed)
         lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
         if check and lists:
-            self.inputs.warn_if_cut(check_lists(list(lists.values())), size_multiple(settings.model))
-        self.tests = {name: data.make_test_set(listed, self.inputs, settings.model) for name, listed in lists.items()}
+            self.inputs.warn_if_cut(check_lists(list(lists.values())), card.size_multiple)
+        self.tests = {name: data.make_test_set(listed, self.inputs, card) for name, listed in lists.items()}
         require_inputs(model, self.dataset[0, 0])
 
         # 4. The optimizer.

@@ -22,7 +22,7 @@ from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import PixelF1
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import post_function
+from diffiml_plugin.models.registry import RegisteredModel, find_model
 from diffiml_plugin.weights.files import load_weights, save_weights
 
 test_transform.__test__ = False
@@ -127,8 +127,12 @@ def test_any_model_is_averaged_over_the_mirror_image(settings, stored):
     expected = (upright["pred_mask"] + mirrored["pred_mask"].flip(-1)) / 2
     assert torch.allclose(found["pred_mask"], expected) and not torch.allclose(expected, upright["pred_mask"])
     assert torch.allclose(found["pred_label"], (upright["pred_label"] + mirrored["pred_label"]) / 2)
-    with pytest.raises(DiffIMLError, match="SegFormerIML reads the JPEG file's coefficients.*--tta false"):
-        both(**batch, DCT_coef=torch.zeros(2, 21, 64, 64))
+
+
+def test_a_model_that_reads_the_jpeg_file_is_not_mirrored(settings, stored, monkeypatch):
+    monkeypatch.setattr(RegisteredModel, "reads_jpeg", True)
+    with pytest.raises(DiffIMLError, match="TinyIML reads the JPEG file's coefficients.*--tta false"):
+        scoring.open_scoring(replace(settings, checkpoint_path=str(stored()), tta=True))
 
 
 def test_a_foreign_results_file_is_kept(settings, stored):
@@ -212,7 +216,9 @@ def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, 
     results = testing.test(replace(settings, checkpoint_path=str(path), edge_mask_width=edge))
 
     restored = checkpoints.restore(path)
-    inputs = framework_arguments(InputSettings(64, edge_mask_width=edge), test_transform(), post_function(name))
+    inputs = framework_arguments(
+        InputSettings(64, edge_mask_width=edge), test_transform(), find_model(name).post_function
+    )
     loader = torch.utils.data.DataLoader(PairsDataset(read_list(tiny_dataset), **inputs), batch_size=2)
     arguments = SimpleNamespace(no_model_eval=False, test_batch_size=2, distributed=False)
     theirs = framework_test(restored.model, loader, [PixelF1(0.5, "origin")], torch.device("cpu"), 0, args=arguments)

@@ -5,7 +5,7 @@ import torch
 from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.models.checkpoints import restore
-from diffiml_plugin.models.registry import constructor_flags, model_class, post_function
+from diffiml_plugin.models.registry import DIFFIML, SEGFORMER
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.settings import TrainSettings
 
@@ -41,8 +41,8 @@ def test_it_trains_and_tests(tiny_dataset, tmp_path):
 
 
 def test_it_has_diffimls_encoder_and_no_other_flag():
-    assert constructor_flags("SegFormerIML").keys() == {"encoder", "encoder_weights"}
-    assert post_function("SegFormerIML") is None
-    one, other = (model_class(name)(encoder="segformer_b0") for name in ("SegFormerIML", "DiffIML"))
+    assert SEGFORMER.flags.keys() == {"encoder", "encoder_weights"}
+    assert SEGFORMER.post_function is None
+    one, other = (card.constructor(encoder="segformer_b0") for card in (SEGFORMER, DIFFIML))
     theirs = other.diffiml.condition_encoder.state_dict()
     assert one.segmenter.condition_encoder.state_dict().keys() == theirs.keys()

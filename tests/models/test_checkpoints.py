@@ -9,7 +9,7 @@ import torch
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
-from diffiml_plugin.models.registry import build_model, resolve_flags
+from diffiml_plugin.models.registry import DIFFIML, find_model
 from diffiml_plugin.models.release import release
 from diffiml_plugin.training.resume import STATE, save_state
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
@@ -20,8 +20,9 @@ pytestmark = pytest.mark.usefixtures("tiny_model")
 @pytest.fixture
 def tiny(tmp_path):
     """A stored TinyIML of width 6 and its model."""
-    flags = resolve_flags("TinyIML", {"width": 6, "image_size": 64})
-    model = build_model("TinyIML", flags)
+    card = find_model("TinyIML")
+    flags = card.resolve({"width": 6, "image_size": 64})
+    model = card.build(flags)
     save_checkpoint(tmp_path / checkpoints.BEST, model, "TinyIML", flags, input={"image_size": 64}, epoch=3)
     return tmp_path, model
 
@@ -35,7 +36,7 @@ def test_a_checkpoint_rebuilds_its_model_without_flags(tiny):
     for path in (folder, folder / checkpoints.BEST):  # a folder means its best weights
         restored = restore(path)
         assert same(restored.model, model)
-        assert (restored.name, restored.flags["width"], restored.input) == ("TinyIML", 6, {"image_size": 64})
+        assert (restored.card.name, restored.flags["width"], restored.input) == ("TinyIML", 6, {"image_size": 64})
 
 
 def test_flags_may_change_how_it_runs_but_not_what_it_is(tiny):
@@ -54,8 +55,8 @@ def test_input_settings_of_the_run_come_before_the_stored_ones(tiny):
 
 
 def test_diffiml_refuses_another_architecture_and_takes_other_sampling(tmp_path):
-    flags = resolve_flags("DiffIML", {"encoder": "segformer_b0", "codec_weights": "none"})
-    save_checkpoint(tmp_path / "x.safetensors", build_model("DiffIML", flags), "DiffIML", flags)
+    flags = DIFFIML.resolve({"encoder": "segformer_b0", "codec_weights": "none"})
+    save_checkpoint(tmp_path / "x.safetensors", DIFFIML.build(flags), "DiffIML", flags)
     with pytest.raises(DiffIMLError, match="was trained with --encoder segformer_b0.*not segformer_b3"):
         restore(tmp_path / "x.safetensors", flags={"encoder": "segformer_b3"})
     restored = restore(tmp_path / "x.safetensors", flags={"ensemble_size": 2, "encoder": "segformer_b0"})
@@ -75,7 +76,7 @@ def test_the_frameworks_checkpoints_load(tiny, tmp_path):
 
 
 def test_flags_that_json_cannot_hold_keep_their_default():
-    flags = resolve_flags("SparseViT", {})  # it has a layer among them
+    flags = find_model("SparseViT").resolve({})  # it has a layer among them
     assert checkpoints.storable({**flags, "device": "cuda"}) == {k: v for k, v in flags.items() if k != "norm_layer"}
     json.dumps(checkpoints.storable(flags))
 
@@ -126,7 +127,8 @@ def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_pat
 
 def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(tiny, tmp_path):
     folder, model = tiny
-    other = build_model("TinyIML", resolve_flags("TinyIML", {"width": 6}))
+    card = find_model("TinyIML")
+    other = card.build(card.resolve({"width": 6}))
     save_checkpoint(tmp_path / "other.safetensors", other, "TinyIML", {"width": 6, "poison": "x"})
     release([folder, tmp_path / "other.safetensors"], tmp_path / "given.safetensors", {})
     given = restore(tmp_path / "given.safetensors")
@@ -134,7 +136,7 @@ def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(t
     for a, b, mean in zip(*(m.state_dict().values() for m in (model, other, given.model)), strict=True):
         assert torch.allclose((a + b) / 2, mean, atol=1e-3)
     wide = tmp_path / "wide.safetensors"
-    save_checkpoint(wide, build_model("TinyIML", resolve_flags("TinyIML", {"width": 8})), "TinyIML", {})
+    save_checkpoint(wide, card.build(card.resolve({"width": 8})), "TinyIML", {})
     with pytest.raises(DiffIMLError, match="best.safetensors and .*wide.safetensors have no mean.*the shapes"):
         release([folder / checkpoints.BEST, wide], tmp_path / "mean.safetensors", {})
 

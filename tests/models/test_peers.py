@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffiml_plugin.models.checkpoints import load_model
-from diffiml_plugin.models.registry import build_model
+from diffiml_plugin.models.registry import RegisteredModel
 from diffiml_plugin.training import engine as training
 from diffiml_plugin.training.settings import TrainSettings
 
@@ -42,7 +42,8 @@ def without_gpu_and_jpegio(monkeypatch):
     ],
 )
 def test_a_peer_trains_and_is_restored(name, size, images, flags, tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "build_model", lambda *args, pretrained: build_model(*args, pretrained=False))
+    build = RegisteredModel.build
+    monkeypatch.setattr(RegisteredModel, "build", lambda card, flags, pretrained: build(card, flags, pretrained=False))
     listing = tiny_dataset / "list.json"
     listing.write_text(json.dumps(json.loads(listing.read_text())[:images]))
     done = training.train(

@@ -5,7 +5,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.models import registry as models
 from diffiml_plugin.models.checkpoints import storable
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import build_model, model_class, post_function, resolve_flags
+from diffiml_plugin.models.registry import SEGFORMER, find_model
 from diffiml_plugin.training.settings import TrainSettings
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -13,16 +13,16 @@ pytestmark = pytest.mark.usefixtures("tiny_model")
 
 def test_unknown_model_gets_the_nearest_name():
     with pytest.raises(DiffIMLError, match="no model is called 'MVSNet'; did you mean 'MVSSNet'"):
-        model_class("MVSNet")
+        find_model("MVSNet")
 
 
 def test_unknown_flag_gets_the_nearest_name():
     with pytest.raises(DiffIMLError, match="DiffIML has no flag --ensemble_sise; did you mean 'ensemble_size'"):
-        resolve_flags("DiffIML", {"ensemble_sise": 3})
+        find_model("DiffIML").resolve({"ensemble_sise": 3})
 
 
 def test_flags_come_before_settings_of_the_run_before_defaults():
-    assert resolve_flags("TinyIML", {"width": 8}, {"image_size": 64, "width": 2, "lr": 1}) == {
+    assert find_model("TinyIML").resolve({"width": 8}, {"image_size": 64, "width": 2, "lr": 1}) == {
         "width": 8,
         "poison": "",
         "image_size": 64,
@@ -31,26 +31,27 @@ def test_flags_come_before_settings_of_the_run_before_defaults():
 
 def test_missing_required_flag_is_named():
     with pytest.raises(DiffIMLError, match="SPAN needs --weight_path"):
-        resolve_flags("SPAN", {})
+        find_model("SPAN").resolve({})
 
 
 @pytest.mark.parametrize(("name", "flag"), [("Cat_Net", "cfg_file"), ("Trufor", "config_path")])
 def test_the_frameworks_own_file_is_the_default(name, flag):
-    assert resolve_flags(name, {})[flag].is_file()
-    assert resolve_flags(name, {flag: None}) == resolve_flags(name, {})  # as argparse leaves it
-    assert resolve_flags(name, {flag: "own.yaml"})[flag] == "own.yaml"
-    assert flag not in storable(resolve_flags(name, {}))  # elsewhere it lies elsewhere
+    assert find_model(name).resolve({})[flag].is_file()
+    assert find_model(name).resolve({flag: None}) == find_model(name).resolve({})  # as argparse leaves it
+    assert find_model(name).resolve({flag: "own.yaml"})[flag] == "own.yaml"
+    assert flag not in storable(find_model(name).resolve({}))  # elsewhere it lies elsewhere
 
 
 def test_post_function_is_found_by_name():
-    assert post_function("DiffIML").__name__ == "diffiml_post_func"
-    assert post_function("TinyIML") is None
+    assert find_model("DiffIML").post_function.__name__ == "diffiml_post_func"
+    assert find_model("TinyIML").post_function is None
 
 
 def test_a_model_that_wants_a_file_says_so(tmp_path):
-    flags = resolve_flags("ObjectFormer", {"init_weight_path": str(tmp_path / "vit.pth")})
+    card = find_model("ObjectFormer")
+    flags = card.resolve({"init_weight_path": str(tmp_path / "vit.pth")})
     with pytest.raises(DiffIMLError, match="ObjectFormer cannot be built: it wants a file that is not there"):
-        build_model("ObjectFormer", flags)
+        card.build(flags)
 
 
 @pytest.mark.parametrize(
@@ -58,23 +59,24 @@ def test_a_model_that_wants_a_file_says_so(tmp_path):
     [("Trufor", "--np_pretrain_weights"), ("PSCC_Net", "--pretrain_path"), ("MSCDI_Net", "--backbone_weights_path")],
 )
 def test_a_model_that_cannot_be_built_without_files_says_which_flags_name_them(name, flag):
+    card = find_model(name)
     with pytest.raises(DiffIMLError, match=f"{name} cannot be built without files of its own .*give .*{flag}"):
-        build_model(name, resolve_flags(name, {}))
+        card.build(card.resolve({}))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_model_that_insists_on_a_gpu_says_so():
+    card = find_model("Cat_Net")
     with pytest.raises(DiffIMLError, match="Cat_Net cannot be built without a CUDA device"):
-        build_model("Cat_Net", resolve_flags("Cat_Net", {}))
+        card.build(card.resolve({}))
 
 
 def test_each_model_gets_the_input_it_was_made_for():
-    assert InputSettings.of(TrainSettings(model="IML_ViT")) == InputSettings(1024, True, 7)
-    resized = TrainSettings(model="IML_ViT", if_resizing=True, image_size=64)
-    assert InputSettings.of(resized) == InputSettings(64, False, 7)
-    assert InputSettings.of(TrainSettings(model="MVSSNet"), {"image_size": 64}) == InputSettings(64)  # as it was stored
-    assert resolve_flags("PSCC_Net", {}, {"image_size": 128})["input_size"] == 128
-    assert resolve_flags("SparseViT", {"img_size": 64}, {"image_size": 128})["img_size"] == 64
+    wanted = find_model("IML_ViT").input
+    assert InputSettings.of(TrainSettings(), wanted) == InputSettings(1024, True, 7)
+    assert InputSettings.of(TrainSettings(if_resizing=True, image_size=64), wanted) == InputSettings(64, False, 7)
+    assert find_model("PSCC_Net").resolve({}, {"image_size": 128})["input_size"] == 128
+    assert find_model("SparseViT").resolve({"img_size": 64}, {"image_size": 128})["img_size"] == 64
 
 
 def test_building_without_pretrained_weights_fetches_nothing(monkeypatch):
@@ -83,18 +85,19 @@ def test_building_without_pretrained_weights_fetches_nothing(monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     loaders = torch.load, torch.nn.Module.load_state_dict
-    model = build_model("MVSSNet", resolve_flags("MVSSNet", {}), pretrained=False)
+    card = find_model("MVSSNet")
+    model = card.build(card.resolve({}), pretrained=False)
     assert sum(p.numel() for p in model.parameters()) > 1e8
     assert (torch.load, torch.nn.Module.load_state_dict) == loaders
 
 
 @pytest.fixture
 def stub(monkeypatch):
-    """Registers a model with the given constructor; gives what `build_model` wants of it."""
+    """Registers a model with the given constructor; gives its card."""
 
     def register(constructor):
         monkeypatch.setitem(models.MODELS.module_dict, "Stub", constructor)
-        return "Stub"
+        return find_model("Stub")
 
     return register
 
@@ -102,24 +105,24 @@ def stub(monkeypatch):
 def test_unset_initial_weights_are_named(stub, tmp_path, caplog):
     weights = tmp_path / "mit_b3.pth"
     weights.touch()
-    name = stub(lambda seg_pretrain_path=None, conv_pretrain=False, width=0: torch.nn.Identity())
+    card = stub(lambda seg_pretrain_path=None, conv_pretrain=False, width=0: torch.nn.Identity())
 
     def told(**flags):
         caplog.clear()
-        build_model(name, resolve_flags(name, flags))
+        card.build(card.resolve(flags))
         return caplog.messages
 
     assert told() == ["Stub starts from random weights, for want of --seg_pretrain_path, --conv_pretrain"]
     assert "--seg_pretrain_path" in told(seg_pretrain_path=str(tmp_path / "other.pth"), conv_pretrain=True)[0]
     assert not told(seg_pretrain_path=str(weights), conv_pretrain=True)
-    build_model(name, resolve_flags(name, {}), pretrained=False)
+    card.build(card.resolve({}), pretrained=False)
     assert not caplog.messages
 
 
 def test_an_encoder_from_random_weights_is_said(caplog):
     caplog.set_level("INFO")
     for weights, said in (("none", "SegFormerIML's encoder starts from random weights"), ("xavier", "")):
-        build_model("SegFormerIML", resolve_flags("SegFormerIML", {"encoder": "resnet10t", "encoder_weights": weights}))
+        SEGFORMER.build(SEGFORMER.resolve({"encoder": "resnet10t", "encoder_weights": weights}))
         assert [said in text for text in caplog.messages] == [True] * (weights == "none")
         caplog.clear()
 
@@ -135,4 +138,4 @@ def test_an_encoder_from_random_weights_is_said(caplog):
     ],
 )
 def test_the_initial_weights_of_the_zoo_are_recognised(name, flags):
-    assert ", ".join(f"--{flag}" for flag in models.constructor_flags(name) if models._START_FLAG.search(flag)) == flags
+    assert ", ".join(f"--{flag}" for flag in find_model(name).flags if models._START_FLAG.search(flag)) == flags

@@ -1,13 +1,14 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.adapters import DiffIMLModel, register
+from diffiml_plugin.framework.adapters import register
 from diffiml_plugin.framework.imdlbenco import MODELS
-from diffiml_plugin.models import cost
+from diffiml_plugin.models import cost, registry
 from diffiml_plugin.models import zoo as zoo_module
 from diffiml_plugin.models.cost import complexity
 from diffiml_plugin.models.zoo import RATIO, zoo
@@ -35,8 +36,8 @@ def rows():
     """Of a registry with a model that fails before one that works."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cost, "_SECONDS", 0.0)
-        patched.setattr(MODELS, "_module_dict", {"DiffIML": DiffIMLModel, "Broken": _Broken, "Plain": _Plain})
-        return list(zoo((), SMALL, 64, CPU))
+        patched.setattr(MODELS, "_module_dict", {"Broken": _Broken, "Plain": _Plain})
+        return list(zoo(["Broken", "Plain"], SMALL, 64, CPU))
 
 
 def test_a_row_is_that_of_one_model_with_its_speed(rows):
@@ -76,7 +77,9 @@ def test_an_unknown_model_is_told_before_anything_is_measured():
 
 def test_each_model_has_the_size_of_table_4_or_of_its_input_mode(monkeypatch):
     monkeypatch.setattr(
-        zoo_module, "_measured", lambda entry, device: {"model": entry.name, "image_size": entry.image_size, "fps": 1.0}
+        zoo_module,
+        "_measured",
+        lambda entry, device: {"model": entry.card.name, "image_size": entry.image_size, "fps": 1.0},
     )
     sizes = {row["model"]: row["image_size"] for row in zoo((), {}, None, CPU)}
     assert sizes["DiffIML"] == sizes["MVSSNet"] == sizes["Trufor"] == 512
@@ -92,7 +95,9 @@ def test_every_model_of_the_registry_is_measured(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("offline")
 
-    monkeypatch.setattr(zoo_module, "_OURS", (("lightvae", 1),))
+    one_row = replace(zoo_module.DIFFIML, table4_rows=zoo_module.DIFFIML.table4_rows[:1])
+    monkeypatch.setattr(zoo_module, "DIFFIML", one_row)
+    monkeypatch.setitem(registry._OURS, "DiffIML", one_row)
     monkeypatch.setattr(zoo_module, "seconds_per_call", lambda call: 1.0)  # it ran when it was counted
     monkeypatch.setattr(torch.hub, "load", offline)
     register()

@@ -143,11 +143,11 @@ def test_same_mask_as_benco_test(tmp_path):
     from diffiml_plugin.data.lists import NEGATIVE, ImageList
     from diffiml_plugin.data.pairs import PairsDataset, framework_arguments, test_transform
     from diffiml_plugin.models.inputs import InputSettings
-    from diffiml_plugin.models.registry import build_model, post_function
+    from diffiml_plugin.models.registry import DIFFIML
 
     flags = {"encoder": "segformer_b0", "num_inference_steps": 2, "ensemble_size": 2}
     torch.manual_seed(0)
-    model = build_model("DiffIML", flags).eval()
+    model = DIFFIML.build(flags).eval()
     weights = tmp_path / "weights.safetensors"
     save_checkpoint(weights, model, "DiffIML", flags, input={"image_size": 64})
     files = []
@@ -156,7 +156,7 @@ def test_same_mask_as_benco_test(tmp_path):
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(files[-1])
 
-    framework = framework_arguments(InputSettings(64), test_transform(), post_function("DiffIML"))
+    framework = framework_arguments(InputSettings(64), test_transform(), DIFFIML.post_function)
     dataset = PairsDataset(ImageList("", tuple(map(str, files)), (NEGATIVE,) * 2), **framework)
     with torch.no_grad():
         tested = model(**torch.utils.data.default_collate([dataset[0], dataset[1]]))["pred_mask"]
