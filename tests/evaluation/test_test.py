@@ -22,12 +22,12 @@ from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import PixelF1
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import RegisteredModel, find_model
+from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
 from diffiml_plugin.weights.files import load_weights, save_weights
 
 test_transform.__test__ = False
 pytestmark = pytest.mark.usefixtures("tiny_model")
-DIFFIML = {"encoder": "segformer_b0", "codec_weights": "none", "ensemble_size": 2, "num_inference_steps": 2}
+SMALL = {"encoder": "segformer_b0", "codec_weights": "none", "ensemble_size": 2, "num_inference_steps": 2}
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_another_models_figures_are_kept(settings, stored):
 
 
 def test_diffiml_mirrors_by_itself(settings, stored):
-    opened = scoring.open_scoring(replace(settings, checkpoint_path=str(stored("DiffIML", **DIFFIML)), tta=True))
+    opened = scoring.open_scoring(replace(settings, checkpoint_path=str(stored("DiffIML", **SMALL)), tta=True))
     assert opened.model.diffiml.config.tta and opened.header["settings"]["tta"] is True
 
 
@@ -199,7 +199,7 @@ def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tin
 
 @pytest.mark.parametrize("name", ["TinyIML", "DiffIML"])
 def test_every_image_counts_once_for_any_batch_size(settings, stored, name):
-    path = str(stored(name, **(DIFFIML if name == "DiffIML" else {})))
+    path = str(stored(name, **(SMALL if name == "DiffIML" else {})))
     figures = []
     for size in (1, 3):
         testing.test(replace(settings, checkpoint_path=path, test_batch_size=size))
@@ -208,7 +208,7 @@ def test_every_image_counts_once_for_any_batch_size(settings, stored, name):
     assert np.allclose(*figures, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "flags", "edge"), [("DiffIML", DIFFIML, None), ("MVSSNet", {}, 7)])
+@pytest.mark.parametrize(("name", "flags", "edge"), [("DiffIML", SMALL, None), ("MVSSNet", {}, 7)])
 def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, flags, edge):
     from IMDLBenCo.training_scripts.tester import test_one_epoch as framework_test
 
@@ -227,7 +227,7 @@ def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, 
 
 
 def test_two_processes_give_the_figures_of_one(settings, stored, tiny_model, child_environment):
-    settings = replace(settings, checkpoint_path=str(stored("DiffIML", **DIFFIML)))
+    settings = replace(settings, checkpoint_path=str(stored("DiffIML", **SMALL)))
     alone = testing.test(settings)
     both = replace(settings, output_dir=settings.output_dir + "2", test_batch_size=1)
     names = ("checkpoint_path", "test_data_path", "output_dir", "num_workers", "test_batch_size", "device")
@@ -266,7 +266,7 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
         Image.fromarray(mask).save(tmp_path / f"m{number}.png")
         pairs.append([f"i{number}.png", f"m{number}.png"])
     (tmp_path / "list.json").write_text(json.dumps(pairs))
-    path = str(stored("DiffIML", **DIFFIML))
+    path = str(stored("DiffIML", **SMALL))
     settings = replace(
         settings, checkpoint_path=path, test_data_path=str(tmp_path / "list.json"), if_padding=True, padding_mode=mode
     )
@@ -276,7 +276,7 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
     for record, pair in zip(found, pairs, strict=True):
         listed = ImageList("x", (str(tmp_path / pair[0]),), (str(tmp_path / pair[1]),))
         side = max(64, -(-max(Image.open(tmp_path / pair[0]).size) // 32) * 32)
-        sample = make_test_set(listed, InputSettings(side, if_padding=True, padding_mode=mode), "DiffIML")[0]
+        sample = make_test_set(listed, InputSettings(side, if_padding=True, padding_mode=mode), DIFFIML)[0]
         batch = torch.utils.data.default_collate([dict(sample, index=0)])
         (alone,) = score_batch(model(**batch), batch)
         assert record["f1"] == pytest.approx(alone["f1"], abs=1e-3) and record["label"] == 1
