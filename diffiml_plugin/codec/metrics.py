@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffiml_plugin.data.masks import stacked
+from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.method.config import LATENT_STRIDE
 
 THRESHOLD = 0.5
@@ -20,8 +21,9 @@ _TINY = 1e-12  # power, where nothing is lost
 
 def f1_score(prediction: np.ndarray, truth: np.ndarray) -> float:
     """Pixel-F1 of two masks [H, W] in {0, 1}; 1 if both are empty."""
-    total = int(prediction.sum()) + int(truth.sum())
-    return 2 * int((prediction & truth).sum()) / total if total else 1.0
+    if not (prediction.any() or truth.any()):
+        return 1.0
+    return float(pixel_f1(np.sum(prediction & truth), np.sum(prediction), np.sum(truth)))
 
 
 def iou(prediction: np.ndarray, truth: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from diffiml_plugin.demo.report import write_report
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.evaluation.test import test
+from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import find_model
@@ -129,4 +130,4 @@ def _mean_f1(records: list[dict[str, Any]]) -> float:
 def _best_constant(listing: Path) -> float:
     """Pixel-F1 of calling every pixel tampered: 2a / (1 + a) for a region of share a. Calling none so scores 0."""
     shares = [np.mean(read_image(Path(mask)) > 127) for mask in read_list(listing).masks]
-    return fmean(2 * share / (1 + share) for share in shares)
+    return fmean(pixel_f1(share, 1.0, share) for share in shares)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.imdlbenco import ImageAccuracy, ImageAUC, ImageF1, PixelF1
+from diffiml_plugin.f1 import pixel_f1
+from diffiml_plugin.framework.imdlbenco import ImageAccuracy, ImageAUC, ImageF1
 
 Record = dict[str, Any]
 
@@ -157,7 +158,7 @@ def _counted(called: Tensor, truth: Tensor, real: Tensor, complete: bool) -> lis
     rejected = pixels - calls - tampered + hits
     accuracy = (hits + rejected) / pixels
     figures = {
-        "f1": PixelF1(THRESHOLD).Cal_F1(hits, rejected, calls - hits, tampered - hits),
+        "f1": pixel_f1(hits, calls, tampered),
         "iou": hits / (calls + tampered - hits + 1e-8),  # as the framework's PixelIOU
         "mask_area": tampered / pixels,
         "false_alarm_area": calls / pixels,
@@ -173,7 +174,7 @@ def _ranked(probability: Tensor, truth: Tensor, real: Tensor) -> dict[str, Any]:
     Args:
         probability, truth, real: [1, S, S] float32, bool and bool.
 
-    An AUC is None where only one class is there. F1 is 2 TP / (2 TP + FP + FN).
+    An AUC is None where only one class is there.
     """
     keys, order = torch.sort(_descending(probability[real]), stable=True)  # [P], the most probable first
     positive = truth[real].index_select(0, order)
@@ -183,7 +184,7 @@ def _ranked(probability: Tensor, truth: Tensor, real: Tensor) -> dict[str, Any]:
     figures = {
         "auc": None,
         "auc_sklearn": None,
-        _CURVES["f1"]: (2 * hits_called / (called + tampered).clamp(min=1)).tolist(),
+        _CURVES["f1"]: pixel_f1(hits_called, called, tampered).tolist(),
         _CURVES["false_alarm_area"]: (called / len(keys)).tolist(),
     }
     pairs = int(tampered) * (len(keys) - int(tampered))  # of a tampered and an authentic pixel

@@ -8,7 +8,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import IMDLBenCo.model_zoo  # noqa: F401  (fills the registries)
     from IMDLBenCo.datasets import BalancedDataset, JsonDataset, denormalize
-    from IMDLBenCo.evaluation import ImageAccuracy, ImageAUC, ImageF1, PixelAccuracy, PixelAUC, PixelF1, PixelIOU
+    from IMDLBenCo.evaluation import ImageAccuracy, ImageAUC, ImageF1
     from IMDLBenCo.registry import DATASETS, MODELS, POSTFUNCS
     from IMDLBenCo.transforms import get_albu_transforms
     from IMDLBenCo.transforms.robustness_wrapper import (
@@ -29,10 +29,6 @@ __all__ = [
     "ImageF1",
     "JpegCompressionWrapper",
     "JsonDataset",
-    "PixelAUC",
-    "PixelAccuracy",
-    "PixelF1",
-    "PixelIOU",
     "denormalize",
     "get_albu_transforms",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.method.config import LATENT_CHANNELS, DiffIMLConfig
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
@@ -130,7 +131,7 @@ def reconstruction_f1(codec: nn.Module) -> float:
     square = (rows >= 70) & (rows < 116) & (columns >= 64) & (columns < 108)
     mask = (disc | square)[None, None]
     found = codec.decode(codec.encode(mask.float())) > 0.5
-    return (2 * (found & mask).sum() / (found.sum() + mask.sum())).item()
+    return pixel_f1((found & mask).sum(), found.sum(), mask.sum()).item()
 
 
 def _encoder_name(tensors: dict[str, Tensor], path: str | Path) -> str:

@@ -63,8 +63,7 @@ def test_tested_photographs_are_never_trained_on(first):
 
 def test_constant_answer_is_the_framework_f1_of_all_ones(first):
     import torch
-
-    from diffiml_plugin.framework.imdlbenco import PixelF1
+    from IMDLBenCo.evaluation import PixelF1
 
     masks = [np.array(Image.open(path)) > 127 for path in (first.report.parent / "unseen" / "Gt").iterdir()]
     masks = torch.tensor(np.stack(masks)).double()[:, None]

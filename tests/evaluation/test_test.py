@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from IMDLBenCo.evaluation import PixelF1
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -19,7 +20,6 @@ from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.evaluate import _scored, evaluate, require_one_process
 from diffiml_plugin.evaluation.scores import average, score_batch, summarise
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.framework.imdlbenco import PixelF1
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
