@@ -1,10 +1,10 @@
 """The start-up hook, with a small stand-in for the framework that says when it is imported."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,9 +45,7 @@ def benco(tmp_path, monkeypatch):
 
 
 def test_our_words_are_answered_without_importing_the_framework(benco):
-    start = time.perf_counter()
     done = benco("--help")
-    assert time.perf_counter() - start < 1
     assert done.stdout.startswith("usage: benco VERB") and "framework imported" not in done.stdout
     assert benco("trian").stderr.startswith("error: unknown verb 'trian'; did you mean 'train'?")
 
@@ -116,11 +114,6 @@ def test_a_failing_registration_is_a_warning(benco, tmp_path):
     assert "DiffIML could not be registered: RuntimeError('no luck')" in done.stderr
 
 
-def test_start_up_takes_under_two_milliseconds(benco):
-    """The import of the hook, as the interpreter counts it: the best of five starts."""
-    cumulative = []
-    for _ in range(5):
-        lines = benco.run("-X", "importtime", "-c", "pass").stderr.splitlines()
-        (line,) = (line for line in lines if line.split("|")[-1].strip() == "diffiml_plugin.hook")
-        cumulative.append(int(line.split("|")[1]))
-    assert min(cumulative) < 2000  # microseconds
+def test_start_up_imports_nothing_but_the_hook(benco):
+    code = "import os, sys; before = {*sys.modules}; import diffiml_plugin.hook; print({*sys.modules} - before)"
+    assert ast.literal_eval(benco.run("-S", "-c", code).stdout) == {"diffiml_plugin", "diffiml_plugin.hook"}
