@@ -25,9 +25,9 @@ from diffiml_plugin.evaluation.records import RESULTS, digest, read_records, rec
 from diffiml_plugin.evaluation.scores import Record, score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.files import make_folder, write_text
-from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, require_inputs
 
 # Where and how it runs, not what is computed.
@@ -131,30 +131,25 @@ def open_scoring(
         make_folder(settings.output_dir)
     state = launch.start_inference(settings.device)
     require_one_process(settings, state.num_processes)
-    shared = {**asdict(settings), "device": str(state.device)}
-    if settings.tta is None:
-        del shared["tta"]  # the checkpoint's, or the model's default
-    restored = checkpoints.restore(settings.checkpoint_path, settings.model, model_flags, shared)
-    card = restored.card
+    opened = open_model(settings.checkpoint_path, settings, state.device, settings.model, model_flags)
+    card, inputs = opened.card, opened.inputs
     _keep_another_models(Path(settings.output_dir, results_file), card.name)
-    inputs = InputSettings.of(settings, restored.input or card.input)
-    card.require_size(inputs.image_size)
     mirrored = settings.tta and not card.mirrors_itself
     if mirrored and card.reads_jpeg:
         raise DiffIMLError(f"{card.name} reads the JPEG file's coefficients, which cannot be mirrored; say --tta false")
     if state.is_main_process:
         inputs.warn_if_cut(check_lists(list(lists.values())), card.size_multiple)
-    values = {**asdict(settings), **restored.flags, **asdict(inputs)}
+    values = {**asdict(settings), **opened.flags, **asdict(inputs)}
     configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
     header = {
         "command": shlex.join(sys.argv),
-        "configuration": digest([card.name, sha256(restored.path.read_bytes()).hexdigest(), configuration]),
+        "configuration": digest([card.name, sha256(opened.path.read_bytes()).hexdigest(), configuration]),
         "model": card.name,
-        "checkpoint": str(restored.path),
-        "threshold": restored.threshold,
+        "checkpoint": str(opened.path),
+        "threshold": opened.threshold,
         "settings": values,
     }
-    model = restored.model.to(state.device)
+    model = opened.build().to(state.device)
     speed_up(model, state.device, settings.precision, settings.compile, captures)
     if mirrored:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.launch import to_device
-from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.compiled import speed_up
-from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import require_inputs
+from diffiml_plugin.settings import CommonSettings
 
 _logger = logging.getLogger(__name__)
 
@@ -67,16 +67,13 @@ class Predictor:
         compile_mode: str = "auto",
     ):
         self.device = launch.start_inference(device).device
-        shared = {"image_size": image_size, "device": str(self.device)}
-        restored = checkpoints.restore(checkpoint_path, model, model_flags, shared)
-        self.model, self.card, self.precision = restored.model.to(self.device), restored.card, precision
+        settings = CommonSettings(image_size=image_size)
+        opened = open_model(checkpoint_path, settings, self.device, model, model_flags)
+        self.model, self.card, self.inputs = opened.build().to(self.device), opened.card, opened.inputs
+        self.precision = precision
         speed_up(self.model, self.device, precision, compile_mode)
-        trained = InputSettings(**(restored.input or self.card.input))
-        if image_size and trained.if_padding and trained.padding_mode == "reflect":
+        if image_size and self.inputs.if_padding and self.inputs.padding_mode == "reflect":
             _logger.info("--image_size is not used: this model takes images at their own size")
-            image_size = None
-        self.inputs = replace(trained, image_size=image_size or trained.image_size)
-        self.card.require_size(self.inputs.image_size)
 
     def predict(self, files: Sequence[Path]) -> Iterator[ImagePrediction | Failure]:
         """One result per file, in order. The noise is keyed by the file's name, as in `benco test`."""

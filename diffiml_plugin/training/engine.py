@@ -35,7 +35,8 @@ from diffiml_plugin.files import make_folder
 from diffiml_plugin.launch import to_device
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import find_model, require_inputs
+from diffiml_plugin.models.opened import open_model
+from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.training.optimization import Learner, LossMeter, accumulation, learning_rate, require_finite
 from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
@@ -105,16 +106,11 @@ class _Run:
 
         # 2. The model, new or as it was left.
         seed_all(settings.seed)
-        shared = {**asdict(settings), "device": str(self.device)}
-        start = settings.checkpoint_path and checkpoints.restore(
-            settings.checkpoint_path, settings.model, model_flags, shared
-        )
-        self.card = card = start.card if start else find_model(settings.model)
+        opened = open_model(settings.checkpoint_path or None, settings, self.device, settings.model, model_flags)
+        card, self.flags, self.inputs = opened.card, opened.flags, opened.inputs
+        if settings.crop_size:
+            card.require_size(settings.crop_size)
         self.settings = settings = replace(settings, model=card.name)
-        self.inputs = InputSettings.of(settings, start.input if start and start.input else card.input)
-        for size in {self.inputs.image_size, settings.crop_size or self.inputs.image_size}:
-            card.require_size(size)
-        self.flags = start.flags if start else card.resolve(model_flags, {**shared, **asdict(self.inputs)})
         self.configuration = {
             **asdict(settings),
             **asdict(self.inputs),
@@ -123,8 +119,7 @@ class _Run:
         }
         defaults = {**asdict(TrainSettings()), **asdict(InputSettings())}
         state = state_to_resume(self.folder, settings.resume, self.configuration, defaults)
-        flags = card.without_weights(self.flags) if state else self.flags
-        model = start.model if start else card.build(flags, pretrained=not state)
+        model = opened.build(pretrained=not state)
 
         # 3. The data, all of it looked at before training starts.
         if dataset is None and not settings.data_path:
