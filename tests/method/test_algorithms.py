@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from diffiml_plugin.method.config import SAMPLERS, DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
-from diffiml_plugin.method.encoders import STRIDES
+from diffiml_plugin.method.edges import edge_map
+from diffiml_plugin.method.encoders import STRIDES, build_encoder
+from diffiml_plugin.weights.lightvae import load_lightvae
 
 HEIGHT, WIDTH = 64, 96  # pixels; 8 x 12 latent cells
 
@@ -203,3 +206,35 @@ def test_a_prediction_decodes_the_mean_of_the_members_latents(tta):
     torch.testing.assert_close(prediction.steps, masks(estimates[:, :, :, 0].transpose(1, 2))[0])
     torch.testing.assert_close(prediction.edge, Cells().decode(final[0].mean(1)[:, 4:], "edge"))
     assert not torch.allclose(prediction.probability, prediction.members.mean(1))  # latents are averaged, not masks
+
+
+def noise_with_a_bright_rectangle(count: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Images [count, 3, 64, 64] of noise, in each a rectangle that is brighter by less than the noise's range."""
+    mask = torch.zeros(count, 1, 64, 64)
+    for plane in mask[:, 0]:
+        top, left = torch.randint(0, 32, (2,), generator=random).tolist()
+        height, width = torch.randint(16, 33, (2,), generator=random).tolist()
+        plane[top : top + height, left : left + width] = 1
+    edge = np.stack([edge_map(plane) for plane in mask[:, 0].numpy().astype(np.uint8)])
+    return torch.randn(count, 3, 64, 64, generator=random) + 1.5 * mask, mask, torch.from_numpy(edge)[:, None].float()
+
+
+@pytest.mark.slow
+def test_a_short_training_learns_to_sample_the_masks_of_unseen_images():
+    torch.manual_seed(0)
+    random = torch.Generator().manual_seed(1)
+    model = DiffIML(DiffIMLConfig(), build_encoder("segformer_b0"), load_lightvae()).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+    losses = []
+    for _ in range(200):
+        loss = model.training_loss(*noise_with_a_bright_rectangle(8, random)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) / 3
+
+    image, mask, _ = noise_with_a_bright_rectangle(16, random)
+    found = model.eval().predict(image, [str(i) for i in range(16)]).probability > 0.5
+    f1 = 2 * (found * mask).sum((1, 2, 3)) / (found.sum((1, 2, 3)) + mask.sum((1, 2, 3)))
+    assert f1.mean() > 0.9
