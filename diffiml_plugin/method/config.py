@@ -79,7 +79,7 @@ class DiffIMLConfig:
     )
     noise_seed: int = _setting(0, "key of the sampling noise, beside the image name and the member")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.denoiser == "paper":
             raise DiffIMLError(
                 "denoiser='paper' is no longer built: it fused the last encoder stage alone, which no one "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE, SIZE_MULTIPLE, DiffIMLConfig
+from diffiml_plugin.method.protocols import ConditionEncoder, LatentCodec
 from diffiml_plugin.method.sampler import SAMPLERS, Step, keyed_noise
 from diffiml_plugin.method.schedule import NoiseSchedule
 from diffiml_plugin.method.unet import DENOISERS
@@ -58,16 +59,15 @@ class DiffIML(nn.Module):
 
     Args:
         config: the method's settings.
-        encoder: the condition encoder; `encoder(image)` gives four stages at strides 4, 8, 16, 32 with
-            `encoder.channels` channels.
-        codec: a LightVAE or the SD VAE; it is frozen here.
+        encoder, codec: the parts beside the denoiser; each is an nn.Module too.
     """
 
-    def __init__(self, config: DiffIMLConfig, encoder: nn.Module, codec: nn.Module):
+    def __init__(self, config: DiffIMLConfig, encoder: ConditionEncoder, codec: LatentCodec):
         super().__init__()
         self.config = config
         self.condition_encoder = encoder
-        self.codec = codec.requires_grad_(False)
+        self.codec = codec
+        self.codec.requires_grad_(False)
         self.denoiser = DENOISERS[config.denoiser](encoder.channels, config.joint_channels)
         self.schedule = NoiseSchedule(config.num_train_timesteps, config.beta_start, config.beta_end)
 
@@ -133,7 +133,9 @@ class DiffIML(nn.Module):
         """Alg. 2 from tensors to tensors, a single graph, which compiles and captures: `Prediction.probability`, and
         `Prediction.members` if they are asked for."""
         prediction = self.sample(self.condition(image), noise, members=members)
-        return (prediction.probability, prediction.members) if members else (prediction.probability,)
+        if prediction.members is None:
+            return (prediction.probability,)
+        return prediction.probability, prediction.members
 
     def draw_noise(self, names: Sequence[str], size: Sequence[int]) -> Tensor:
         """What `sample` starts from for images of those names, [B, V, D, N, C, h, w] on the CPU: V views (2 with `tta`)
@@ -146,7 +148,7 @@ class DiffIML(nn.Module):
         keys = [f"{config.noise_seed}/{n}/{v}/{m}" for n in names for v in range(views) for m in range(members)]
         shape = (config.joint_channels, *(side // LATENT_STRIDE for side in size))
         noise = keyed_noise(keys, config.num_inference_steps if config.sampler == "ancestral" else 1, shape)
-        return noise.unflatten(1, (len(names), views, members)).movedim(0, 2)
+        return torch.unflatten(noise, 1, (len(names), views, members)).movedim(0, 2)
 
     @torch.no_grad()
     def condition(self, image: Tensor) -> list[Tensor]:
@@ -200,7 +202,7 @@ class DiffIML(nn.Module):
         """The sampling steps (time, abar_t, abar_next), where time [1, K] is what the denoiser is told of t."""
         respaced = self.schedule.respaced(self.config.num_inference_steps, self.config.timestep_spacing)
         timesteps = torch.cat([self.schedule.timesteps[t : t + 1] for t, _, _ in respaced])  # [S]
-        times = self.denoiser.embed(timesteps).split(1)
+        times = torch.split(self.denoiser.embed(timesteps), 1)
         return [(time, abar, abar_next) for time, (_, abar, abar_next) in zip(times, respaced, strict=True)]
 
     def _sample(self, fused: Tensor, noise: Tensor, steps: Sequence[Step]) -> list[Tensor]:
@@ -217,14 +219,17 @@ class DiffIML(nn.Module):
 
         rows = noise.movedim(1, 0).flatten(1, 2)  # [D, B·N, C, h, w]
         estimates = SAMPLERS[self.config.sampler](denoise, rows, steps, self.config.clip_latents)
-        return [estimate.unflatten(0, (len(fused), -1)) for estimate in estimates]
+        return [torch.unflatten(estimate, 0, (len(fused), -1)) for estimate in estimates]
 
     def _encode_targets(self, mask: Tensor, edge: Tensor | None) -> Tensor:
-        if edge is None and self.config.edge_supervision:
-            raise DiffIMLError("edge supervision needs the mask's edge map (method.edges.edge_map); none was given")
+        """z0 [B, 4 or 8, h, w]: the mask's latent, and the edge map's behind it."""
+        maps = {"mask": mask}
+        if self.config.edge_supervision:
+            if edge is None:
+                raise DiffIMLError("edge supervision needs the mask's edge map (method.edges.edge_map); none was given")
+            maps["edge"] = edge
         with torch.no_grad(), torch.autocast(mask.device.type, enabled=False):
-            z = self.codec.encode(mask.float(), "mask")
-            return torch.cat([z, self.codec.encode(edge.float(), "edge")], 1) if self.config.edge_supervision else z
+            return torch.cat([self.codec.encode(y.float(), target) for target, y in maps.items()], 1)
 
     def _decode(self, z: Tensor, target: str = "mask") -> Tensor:
         part = z[:, :LATENT_CHANNELS] if target == "mask" else z[:, LATENT_CHANNELS:]
@@ -238,7 +243,8 @@ class DiffIML(nn.Module):
         return self._decode_each(z, target).mean(1)
 
     def _decode_each(self, z: Tensor, target: str = "mask") -> Tensor:
-        return self._decode(z.flatten(0, 1), target).unflatten(0, z.shape[:2])  # [B, K, C, h, w] → [B, K, 1, H, W]
+        decoded = self._decode(z.flatten(0, 1), target)  # [B, K, C, h, w] → [B·K, 1, H, W]
+        return torch.unflatten(decoded, 0, z.shape[:2])
 
 
 def check_image(image: Tensor) -> None:

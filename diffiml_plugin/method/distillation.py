@@ -63,7 +63,8 @@ def distillation_loss(
     latent = F.mse_loss(latents, target)
     mean = reconstruction.new_zeros(())
     if mean_weight:
-        shares = torch.block_diag(*(random_means(count, mean_members, maps.device) for count in counts))
+        of_kinds = [random_means(count, mean_members, maps.device) for count in counts]
+        shares: Tensor = torch.block_diag(*of_kinds)  # type: ignore[no-untyped-call]
         error = student.decoder(_averaged(shares, disturbed)).sigmoid() - _averaged(shares, maps)
         mean = error.abs().mean() + error.square().mean()
     loss = reconstruction + latent_weight * latent + mean_weight * mean

@@ -1,5 +1,7 @@
 """Condition encoders by name: the backbone that turns an image into features, once (DiffIML, Alg. 2)."""
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ STRIDES = (4, 8, 16, 32)  # pixels per cell of the four feature maps
 _MEND = "choose another encoder, such as segformer_b3, resnet50, convnext_tiny or pvt_v2_b2"
 
 
-def build_encoder(name: str) -> nn.Module:
+def build_encoder(name: str) -> "MixTransformer | TimmEncoder":
     """The encoder called `name`, with random weights; nothing is downloaded.
 
     The module maps images [B, 3, H, W] (ImageNet-normalised, sides multiples of 32) to four feature maps
@@ -45,15 +47,20 @@ class TimmEncoder(nn.Module):
     `name` and `timm_options` rebuild `net` with `timm.create_model`, for whoever reads pretrained weights.
     """
 
+    net: Any  # a module that has `feature_info`
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, name: str):
         super().__init__()
         self.residuals = NoiseResiduals() if name.startswith(RESIDUALS) else None
         name = name.removeprefix(RESIDUALS)
-        options = {"features_only": True, "in_chans": 3 if self.residuals is None else 3 + NoiseResiduals.channels}
+        channels = 3 if self.residuals is None else 3 + NoiseResiduals.channels
+        options: dict[str, Any] = {"features_only": True, "in_chans": channels}
         if name.startswith("swin"):
             options["strict_img_size"] = False  # else it insists on its training size
         try:
-            info = timm.create_model(name, pretrained=False, **options).feature_info
+            info: Any = timm.create_model(name, pretrained=False, **options).feature_info
         except RuntimeError as error:
             raise DiffIMLError(f"timm model {name!r} has no feature maps ({error}); {_MEND}") from error
         last_of_stride = dict(zip(info.reduction(), info.out_indices, strict=True))
@@ -106,7 +113,10 @@ class NoiseResiduals(nn.Module):
     channels = 9  # three of each colour
     _LIMIT = 4.0  # grey levels; what is larger is content
 
-    def __init__(self):
+    kernels: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         second = torch.tensor([1.0, -2.0, 1.0]) / 2
         kernels = torch.zeros(3, 5, 5)

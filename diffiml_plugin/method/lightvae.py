@@ -20,6 +20,9 @@ class LightVAE(nn.Module):
         width: channels at half resolution, doubled at each further stage; 19 makes 71,331 parameters.
     """
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, width: int = 19):
         super().__init__()
         self.width = width
@@ -58,7 +61,8 @@ class LightVAE(nn.Module):
         """
         check_map(y)
         mean, std = self._scale(target)
-        return (self.encoder(y) - mean) / std
+        latent: Tensor = self.encoder(y)
+        return (latent - mean) / std
 
     def decode(self, z: Tensor, target: str = "mask", reading: str = "sigmoid") -> Tensor:
         """Normalised latents [B, 4, h, w] to probabilities [B, 1, 8h, 8w] in [0, 1]; `reading` as `read_decoded`."""

@@ -1,6 +1,7 @@
 """The LightVAE of the authors' release: batch-normalised convolutions from a map of -1 and +1 to latents and back."""
 
 import re
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -8,8 +9,11 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_SCALE
 from diffiml_plugin.method.lightvae import check_map, read_decoded
 
-_NORMS = {"batch": nn.BatchNorm2d, "group": lambda channels: nn.GroupNorm(8, channels)}
-_ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(8, channels),
+}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 _LAYOUT = re.compile(rf"(\d+)-({'|'.join(_NORMS)})-({'|'.join(_ACTIVATIONS)})")
 
 
@@ -39,7 +43,7 @@ class ReleaseLightVAE(nn.Module):
         if parts[2] == "group" and width % 8:
             raise DiffIMLError(f"codec layout {layout!r}: groups of 8 need a width that is a multiple of 8")
 
-        def then(convolution: nn.Module) -> list[nn.Module]:
+        def then(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
             return [convolution, norm(convolution.out_channels), activation()]
 
         def halve(inner: int, outer: int) -> list[nn.Module]:
@@ -68,7 +72,8 @@ class ReleaseLightVAE(nn.Module):
         `target` ("mask" | "edge") makes no difference here. Raises DiffIMLError unless sides are multiples of 8.
         """
         check_map(y)
-        return self.encoder((y > 0).to(y.dtype) * 2 - 1) * LATENT_SCALE
+        latent: Tensor = self.encoder((y > 0).to(y.dtype) * 2 - 1)
+        return latent * LATENT_SCALE
 
     def decode(self, z: Tensor, target: str = "mask", reading: str = "sigmoid") -> Tensor:
         """Latents [B, 4, h, w] to probabilities [B, 1, 8h, 8w]; `reading` as `read_decoded` takes it.

@@ -7,7 +7,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 MIT_VARIANTS = {  # name -> channels and number of blocks of the four stages
@@ -41,7 +41,7 @@ class MixTransformer(nn.Module):
     def __init__(self, channels: tuple[int, int, int, int], depths: tuple[int, int, int, int]):
         super().__init__()
         self.channels = channels
-        drop_path = torch.linspace(0, _DROP_PATH, sum(depths)).split(depths)
+        drop_path = torch.split(torch.linspace(0, _DROP_PATH, sum(depths)), list(depths))
         self.stages = nn.ModuleList(
             _Stage(inputs, outputs, kernel, stride, heads, reduction, rates.tolist())
             for inputs, outputs, kernel, stride, heads, reduction, rates in zip(
@@ -80,7 +80,8 @@ class _PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(_channels_last(self.proj(x)))
+        x = self.norm(_channels_last(self.proj(x)))
+        return x
 
 
 class _Block(nn.Module):
@@ -94,7 +95,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [B, H, W, C]
         x = x + self.drop_path(self.attention(self.attention_norm(x)))
-        return x + self.drop_path(self.ffn(self.ffn_norm(x)))
+        x = x + self.drop_path(self.ffn(self.ffn_norm(x)))
+        return x
 
 
 class _Attention(nn.Module):
@@ -113,10 +115,11 @@ class _Attention(nn.Module):
         query = self._split(self.query(x))  # [B, heads, H·W, C/heads]
         key, value = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(query, key, value)  # [B, heads, H·W, C/heads]
-        return self.out(attended.transpose(1, 2).reshape(x.shape))
+        x = self.out(attended.transpose(1, 2).reshape(x.shape))
+        return x
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x.flatten(1, 2), -1, (self.heads, -1)).transpose(1, 2)
 
 
 class _MixFFN(nn.Module):
@@ -131,7 +134,8 @@ class _MixFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [B, H, W, C]
         x = _channels_last(self.depthwise(_channels_first(self.expand(x))))
-        return self.contract(F.gelu(x))
+        x = self.contract(F.gelu(x))
+        return x
 
 
 def _channels_first(x: Tensor) -> Tensor:
@@ -145,8 +149,10 @@ def _channels_last(x: Tensor) -> Tensor:
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    else:
+        return
+    if module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -15,6 +15,9 @@ class NoiseSchedule(nn.Module):
     `timesteps`, 0..T-1 in int64, from which sampling takes its own without a copy from the host.
     """
 
+    alphas_cumprod: Tensor
+    timesteps: Tensor
+
     def __init__(self, num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02):
         super().__init__()
         betas = torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float64)

@@ -43,7 +43,8 @@ class SDVAE(nn.Module):
         """
         check_map(y)
         picture = 2 * y.to(self.vae.dtype).expand(-1, 3, -1, -1) - 1  # [B, 3, H, W] in [-1, 1]
-        return self.vae.encode(picture).latent_dist.mode() * LATENT_SCALE
+        latent: Tensor = self.vae.encode(picture).latent_dist.mode()
+        return latent * LATENT_SCALE
 
     def decode(self, z: Tensor, target: str = "mask", reading: str = "clamp") -> Tensor:
         """Latents [B, 4, h, w] to probabilities [B, 1, 8h, 8w] in [0, 1], of the mean of the three channels."""

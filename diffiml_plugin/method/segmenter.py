@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffiml_plugin.method.diffiml import Prediction, check_image
+from diffiml_plugin.method.protocols import ConditionEncoder
 from diffiml_plugin.method.unet import resize
 
 _WIDTH = 256  # channels of the head
@@ -17,7 +18,7 @@ class Segmenter(nn.Module):
         encoder: as `DiffIML` takes it.
     """
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: ConditionEncoder):
         super().__init__()
         self.condition_encoder = encoder
         self.project = nn.ModuleList(nn.Conv2d(channels, _WIDTH, 1) for channels in encoder.channels)

@@ -5,15 +5,14 @@ same at every step and for every ensemble member, so `fuse` works it out once fo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffiml_plugin.method.config import LATENT_STRIDE
-
-Features = Sequence[Tensor]  # [B, C_i, H/s, W/s] for s in 4, 8, 16, 32
+from diffiml_plugin.method.protocols import Denoiser, Features
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -33,7 +32,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:  # [B, C, h, w], [B or 1, C']
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + shift[:, :, None, None]
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+        x = self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+        return x
 
 
 class SelfAttention(nn.Module):
@@ -50,7 +50,8 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(-1, -2).unbind(1)  # [B, heads, h·w, c/heads]
         attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
+        x = x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
+        return x
 
 
 class UNet(nn.Module):
@@ -95,14 +96,14 @@ class UNet(nn.Module):
 
         None of it depends on the image, so that sampling works it out once for all its steps.
         """
-        embedding = timestep_embedding(timestep, self.embedding_channels).to(self.time[0].weight.dtype)
+        embedding = timestep_embedding(timestep, self.embedding_channels).to(next(self.time.parameters()).dtype)
         for layer in self.time:
             embedding = _each_row(layer, embedding) if isinstance(layer, nn.Linear) else layer(embedding)
         return torch.cat([_each_row(block.time, embedding) for block in self._residual_blocks()], 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [B, channels[0], h, w], time [B or 1, K] of `embed` → [B, out_channels, h, w]."""
-        shifts = iter(time.split([block.time.out_features for block in self._residual_blocks()], 1))
+        shifts = iter(torch.split(time, [block.time.out_features for block in self._residual_blocks()], 1))
         skips = [x]
         for block in self.down:
             x = block(x, next(shifts)) if isinstance(block, ResBlock) else block(x)
@@ -114,7 +115,8 @@ class UNet(nn.Module):
                 x = block(torch.cat([x, skips.pop()], 1), next(shifts))
             else:
                 x = block(F.interpolate(x, size=skips[-1].shape[-2:], mode="nearest"))
-        return self.out(x)
+        x = self.out(x)
+        return x
 
     def _residual_blocks(self) -> list[ResBlock]:
         """In the order in which they run."""
@@ -161,7 +163,8 @@ class LightDenoiser(nn.Module):
         size = features[0].shape[-2:]  # stride 4
         stages = [resize(project(f), size) for project, f in zip(self.project, features, strict=True)]
         condition = self.mix(torch.cat(stages, 1))  # [B, 64, H/4, W/4]
-        return self.condition_in(F.avg_pool2d(condition, LATENT_STRIDE // 4))
+        fused: Tensor = self.condition_in(F.avg_pool2d(condition, LATENT_STRIDE // 4))
+        return fused
 
     def embed(self, timestep: Tensor) -> Tensor:
         """Timesteps [S] in 0..T-1 → [S, K], a row of which stands for its timestep in `forward`."""
@@ -169,7 +172,8 @@ class LightDenoiser(nn.Module):
 
     def forward(self, z: Tensor, time: Tensor, fused: Tensor) -> Tensor:
         """The clean latent [B·N, C, h, w] from z_t [B·N, C, h, w], `embed`'s [B·N or 1, K], `fuse`'s [B, 32, h, w]."""
-        return self.unet(_add_to_members(self.latent_in(z), fused), time)
+        z = self.unet(_add_to_members(self.latent_in(z), fused), time)
+        return z
 
 
 class ReleaseDenoiser(nn.Module):
@@ -196,11 +200,13 @@ class ReleaseDenoiser(nn.Module):
         """The fused stages: strides 4 to 32 → [B, 128, H/8, W/8]."""
         size = [side * 4 // LATENT_STRIDE for side in features[0].shape[-2:]]
         stages = [resize(project(f), size) for project, f in zip(self.project, features, strict=True)]
-        return self.mix(torch.cat(stages[::-1], 1))  # the coarsest first
+        condition: Tensor = self.mix(torch.cat(stages[::-1], 1))  # the coarsest first
+        return condition
 
     def fuse(self, features: Features) -> Tensor:
         """The condition's share of the second convolution: stages at strides 4 to 32 → [B, 128, H/8, W/8]."""
-        return self.condition_in(self.condition(features))
+        fused: Tensor = self.condition_in(self.condition(features))
+        return fused
 
     def embed(self, timestep: Tensor) -> Tensor:
         """As `LightDenoiser.embed`."""
@@ -208,7 +214,8 @@ class ReleaseDenoiser(nn.Module):
 
     def forward(self, z: Tensor, time: Tensor, fused: Tensor) -> Tensor:
         """As `LightDenoiser.forward`, with `fused` [B, 128, h, w]."""
-        return self.unet(_add_to_members(self.latent_in(z), fused), time)
+        z = self.unet(_add_to_members(self.latent_in(z), fused), time)
+        return z
 
 
 def _pointwise(feature_channels: Sequence[int], width: int) -> nn.ModuleList:
@@ -218,7 +225,7 @@ def _pointwise(feature_channels: Sequence[int], width: int) -> nn.ModuleList:
 
 def _add_to_members(latent: Tensor, fused: Tensor) -> Tensor:
     """latent [B·N, C, h, w] + fused [B, C, h, w], each image's share added to its N members without a copy."""
-    return (latent.unflatten(0, (len(fused), -1)) + fused[:, None]).flatten(0, 1)
+    return (torch.unflatten(latent, 0, (len(fused), -1)) + fused[:, None]).flatten(0, 1)
 
 
-DENOISERS = {"light": LightDenoiser, "release": ReleaseDenoiser}
+DENOISERS: dict[str, Callable[[Sequence[int], int], Denoiser]] = {"light": LightDenoiser, "release": ReleaseDenoiser}
