@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv beside this folder and installs the package into it, once; what is there already is kept.
-# usage: shell/install.sh [EXTRA]      EXTRA: dev, as in setup.py
+# usage: shell/install.sh [EXTRA]      EXTRA: dev, demo ..., as in pyproject.toml
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +22,7 @@ if [[ ! -x .venv/bin/pip ]]; then
     fi
 fi
 
-if [[ ! "$done_mark" -nt setup.py ]]; then
+if [[ ! "$done_mark" -nt pyproject.toml ]]; then
     echo "==> installing into .venv (PyTorch and its libraries are some gigabytes: this takes minutes)"
     .venv/bin/python -m pip install --disable-pip-version-check --editable ".${extra:+[$extra]}"
     touch .venv/installed "$done_mark"

@@ -4,6 +4,6 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-"$root/shell/install.sh"
+"$root/shell/install.sh" demo
 echo "==> benco demo $*"
 exec "$root/.venv/bin/benco" demo "$@"

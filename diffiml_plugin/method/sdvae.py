@@ -1,11 +1,15 @@
 """Stable Diffusion's VAE as a latent codec: the "VAE" row of DiffIML's Table 4, and LightVAE's teacher."""
 
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_SCALE, LATENT_STRIDE
 from diffiml_plugin.method.lightvae import check_map, read_decoded
+
+try:
+    from diffusers import AutoencoderKL
+except ImportError as error:
+    raise DiffIMLError("Stable Diffusion's VAE needs diffusers; pip install 'diffiml-plugin[sd-vae]'") from error
 
 _WIDTHS = (128, 256, 512, 512)
 

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from diffusers import AutoencoderKL
-
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.method.sdvae import SDVAE
+from diffiml_plugin.method.sdvae import SDVAE, AutoencoderKL
 
 PUBLISHED = "stabilityai/sd-vae-ft-mse"
 

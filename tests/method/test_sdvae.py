@@ -1,3 +1,6 @@
+import importlib
+import sys
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -63,3 +66,13 @@ def test_a_folder_is_loaded_and_a_missing_one_explained(tmp_path, monkeypatch):
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half a file")
     with pytest.raises(DiffIMLError, match="cannot load the SD VAE"):
         load_sdvae(tmp_path / "vae")
+
+
+def test_without_diffusers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    modules = ("diffiml_plugin.method.sdvae", "diffiml_plugin.weights.sdvae")
+    for module in modules:
+        monkeypatch.delitem(sys.modules, module)
+    for module in modules:
+        with pytest.raises(DiffIMLError, match=r"pip install 'diffiml-plugin\[sd-vae\]'"):
+            importlib.import_module(module)
