@@ -1,8 +1,10 @@
-"""Parameters and FLOPs of a model with random weights, as Table 4 counts them: 1 multiply-add = 1, every step counted.
+"""Parameters and FLOPs of a model with random weights, 1 multiply-add = 1.
 
-DiffIML is counted for an ensemble of N=1 and of N=5, whatever --ensemble_size says. With --zoo, Table 4 in one run:
-DiffIML, with LightVAE and with Stable Diffusion's VAE, and the framework's models, each at its own size and timed on
-this device. Nothing is downloaded; a model that cannot do without is listed with the reason.
+DiffIML is counted for an ensemble of N=1 and of N=5, whatever --ensemble_size says, and in three ways: whole, every
+sampling step; as published in Table 4, one step and without the denoiser's self-attention; and as it runs here, where
+what all calls of the denoiser share is worked out once. With --zoo, Table 4 in one run: DiffIML, ours beside the
+release's, with its LightVAE and with Stable Diffusion's VAE, and the framework's models, each at its own size and timed
+on this device. Nothing is downloaded; a model that cannot do without is listed with the reason.
 """
 
 import argparse
@@ -30,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare DiffIML with these models of the registry, or with all if none is named",
     )
     parser.add_argument("--device", default="auto", choices=DEVICES, help="with --zoo: where to compute")
+    parser.add_argument(
+        "--count",
+        choices=("whole", "published", "run"),
+        help="of DiffIML: whole | published (Table 4's way) | run (as it runs); GFLOPs of --json (whole), the only one "
+        "shown",
+    )
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures to this file too")
 
 
@@ -42,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         require_writable(args.json)
     if args.zoo is not None:
         return _run_zoo(args, flags)
-    row = complexity(args.model, flags, 512 if args.image_size is None else args.image_size)
-    print(_table(row))
+    row = complexity(args.model, flags, 512 if args.image_size is None else args.image_size, args.count or "whole")
+    print(_table(row, args.count))
     _write(args.json, row)
     return 0
 
@@ -60,9 +68,9 @@ def _run_zoo(args: argparse.Namespace, flags: dict[str, Any]) -> int:
             f"--zoo compares DiffIML with others; in place of --model {args.model} say --zoo {args.model}"
         )
     rows = []
-    for row in zoo(args.zoo, flags, args.image_size, start_inference(args.device).device):
+    for row in zoo(args.zoo, flags, args.image_size, start_inference(args.device).device, args.count or "whole"):
         if not rows:
-            tqdm.write(f"{'':<30}{'params M':>12}{'GFLOPs':>12}{'FPS':>10}{'× DiffIML':>12}")
+            tqdm.write(f"{'':<40}{'params M':>12}{'GFLOPs':>12}{'FPS':>10}{'× DiffIML':>12}")
         tqdm.write(_zoo_line(row))
         sys.stdout.flush()  # into a file or a pipe too, line by line
         rows.append(row)
@@ -75,11 +83,10 @@ def _zoo_line(row: dict[str, Any]) -> str:
     from diffiml_plugin.models.zoo import RATIO
 
     ((members, gflops),) = row["GFLOPs"].items()
-    head = f"{table4_name(row, members):<30}"
+    head = f"{table4_name(row, members):<40}"
     if "error" in row:
         return f"{head}  {row['error']}"
-    counted = "untraceable" if gflops is None else f"{gflops:.2f}"
-    return f"{head}{row['params_M']['total']:>12.2f}{counted:>12}{row['fps']:>10.3g}{row[RATIO]:>12.2f}"
+    return f"{head}{row['params_M']['total']:>12.2f}{_gflops(gflops):>12}{row['fps']:>10.3g}{row[RATIO]:>12.2f}"
 
 
 def _write(file: str, content: Any) -> None:
@@ -92,10 +99,17 @@ def _write(file: str, content: Any) -> None:
         write_text(Path(file), json.dumps(content, indent=2) + "\n")
 
 
-def _table(row: dict[str, Any]) -> str:
+def _table(row: dict[str, Any], count: str | None) -> str:
     from diffiml_plugin.table import Table
 
     parameters = [[part.replace("_", " "), f"{millions:.3f}"] for part, millions in row["params_M"].items()]
-    counts = [[size, "untraceable" if count is None else f"{count:.2f}"] for size, count in row["GFLOPs"].items()]
+    by_count = {} if count else row.get("GFLOPs_by_count", {})
+    heads = [f"G multiply-adds, {name}" for name in by_count] or [f"G multiply-adds{count and f', {count}' or ''}"]
+    columns = list(by_count.values()) or [row["GFLOPs"]]
+    counts = [[size, *(_gflops(column[size]) for column in columns)] for size in row["GFLOPs"]]
     title = f"{row['model']}, {row['image_size']}×{row['image_size']}"
-    return f"{title}\n{Table(['', 'M parameters'], parameters)}\n{Table(['', 'G multiply-adds'], counts)}"
+    return f"{title}\n{Table(['', 'M parameters'], parameters)}\n{Table(['', *heads], counts)}"
+
+
+def _gflops(count: float | None) -> str:
+    return "untraceable" if count is None else f"{count:.2f}"

@@ -1,4 +1,4 @@
-"""The figures of the paper's tables (published.json), and the names by which runs fill rows of theirs."""
+"""The paper's figures (published.json), and the names by which runs fill rows of its tables."""
 
 import json
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.models.registry import look_up
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-_OURS = vars(DiffIMLConfig())  # as published
-_CODECS = {"lightvae": "LightVAE", "sd-vae": "VAE"}
+FIGURE_4 = PUBLISHED.pop("figure4")  # the only one that is no table
+_AS_PUBLISHED = {"encoder": "segformer_b3", "denoiser": "release"}  # what a name in Table 4 does not say
+_CODECS = {"lightvae": "our LightVAE", "lightvae-release": "LightVAE", "sd-vae": "VAE"}
 
 
 def require_tables(experiment: str, swept: bool = False) -> None:
@@ -37,6 +37,17 @@ def table4_name(row: Mapping[str, Any], members: str) -> str:
     settings, side = row["settings"], row["image_size"]
     name = published_name(row["model"])
     if codec := settings.get("latent_codec"):
-        other = [settings[key] for key in ("encoder", "denoiser") if settings.get(key, _OURS[key]) != _OURS[key]]
+        other = [settings[key] for key, value in _AS_PUBLISHED.items() if settings.get(key, value) != value]
         name = ", ".join([name, *other, _CODECS[codec], members])
     return name if side == 512 else f"{name} ({side}²)"
+
+
+def figure4_curves() -> dict[str, dict[str, dict[int, float]]]:
+    """Figure 4: by method and perturbation the pixel-F1 on CASIAv1 by strength, 0 being the clean image."""
+    return {
+        method: {
+            perturbation: {0: row["clean"], **dict(zip(strengths, row[perturbation], strict=True))}
+            for perturbation, strengths in FIGURE_4["strengths"].items()
+        }
+        for method, row in FIGURE_4["rows"].items()
+    }

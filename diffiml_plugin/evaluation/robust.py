@@ -20,6 +20,7 @@ PERTURBATIONS = {  # name -> the framework's wrapper, its standard strengths, wh
     "noise": (GaussianNoiseWrapper, (3, 7, 11, 15, 19, 23), "Gaussian noise, variance"),
 }
 CLEAN = "clean"
+Curves = Mapping[str, Mapping[str, Mapping[int, float]]]  # by label, perturbation and strength: pixel-F1
 
 
 def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -84,22 +85,28 @@ def curve_of(
     }
 
 
-def plot(path: Path, curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
-    """Draws one panel for each perturbation with one line for each entry of `curves`, {label: `curve_of`}."""
+def plot(path: Path, curves: Curves, published: Curves | None = None) -> None:
+    """Draws one panel for each perturbation with one line for each entry of `curves`, {label: `curve_of`}.
+
+    Args:
+        published: others' curves, drawn thin and dashed beside them.
+    """
     panels = list(dict.fromkeys(perturbation for curve in curves.values() for perturbation in curve))
     figure = Figure(figsize=(4 * len(panels), 3.4))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
     for perturbation, panel in zip(panels, axes[0], strict=True):
         strengths = (0, *PERTURBATIONS[perturbation][1])
-        for label, curve in curves.items():
-            points = curve.get(perturbation, {})
-            panel.plot([strengths.index(strength) for strength in points], list(points.values()), "o-", label=label)
+        lines = [(label, curve, {"marker": "o"}) for label, curve in curves.items()]
+        lines += [(label, curve, {"linestyle": "--", "linewidth": 0.8}) for label, curve in (published or {}).items()]
+        for label, curve, style in lines:
+            points = {s: value for s, value in curve.get(perturbation, {}).items() if s in strengths}
+            panel.plot([strengths.index(s) for s in points], list(points.values()), label=label, **style)
         panel.set_xticks(range(len(strengths)), [CLEAN, *strengths[1:]])
         panel.set_xlabel(PERTURBATIONS[perturbation][2])
         panel.grid(alpha=0.3)
     axes[0][0].set_ylabel("pixel-F1")
     axes[0][0].set_ylim(bottom=0)
-    axes[0][-1].legend(fontsize="small")
+    axes[0][-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")
 

@@ -124,9 +124,11 @@ def _read(vary: Sequence[str]) -> dict[str, list[Any]]:
         name, _, values = word.partition("=")
         if name not in SWEPT:
             raise DiffIMLError(f"--vary {word}: {name!r} is not one of {', '.join(SWEPT)}{nearest(name, SWEPT)}")
-        read.setdefault(name, []).extend(yaml.safe_load(value) for value in values.split(","))
-        if wrong := [value for value in read[name] if type(value) is not SWEPT[name]]:
-            raise DiffIMLError(f"--vary {word}: {wrong[0]!r} is no {SWEPT[name].__name__}")
+        kind, found = SWEPT[name], [yaml.safe_load(value) for value in values.split(",")]
+        found = [float(value) if kind is float and type(value) is int else value for value in found]
+        read.setdefault(name, []).extend(found)
+        if wrong := [value for value in read[name] if type(value) is not kind]:
+            raise DiffIMLError(f"--vary {word}: {wrong[0]!r} is no {kind.__name__}")
     return read
 
 

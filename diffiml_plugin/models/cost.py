@@ -4,11 +4,11 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,31 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.models.registry import RegisteredModel, find_model
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
+if TYPE_CHECKING:
+    from fvcore.nn import FlopCountAnalysis
+
 ENSEMBLE_SIZES = (1, 5)  # of Table 4
-_COUNTED = "one image, random weights; 1 multiply-add = 1, fused attention as two matrix products, every sampling step"
+_ALWAYS = "one image, random weights; 1 multiply-add = 1, fused attention as two matrix products"
+COUNTS = {  # name -> what is counted of DiffIML; of other models all are the same
+    "whole": "every sampling step, all of a denoising call in each",
+    "published": "as Table 4: one sampling step, without the denoiser's self-attention",
+    "run": "every sampling step, the condition's share of the first convolution once for each image, as it runs here",
+}
 _MOST, _SECONDS = 100, 5.0  # calls to time; no more are begun after so many seconds
 
 
-def complexity(name: str, flags: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+def complexity(name: str, flags: Mapping[str, Any], image_size: int, count: str = "whole") -> dict[str, Any]:
     """The row of Table 4 for a registered model at image_size × image_size pixels.
 
     Args:
         flags: of the model's constructor; where initial weights come from does not matter, none are read.
+        count: one of `COUNTS`, for "GFLOPs".
 
     Returns:
         "model", "image_size", "settings" (the command among them), and in millions "params_M" and in 10^9 "GFLOPs":
         for DiffIML by part ("total", "condition_encoder", "denoiser", "codec") and for N=1 and N=5, else "total" and
-        "N=1". The latter is None for a model that runs but cannot be traced (MantraNet, SPAN).
+        "N=1". The latter is None for a model that runs but cannot be traced (MantraNet, SPAN). Of DiffIML also
+        "GFLOPs_by_count", the same for each of `COUNTS`.
 
     Raises:
         DiffIMLError: no such model or flag, or it cannot be built or run at this size.
@@ -39,16 +49,10 @@ def complexity(name: str, flags: Mapping[str, Any], image_size: int) -> dict[str
     card = find_model(name)
     with untrained():
         model, settings = build_untrained(card, flags, image_size)
-        batch = blank_batch(model, image_size)
+        counted = count_all(card, model, blank_batch(model, image_size), ENSEMBLE_SIZES)
         if card.samples:
-            gflops = {}
-            for members in ENSEMBLE_SIZES:
-                model.diffiml.config = replace(model.diffiml.config, ensemble_size=members)
-                gflops[f"N={members}"] = multiply_adds(card.name, model, batch)
             del settings["ensemble_size"]
-        else:
-            gflops = {"N=1": multiply_adds(card.name, model, batch)}
-    return cost_row(card, model, settings, image_size, gflops)
+    return cost_row(card, model, settings, image_size, counted, count)
 
 
 def cost_row(
@@ -56,19 +60,22 @@ def cost_row(
     model: nn.Module,
     settings: Mapping[str, Any],
     image_size: int,
-    gflops: Mapping[str, float | None],
+    counted: Mapping[str, Mapping[str, float | None]],
+    count: str = "whole",
 ) -> dict[str, Any]:
-    """What `complexity` returns, of a model whose multiply-adds were counted."""
+    """What `complexity` returns, of a model of which `count_all` gave `counted`."""
     parts = {"total": model}
     if card.samples:
         parts |= {part: getattr(model.diffiml, part) for part in ("condition_encoder", "denoiser", "codec")}
     simple = {key: value for key, value in settings.items() if isinstance(value, str | int | float | None)}
+    how = f"{_ALWAYS}, {COUNTS[count]}" if card.samples else _ALWAYS
     return {
         "model": card.name,
         "image_size": image_size,
         "params_M": {part: sum(p.numel() for p in module.parameters()) / 1e6 for part, module in parts.items()},
-        "GFLOPs": gflops,
-        "settings": {**simple, "counted": _COUNTED, "command": shlex.join(sys.argv)},
+        "GFLOPs": counted[count],
+        **({"GFLOPs_by_count": counted} if card.samples else {}),
+        "settings": {**simple, "counted": how, "command": shlex.join(sys.argv)},
     }
 
 
@@ -84,15 +91,50 @@ class _MaskOf(nn.Module):
 
 
 @torch.no_grad()
-def multiply_adds(name: str, model: nn.Module, batch: dict[str, Any]) -> float | None:
-    """In 10^9, of the model on a `blank_batch`; None if it runs but cannot be traced. Call it inside `untrained`.
+def count_all(
+    card: RegisteredModel, model: nn.Module, batch: dict[str, Any], sizes: Sequence[int]
+) -> dict[str, dict[str, float | None]]:
+    """Multiply-adds in 10^9 of a model on a `blank_batch`, by `COUNTS` and "N=...". Call it inside `untrained`.
+
+    Args:
+        sizes: N, ensemble sizes, of DiffIML; other models have N=1 alone.
+
+    Returns:
+        None in place of a number for a model that runs but cannot be traced.
 
     Raises:
         DiffIMLError: it does not run.
     """
+    if not card.samples:
+        trace = _trace(card.name, model, batch)
+        return dict.fromkeys(COUNTS, {"N=1": trace and trace.total() / 1e9})
+    config, traces = model.diffiml.config, []
+    for members in (1, 2):  # all others follow: each is a number of equal calls of the denoiser
+        model.diffiml.config = replace(config, ensemble_size=members, num_inference_steps=1)
+        traces.append(_trace(card.name, model, batch))
+    model.diffiml.config = config
+    if None in traces:
+        return dict.fromkeys(COUNTS, dict.fromkeys(f"N={members}" for members in sizes))
+    once, more = (trace.total() for trace in traces)
+    call, denoiser = more - once, "model.diffiml.denoiser"
+    share = traces[0].by_module()[f"{denoiser}.condition_in"]
+    attention = traces[0].by_module_and_operator()[denoiser]["scaled_dot_product_attention"]
+
+    def total(count: str, members: int) -> float:
+        if count == "published":
+            return once - attention + (members - 1) * (call + share - attention)
+        calls = members * config.num_inference_steps - 1  # after the first
+        return once + calls * (call + share if count == "whole" else call)
+
+    return {count: {f"N={members}": total(count, members) / 1e9 for members in sizes} for count in COUNTS}
+
+
+def _trace(name: str, model: nn.Module, batch: dict[str, Any]) -> "FlopCountAnalysis | None":
+    """One prediction, counted; None if the model runs but cannot be traced. Raises DiffIMLError if it does not run."""
     image, mask_of = batch["image"], _MaskOf(model, batch)
+    trace = _counter(mask_of, image)
     try:
-        return count_flops(mask_of, image) / 1e9
+        trace.total()
     except Exception:  # is it the model that fails, or only its tracing?
         try:
             mask_of(image)
@@ -104,17 +146,22 @@ def multiply_adds(name: str, model: nn.Module, batch: dict[str, Any]) -> float |
                 f"{name} does not run at {size} on the {place} ({error}); try the --image_size it was made for"
             ) from error
         return None
+    return trace
 
 
 def count_flops(module: nn.Module, *inputs: Tensor) -> float:
     """Of one call, by tracing it: 1 multiply-add = 1, fused attention as two matrix products."""
+    return _counter(module, *inputs).total()
+
+
+def _counter(module: nn.Module, *inputs: Tensor) -> "FlopCountAnalysis":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing it warns
         from fvcore.nn import FlopCountAnalysis
 
     counter = FlopCountAnalysis(module, inputs)
     counter.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-    return counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none").total()
+    return counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
 
 
 @torch.no_grad()

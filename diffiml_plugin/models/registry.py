@@ -180,7 +180,13 @@ DIFFIML = RegisteredModel(
     samples=True,
     untrained={"encoder_weights": "none", "codec_weights": "none"},
     table4_rows=tuple(
-        {"latent_codec": codec, "ensemble_size": members} for codec in ("lightvae", "sd-vae") for members in (1, 5)
+        {"denoiser": denoiser, "latent_codec": codec, "ensemble_size": members}
+        for denoiser, codec, sizes in (
+            ("light", "lightvae", (1, 5)),  # ours
+            ("release", "lightvae-release", (1, 5)),
+            ("release", "sd-vae", (1,)),
+        )
+        for members in sizes
     ),
 )
 SEGFORMER = RegisteredModel(

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.models.cost import cost_row, multiply_adds, seconds_per_call
+from diffiml_plugin.models.cost import cost_row, count_all, seconds_per_call
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model, registered_models
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
@@ -25,14 +25,19 @@ class _Entry:
 
 
 def zoo(
-    models: Sequence[str], flags: Mapping[str, Any], image_size: int | None, device: torch.device
+    models: Sequence[str],
+    flags: Mapping[str, Any],
+    image_size: int | None,
+    device: torch.device,
+    count: str = "whole",
 ) -> Iterator[dict[str, Any]]:
-    """Yields the rows of Table 4, each when it is known: DiffIML's four, then the models'.
+    """Yields the rows of Table 4, each when it is known: DiffIML's, ours and the release's, then the models'.
 
     Args:
         models: registered names; none for all there are.
         flags: of DiffIML's constructor, for its rows.
         image_size: in pixels, for all; None for each model's own.
+        count: as `complexity` takes it.
 
     Yields:
         a row as `complexity` gives it, of one ensemble size, with "fps", one image at a time in PyTorch's default
@@ -54,7 +59,7 @@ def zoo(
     for entry in bar:
         bar.set_description(f"{entry.card.name}, {entry.image_size}×{entry.image_size}")
         try:
-            row = _measured(entry, device)
+            row = _measured(entry, device, count)
         except Exception as error:  # the zoo's models fail in ways of their own, and none may end the run
             if reference is None:
                 raise
@@ -69,12 +74,12 @@ def _own_size(card: RegisteredModel) -> int:
     return card.table4_size or card.input.get("image_size", 512)
 
 
-def _measured(entry: _Entry, device: torch.device) -> dict[str, Any]:
+def _measured(entry: _Entry, device: torch.device, count: str) -> dict[str, Any]:
     with untrained(device.type):
         model, settings = build_untrained(entry.card, entry.flags, entry.image_size)
         batch = blank_batch(model.to(device), entry.image_size)
-        gflops = {f"N={entry.flags.get('ensemble_size', 1)}": multiply_adds(entry.card.name, model, batch)}
-        row = cost_row(entry.card, model, settings, entry.image_size, gflops)
+        counted = count_all(entry.card, model, batch, [entry.flags.get("ensemble_size", 1)])
+        row = cost_row(entry.card, model, settings, entry.image_size, counted, count)
         row["settings"]["timed"] = _device_name(device)
         return {**row, "fps": 1 / seconds_per_call(lambda: model(**batch)["pred_mask"])}
 

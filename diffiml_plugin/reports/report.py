@@ -13,6 +13,7 @@ from PIL import Image
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
+from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
 from diffiml_plugin.evaluation.scores import Record
 from diffiml_plugin.files import write_text
@@ -79,6 +80,7 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
         robust.plot(
             plot,
             {f"{run.label}: {', '.join(run.results['datasets'])}": robust_curve(run) for run in runs[robust.RESULTS]},
+            {f"{method}, paper ({FIGURE_4['dataset']})": curve for method, curve in figure4_curves().items()},
         )
     _write_page(output_dir / "report.html", tables, plot if runs[robust.RESULTS] else None, runs[RESULTS])
 

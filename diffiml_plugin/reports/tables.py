@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from diffiml_plugin.evaluation.published import PUBLISHED, published_name, table4_name
+from diffiml_plugin.evaluation.published import FIGURE_4, PUBLISHED, figure4_curves, published_name, table4_name
 from diffiml_plugin.evaluation.records import digest
 from diffiml_plugin.evaluation.robust import CLEAN, PERTURBATIONS
 from diffiml_plugin.evaluation.scores import MEANS, Record, summarise
@@ -17,6 +17,7 @@ from diffiml_plugin.table import Table
 
 _logger = logging.getLogger(__name__)
 MISSING = "missing"
+_COUNTED = {"published": "one step, no self-attention", "whole": "every step, attention too"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Run:
 class Ours:
     figures: Mapping[str, Figure]  # by column
     configuration: str
+    counted: str = ""  # how, in Table 4
 
 
 def published_tables(tests: Iterable[Run], sweeps: Iterable[Run], costs: Iterable[Mapping[str, Any]]) -> list[Table]:
@@ -103,6 +105,9 @@ def robust_tables(run: Run) -> list[Table]:
             [dataset, *(str(mean_figure([f1[dataset, v]])) if (dataset, v) in f1 else MISSING for v in variants)]
             for dataset in run.results["datasets"]
         ]
+        if FIGURE_4["dataset"] in run.results["datasets"]:
+            paper = figure4_curves()["DiffIML"][name]
+            rows.append([f"{FIGURE_4['dataset']}, paper", *(f"{paper[strength]:.4f}" for strength in (0, *strengths))])
         title = f"{text}: {run.label}, configuration {run.results['configuration']}"
         tables.append(Table(["dataset", CLEAN, *strengths], rows, title))
     return tables
@@ -174,39 +179,47 @@ def cost_configuration(cost: Mapping[str, Any]) -> str:
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
-    """Rows of Table 4 from a row of `benco complexity --json`; "fps" is of its first ensemble size."""
+    """Rows of Table 4 from a row of `benco complexity --json`; "fps" is of its first ensemble size.
+
+    DiffIML's are counted as the paper counts its own, and once more whole.
+    """
     found = {}
-    for members, gflops in cost["GFLOPs"].items():
-        figures = {"params M": cost["params_M"]["total"], "GFLOPs": gflops}
-        if not found:
-            figures["FPS"] = cost.get("fps")
-        found[table4_name(cost, members)] = Ours(
-            {c: Figure(v) for c, v in figures.items() if v is not None}, cost.get("error") or cost_configuration(cost)
-        )
+    by_count = cost.get("GFLOPs_by_count", {"": cost["GFLOPs"]})
+    for count, suffix in {"": "", "published": "", "whole": ", counted whole"}.items():
+        for members, gflops in by_count.get(count, {}).items():
+            figures = {"params M": cost["params_M"]["total"], "GFLOPs": gflops}
+            if not found:
+                figures["FPS"] = cost.get("fps")
+            found[table4_name(cost, members) + suffix] = Ours(
+                {c: Figure(v) for c, v in figures.items() if v is not None},
+                cost.get("error") or cost_configuration(cost),
+                _COUNTED.get(count, ""),
+            )
     return found
 
 
 def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
     columns, deviations, rows = table["columns"], table.get("deviations", {}), []
+    counted = table.get("counted")  # of costs: how the paper counted its own rows
     digits = max(len(str(value).partition(".")[2]) for row in table["rows"].values() for value in row)
+
+    def add(name: str, figures: str, cells: Iterable[str], how: str, configuration: str) -> None:
+        rows.append([name, figures, *cells, *([] if counted is None else [how]), configuration])
+
     for name in dict.fromkeys((*table["rows"], *ours)):
         paper = dict(zip(columns, table["rows"].get(name, ()), strict=False))
         if paper:
             spread = f" ± {deviations[name]:.{digits}f}" if name in deviations else ""
-            rows.append([name, "paper", *(f"{paper[column]:.{digits}f}{spread}" for column in columns), ""])
+            cells = [f"{paper[column]:.{digits}f}{spread}" for column in columns]
+            add(name, "paper", cells, (counted or {}).get(name, "not said"), "")
         if name in ours or name in table["reproduced"]:
             found = ours.get(name, Ours({}, ""))
-            rows.append([name, "ours", *(str(found.figures.get(c, MISSING)) for c in columns), found.configuration])
+            cells = [str(found.figures.get(c, MISSING)) for c in columns]
+            add(name, "ours", cells, found.counted or "all", found.configuration)
             if paper and found.figures:
-                rows.append(
-                    [
-                        name,
-                        "difference",
-                        *(
-                            f"{found.figures[c].value - paper[c]:+.4f}" if c in found.figures else MISSING
-                            for c in columns
-                        ),
-                        "",
-                    ]
-                )
-    return Table(["method", "figures", *columns, "configuration"], rows, table["title"])
+                cells = [
+                    f"{found.figures[c].value - paper[c]:+.4f}" if c in found.figures else MISSING for c in columns
+                ]
+                add(name, "difference", cells, "", "")
+    heads = ["method", "figures", *columns, *([] if counted is None else ["counted"]), "configuration"]
+    return Table(heads, rows, table["title"])

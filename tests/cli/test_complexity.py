@@ -5,6 +5,7 @@ import torch
 
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.models import zoo as zoo_module
+from diffiml_plugin.models.cost import COUNTS
 from diffiml_plugin.models.zoo import RATIO
 
 ROW = {
@@ -27,7 +28,7 @@ def test_prints_a_table_and_writes_the_row(asked, tmp_path, capsys):
     path = tmp_path / "row.json"
     words = ["--model", "DiffIML", "--encoder", "segformer_b0", "--image_size", "64", "--json", str(path)]
     assert main(["complexity", *words]) == 0
-    assert asked == [("DiffIML", {"encoder": "segformer_b0"}, 64)]
+    assert asked == [("DiffIML", {"encoder": "segformer_b0"}, 64, "whole")]
     assert json.loads(path.read_text()) == ROW
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert (
@@ -35,6 +36,17 @@ def test_prints_a_table_and_writes_the_row(asked, tmp_path, capsys):
         and ["N=1", "0.12"] in printed
         and ["N=5", "untraceable"] in printed
     )
+
+
+def test_all_counts_are_shown_or_one(asked, monkeypatch, capsys):
+    by_count = {name: {"N=1": number, "N=5": 5 * number} for number, name in enumerate(COUNTS, start=1)}
+    monkeypatch.setitem(ROW, "GFLOPs_by_count", by_count)
+    assert main(["complexity"]) == 0
+    assert ["N=5", "5.00", "10.00", "15.00"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert main(["complexity", "--count", "published"]) == 0
+    assert asked[-1][-1] == "published" and ["N=1", "0.12"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
 
 
 def test_a_file_that_cannot_be_written_is_told_before_counting(asked, tmp_path, capsys):
@@ -45,7 +57,7 @@ def test_a_file_that_cannot_be_written_is_told_before_counting(asked, tmp_path, 
 
 
 def test_the_zoo_is_printed_and_written_row_by_row(monkeypatch, tmp_path, capsys):
-    ours = {**ROW, "GFLOPs": {"N=5": 0.5}, "settings": {"latent_codec": "lightvae"}, "fps": 12.345, RATIO: 1.0}
+    ours = {**ROW, "GFLOPs": {"N=5": 0.5}, "settings": {"latent_codec": "lightvae-release"}, "fps": 12.345, RATIO: 1.0}
     theirs = {
         **ROW,
         "model": "PSCC_Net",
@@ -76,7 +88,7 @@ def test_the_zoo_is_printed_and_written_row_by_row(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(zoo_module, "zoo", zoo)
     words = ["--encoder", "segformer_b0", "--zoo", "PSCC_Net", "unet", "--device", "cpu", "--json", str(path)]
     assert main(["complexity", *words]) == 0
-    assert calls == [(["PSCC_Net", "unet"], {"encoder": "segformer_b0"}, None, torch.device("cpu"))]
+    assert calls == [(["PSCC_Net", "unet"], {"encoder": "segformer_b0"}, None, torch.device("cpu"), "whole")]
     assert json.loads(path.read_text()) == [ours, theirs, failed]
     _, *lines = (line.split() for line in capsys.readouterr().out.splitlines())
     assert lines == [

@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation import test as testing
+from diffiml_plugin.evaluation.published import figure4_curves
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.reports import tables as report_tables
 from diffiml_plugin.reports.report import report
-from diffiml_plugin.reports.tables import PUBLISHED, Run, published_tables, robust_curve
+from diffiml_plugin.reports.tables import PUBLISHED, Run, published_tables, robust_curve, robust_tables
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 COST = {
@@ -21,7 +23,7 @@ COST = {
     "params_M": {"total": 48.5},
     "GFLOPs": {"N=1": 52.3, "N=5": 102.2},
     "fps": 12.0,
-    "settings": {"latent_codec": "lightvae"},
+    "settings": {"latent_codec": "lightvae-release"},
 }
 
 
@@ -160,9 +162,15 @@ def test_the_zoos_rows_land_beside_the_published(tmp_path):
         json.dumps(
             [
                 row(
-                    "DiffIML", 512, "N=1", 8.0, latent_codec="lightvae", timed="a GPU", command="benco complexity --zoo"
+                    "DiffIML",
+                    512,
+                    "N=1",
+                    8.0,
+                    latent_codec="lightvae-release",
+                    timed="a GPU",
+                    command="benco complexity --zoo",
                 ),
-                row("DiffIML", 512, "N=5", 4.0, latent_codec="lightvae"),
+                row("DiffIML", 512, "N=5", 4.0, latent_codec="lightvae-release"),
                 row("DiffIML", 512, "N=1", 2.0, latent_codec="sd-vae"),
                 row("IML_ViT", 1024, "N=1", 1.0),
                 row("IML_ViT", 512, "N=1", 5.0),
@@ -186,6 +194,43 @@ def test_the_zoos_rows_land_beside_the_published(tmp_path):
         "unet": "missing",
     }
     assert table["IML-ViT (1024²)", "difference"]["FPS"] == "-18.5300"
+
+
+def test_costs_are_counted_as_the_paper_counts_and_whole():
+    by_count = {"whole": {"N=1": 173.5}, "published": {"N=1": 53.27}, "run": {"N=1": 169.3}}
+    cost = {
+        "model": "DiffIML",
+        "image_size": 512,
+        "params_M": {"total": 48.77},
+        "GFLOPs": by_count["whole"],
+        "GFLOPs_by_count": by_count,
+        "fps": 3.0,
+        "settings": {"latent_codec": "lightvae-release", "denoiser": "release"},
+    }
+    light = {**cost, "settings": {"latent_codec": "lightvae", "denoiser": "light"}}
+    table = next(table for table in published_tables([], [], [cost, light]) if "Table 4" in table.title)
+    assert table.head == ["method", "figures", "params M", "GFLOPs", "FPS", "counted", "configuration"]
+    found = {(row[0], row[1]): row[2:6] for row in table.rows}
+    name, one_step, whole = "DiffIML, LightVAE, N=1", "one step, no self-attention", "every step, attention too"
+    assert found[name, "paper"] == ["48.51", "53.01", "69.48", one_step]
+    assert found[name, "ours"] == ["48.7700", "53.2700", "3.0000", one_step]
+    assert found[name, "difference"][1] == "+0.2600"
+    assert found[f"{name}, counted whole", "ours"] == ["48.7700", "173.5000", "missing", whole]
+    assert ("DiffIML, light, our LightVAE, N=1", "ours") in found and found["TruFor", "paper"][3] == "not said"
+
+
+def test_figure_4_stands_beside_ours():
+    curves = figure4_curves()
+    assert len(curves) == 9 and curves["DiffIML"]["jpeg"] == {
+        0: 0.73, 100: 0.716, 90: 0.692, 80: 0.604, 70: 0.603, 60: 0.559, 50: 0.46
+    }  # fmt: skip
+    for curve in curves.values():
+        for name, (_, strengths, _) in robust.PERTURBATIONS.items():
+            assert list(curve[name]) == [0, *strengths]
+    run = Run(Path("runs"), {"datasets": {"CASIAv1": {}, "Columbia": {}}, "configuration": "c"}, [])
+    table = robust_tables(run)[0]
+    assert [row[0] for row in table.rows] == ["CASIAv1", "Columbia", "CASIAv1, paper"]
+    assert table.rows[2][1:3] == ["0.7300", "0.7160"]
 
 
 def test_intervals_cover_the_mean_and_shrink_with_more_images():
