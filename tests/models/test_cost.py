@@ -10,6 +10,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models import cost
 from diffiml_plugin.models.cost import complexity
+from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
 SMALL = {"encoder": "segformer_b0"}
@@ -115,10 +116,10 @@ def test_what_is_counted(rows):
     """Against a trace of the whole prediction, which is what runs."""
     flags = {**SMALL, "num_inference_steps": 3, "ensemble_size": 2}
     with untrained():
-        model, _ = build_untrained("DiffIML", flags, 64)
+        model, _ = build_untrained(DIFFIML, flags, 64)
         batch = blank_batch(model, 64)
         traced = cost.count_flops(cost._MaskOf(model, batch), batch["image"]) / 1e9
-        counted = cost.count_all("DiffIML", model, batch, [2])
+        counted = cost.count_all(DIFFIML, model, batch, [2])
     assert counted["run"]["N=2"] == pytest.approx(traced, rel=0.01)  # under 1 % embeds t, once for all members
     share = 64 * 32 * 9 * 8 * 8 / 1e9  # 3x3 convolution from 64 to 32 channels on the latent's grid
     assert counted["whole"]["N=2"] - counted["run"]["N=2"] == pytest.approx(5 * share)
