@@ -3,17 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import albumentations as albu
-import numpy as np
-from albumentations.pytorch import ToTensorV2
 from PIL import Image
 from torch.utils.data import Dataset
 
 from diffiml_plugin.data.images import open_image
 from diffiml_plugin.data.lists import ImageList
-from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import BalancedDataset, JsonDataset, get_albu_transforms
-from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import RegisteredModel
 
 
@@ -21,51 +17,22 @@ class PairsDataset(JsonDataset):
     """The framework's dataset, of pairs that were read and checked before.
 
     Args:
-        multiple: pixels; a padded image that is larger than the output size gets a square of the next multiple,
-            which holds it whole. None cuts it off, as the framework does.
-        padding_mode: "constant", black, as the framework does; "reflect": every padded image gets a frame of its own,
-            whose sides are the next multiples, filled with its mirror image.
-        framework: what IMDLBenCo's datasets takes: is_padding, output_size, post_funcs...
-
-    Raises:
-        DiffIMLError: "reflect" without a multiple.
+        transform, post: as `framework_arguments` takes them.
     """
 
     def __init__(
-        self, listed: ImageList, multiple: int | None = None, padding_mode: str = "constant", **framework: Any
+        self, listed: ImageList, inputs: Inputs, transform: Any = None, post: Callable[[dict], None] | None = None
     ):
-        super().__init__(listed, **framework)
-        self.multiple = multiple if self.is_padding else None
-        self.reflect = self.is_padding and padding_mode == "reflect"
-        if self.reflect and not multiple:
-            raise DiffIMLError(
-                "--padding_mode reflect gives each image a frame of its own, which this model does not "
-                "take; use constant"
-            )
-        if self.multiple:
-            self.post_transform = self._pad
+        super().__init__(listed, **framework_arguments(inputs.settings, transform, post))
+        self.inputs = inputs
+        self.post_transform = inputs.transform
 
     def frame(self, index: int) -> tuple[int, int]:
         """Height and width of sample `index`, in pixels."""
-        if not self.multiple:
+        if self.inputs.one_size:
             return self.output_size
         with Image.open(self.tp_path[index]) as image:
-            return self._frame(*image.size[::-1])
-
-    def _frame(self, height: int, width: int) -> tuple[int, int]:
-        height, width = (-(-side // self.multiple) * self.multiple for side in (height, width))
-        return (height, width) if self.reflect else (max(height, width, self.output_size[0]),) * 2
-
-    def _pad(self, image: np.ndarray, masks: list[np.ndarray]) -> dict[str, Any]:
-        extents = image.shape[:2]
-        frame = self._frame(*extents)
-        if not self.reflect:
-            return get_albu_transforms("pad", output_size=frame)(image=image, masks=masks)
-        missing = [(0, side - extent) for side, extent in zip(frame, extents, strict=True)]
-        normalised = albu.Compose([albu.Normalize(), ToTensorV2(transpose_mask=True)])  # the framework's take squares
-        return normalised(
-            image=np.pad(image, [*missing, (0, 0)], "reflect"), masks=[np.pad(mask, missing) for mask in masks]
-        )
+            return self.inputs.frame(*image.size[::-1])
 
     def _init_dataset_path(self, path: ImageList) -> tuple[list[str], list[str]]:
         self.entry_path = path.source
@@ -103,5 +70,4 @@ def make_test_set(
     listed: ImageList, inputs: InputSettings, card: RegisteredModel, transform: Any = None
 ) -> PairsDataset:
     """The images as the model is tested on them; `transform` is applied at their own size."""
-    framework = framework_arguments(inputs, transform or test_transform(), card.post_function)
-    return PairsDataset(listed, card.size_multiple, inputs.padding_mode, **framework)
+    return PairsDataset(listed, Inputs(inputs, card.size_multiple), transform or test_transform(), card.post_function)

@@ -1,11 +1,22 @@
-"""How images reach a model: resized or padded, and at which size."""
+"""How an image becomes a model's input, resized or padded, and how a map of that input becomes the image's again."""
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+import albumentations as albu
+import cv2
+import numpy as np
+import torch
+from albumentations.pytorch import ToTensorV2
+from torch import Tensor
+
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.imdlbenco import get_albu_transforms
+from diffiml_plugin.launch import Sample
 from diffiml_plugin.settings import CommonSettings
 
 _logger = logging.getLogger(__name__)
@@ -13,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InputSettings:
-    """How images reach the model: resized or padded (as `PairsDataset` says); stored with the weights."""
+    """How images reach the model: resized or padded (as `Inputs` says); stored with the weights."""
 
     image_size: int = 512
     if_padding: bool = False
@@ -36,9 +47,142 @@ class InputSettings:
         return replace(made, **{name: value for name, value in given.items() if value is not None})
 
     def warn_if_cut(self, longest_side: int, multiple: int | None = None) -> None:
-        """Warns that images of so many pixels lose some, unless `PairsDataset` pads them to a `multiple`."""
+        """Warns that images of so many pixels lose some, unless `Inputs` pads them to a `multiple`."""
         if self.if_padding and not multiple and longest_side > self.image_size:
             _logger.warning(
                 f"--if_padding cuts images of up to {longest_side} pixels to their upper left "
                 f"{self.image_size}x{self.image_size}; raise --image_size, or use --if_resizing"
             )
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where an image lies in a model's input: in the upper left at its own resolution, or stretched over all of it.
+
+    Attributes:
+        height, width: of the image, in pixels.
+        padded: in the upper left.
+    """
+
+    height: int
+    width: int
+    padded: bool
+
+    def undo(self, values: Tensor) -> np.ndarray:
+        """A map of the input, [h, w], as one of the image: [H, W] float32."""
+        array = values.float().cpu().numpy()
+        if self.padded:
+            return array[: self.height, : self.width]
+        return cv2.resize(array, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Makes the inputs of one model, for datasets and for single images alike.
+
+    Attributes:
+        settings: a resized image fills a square of `image_size`. One that is padded lies in it: with `padding_mode`
+            "constant" in black, as the framework does; with "reflect" in a frame of its own, whose sides are the next
+            multiples, filled with its mirror image.
+        multiple: pixels, `RegisteredModel.size_multiple`; a padded image that is larger than `image_size` gets a square
+            of the next multiple, which holds it whole. None: datasets cut it off, as the framework does.
+
+    Raises:
+        DiffIMLError: "reflect" without a multiple.
+    """
+
+    settings: InputSettings
+    multiple: int | None = None
+
+    def __post_init__(self):
+        if self._reflects and not self.multiple:
+            raise DiffIMLError(
+                "--padding_mode reflect gives each image a frame of its own, which this model does not "
+                "take; use constant"
+            )
+
+    @property
+    def _reflects(self) -> bool:
+        return self.settings.if_padding and self.settings.padding_mode == "reflect"
+
+    @property
+    def one_size(self) -> bool:
+        """Whether all images come in one frame."""
+        return not (self.settings.if_padding and self.multiple)
+
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels of the input that an image of such sides becomes."""
+        size = self.settings.image_size
+        if self.one_size:
+            return size, size
+        height, width = (-(-side // self.multiple) * self.multiple for side in (height, width))
+        return (height, width) if self._reflects else (max(height, width, size),) * 2
+
+    def transform(self, image: np.ndarray, masks: Sequence[np.ndarray] | None = None) -> dict[str, Any]:
+        """An image [H, W, 3] uint8 and masks [H, W] of it → "image" [3, h, w], ImageNet-normalised, "masks" [h, w]."""
+        extents = image.shape[:2]
+        frame = self.frame(*extents)
+        if not self._reflects:
+            return _framework_transform("pad" if self.settings.if_padding else "resize", frame)(
+                image=image, masks=masks
+            )
+        missing = [(0, side - extent) for side, extent in zip(frame, extents, strict=True)]
+        padded = masks and [np.pad(mask, missing) for mask in masks]
+        return _normalisation()(image=np.pad(image, [*missing, (0, 0)], "reflect"), masks=padded)
+
+    def prepare(self, image: np.ndarray, name: str = "the image") -> tuple[Tensor, Geometry]:
+        """One image as the model sees it, and the way back to its own pixels.
+
+        Args:
+            image: [H, W, 3] uint8 RGB, the pixels as they are stored.
+            name: what messages call it.
+
+        Returns:
+            [3, h, w] float32, ImageNet-normalised, the same values as a dataset's; the geometry that undoes it.
+
+        Raises:
+            DiffIMLError: an array of another type or shape, or one that is too large for a model of one size.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise DiffIMLError(
+                f"{name} is an array of {image.dtype} and shape {image.shape}; expected uint8 and "
+                "(height, width, 3), RGB"
+            )
+        height, width = image.shape[:2]
+        size, padded = self.settings.image_size, self.settings.if_padding
+        if padded and self.one_size and max(height, width) > size:
+            raise DiffIMLError(
+                f"{name} has {width}x{height} pixels, the model takes {size} at most; "
+                "shrink it, or raise --image_size if the model can"
+            )
+        return self.transform(np.ascontiguousarray(image))["image"], Geometry(height, width, padded)
+
+    def sample(self, image: np.ndarray, name: str) -> tuple[Sample, Geometry]:
+        """As `prepare`, with all that the framework's datasets give beside an authentic image called `name`."""
+        tensor, geometry = self.prepare(image, name)
+        own, frame = (geometry.height, geometry.width), tuple(tensor.shape[1:])
+        blank = torch.zeros(1, *frame, dtype=torch.float64)
+        sample = {
+            "image": tensor,
+            "mask": blank,
+            "label": 0,
+            "origin_shape": torch.tensor(own),
+            "shape": torch.tensor(own if geometry.padded else frame),
+            "name": os.path.basename(name),
+        }
+        if self.settings.edge_mask_width is not None:
+            sample["edge_mask"] = blank.float()
+        if geometry.padded:
+            sample["shape_mask"] = blank.clone()
+            sample["shape_mask"][:, : geometry.height, : geometry.width] = 1
+        return sample, geometry
+
+
+@cache
+def _framework_transform(kind: str, frame: tuple[int, int]) -> albu.Compose:
+    return get_albu_transforms(kind, output_size=frame)
+
+
+@cache
+def _normalisation() -> albu.Compose:
+    return albu.Compose([albu.Normalize(), ToTensorV2(transpose_mask=True)])  # the framework's take squares

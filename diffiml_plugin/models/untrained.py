@@ -8,11 +8,14 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.launch import to_device
+from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import RegisteredModel
 
 
@@ -46,17 +49,9 @@ def build_untrained(
 
 def blank_batch(model: nn.Module, image_size: int) -> dict[str, Any]:
     """One black image with all that the framework's datasets give `model.forward` beside it, on the model's device."""
-    plane = torch.zeros(1, 1, image_size, image_size)
-    batch = {
-        "image": torch.zeros(1, 3, image_size, image_size),
-        "mask": plane,
-        "edge_mask": plane,
-        "label": torch.zeros(1, dtype=torch.int64),
-        "shape": torch.tensor([[image_size, image_size]]),
-        "name": ["blank"],
-        "DCT_coef": plane[0],
-        "qtables": torch.ones(1, 8, 8),
-    }
+    inputs = Inputs(InputSettings(image_size, edge_mask_width=7))
+    sample, _ = inputs.sample(np.zeros((image_size, image_size, 3), np.uint8), "blank")
+    batch = {**default_collate([sample]), "DCT_coef": sample["mask"].float(), "qtables": torch.ones(1, 8, 8)}
     accepted = inspect.signature(model.forward).parameters
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return to_device({key: value for key, value in batch.items() if key in accepted}, device)

@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from torch.utils.data import default_collate
 
 from diffiml_plugin import launch
 from diffiml_plugin.data.images import read_image
-from diffiml_plugin.data.lists import NEGATIVE, ImageList
-from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.launch import to_device
 from diffiml_plugin.models.compiled import speed_up
+from diffiml_plugin.models.inputs import Inputs
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.settings import CommonSettings
@@ -85,31 +82,19 @@ class Predictor:
 
     def _predict(self, file: Path) -> ImagePrediction:
         image = read_image(file)
-        height, width = image.shape[:2]
-        if self.inputs.if_padding and not self.card.size_multiple and max(height, width) > self.inputs.image_size:
-            raise DiffIMLError(
-                f"{file} has {width}x{height} pixels, the model takes {self.inputs.image_size} at most; "
-                "shrink it, or raise --image_size if the model can"
-            )
-        listed = ImageList("the image", (str(file),), (NEGATIVE,))
-        sample = make_test_set(listed, self.inputs, self.card)[0]
+        sample, geometry = Inputs(self.inputs, self.card.size_multiple).sample(image, str(file))
+        if self.card.post_function:
+            self.card.post_function(sample)
         require_inputs(self.model, sample)
         with testing_mode(self.model), launch.autocast(self.device, self.precision):
             output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)
         if not output["pred_mask"].isfinite().all():
             raise DiffIMLError(f"the prediction for {file} is not finite; the weights have probably diverged")
-
-        def at_own_size(values: torch.Tensor) -> np.ndarray:  # [1, 1, S, S] → [H, W]
-            values = values[0, 0].float().cpu().numpy()
-            if self.inputs.if_padding:
-                return values[:height, :width]
-            return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-
         uncertainty = output.get("uncertainty")
         score = output.get("pred_label")
         return ImagePrediction(
             image,
-            at_own_size(output["pred_mask"]),
-            None if uncertainty is None else at_own_size(uncertainty),
+            geometry.undo(output["pred_mask"][0, 0]),
+            None if uncertainty is None else geometry.undo(uncertainty[0, 0]),
             None if score is None else float(score),
         )

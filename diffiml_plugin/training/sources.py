@@ -13,7 +13,7 @@ from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, re
 from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
-from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.tampering.settings import read_strength
 from diffiml_plugin.tampering.stream import SyntheticTampering
 from diffiml_plugin.training.cropping import GridCrop
@@ -51,12 +51,12 @@ def read_training_set(
             f"--crop_size {crop_size} cuts windows at the images' own resolution; add --if_padding, so "
             "that testing keeps it too"
         )
-    shown = replace(inputs, image_size=crop_size or inputs.image_size)
-    framework = framework_arguments(shown, train_transform(settings.augmentation, crop_size), post)
+    shown = replace(inputs, image_size=crop_size or inputs.image_size, padding_mode="constant")
+    transform = train_transform(settings.augmentation, crop_size)
 
     def dataset(source: ImageList | Path) -> Dataset:
         if not isinstance(source, Path):
-            return PairsDataset(source, **framework)
+            return PairsDataset(source, Inputs(shown), transform, post)
         stream = SyntheticTampering(
             source,
             samples=settings.synth_samples,
@@ -64,7 +64,7 @@ def read_training_set(
             window=settings.synth_window,
             authentic=settings.synth_authentic,
             settings=read_strength(settings.synth_strength),
-            **framework,
+            **framework_arguments(shown, transform, post),
         )
         if check and not crop_size:
             inputs.warn_if_cut(stream.longest_side)

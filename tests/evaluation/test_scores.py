@@ -5,10 +5,10 @@ from IMDLBenCo.evaluation import PixelAccuracy, PixelAUC, PixelF1, PixelIOU
 from PIL import Image
 
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
-from diffiml_plugin.data.pairs import PairsDataset, framework_arguments
+from diffiml_plugin.data.pairs import PairsDataset
 from diffiml_plugin.data.pairs import test_transform as no_transform
 from diffiml_plugin.evaluation.scores import THRESHOLDS, at_threshold, average, best_threshold, score_batch, summarise
-from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.inputs import Inputs, InputSettings
 
 
 def test_regions_that_vanish_in_resizing_are_counted(tmp_path):
@@ -18,7 +18,7 @@ def test_regions_that_vanish_in_resizing_are_counted(tmp_path):
         Image.fromarray(array).save(tmp_path / name)
     masks = (str(tmp_path / "small.png"), str(tmp_path / "large.png"), NEGATIVE)
     files = ImageList("x", (str(tmp_path / "image.png"),) * 3, masks)
-    dataset = PairsDataset(files, **framework_arguments(InputSettings(64), no_transform(), None))
+    dataset = PairsDataset(files, Inputs(InputSettings(64)), no_transform(), None)
     batch = torch.utils.data.default_collate([dict(dataset[i], index=i) for i in range(3)])
     found = score_batch({"pred_mask": batch["mask"]}, batch)
     assert [(record["label"], record["mask_area"]) for record in found] == [(1, 0), (1, 0.5), (0, 0)]

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
-from diffiml_plugin.data.pairs import PairsDataset, framework_arguments, make_test_set, test_transform
+from diffiml_plugin.data.pairs import PairsDataset, make_test_set, test_transform
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import scoring
 from diffiml_plugin.evaluation import test as testing
@@ -21,7 +21,7 @@ from diffiml_plugin.evaluation.evaluate import _scored, evaluate, require_one_pr
 from diffiml_plugin.evaluation.scores import average, score_batch, summarise
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.models import checkpoints
-from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
 from diffiml_plugin.weights.files import load_weights, save_weights
 
@@ -216,10 +216,8 @@ def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, 
     results = testing.test(replace(settings, checkpoint_path=str(path), edge_mask_width=edge))
 
     restored = checkpoints.restore(path)
-    inputs = framework_arguments(
-        InputSettings(64, edge_mask_width=edge), test_transform(), find_model(name).post_function
-    )
-    loader = torch.utils.data.DataLoader(PairsDataset(read_list(tiny_dataset), **inputs), batch_size=2)
+    inputs = InputSettings(64, edge_mask_width=edge)
+    loader = torch.utils.data.DataLoader(make_test_set(read_list(tiny_dataset), inputs, find_model(name)), batch_size=2)
     arguments = SimpleNamespace(no_model_eval=False, test_batch_size=2, distributed=False)
     theirs = framework_test(restored.model, loader, [PixelF1(0.5, "origin")], torch.device("cpu"), 0, args=arguments)
     assert 0 < theirs["pixel-level F1"] < 1
@@ -246,7 +244,7 @@ def test_only_real_pixels_count_when_padding(tmp_path, settings):
     for name, array in (("i.png", image), ("m.png", mask)):
         Image.fromarray(array).save(tmp_path / name)
     files = ImageList("x", (str(tmp_path / "i.png"),) * 2, (str(tmp_path / "m.png"), NEGATIVE))
-    dataset = PairsDataset(files, **framework_arguments(InputSettings(64, if_padding=True), test_transform(), None))
+    dataset = PairsDataset(files, Inputs(InputSettings(64, if_padding=True)), test_transform(), None)
     batch = torch.utils.data.default_collate([dict(dataset[i], index=i) for i in range(2)])
     found = score_batch({"pred_mask": torch.ones(2, 1, 64, 64)}, batch, complete=True)
     assert found[0]["f1"] == pytest.approx(f1_score([1, 0], [1, 1]), abs=1e-6)

@@ -141,8 +141,8 @@ def test_same_mask_as_benco_test(tmp_path):
     """The probabilities of an image equal those of the test loader, also when others are tested beside it."""
     pytest.importorskip("diffiml_plugin.weights.lightvae")
     from diffiml_plugin.data.lists import NEGATIVE, ImageList
-    from diffiml_plugin.data.pairs import PairsDataset, framework_arguments, test_transform
-    from diffiml_plugin.models.inputs import InputSettings
+    from diffiml_plugin.data.pairs import PairsDataset, test_transform
+    from diffiml_plugin.models.inputs import Inputs, InputSettings
     from diffiml_plugin.models.registry import DIFFIML
 
     flags = {"encoder": "segformer_b0", "num_inference_steps": 2, "ensemble_size": 2}
@@ -156,8 +156,8 @@ def test_same_mask_as_benco_test(tmp_path):
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(files[-1])
 
-    framework = framework_arguments(InputSettings(64), test_transform(), DIFFIML.post_function)
-    dataset = PairsDataset(ImageList("", tuple(map(str, files)), (NEGATIVE,) * 2), **framework)
+    listed = ImageList("", tuple(map(str, files)), (NEGATIVE,) * 2)
+    dataset = PairsDataset(listed, Inputs(InputSettings(64)), test_transform(), DIFFIML.post_function)
     with torch.no_grad():
         tested = model(**torch.utils.data.default_collate([dataset[0], dataset[1]]))["pred_mask"]
     for expected, result in zip(tested, Predictor(weights, device="cpu").predict(files), strict=True):
@@ -192,3 +192,10 @@ def test_the_small_model_reaches_the_figures_of_its_card(bsds, tmp_path):
     )["datasets"]["val"]
     for figure in ("pixel-level F1", "pixel-level AUC", "false_alarm_area"):
         assert found[figure] == pytest.approx(figures[figure], abs=0.01)
+
+
+def test_each_file_is_decoded_once(checkpoint, folder, tmp_path, monkeypatch):
+    opened, load = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda file, *args: opened.append(str(file)) or load(file, *args))
+    predict(Predictor(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    assert sorted(opened) == sorted(str(file) for file in folder.rglob("*.*"))
