@@ -141,7 +141,23 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-class LightDenoiser(nn.Module):
+class _Split(nn.Module):
+    """A U-Net behind a convolution that is split in the latent's share and the condition's, which `fuse` gives."""
+
+    latent_in: nn.Module
+    unet: UNet
+
+    def embed(self, timestep: Tensor) -> Tensor:
+        """Timesteps [S] in 0..T-1 → [S, K], a row of which stands for its timestep in `forward`."""
+        return self.unet.embed(timestep)
+
+    def forward(self, z: Tensor, time: Tensor, fused: Tensor) -> Tensor:
+        """The clean latent [B·N, C, h, w] from z_t [B·N, C, h, w], `embed`'s [B·N or 1, K], `fuse`'s [B, C', h, w]."""
+        z = self.unet(_add_to_members(self.latent_in(z), fused), time)
+        return z
+
+
+class LightDenoiser(_Split):
     """Ours: four levels of (32, 64, 128, 128) channels; the encoder's stages are fused at stride 4 under a GroupNorm.
 
     About a tenth of the release's multiply-adds for each call.
@@ -166,17 +182,8 @@ class LightDenoiser(nn.Module):
         fused: Tensor = self.condition_in(F.avg_pool2d(condition, LATENT_STRIDE // 4))
         return fused
 
-    def embed(self, timestep: Tensor) -> Tensor:
-        """Timesteps [S] in 0..T-1 → [S, K], a row of which stands for its timestep in `forward`."""
-        return self.unet.embed(timestep)
 
-    def forward(self, z: Tensor, time: Tensor, fused: Tensor) -> Tensor:
-        """The clean latent [B·N, C, h, w] from z_t [B·N, C, h, w], `embed`'s [B·N or 1, K], `fuse`'s [B, 32, h, w]."""
-        z = self.unet(_add_to_members(self.latent_in(z), fused), time)
-        return z
-
-
-class ReleaseDenoiser(nn.Module):
+class ReleaseDenoiser(_Split):
     """The authors' release: one level of 128 channels at the latent's resolution, 16 attention heads of 8; the
     encoder's stages are fused at stride 8 under a BatchNorm.
 
@@ -207,15 +214,6 @@ class ReleaseDenoiser(nn.Module):
         """The condition's share of the second convolution: stages at strides 4 to 32 → [B, 128, H/8, W/8]."""
         fused: Tensor = self.condition_in(self.condition(features))
         return fused
-
-    def embed(self, timestep: Tensor) -> Tensor:
-        """As `LightDenoiser.embed`."""
-        return self.unet.embed(timestep)
-
-    def forward(self, z: Tensor, time: Tensor, fused: Tensor) -> Tensor:
-        """As `LightDenoiser.forward`, with `fused` [B, 128, h, w]."""
-        z = self.unet(_add_to_members(self.latent_in(z), fused), time)
-        return z
 
 
 def _pointwise(feature_channels: Sequence[int], width: int) -> nn.ModuleList:
