@@ -53,7 +53,7 @@ def read_command_line(program: str, verb: ModuleType, argv: list[str]) -> Comman
     first, _ = early.parse_known_args(argv)
     entries, names_model = {}, {}
     for config in filter(None, (getattr(verb, "CONFIG", None), *first.config)):
-        read = read_config(config)
+        read = read_config(config, program.rpartition(" ")[2])
         entries |= read
         names_model = read if "model" in read else names_model
     model, model_flags = "", []

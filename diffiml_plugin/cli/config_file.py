@@ -8,7 +8,8 @@ too; `${HERE}` is the file's own folder. A family of settings that differ in lit
       resnet50_plain: {extends: resnet50, edge_supervision: false}
 
 `--config FILE#ROW` takes one of them; `${ROW}` is its name. `about`, `cost`, `verb` and `formerly`, of a file or a row,
-are no settings: they are what `benco configs` shows, and an earlier name that still finds it.
+are no settings: they are what `benco configs` shows, and an earlier name that still finds it. What one verb alone takes
+of a file stands under its name, `only: {train: {epochs: 60}}`.
 """
 
 import os
@@ -68,12 +69,13 @@ class IndexEntry:
     formerly: str
 
 
-def read_config(name: str) -> dict[str, Entry]:
+def read_config(name: str, verb: str = "") -> dict[str, Entry]:
     """The settings of a file, or of a row of it, and of what it extends; what extends wins.
 
     Args:
         name: a path, with or without `.yaml`, and `#ROW` of a family; what is not there is looked for among the
             package's own.
+        verb: whose part of `only` counts.
 
     Raises:
         DiffIMLError: a missing or malformed file, no such row, or what extends itself in a circle.
@@ -86,6 +88,7 @@ def read_config(name: str) -> dict[str, Entry]:
             raise DiffIMLError(f"config files extend each other in a circle: {' -> '.join(map(str, [*chain, place]))}")
         chain.append(place)
         content = _read_place(place)
+        content |= _only(place, content.pop("only", None) or {}).get(verb, {})
         name = _one_name(place, content.pop("extends", ""))
         own = {key: Entry(value, place) for key, value in content.items() if key not in _INDEX}
         settings = own | settings
@@ -121,6 +124,12 @@ def _rows(file: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not isinstance(rows, dict) or not all(isinstance(row, (dict, NoneType)) for row in rows.values()):
         raise DiffIMLError(f"{file}: rows: expected lines of `name: {{flag: value, ...}}`")
     return {str(name): dict(row or {}) for name, row in rows.items()}
+
+
+def _only(place: Place, only: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(only, dict) or not all(isinstance(settings, dict) for settings in only.values()):
+        raise DiffIMLError(f"{place}: only: expected lines of `verb: {{flag: value, ...}}`, got {only!r}")
+    return only
 
 
 def _one_name(place: Place, name: Any) -> str:

@@ -139,4 +139,4 @@ ARCHITECTURE_FIELDS = (
     "beta_start",
     "beta_end",
 )
-TRAINING_FIELDS = ("prior_rate", "seg_weight", "timestep_power")  # of no use once a model is trained
+TRAINING_FIELDS = ("edge_target", "prior_rate", "seg_weight", "timestep_power")  # of no use once a model is trained

@@ -98,6 +98,19 @@ def test_of_several_files_the_later_one_wins(probe, config):
     assert probe.args.data_path == "x"
 
 
+def test_what_one_verb_alone_takes(probe, config, capsys):
+    text = "only: {train: {epochs: 60}, probe: {data_path: x}}\n"
+    assert read_config(str(config(text)), "train")["epochs"].value == 60
+    assert read_config(str(config(text)), "test") == {}
+    assert main(["train", "--preset", "release", "--edge_mask_width", "5", "--data_path", "x", "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "epochs: 60" in said and "warmup_epochs: 2" in said and "edge_mask_width: 5" in said
+    assert main(["complexity", "--preset", "release", "--dry_run"]) == 0
+    assert "denoiser: release" in capsys.readouterr().out
+    assert probe("--config", config("only: 3\n")) == 2
+    assert "only: expected lines of `verb: {flag: value, ...}`, got 3" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nowhere.yaml", "benco_configs/nowhere", ".", "benco_configs", "/"])
 def test_a_missing_file_is_named(probe, name, capsys):
     assert probe("--config", name) == 2
