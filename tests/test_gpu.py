@@ -48,7 +48,7 @@ def predict(model: DiffIMLModel, device: torch.device, precision: str = "fp32", 
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Captures without compiling before."""
-    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
 
 
 @pytest.mark.parametrize("settings", [{}, {"sampler": "ancestral", "tta": True}, {"edge_supervision": False}])

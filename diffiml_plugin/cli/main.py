@@ -41,6 +41,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "robust": ("robust", "score a checkpoint under JPEG compression, blur and noise"),
     "sweep": ("sweep", "score a checkpoint under many sampling settings, its encoder run once"),
     "complexity": ("complexity", "parameters and FLOPs of a model"),
+    "bench": ("bench", "speed, memory and launches on this device, beside the zoo's models"),
     "distill": ("distill", "train LightVAE, the mask autoencoder"),
     "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
     "configs": ("configs", "list the package's own configurations, which --config takes by name"),

@@ -43,7 +43,15 @@ def speed_up(model: nn.Module, device: torch.device, precision: str, compile_mod
             method.codec.decode = parts.add("the decoder", method.codec.decode)
             if parts.captures:
                 torch.backends.cudnn.benchmark = True  # shapes repeat
-                method.forward = _Captured(method.forward, parts)
+                method.forward = _Captured(method, parts)
+
+
+def forget_graphs(model: nn.Module) -> None:
+    """Frees the graphs that `speed_up` let `model` capture; shapes are captured anew when they come again."""
+    for captured in (vars(module).get("forward") for module in model.modules() if isinstance(module, DiffIML)):
+        if isinstance(captured, _Captured):
+            captured.graphs.clear()
+            captured.seen.clear()
 
 
 def _store_weights_in(dtype: torch.dtype, network: nn.Module) -> None:
@@ -54,27 +62,27 @@ def _store_weights_in(dtype: torch.dtype, network: nn.Module) -> None:
 
 
 class _Parts:
-    """Compiled functions, each for its first shape, then for any; they run plainly while `active` is False.
+    """Functions that run plainly, or compiled for each shape, or compiled for any, as `way` says.
 
     Args:
-        captures: whether a `_Captured` decides when they are active; else they always are.
+        captures: whether a `_Captured` sets the way; else it is "any" for good.
     """
 
     def __init__(self, captures: bool):
-        self.captures, self.active = captures, not captures
+        self.captures, self.way = captures, "plain" if captures else "any"
 
     def add(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-        """`plain`, compiled while active; itself where compiling fails."""
-        compiled = torch.compile(plain)
+        """`plain` in the present way; itself where compiling fails."""
+        compiled = {"each": torch.compile(plain, dynamic=False), "any": torch.compile(plain)}
         fails = False
 
         @wraps(plain)
         def run(*inputs: Any, **options: Any) -> Any:
             nonlocal fails
-            if fails or not self.active:
+            if fails or self.way == "plain":
                 return plain(*inputs, **options)
             try:
-                return compiled(*inputs, **options)
+                return compiled[self.way](*inputs, **options)
             except (DiffIMLError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # compilers fail in many ways, and none may end a run
@@ -86,26 +94,27 @@ class _Parts:
 
 
 class _Captured:
-    """`DiffIML.forward`, replayed as a CUDA graph for shapes that come again.
+    """`DiffIML.forward` of `method`, replayed as a CUDA graph for shapes that come again.
 
     A shape that comes once, such as a last batch's, runs plainly: compiling and capturing it would take far longer.
     Of more than `_MOST_GRAPHS` shapes, such as images at their own sizes, the networks are compiled for any size.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], parts: _Parts):
-        self.function, self.parts = function, parts
+    def __init__(self, method: DiffIML, parts: _Parts):
+        self.method, self.function, self.parts = method, method.forward, parts
         self.seen: Counter = Counter()
         self.graphs: dict[Any, _Graph] = {}
         self.fails = False
 
     def __call__(self, image: Tensor, noise: Tensor, members: bool = False) -> tuple[Tensor, ...]:
-        key = (image.shape, noise.shape, members)
+        key = (image.shape, noise.shape, members, self.method.config)
         self.seen[key] += 1
         if key in self.graphs:
             return self.graphs[key](image, noise)
-        self.parts.active = self.seen[key] > 1 or len(self.seen) > _MOST_GRAPHS
+        repeated = self.seen[key] > 1 and len(self.graphs) < _MOST_GRAPHS
+        self.parts.way = "each" if repeated else "any" if len(self.seen) > _MOST_GRAPHS else "plain"
         try:
-            if self.seen[key] > 1 and len(self.graphs) < _MOST_GRAPHS and not self.fails:
+            if repeated and not self.fails:
                 try:
                     self.graphs[key] = _Graph(partial(self.function, members=members), image, noise)
                     return self.graphs[key](image, noise)
@@ -114,7 +123,7 @@ class _Captured:
                     _logger.warning(f"predictions run without a CUDA graph, whose capture failed: {_first_line(error)}")
             return self.function(image, noise, members)
         finally:
-            self.parts.active = False
+            self.parts.way = "plain"
 
 
 class _Graph:

@@ -1,23 +1,12 @@
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae import LightVAE
-
-
-class CountedOperators(TorchDispatchMode):
-    """Counts the operators that run inside, without those that only look at memory in another way."""
-
-    launches = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        returns = [returned.alias_info for returned in function._schema.returns]
-        self.launches += not any(alias is not None and not alias.is_write for alias in returns)
-        return function(*args, **(kwargs or {}))
+from diffiml_plugin.models.cost import CountedOperators
 
 
 def _model(**settings):

@@ -1,4 +1,6 @@
 import logging
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,8 +29,7 @@ def predict(model: DiffIMLModel, precision: str = "fp32") -> torch.Tensor:
 def traced_only(monkeypatch):
     """Compiles without a code generator, which would take minutes."""
     torch._dynamo.reset()
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function: compile_(function, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
 def test_compiled_predictions_are_the_same(traced_only):
@@ -47,7 +48,7 @@ def test_auto_leaves_a_model_on_the_cpu_as_it_is():
 
 
 def test_what_does_not_compile_runs_as_it_is_and_says_why(monkeypatch, caplog):
-    def refuse(function):
+    def refuse(function, **options):
         def run(*inputs, **options):
             raise RuntimeError("no kernel for this shape\nmore")
 
@@ -81,6 +82,10 @@ def test_other_sampling_settings_do_not_use_a_capture_of_these():
     method.with_settings(ensemble_size=1).predict(IMAGE, ["a", "b"])
 
 
+def stand_in(forward):
+    return SimpleNamespace(forward=forward, config="settings")
+
+
 class RecordedGraph:
     """Stands for a CUDA graph: what was given when it was made, and how often it ran."""
 
@@ -94,17 +99,19 @@ class RecordedGraph:
 
 def test_shapes_that_come_again_are_captured(monkeypatch):
     monkeypatch.setattr(compiled, "_Graph", RecordedGraph)
-    parts = compiled._Parts(captures=True)
-    active = []
-    run = compiled._Captured(lambda image, noise, members: active.append(parts.active) or (image,), parts)
+    parts, ways = compiled._Parts(captures=True), []
+    run = compiled._Captured(stand_in(lambda image, noise, members: ways.append(parts.way) or (image,)), parts)
     shapes = [torch.zeros(8, 1), torch.zeros(8, 1), torch.zeros(8, 1), torch.zeros(3, 1)]
     for image in shapes:
         run(image, image)
-    assert active == [False, True, False, False]  # the third is replayed, the fourth another shape
+    assert ways == ["plain", "each", "plain", "plain"]  # the third is replayed, the fourth another shape
     assert [graph.runs for graph in run.graphs.values()] == [2]
     for width in range(2, 8):  # many sizes: the networks compile for any
         run(torch.zeros(1, width), torch.zeros(1, width))
-    assert active[-1] and len(run.graphs) == 1
+    assert ways[-1] == "any" and len(run.graphs) == 1
+    run.method.config = "other settings"
+    run(shapes[0], shapes[0])
+    assert [graph.runs for graph in run.graphs.values()] == [2]  # they are captured apart
 
 
 def test_a_failed_capture_leaves_predictions_plain(monkeypatch, caplog):
@@ -112,7 +119,8 @@ def test_a_failed_capture_leaves_predictions_plain(monkeypatch, caplog):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(compiled, "_Graph", fail)
-    run = compiled._Captured(lambda image, noise, members: (image + 1,), compiled._Parts(captures=True))
+    method = stand_in(lambda image, noise, members: (image + 1,))
+    run = compiled._Captured(method, compiled._Parts(captures=True))
     image = torch.zeros(2, 1)
     for _ in range(3):
         assert torch.equal(run(image, image)[0], image + 1)

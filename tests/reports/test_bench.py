@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from diffiml_plugin.cli.main import main
+from diffiml_plugin.reports import bench as module
+from diffiml_plugin.reports.bench import ratios, table
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """One case of each kind, at sizes that take no time."""
+    for name, value in {
+        "DENOISERS": ("light",),
+        "STEPS": (2,),
+        "_REFERENCE": ("light", 1, 2),
+        "_FEWEST": 2,
+        "_ROTATED": 2,
+        "_PRODUCT": {"cpu": 64},
+        "_COPIED": {"cpu": 4096},
+        "_LINES": {"N": (1,), "S": (1, 2), "image side": (32, 64)},
+    }.items():
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.slow
+def test_everything_is_measured_and_kept(brief, tmp_path, capsys):
+    """A model of the zoo that gives no mask is a row with an error, and ends nothing."""
+    words = [
+        "--encoder",
+        "segformer_b0",
+        "--image_size",
+        "64",
+        "--seconds",
+        "0",
+        "--device",
+        "cpu",
+        "--zoo",
+        "SparseViTBackbone",
+    ]
+    assert main(["bench", *words, "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")]) == 0
+    results = json.loads((tmp_path / "b.json").read_text())
+    *ours, peer = results["rows"]
+    assert [(row["N"], row["S"], row["compiled"]) for row in ours] == [(1, 2, False), (5, 2, False)]
+    for row in ours:
+        assert 0 < row["floor_ms"] and 0 < row["latency_ms"]["median"] <= row["latency_ms"]["p95"]
+        assert row["images_per_second"] > 0 and row["peak_mb"] is None
+    assert ours[0]["launches"] == ours[1]["launches"] and ours[0]["gflops"] < ours[1]["gflops"]
+    assert peer["model"] == "SparseViTBackbone" and peer["error"]
+    assert results["ratios"]["N5_over_N1"] > 0 and results["ratios"]["predict_over_bare"] > 0
+    assert results["ratios"]["scoring_ms_per_image"] == results["shares_ms"]["scoring"] > 0
+    assert {name: len(points) for name, points in results["lines"].items()} == {"N": 1, "S": 2, "image side": 2}
+    assert (tmp_path / "b.png").stat().st_size > 0
+    assert "predict_over_bare" in capsys.readouterr().out
+
+
+def row(model, median, **settings):
+    return {
+        "model": model,
+        "image_size": 512,
+        "precision": "fp32",
+        "compiled": False,
+        "N": None,
+        "S": None,
+        "latency_ms": {"median": median, "p95": median},
+        "images_per_second": 1.0,
+        "batch_size": 1,
+        "peak_mb": None,
+        "launches": 7,
+        **settings,
+    }
+
+
+OURS = [row("DiffIML", ms, denoiser="light", N=n, S=8) for n, ms in ((1, 10.0), (5, 15.0))]
+
+
+def test_ratios_compare_like_with_like():
+    peers = [row("A", 30.0), row("B", 20.0), row("C", 1.0, image_size=256), {**row("D", 1.0), "error": "no weights"}]
+    assert ratios([*OURS, *peers], 512) == {
+        "N5_over_N1": 1.5,
+        "fastest_zoo_512_over_N1": 2.0,
+        "fastest_zoo_512_over_fastest_N1": 2.0,
+    }
+    fast = [
+        row("DiffIML", ms, denoiser="light", N=n, S=8, precision="bf16", compiled=True) for n, ms in ((1, 2), (5, 2.2))
+    ]
+    assert ratios([*OURS, *fast, *peers], 512) == {
+        "N5_over_N1": pytest.approx(1.1),
+        "fastest_zoo_512_over_N1": 2.0,
+        "fastest_zoo_512_over_fastest_N1": 10.0,
+    }
+    assert set(ratios([], 512).values()) == {None}
+
+
+def test_the_table_shows_errors_in_their_row():
+    shown = str(
+        table({"device": "CPU", "rows": [{**OURS[0], "floor_ms": 5.0}, {**row("D", 1.0), "error": "no weights"}]})
+    )
+    assert "no weights" in shown and "2.0" in shown.splitlines()[1]
