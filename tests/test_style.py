@@ -1,4 +1,4 @@
-"""The formatter and the linter have nothing to say."""
+"""The formatter, the linter and, of the rooms that it holds, the type checker have nothing to say."""
 
 import subprocess
 import sys
@@ -11,5 +11,14 @@ CHECKOUT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("words", [("format", "--check"), ("check",)], ids=" ".join)
 def test_ruff(words):
-    done = subprocess.run([sys.executable, "-m", "ruff", *words, "."], cwd=CHECKOUT, capture_output=True, text=True)
+    run("ruff", *words, ".")
+
+
+@pytest.mark.slow
+def test_mypy(tmp_path):
+    run("mypy", "--cache-dir", str(tmp_path), "--package", "diffiml_plugin.method")
+
+
+def run(*command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=CHECKOUT, capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr
