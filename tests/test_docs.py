@@ -18,7 +18,7 @@ def flags_of(verb: str) -> set[str]:
 
 
 def test_the_flags_that_switch_each_difference_exist():
-    known = set().union(*(flags_of(verb) for verb in ("train", "complexity", "convert")))
+    known = set().union(*(flags_of(verb) for verb in ("train", "complexity", "convert", "distill")))
     named = set(re.findall(r"--[a-z]\w+", PAGE))
     assert len(named) > 20 and named <= known, named - known
 

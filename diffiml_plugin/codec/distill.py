@@ -17,12 +17,15 @@ from diffiml_plugin.codec.metrics import MEANS, averaging, encode_maps, latent_s
 from diffiml_plugin.codec.settings import DistillSettings
 from diffiml_plugin.data.masks import resized
 from diffiml_plugin.data.order import seed_all, start_worker, worker_count
-from diffiml_plugin.method.distillation import DistillationLoss, distillation_loss
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.distillation import DistillationLoss, distillation_loss, release_distillation_loss
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
+from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.training.log import Log
 from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
 from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
+from diffiml_plugin.weights.codecs import build_lightvae
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
 
@@ -44,8 +47,10 @@ def distill(
     teacher: nn.Module | None = None,
     device: str | torch.device = "cpu",
     say: Callable[[str], None] = tqdm.write,  # above the bar
-) -> LightVAE:
-    """Trains a LightVAE; at every validation stores it, its log and the state to go on from in `output_dir`.
+) -> LightVAE | ReleaseLightVAE:
+    """Trains a LightVAE, ours or the release's.
+
+    At every validation it stores the codec, its log and the state to go on from in `output_dir`.
 
     Args:
         held_out: masks [H, W] in {0, 1} to validate on, brought to `image_size`.
@@ -54,7 +59,7 @@ def distill(
         teacher: a codec whose latents the student learns (an `SDVAE`).
 
     Returns:
-        The moving average of the weights, its latent scale set from data.
+        The moving average of the weights; of ours, its latent scale set from data.
 
     Raises:
         DiffIMLError: the loss is not finite, with the step; no LightVAE to go on from; `output_dir` holds a run, and
@@ -65,7 +70,7 @@ def distill(
     state = state_to_resume(output_dir, settings.resume, configuration, asdict(DistillSettings()))
     seed_all(settings.seed)
     run = _Run(settings, torch.device(device), teacher)
-    provenance = configuration | {"width": run.learner.model.width}
+    provenance = configuration | {"width": run.learner.model.width}  # of the file, if it goes on from one
     if settings.student:
         provenance["went_on_from"] = read_metadata(settings.student)["provenance"]
     if state:
@@ -81,8 +86,9 @@ def distill(
             progress = run.progress()
             if progress * settings.checks >= checked + 1 or progress >= 1:  # 3. validate and store
                 checked = int(progress * settings.checks)
-                codec = run.learner.tested
-                set_latent_scale(codec, scale_masks)
+                codec = run.learner.tested.eval()
+                if isinstance(codec, LightVAE):
+                    set_latent_scale(codec, scale_masks)
                 figures = validation(codec, held_out)
                 done = {"steps": run.step, "minutes": round(run.minutes(), 1), "validation": figures}
                 save_lightvae(output_dir / WEIGHTS, codec, provenance | done)
@@ -104,8 +110,7 @@ class _Run:
 
     def __init__(self, settings: DistillSettings, device: torch.device, teacher: nn.Module | None):
         self.settings, self.device, self.teacher = settings, device, teacher
-        student = load_lightvae(settings.student) if settings.student else LightVAE(settings.width)
-        student = student.to(device, memory_format=torch.channels_last)
+        student = _student(settings).train().to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(
             student.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
@@ -138,16 +143,19 @@ class _Run:
         maps = maps.to(self.device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
         teacher_latents = None if self.teacher is None else _teacher_latents(self.teacher, maps, edges)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            loss = distillation_loss(
-                student,
-                maps,
-                edges,
-                teacher_latents,
-                settings.latent_weight,
-                settings.noise,
-                settings.mean_weight,
-                settings.mean_members,
-            )
+            if isinstance(student, ReleaseLightVAE):
+                loss = release_distillation_loss(student, maps, teacher_latents, settings.latent_weight)
+            else:
+                loss = distillation_loss(
+                    student,
+                    maps,
+                    edges,
+                    teacher_latents,
+                    settings.latent_weight,
+                    settings.noise,
+                    settings.mean_weight,
+                    settings.mean_members,
+                )
         require_finite(loss.loss, self.step)
         loss.loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), _MAX_GRADIENT)
@@ -176,6 +184,20 @@ class _Run:
         seed_all(self.settings.seed, self.step)
 
 
+def _student(settings: DistillSettings) -> LightVAE | ReleaseLightVAE:
+    """The codec to train, with random weights or those of a file."""
+    release = settings.latent_codec == "lightvae-release"
+    if settings.student:
+        student = load_lightvae(settings.student)
+        if isinstance(student, ReleaseLightVAE) != release:
+            other = "lightvae" if release else "lightvae-release"
+            raise DiffIMLError(f"--student {settings.student} holds a codec of --latent_codec {other}; say that")
+        return student
+    width = settings.width
+    layout = "" if width is None else f"{width}-batch-relu" if release else str(width)
+    return build_lightvae(settings.latent_codec, layout)
+
+
 def set_latent_scale(codec: LightVAE, masks: Sequence[np.ndarray]) -> None:
     """Sets the codec's latent mean and standard deviation to those of these masks and of their edge maps."""
     codec.latent_mean.zero_()
@@ -186,7 +208,7 @@ def set_latent_scale(codec: LightVAE, masks: Sequence[np.ndarray]) -> None:
         codec.latent_std[row] = torch.tensor(std).clamp(min=1e-4)  # a channel without information stays finite
 
 
-def validation(codec: LightVAE, masks: Sequence[np.ndarray]) -> dict[str, float]:
+def validation(codec: LightVAE | ReleaseLightVAE, masks: Sequence[np.ndarray]) -> dict[str, float]:
     """Pixel-F1 on masks, exact and with latent noise of std 0.3, and on their edge maps; `averaging` of masks.
 
     Args:
@@ -201,7 +223,7 @@ def validation(codec: LightVAE, masks: Sequence[np.ndarray]) -> dict[str, float]
         **{
             f"mean{members}_{name}": value
             for members in MEANS
-            if members <= len(masks)
+            if members <= len(masks) and isinstance(codec, LightVAE)  # the release's is not trained for it
             for name, value in asdict(averaging(codec, masks, members)).items()
         },
     }

@@ -10,11 +10,18 @@ from diffiml_plugin.settings import flag
 class DistillSettings:
     """The flags of the training itself. Raises DiffIMLError out of range."""
 
+    latent_codec: str = flag(
+        "lightvae", "lightvae: ours | lightvae-release: the authors', by their loss", ("lightvae", "lightvae-release")
+    )
     student: str = flag("", "LightVAE weights to go on from, whose width counts (none: random ones)")
-    width: int = flag(19, "channels of LightVAE at half resolution (19: 0.071 M parameters)")
+    width: int | None = flag(
+        None, "channels at half resolution (19: 0.071 M parameters; lightvae-release: 32, 0.196 M)"
+    )
     latent_weight: float = flag(1e-3, "lambda_lat of Eq. 6; without a teacher, of the latents' mean square")
-    noise: float = flag(0.35, "highest standard deviation of the noise on unit-variance latents")
-    mean_weight: float = flag(2.0, "of the error of decoded means of latents against means of their maps (0: off)")
+    noise: float = flag(0.35, "of lightvae: highest standard deviation of the noise on unit-variance latents")
+    mean_weight: float = flag(
+        2.0, "of lightvae: of the error of decoded means of latents against means of their maps (0: off)"
+    )
     mean_members: int = flag(5, "most latents in such a mean; each is of 2 to so many")
     edge_share: float = flag(1 / 3, "share of edge maps (Eq. 7) in a batch")
     image_size: int = flag(512, "side of the maps in pixels, of one step in four; the others see windows of half of it")

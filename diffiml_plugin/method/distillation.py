@@ -1,4 +1,4 @@
-"""The loss that trains LightVAE (DiffIML, Eq. 6), and ours that lets its latents be averaged."""
+"""The losses that train LightVAE, ours and the release's (DiffIML, Eq. 6), and what lets latents be averaged."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffiml_plugin.method.config import LATENT_SCALE
 from diffiml_plugin.method.lightvae import LightVAE
+from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 
 _BORDER_WEIGHT = 3.0  # extra weight of pixels near a contour, where all the errors are
 _BORDER = 5  # pixels, side of the window that calls a pixel near
@@ -69,6 +71,26 @@ def distillation_loss(
         mean = error.abs().mean() + error.square().mean()
     loss = reconstruction + latent_weight * latent + mean_weight * mean
     return DistillationLoss(loss, reconstruction.detach(), latent.detach(), mean.detach())
+
+
+def release_distillation_loss(
+    student: ReleaseLightVAE, maps: Tensor, teacher_latents: Tensor | None, latent_weight: float
+) -> DistillationLoss:
+    """Eq. 6 as the release trains its LightVAE, `|v - (2 y - 1)|_1 + lambda_lat * |E(y) - z_T|^2` of the raw value v.
+
+    Without a teacher (ours) the decoder sees the latents cut to ±1, as the release's sampler cuts what it decodes.
+
+    Args:
+        maps: [B, 1, H, W] in {0, 1}, masks and edge maps in one batch, whose statistics the student's BatchNorm takes.
+        teacher_latents: z_T [B, 4, H/8, W/8], times 0.18215 as `encode` gives them; None (no teacher) takes 0.
+        latent_weight: lambda_lat, of latents times 0.18215.
+    """
+    latents = student.encode(maps)
+    seen = latents.clamp(-1, 1) if teacher_latents is None else latents
+    reconstruction = (student.decoder(seen / LATENT_SCALE) - (2 * maps - 1)).abs().mean()
+    latent = F.mse_loss(latents, torch.zeros_like(latents) if teacher_latents is None else teacher_latents)
+    loss = reconstruction + latent_weight * latent
+    return DistillationLoss(loss, reconstruction.detach(), latent.detach(), reconstruction.new_zeros(()))
 
 
 def random_means(count: int, members: int, device: torch.device | str = "cpu") -> Tensor:

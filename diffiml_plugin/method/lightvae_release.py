@@ -39,7 +39,8 @@ class ReleaseLightVAE(nn.Module):
                 f"codec layout {layout!r} of lightvae-release is not WIDTH-NORM-ACTIVATION, such as "
                 f"32-batch-relu (norms: {', '.join(_NORMS)}; activations: {', '.join(_ACTIVATIONS)})"
             )
-        width, norm, activation = int(parts[1]), _NORMS[parts[2]], _ACTIVATIONS[parts[3]]
+        self.width = int(parts[1])
+        width, norm, activation = self.width, _NORMS[parts[2]], _ACTIVATIONS[parts[3]]
         if parts[2] == "group" and width % 8:
             raise DiffIMLError(f"codec layout {layout!r}: groups of 8 need a width that is a multiple of 8")
 

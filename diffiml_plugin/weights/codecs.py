@@ -29,7 +29,8 @@ def load_codec(name: str, source: str = "default", layout: str = "") -> nn.Modul
     if source == "default" and name == "lightvae-release":
         raise DiffIMLError(
             "no weights of latent_codec lightvae-release travel with the package; `benco convert` the authors' "
-            "light_vae_weights.pth, and pass what it writes by --codec_weights"
+            "light_vae_weights.pth, or train one by `benco distill --config codec/distill#release`, and pass what that "
+            "writes by --codec_weights"
         )
     codec = load_lightvae(SHIPPED if source == "default" else source)
     if type(codec) is not type(expected):

@@ -39,7 +39,7 @@ def read_foreign(path: str | Path) -> ForeignWeights:
         with refusing(path):
             return ForeignWeights(_unwrapped(safetensors.torch.load_file(path)))
     content = unpickle(path)
-    arguments = {}
+    arguments: Mapping[str, Any] = {}
     if isinstance(content, dict):
         arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
         content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)

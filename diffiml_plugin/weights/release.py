@@ -6,6 +6,7 @@ their codec holds `encoder.` and `decoder.` alone. The names and shapes decide e
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from diffiml_plugin.weights.files import load_into
 from diffiml_plugin.weights.mit_layouts import to_our_layout
 
 ACTIVATIONS = ("relu", "silu")  # of the codec; the first is the release's default
-SAMPLING = {  # of the release's test script; its test-time augmentation cannot be switched off
+SAMPLING: dict[str, Any] = {  # of the release's test script; its test-time augmentation cannot be switched off
     "timestep_spacing": "leading",
     "clip_latents": 1.0,
     "num_inference_steps": 8,
@@ -166,9 +167,10 @@ def _renamed(tensors: dict[str, Tensor], encoder: str, path: str | Path) -> dict
     concat = rest.pop(_CONCAT)  # [128, 256, 3, 3]; ours is split
     ours |= {"denoiser.latent_in.1.weight": concat[:, :_WIDTH], "denoiser.condition_in.weight": concat[:, _WIDTH:]}
     for kind in ("weight", "bias"):  # linear layers there, pointwise convolutions here
-        rows = [rest.pop(f"{_ATTENTION}to_{part}.{kind}", None) for part in ("q", "k", "v", "out.0")]
-        if None in rows:
+        keys = [f"{_ATTENTION}to_{part}.{kind}" for part in ("q", "k", "v", "out.0")]
+        if not rest.keys() >= set(keys):
             raise DiffIMLError(f"{path} lacks the attention of the U-Net ({_ATTENTION}to_q, to_k, to_v, to_out.0)")
+        rows = [rest.pop(key) for key in keys]
         linear = {"qkv": torch.cat(rows[:3]), "out": rows[3]}
         for name, value in linear.items():
             ours[f"denoiser.unet.middle.1.{name}.{kind}"] = value[:, :, None, None] if kind == "weight" else value

@@ -13,10 +13,13 @@ from diffiml_plugin.codec.drawn_masks import MaskMixture, synthetic_mask
 from diffiml_plugin.codec.metrics import encode_maps, latent_statistics
 from diffiml_plugin.codec.settings import DistillSettings
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.distillation import release_distillation_loss
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import LightVAE
+from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.training.log import LOG
+from diffiml_plugin.weights.codecs import load_codec
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae
 
@@ -65,6 +68,29 @@ def test_the_student_learns_the_latents_of_a_teacher(tmp_path, held_out):
     y = torch.from_numpy(np.stack(held_out))[:, None].float()
     distance = torch.nn.functional.mse_loss(student.encoder(y), teacher.encode(y))
     assert distance < 0.3 * log[0]["latent"]
+
+
+def test_the_releases_codec_learns_masks_and_is_stored(tmp_path, held_out):
+    changes = {"latent_codec": "lightvae-release", "width": 8, "steps": 60, "lr": 3e-2}
+    codec, log = run(tmp_path, held_out, **changes)
+    assert codec.layout == "8-batch-relu" and not codec.training
+    stored = load_codec("lightvae-release", str(tmp_path / WEIGHTS), "8-batch-relu")
+    assert all(torch.equal(value, codec.state_dict()[key]) for key, value in stored.state_dict().items())
+    losses = [entry["reconstruction"] for entry in log if "reconstruction" in entry]
+    assert losses[-1] < 0.6 * losses[0] and log[-1]["f1_mean"] > 0.6
+    with pytest.raises(DiffIMLError, match="holds a codec of --latent_codec lightvae-release; say that"):
+        run(tmp_path / "other", held_out, student=str(tmp_path / WEIGHTS))
+
+
+def test_the_releases_loss_is_eq_6_on_the_raw_value():
+    torch.manual_seed(0)
+    student, maps = ReleaseLightVAE("8-batch-relu").train(), (torch.rand(4, 1, 32, 32) > 0.5).float()
+    teacher = torch.randn(4, 4, 4, 4)
+    loss = release_distillation_loss(student, maps, teacher, 0.01)
+    raw = student.decoder(student.encoder(2 * maps - 1))
+    assert loss.reconstruction.item() == pytest.approx((raw - (2 * maps - 1)).abs().mean().item(), rel=1e-4)
+    expected = (0.18215 * student.encoder(2 * maps - 1) - teacher).square().mean()
+    assert (loss.loss - loss.reconstruction).item() == pytest.approx(0.01 * expected.item(), rel=1e-3)
 
 
 def test_scale_makes_masks_and_edge_maps_unit_variance_per_channel():
