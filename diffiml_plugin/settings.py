@@ -22,20 +22,20 @@ WRITTEN = "what is written"
 TITLES = ("", MODEL, DATA, IMAGES, OPTIMIZATION, RUN, WRITTEN)
 
 
-DEFAULT = "default"
+FLAG, RUN_ITSELF, DEFAULT = "flag", "the run", "default"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A value, and who says it: "flag", "from FILE" (a config or a checkpoint), "from MODEL" or `DEFAULT`."""
+    """A value, and who says it: `FLAG`, "from NAME" of a config, a checkpoint or a model, or `DEFAULT`."""
 
     value: Any
     source: str
 
     @property
-    def is_default(self) -> bool:
-        """Whether nobody said it."""
-        return self.source == DEFAULT
+    def is_said(self) -> bool:
+        """Whether it is more than a default."""
+        return self.source != DEFAULT
 
 
 def layer(values: Mapping[str, Any], source: str) -> dict[str, Setting]:
@@ -46,6 +46,11 @@ def layer(values: Mapping[str, Any], source: str) -> dict[str, Setting]:
 def resolve(*layers: Mapping[str, Setting]) -> dict[str, Setting]:
     """Each setting as the first layer that says it has it. The one place that decides who wins."""
     return {name: setting for said in reversed(layers) for name, setting in said.items()}
+
+
+def values_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """The settings without their sources."""
+    return {name: setting.value for name, setting in settings.items()}
 
 
 def flag(default: Any, text: str, choices: tuple[str, ...] | None = None, alias: str = "", group: str = "") -> Any:

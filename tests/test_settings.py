@@ -11,4 +11,4 @@ def test_the_first_layer_that_says_something_wins_and_is_named():
         "seed": Setting(0, "from mine.yaml"),  # which is a value
         "tta": Setting(False, DEFAULT),
     }
-    assert [name for name, setting in settings.items() if setting.is_default] == ["tta"]
+    assert [name for name, setting in settings.items() if not setting.is_said] == ["tta"]

@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ from diffiml_plugin.cli.arguments import DEFAULT_MODEL, add_model_arguments, nam
 from diffiml_plugin.cli.config_file import Entry, expand, read_config
 from diffiml_plugin.cli.parser import Parser, split_flags
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.settings import DEFAULT, Setting, layer, resolve
+from diffiml_plugin.settings import DEFAULT, FLAG, CommonSettings, Setting, layer, resolve
 
 _NO_SETTINGS = ("config", "dry_run")
 
@@ -88,16 +89,17 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
     if line.model:
         settings["model"] = replace(settings["model"], value=line.model)
     elif getattr(verb, "USES_MODEL", False) and "checkpoint_path" in settings and settings["checkpoint_path"].value:
-        settings["model"] = Setting("", "the checkpoint's")
+        settings["model"] = Setting("", DEFAULT)  # the checkpoint's
 
-    names = line.parser.defaults()
+    names, shown = line.parser.defaults(), line.parser.shown()
     args = argparse.Namespace(**{name: settings[name].value if name in settings else None for name in names})
     args.settings = {name: settings[name] for name in names if name in settings and name not in _NO_SETTINGS}
+    args.names = [name for name in names if name in shown or name in args.settings and args.settings[name].is_said]
     if passes_on:
         args.passed_on = passed_on
     if getattr(verb, "USES_MODEL", False):
         flags = {name: vars(args).pop(name) for name in line.model_flags}
-        args.model_flags = {name: flags[name] for name in flags if name in settings and not settings[name].is_default}
+        args.model_flags = {name: flags[name] for name in flags if name in settings and settings[name].is_said}
     return args
 
 
@@ -114,17 +116,52 @@ def _settle(line: CommandLine, argv: list[str]) -> dict[str, Setting]:
     if wants_help:
         parser.explain({name: setting.value for name, setting in files.items()})
     parser.require({*said, *files})
-    return resolve(layer(said, "flag"), files, layer(parser.defaults(), DEFAULT))
+    return resolve(layer(said, FLAG), files, layer(parser.defaults(), DEFAULT))
 
 
 def resolved_settings(args: argparse.Namespace) -> str:
-    """The settings as YAML that `--config` reads back, each with its source as a comment."""
-    return "".join(map(_line, args.settings, args.settings.values()))
+    """The settings as YAML that `--config` reads back, each with its source as a comment.
+
+    Where flags and files leave a setting open, it is the checkpoint's or the model's; a comment says if a checkpoint is
+    not there yet.
+
+    Raises:
+        DiffIMLError: a checkpoint that cannot be read, or that disagrees.
+    """
+    settings, remark = args.settings, ""
+    if hasattr(args, "model_flags") and hasattr(args, "checkpoint_path"):
+        from diffiml_plugin.models.checkpoints import find_checkpoint
+
+        path = None
+        if args.checkpoint_path:
+            try:
+                path = find_checkpoint(args.checkpoint_path)
+            except DiffIMLError as error:
+                remark = f"# {error}\n"
+        if path or args.model:
+            settings = _with_those_of_the_model(args, path)
+    return remark + "".join(_line(name, settings[name]) for name in args.names if name in settings)
+
+
+def _with_those_of_the_model(args: argparse.Namespace, checkpoint: Path | None) -> dict[str, Setting]:
+    import torch
+
+    from diffiml_plugin.models.opened import open_model
+
+    common = {field.name: getattr(args, field.name) for field in fields(CommonSettings) if hasattr(args, field.name)}
+    opened = open_model(checkpoint, CommonSettings(**common), torch.device("cpu"), args.model, args.model_flags)
+    said = {name: setting for name, setting in args.settings.items() if setting.is_said}
+    # What the run has a value of its own for, such as the device, is not the constructor's to say.
+    its = {name: setting for name, setting in opened.settings.items() if getattr(args, name, None) is None}
+    its["model"] = Setting(opened.card.name, opened.checkpoint.source if opened.checkpoint else DEFAULT)
+    return resolve(said, opened.input_settings, its, args.settings)
 
 
 def _line(name: str, setting: Setting) -> str:
-    value = yaml.safe_dump([setting.value], default_flow_style=True, allow_unicode=True, width=float("inf"))
-    return f"{name}: {value.strip()[1:-1]}  # {setting.source}\n"  # on one line, but for texts with lines of their own
+    several = isinstance(setting.value, list)
+    content = setting.value if several else {name: setting.value}
+    text = yaml.safe_dump(content, default_flow_style=several, allow_unicode=True, width=float("inf")).rstrip()
+    return f"{name}: {text}  # {setting.source}\n" if several else f"{text}  # {setting.source}\n"
 
 
 def _setting(key: str, action: argparse.Action, entry: Entry) -> Setting:

@@ -14,6 +14,7 @@ and with its help text as docstring. Every verb gets `--config FILE` and `--dry_
     model_flags: dict                the values of those flags of its constructor that a flag or a config file sets
 and every one
     settings: dict                   by name each setting that has a value, and who says it (`settings.Setting`)
+    names: list                      of the settings that --dry_run prints: those that matter, or that someone said
 A flag that is both the verb's and the model constructor's is the verb's alone. `arguments.add_fields` makes a flag of
 every field of a dataclass.
 

@@ -45,6 +45,12 @@ class Parser(argparse.ArgumentParser):
         """Attribute -> value where nothing sets it; None is no value."""
         return {action.dest: action.default for action in self._actions if action.dest != "help"}
 
+    def shown(self) -> set[str]:
+        """The settings whose flags `--help` shows."""
+        return {
+            action.dest for action in self._actions if action.help != argparse.SUPPRESS and action.dest not in _COMMON
+        }
+
     def explain(self, settings: Mapping[str, Any]) -> NoReturn:
         """Prints the help, with what files set as defaults, and exits."""
         self.set_defaults(**settings)

@@ -10,23 +10,81 @@ from torch import Tensor, nn
 from diffiml_plugin import weights
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
-from diffiml_plugin.models.registry import REGISTRY, RegisteredModel, find_model
-from diffiml_plugin.weights.files import load_into, load_weights, save_weights
+from diffiml_plugin.models.registry import REGISTRY, RegisteredModel, find_model, of_the_run
+from diffiml_plugin.settings import FLAG, Setting, layer, values_of
+from diffiml_plugin.weights.files import load_into, load_weights, read_metadata, save_weights
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.release import refuse_unconverted
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
 _OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")
+_FOREIGN = (".pth", ".pt")
 _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
 
 @dataclass(frozen=True)
-class Restored:
-    """A model rebuilt from a checkpoint. `input` holds the `InputSettings` it was trained with, if stored.
+class Checkpoint:
+    """What a file of weights says of its model, which `load` rebuilds.
 
-    `threshold`: above which a pixel counts as tampered, where the checkpoint names its own.
+    Attributes:
+        flags: those of the constructor that it was trained with, as far as they are stored.
+        input: the fields of the `InputSettings` it was trained with, if stored.
+        threshold: above which a pixel counts as tampered, where the checkpoint names its own.
     """
+
+    path: Path
+    card: RegisteredModel
+    flags: dict[str, Any]
+    input: dict[str, Any]
+    threshold: float | None = None
+
+    @property
+    def source(self) -> str:
+        """The checkpoint as the source of a setting."""
+        return f"from {self.path.name}"
+
+    def settle(self, flags: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Setting]:
+        """Every flag of the constructor, and who says it.
+
+        Args:
+            flags: change how the model runs (ensemble_size...); what fixes its weights must agree.
+            shared: settings of the run that the constructor may want. Of those only the input's and the device count
+                before what is stored, and only where they are not None.
+
+        Raises:
+            DiffIMLError: an unknown flag, or another architecture.
+        """
+        for flag in ARCHITECTURE_FIELDS:
+            if flag in flags and flag in self.flags and flags[flag] != self.flags[flag]:
+                raise DiffIMLError(
+                    f"{self.path} was trained with --{flag} {self.flags[flag]}, which its weights depend on, not "
+                    f"{flags[flag]}; leave the flag out"
+                )
+        settings = self.card.settle(
+            [*self.flags, *flags],
+            layer(flags, FLAG),
+            layer({flag: shared.get(flag) for flag in _OF_THE_RUN}, FLAG),
+            layer(self.flags, self.source),
+            of_the_run({**shared, **self.input}),
+        )
+        return settings | layer(self.card.untrained, self.source)  # no initial weights are fetched
+
+    def load(self, flags: Mapping[str, Any]) -> nn.Module:
+        """The model, built with these values of its flags, with the file's weights, on the CPU.
+
+        Raises:
+            DiffIMLError: a damaged file, or tensors that do not fit the model.
+        """
+        state_dict, _ = _read(self.path)
+        model = self.card.build(flags, pretrained=False)
+        load_into(model, state_dict, self.path)
+        return model
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A model rebuilt from a checkpoint, with every flag of its constructor; `input` and `threshold` as stored."""
 
     card: RegisteredModel
     model: nn.Module
@@ -50,43 +108,42 @@ def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {flag: value for flag, value in flags.items() if isinstance(value, _SIMPLE) and flag != "device"}
 
 
-def restore(
-    path: str | Path, name: str = "", flags: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None
-) -> Restored:
-    """Rebuilds the model of a checkpoint and loads its weights, strictly.
+def read_checkpoint(path: str | Path, name: str = "") -> Checkpoint:
+    """What a checkpoint says of its model; of a file of ours only the header is read.
 
     Args:
         path: a file of `benco train`, a `.pth` of the framework's scripts, a run's folder (its best weights), or a
             name of `RELEASED`.
         name: the model, for a file that does not say; otherwise it must agree.
-        flags: change how the model runs (ensemble_size...); what fixes its weights must agree.
-        shared: settings of the run that the constructor may want, as `RegisteredModel.resolve` takes them. Of
-            those only the input's and the device count before what is stored, and only where they are not None.
 
     Raises:
-        DiffIMLError: no such file, a damaged or foreign one, or another model or architecture.
+        DiffIMLError: no such file, a damaged or foreign one, or another model.
     """
-    path, flags = find_checkpoint(path), dict(flags or {})
-    state_dict, metadata = _load_pth(path) if path.suffix in (".pth", ".pt") else load_weights(path)
-    stored_name, stored = metadata.get("model", ""), metadata.get("config", {})
+    path = find_checkpoint(path)
+    metadata = _read(path)[1] if path.suffix in _FOREIGN else read_metadata(path)
+    stored_name = metadata.get("model", "")
     if not (name or stored_name):
         raise DiffIMLError(f"{path} does not say which model it holds; pass --model")
     card = find_model(name or stored_name)
     if name and stored_name and stored_name not in (card.name, card.name.removeprefix(REGISTRY)):
         raise DiffIMLError(f"{path} holds a {stored_name}, not a {card.name}; leave --model out or pass another file")
+    return Checkpoint(path, card, metadata.get("config", {}), metadata.get("input", {}), metadata.get("threshold"))
 
-    for flag in ARCHITECTURE_FIELDS:
-        if flag in flags and flag in stored and flags[flag] != stored[flag]:
-            raise DiffIMLError(
-                f"{path} was trained with --{flag} {stored[flag]}, which its weights depend on, not "
-                f"{flags[flag]}; leave the flag out"
-            )
-    known, trained_input, shared = card.flags, metadata.get("input", {}), shared or {}
-    now = {flag: shared[flag] for flag in _OF_THE_RUN if flag in known and shared.get(flag) is not None}
-    resolved = card.without_weights(card.resolve({**stored, **now, **flags}, {**shared, **trained_input}))
-    model = card.build(resolved, pretrained=False)
-    load_into(model, state_dict, path)
-    return Restored(card, model, resolved, trained_input, path, metadata.get("threshold"))
+
+def restore(
+    path: str | Path, name: str = "", flags: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None
+) -> Restored:
+    """Rebuilds the model of a checkpoint and loads its weights, strictly.
+
+    Arguments as `read_checkpoint` and `Checkpoint.settle` take them.
+
+    Raises:
+        DiffIMLError: no such file, a damaged or foreign one, or another model or architecture.
+    """
+    checkpoint = read_checkpoint(path, name)
+    settled = values_of(checkpoint.settle(flags or {}, shared or {}))
+    model = checkpoint.load(settled)
+    return Restored(checkpoint.card, model, settled, checkpoint.input, checkpoint.path, checkpoint.threshold)
 
 
 def load_model(path: str | Path) -> nn.Module:
@@ -123,8 +180,10 @@ def find_checkpoint(path: str | Path) -> Path:
     )
 
 
-def _load_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint of the framework's scripts, {"model": state dict, "args": Namespace...}, or a bare state dict."""
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and metadata of a file of ours, or the framework's: {"model": weights, "args": Namespace}, or weights."""
+    if path.suffix not in _FOREIGN:
+        return load_weights(path)
     foreign = read_foreign(path)
     refuse_unconverted(foreign.tensors, path)
     name = foreign.arguments.get("model", "")

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
 from diffiml_plugin.launch import Sample
-from diffiml_plugin.settings import CommonSettings
+from diffiml_plugin.settings import DEFAULT, FLAG, CommonSettings, Setting, layer, resolve, values_of
 
 _logger = logging.getLogger(__name__)
 
@@ -38,13 +38,18 @@ class InputSettings:
         Raises:
             DiffIMLError: --padding_mode reflect of images that are resized.
         """
-        made = replace(cls(), **(wanted or {}))
-        if settings.if_padding is not None or settings.if_resizing:
-            made = replace(made, if_padding=bool(settings.if_padding))
-        if settings.padding_mode == "reflect" and not made.if_padding:
+        return cls(**values_of(cls.settle(settings, layer(wanted or {}, "as wanted"))))
+
+    @classmethod
+    def settle(cls, settings: CommonSettings, wanted: Mapping[str, Setting]) -> dict[str, Setting]:
+        """The fields that have a value, and who says it; arguments and errors as `of`."""
+        flags = {field.name: getattr(settings, field.name) for field in fields(cls)}
+        if settings.if_resizing:
+            flags["if_padding"] = False
+        settled = resolve(layer(flags, FLAG), wanted, layer(asdict(cls()), DEFAULT))
+        if settings.padding_mode == "reflect" and not settled["if_padding"].value:
             raise DiffIMLError("--padding_mode reflect is of padded images, but these are resized; add --if_padding")
-        given = {name: getattr(settings, name) for name in ("image_size", "edge_mask_width", "padding_mode")}
-        return replace(made, **{name: value for name, value in given.items() if value is not None})
+        return settled
 
     def warn_if_cut(self, longest_side: int, multiple: int | None = None) -> None:
         """Warns that images of so many pixels lose some, unless `Inputs` pads them to a `multiple`."""

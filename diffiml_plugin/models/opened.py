@@ -8,35 +8,56 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffiml_plugin.models.checkpoints import restore
+from diffiml_plugin.models.checkpoints import Checkpoint, read_checkpoint
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import RegisteredModel, find_model
-from diffiml_plugin.settings import CommonSettings
+from diffiml_plugin.models.registry import RegisteredModel, find_model, of_the_run
+from diffiml_plugin.settings import FLAG, CommonSettings, Setting, layer, values_of
 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model, and how images reach it.
+    """A model that `build` makes, and how images reach it.
 
     Attributes:
-        flags: every constructor flag with its value.
-        restored: a checkpoint's model, on the CPU; None of a new one, which `build` makes.
-        path: the checkpoint's file; empty of a new model.
-        threshold: above which a pixel counts as tampered, where the checkpoint names its own.
+        settings: every constructor flag, and who says it.
+        input_settings: the fields of `inputs` that have a value, and who says it.
+        checkpoint: which has the weights; None of a new model.
     """
 
     card: RegisteredModel
-    flags: dict[str, Any]
-    inputs: InputSettings
-    restored: nn.Module | None = None
-    path: Path = Path()
-    threshold: float | None = None
+    settings: dict[str, Setting]
+    input_settings: dict[str, Setting]
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """Every constructor flag with its value."""
+        return values_of(self.settings)
+
+    @property
+    def inputs(self) -> InputSettings:
+        """How images reach the model."""
+        return InputSettings(**values_of(self.input_settings))
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint's file; empty of a new model."""
+        return self.checkpoint.path if self.checkpoint else Path()
+
+    @property
+    def threshold(self) -> float | None:
+        """Above which a pixel counts as tampered, where the checkpoint names its own."""
+        return self.checkpoint.threshold if self.checkpoint else None
 
     def build(self, pretrained: bool = True) -> nn.Module:
-        """The checkpoint's model, or a new one; without `pretrained` its initial weights, which are filled in next, are
-        not fetched. Raises DiffIMLError as `RegisteredModel.build`."""
-        if self.restored is not None:
-            return self.restored
+        """The checkpoint's model, on the CPU, or a new one. Without `pretrained` a new one's initial weights, which are
+        filled in next, are not fetched.
+
+        Raises:
+            DiffIMLError: as `Checkpoint.load` and `RegisteredModel.build`.
+        """
+        if self.checkpoint is not None:
+            return self.checkpoint.load(self.flags)
         return self.card.build(self.flags if pretrained else self.card.without_weights(self.flags), pretrained)
 
 
@@ -47,24 +68,27 @@ def open_model(
     model: str = "",
     model_flags: Mapping[str, Any] | None = None,
 ) -> OpenedModel:
-    """Restores a checkpoint, or finds the card of a new model, decides its inputs, and checks their size.
+    """Reads what a checkpoint says, or finds the card of a new model, decides its inputs, and checks their size.
 
     Args:
-        checkpoint_path: as `restore` takes it; None: a new model.
+        checkpoint_path: as `read_checkpoint` takes it; None: a new model.
         settings: of the run. What they leave open of the input is as the weights were trained, else as the model
-            wants it. Those that the constructor has too count, as `restore` and `RegisteredModel.resolve` say.
+            wants it. Those that the constructor has too count, as `Checkpoint.settle` and `RegisteredModel.resolve`
+            say.
         model: its name; of a checkpoint that says it, it must agree.
         model_flags: of the constructor; a checkpoint's own serve for the rest.
 
     Raises:
-        DiffIMLError: as `restore` and `find_model`; an unknown flag; a size that the model cannot take.
+        DiffIMLError: as `read_checkpoint` and `find_model`; an unknown flag; a size that the model cannot take.
     """
-    shared = {name: value for name, value in asdict(settings).items() if value is not None}
-    shared |= {"device": str(device)}
-    restored = None if checkpoint_path is None else restore(checkpoint_path, model, model_flags, shared)
-    card = find_model(model) if restored is None else restored.card
-    inputs = InputSettings.of(settings, restored.input if restored and restored.input else card.input)
-    card.require_size(inputs.image_size)
-    if restored is None:
-        return OpenedModel(card, card.resolve(model_flags or {}, {**shared, **asdict(inputs)}), inputs)
-    return OpenedModel(card, restored.flags, inputs, restored.model, restored.path, restored.threshold)
+    checkpoint = None if checkpoint_path is None else read_checkpoint(checkpoint_path, model)
+    card = find_model(model) if checkpoint is None else checkpoint.card
+    stored = layer(checkpoint.input, checkpoint.source) if checkpoint else {}
+    inputs = InputSettings.settle(settings, stored or layer(card.input, f"from {card.name}"))
+    card.require_size(inputs["image_size"].value)
+    flags, shared = model_flags or {}, {**asdict(settings), "device": str(device)}
+    if checkpoint is None:
+        settled = card.settle(flags, layer(flags, FLAG), of_the_run({**shared, **values_of(inputs)}))
+    else:
+        settled = checkpoint.settle(flags, shared)
+    return OpenedModel(card, settled, inputs, checkpoint)

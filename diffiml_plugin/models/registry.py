@@ -24,6 +24,7 @@ from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffim
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.launch import is_main_process
 from diffiml_plugin.method.config import SIZE_MULTIPLE
+from diffiml_plugin.settings import DEFAULT, FLAG, RUN_ITSELF, Setting, layer, resolve, values_of
 
 _logger = logging.getLogger(__name__)
 REGISTRY = "registry:"  # before a name of ours: what another package registered by it
@@ -92,21 +93,31 @@ class RegisteredModel:
         Raises:
             DiffIMLError: an unknown flag, or a required one without a value.
         """
+        return values_of(self.settle(flags, layer(flags, FLAG), of_the_run(shared or {})))
+
+    def settle(self, flags: Iterable[str], *layers: Mapping[str, Setting]) -> dict[str, Setting]:
+        """Every flag with its value and who says it: the first of the layers, its default, or the shipped file.
+
+        Args:
+            flags: names that must be flags of the model. What else a layer says is passed over.
+
+        Raises:
+            DiffIMLError: as `resolve`.
+        """
         known = self.flags
         for flag in flags:
             if flag not in known:
                 raise DiffIMLError(f"{self.name} has no flag --{flag}{nearest(flag, known)}")
-        shared, values = dict(shared or {}), {}
-        if shared.get("image_size"):
-            shared |= {flag: shared["image_size"] for flag in SIZE_FLAGS}
-        for flag, parameter in known.items():
-            value = flags.get(flag, shared.get(flag, parameter.default))
-            if value in (None, "", parameter.empty):
-                value = self.shipped.get(flag, value)
-            if value is parameter.empty:
-                raise DiffIMLError(f"{self.name} needs --{flag}")
-            values[flag] = value
-        return values
+        defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
+        said = resolve(*layers, layer(defaults, DEFAULT))
+        settings = {name: said.get(name, Setting(None, DEFAULT)) for name in known}
+        for name, file in self.shipped.items():
+            if settings[name].value in (None, ""):
+                settings[name] = Setting(file, f"from {self.name}")
+        for name, setting in settings.items():
+            if setting.value is None and name not in defaults:
+                raise DiffIMLError(f"{self.name} needs --{name}")
+        return settings
 
     def without_weights(self, flags: Mapping[str, Any]) -> dict[str, Any]:
         """The flags for a model whose weights are filled in afterwards: no initial ones are fetched."""
@@ -170,6 +181,12 @@ class RegisteredModel:
             )
         if wanting:
             _logger.warning(f"{self.name} starts from random weights, for want of {', '.join(wanting)}")
+
+
+def of_the_run(settings: Mapping[str, Any]) -> dict[str, Setting]:
+    """What the settings of a run say of a constructor's flags; its image size by any of their names for it."""
+    size = settings.get("image_size")
+    return layer({**settings, **dict.fromkeys(SIZE_FLAGS, size)} if size else settings, RUN_ITSELF)
 
 
 DIFFIML = RegisteredModel(

@@ -1,8 +1,10 @@
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
+import yaml
 
 from diffiml_plugin.cli.main import VERBS, main
 from diffiml_plugin.errors import DiffIMLError
@@ -120,17 +122,62 @@ def test_dry_run_output_is_a_config_file(probe, tmp_path, capsys, text):
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert probe("--config", tmp_path / "printed.yaml") == 0
     again = vars(probe.args)
-    for name in direct.keys() - {"config", "settings", "model_flags"}:
+    for name in direct.keys() - {"config", "settings", "names", "model_flags"}:
         assert again[name] == direct[name], name
     assert again["model_flags"].items() >= direct["model_flags"].items()
 
 
-def test_dry_run_leaves_to_the_checkpoint_what_was_not_given(capsys):
+@pytest.mark.parametrize("words", [["predict", "a.png"], ["test"], ["sweep", "--vary", "tta=true"], ["train"]])
+def test_dry_run_tells_what_the_checkpoint_says(words, tmp_path, capsys):
+    assert main([*words, "--checkpoint_path", "small", "--ensemble_size", "7", "--dry_run"]) == 0
+    first = capsys.readouterr().out
+    assert {
+        "checkpoint_path: small  # flag",
+        "model: DiffIML  # from small.safetensors",
+        "num_inference_steps: 4  # from small.safetensors",
+        "ensemble_size: 7  # flag",
+        "image_size: 512  # from small.safetensors",
+    } <= set(first.splitlines())
+    assert ("encoder: tf_efficientnet_lite0  # from small.safetensors" in first) == (words == ["train"])
+    (tmp_path / "printed.yaml").write_text(first)
+    assert main([words[0], "--config", str(tmp_path / "printed.yaml"), "--dry_run"]) == 0
+    again = capsys.readouterr().out
+    assert yaml.safe_load(again) == yaml.safe_load(first)
+    assert "num_inference_steps: 4  # from printed.yaml" in again
+
+
+def test_dry_run_does_what_the_run_would_do(tiny_dataset, tmp_path, monkeypatch, capsys):
+    words = ["--checkpoint_path", "small", "--test_data_path", str(tiny_dataset / "list.json"), "--device", "cpu"]
+    words += ["--num_workers", "0", "--num_inference_steps", "1", "--output_dir", str(tmp_path / "out")]
+    assert main(["test", *words, "--dry_run"]) == 0
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert main(["test", *words]) == 0
+    ran = json.loads((tmp_path / "out" / "results.json").read_text())
+    ran = {**ran["settings"], "model": ran["model"]}
+    assert {name: ran[name] for name in told} == told
+
+
+def test_dry_run_tells_that_a_checkpoint_is_not_there_yet(capsys):
     assert main(["predict", "a.png", "--checkpoint_path", "c", "--output_dir", "o", "--tta", "--dry_run"]) == 0
     printed = capsys.readouterr().out
-    assert "tta: true" in printed and "encoder" not in printed
+    assert printed.startswith("# checkpoint c does not exist") and yaml.safe_load(printed)["tta"] is True
+    assert "encoder" not in printed and "num_inference_steps" not in printed
+
+
+def test_dry_run_tells_what_the_model_wants(capsys):
+    assert main(["train", "--model", "IML_ViT", "--if_resizing", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "image_size: 1024  # from IML_ViT\n" in printed and "if_padding: false  # flag\n" in printed
+    assert main(["train", "--model", "PSCC_Net", "--image_size", "128", "--dry_run"]) == 0
+    assert "input_size: 128  # the run\n" in capsys.readouterr().out  # its constructor's name for it
     assert main(["train", "--data_path", "x", "--dry_run"]) == 0
-    assert "encoder: segformer_b3" in capsys.readouterr().out
+    assert "encoder: segformer_b3  # default\n" in (printed := capsys.readouterr().out)
+    assert "image_size: 512  # default\n" in printed
+
+
+def test_dry_run_refuses_what_the_run_would_refuse(capsys):
+    assert main(["predict", "a.png", "--encoder", "resnet50", "--dry_run"]) == 2
+    assert "was trained with --encoder tf_efficientnet_lite0" in capsys.readouterr().err
 
 
 def test_full_gpu_memory_is_one_line(probe, capsys):
