@@ -58,7 +58,7 @@ def add_fields(parser: Parser, settings: type, skip: Container[str] = (), title:
 @dataclass(frozen=True)
 class _Flag:
     name: str
-    converter: Callable
+    converter: Callable | None
     default: Any
     help: str
     choices: Sequence | None = None

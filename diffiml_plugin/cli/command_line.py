@@ -1,7 +1,6 @@
 """One command line: which flags it may hold, and who says what: a flag, a config file, or the default."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -52,12 +51,14 @@ def read_command_line(program: str, verb: ModuleType, argv: list[str]) -> Comman
     early.add_argument("--config", "--preset", action="append", default=[])
     early.add_argument("--model")
     first, _ = early.parse_known_args(argv)
-    entries, names_model = {}, {}
+    entries: dict[str, Entry] = {}
+    names_model: dict[str, Entry] = {}
     for config in filter(None, (getattr(verb, "CONFIG", None), *first.config)):
         read = read_config(config, program.rpartition(" ")[2])
         entries |= read
         names_model = read if "model" in read else names_model
-    model, model_flags = "", []
+    model = ""
+    model_flags: list[str] = []
     if getattr(verb, "USES_MODEL", False):
         wanted = first.model or ("model" in entries and entries["model"].value)
         restores = getattr(verb, "RESTORES", False)
@@ -82,7 +83,8 @@ def parse_arguments(program: str, verb: ModuleType, argv: list[str]) -> argparse
         DiffIMLError: an unknown flag, model or config key, with the nearest valid name, or a wrong value.
     """
     line = read_command_line(program, verb, argv)
-    passes_on, passed_on = getattr(verb, "PASSES_ON", False), []
+    passed_on: list[list[str]] = []
+    passes_on = getattr(verb, "PASSES_ON", False)
     if passes_on:
         argv, passed_on = split_flags(argv, line.parser.flags())
     settings = _settle(line, argv)
@@ -189,7 +191,7 @@ def _value(action: argparse.Action, value: Any) -> Any:
 def _convert(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, (list, dict)):
         raise ValueError(f"expected one value, got {value!r}")
-    kind: Callable = action.type or str
+    kind: Any = action.type or str
     try:
         converted = kind(str(value))
     except DiffIMLError:

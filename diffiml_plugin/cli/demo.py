@@ -8,6 +8,7 @@ import argparse
 from dataclasses import fields
 
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.training.settings import TrainSettings
 
 USES_MODEL = True
@@ -29,7 +30,7 @@ _NOT_HERE = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_fields(parser, TrainSettings, skip=_NOT_HERE)
     parser.add_argument("--train_images", type=int, default=512, help="tampered images per epoch")
     parser.add_argument("--test_images", type=int, default=60, help="tampered images of the unseen photographs")

@@ -4,13 +4,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffiml_plugin.cli.parser import Parser
+
 if TYPE_CHECKING:
     import torch
 
     from diffiml_plugin.method.sdvae import SDVAE
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """See `cli.main`."""
     from diffiml_plugin.cli.arguments import add_fields
     from diffiml_plugin.codec.settings import DistillSettings

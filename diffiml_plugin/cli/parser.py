@@ -1,7 +1,7 @@
 """The command line's parser."""
 
 import argparse
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
@@ -17,11 +17,11 @@ class Parser(argparse.ArgumentParser):
         options: as argparse takes them.
     """
 
-    def __init__(self, hidden: Container[str] = (), **options: Any):
+    def __init__(self, hidden: Collection[str] = (), **options: Any):
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
         self.hidden = hidden
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise DiffIMLError(f"{message} (`{self.prog} --help` explains the flags)")
 
     def titled(self, title: str) -> argparse._ActionsContainer:
@@ -86,7 +86,8 @@ class Parser(argparse.ArgumentParser):
 
 def split_flags(argv: Sequence[str], known: Container[str]) -> tuple[list[str], list[list[str]]]:
     """The words that do not belong to an unknown long flag, and each of those with the words up to the next flag."""
-    words, others = [], []
+    words: list[str] = []
+    others: list[list[str]] = []
     group = words
     for word in argv:
         if word.startswith("--"):
@@ -99,7 +100,9 @@ def split_flags(argv: Sequence[str], known: Container[str]) -> tuple[list[str], 
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    def add_usage(self, usage: str | None, actions: Iterable[argparse.Action], groups: Any, prefix: str | None = None):
+    def add_usage(
+        self, usage: str | None, actions: Iterable[argparse.Action], groups: Any, prefix: str | None = None
+    ) -> None:
         needed = [action for action in actions if action.required or not action.option_strings]
         usage = self._format_usage(None, needed, [], "").strip().replace("%", "%%") + " [flags]"
         super().add_usage(usage, actions, groups, prefix)

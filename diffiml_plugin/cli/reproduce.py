@@ -84,7 +84,8 @@ def _steps(args: argparse.Namespace) -> list[Step]:
     """
     os.environ["RUNS"] = args.runs  # which the configurations of the steps name
     passed_on = {group[0].partition("=")[0]: group for group in args.passed_on}
-    steps, known = [], set()
+    steps: list[Step] = []
+    known: set[str] = set()
     for verb, *words in commands(args.target, args.rows, args.seeds):
         module = importlib.import_module(f"diffiml_plugin.cli.{verb}")
         flags = read_command_line(f"benco {verb}", module, words).parser.flags()

@@ -7,6 +7,7 @@ table. Run again after an interruption, it goes on where it stopped.
 import argparse
 
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.cli.test import run_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
 
@@ -14,7 +15,7 @@ USES_MODEL = RESTORES = True
 IRRELEVANT = ("if_predict_label",)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_fields(parser, TestSettings)
 
 

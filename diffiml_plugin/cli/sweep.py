@@ -8,6 +8,7 @@ seeds.
 import argparse
 
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.cli.test import run_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
 
@@ -15,7 +16,7 @@ USES_MODEL = RESTORES = True
 IRRELEVANT = ("if_predict_label", "seed")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_fields(parser, TestSettings)
     parser.add_argument(
         "--vary",

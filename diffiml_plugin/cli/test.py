@@ -11,13 +11,14 @@ from importlib import import_module
 from typing import Any
 
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.evaluation.settings import TestSettings
 
 USES_MODEL = RESTORES = True
 IRRELEVANT = ("if_predict_label", "seed")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_fields(parser, TestSettings)
 
 

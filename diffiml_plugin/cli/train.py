@@ -10,12 +10,13 @@ import sys
 from dataclasses import fields
 
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.training.settings import TrainSettings
 
 USES_MODEL = True
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     add_fields(parser, TrainSettings)
 
 

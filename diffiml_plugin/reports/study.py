@@ -106,12 +106,15 @@ def _differences(
                 "seeds": len(seeds),
                 "images": len(images),
                 "by seed": _spread([fmean(change) for change in changes]),
-                **{
-                    group: "{:+.3f} [{:+.3f}, {:+.3f}]".format((mean := mean_figure([values])).value, *mean.interval)
-                    for group, values in groups.items()
-                },
+                **{group: _signed(values) for group, values in groups.items()},
             }
     return cells
+
+
+def _signed(differences: list[float]) -> str:
+    mean = mean_figure([differences])
+    low, high = mean.interval or (mean.value, mean.value)
+    return f"{mean.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _f1_by_image(records: Iterable[Record]) -> dict[tuple[str, ...], float]:
@@ -196,8 +199,8 @@ def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
             points: dict[int, list[float]] = {}
             for run in runs:
                 for entry in map(json.loads, (run / LOG).read_text().splitlines()):
-                    if read(entry) is not None:
-                        points.setdefault(entry["update"], []).append(read(entry))
+                    if (value := read(entry)) is not None:
+                        points.setdefault(entry["update"], []).append(value)
             panel.plot(sorted(points), [fmean(points[update]) for update in sorted(points)], label=row)
         panel.set_xlabel("optimizer steps")
         panel.set_ylabel(label)
