@@ -9,6 +9,7 @@ datasets are lists in DATA_ROOT (`benco datasets prepare all`); what a study wan
 import argparse
 import importlib
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import make_folder
 
+_logger = logging.getLogger(__name__)
 PASSES_ON = True
 _OF_EACH_STEP = {"--output_dir", "--checkpoint_path"}
 _HOW_IT_RUNS = ("device", "gpus", "num_workers", "test_batch_size")  # no figure depends on it
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             Path(step.args.target).unlink(missing_ok=True)  # an older one, which the verb would not overwrite
         status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
         if status:
-            print(f"error: step {number} failed; mend it, and start again: it goes on from there", file=sys.stderr)
+            _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
             return max(1, status)
     return 0
 
