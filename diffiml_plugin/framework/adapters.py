@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
-from diffiml_plugin.method.config import DiffIMLConfig, true_or_false
+from diffiml_plugin.method.adaptation import adapt
+from diffiml_plugin.method.config import DiffIMLConfig, EncoderConfig, true_or_false
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.encoders import build_encoder
@@ -18,9 +19,8 @@ from diffiml_plugin.weights.codecs import load_codec
 from diffiml_plugin.weights.encoders import load_encoder_weights
 
 
-def _from_settings(init):
-    """Gives `init` one keyword for each field of DiffIMLConfig: the framework makes a flag of every parameter."""
-    own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
+def _with_fields_of(config):
+    """Gives a constructor one keyword for each field of `config`: the framework makes a flag of every parameter."""
     settings = [
         inspect.Parameter(
             f.name,
@@ -28,10 +28,23 @@ def _from_settings(init):
             default=f.default,
             annotation=true_or_false if f.type is bool else f.type,
         )
-        for f in fields(DiffIMLConfig)
+        for f in fields(config)
     ]
-    init.__signature__ = inspect.Signature([*own, *settings])
-    return init
+
+    def decorate(init):
+        own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        init.__signature__ = inspect.Signature([*own, *settings])
+        return init
+
+    return decorate
+
+
+def _make_encoder(config: EncoderConfig, weights: str) -> nn.Module:
+    """The condition encoder with its initial weights, of which as much is trained as the settings say."""
+    encoder = build_encoder(config.encoder)
+    load_encoder_weights(encoder, config.encoder, weights)
+    adapt(encoder.backbone, config.freeze_encoder, config.lora)
+    return encoder
 
 
 class DiffIMLModel(nn.Module):
@@ -43,12 +56,11 @@ class DiffIMLModel(nn.Module):
         settings: the fields of `DiffIMLConfig`.
     """
 
-    @_from_settings
+    @_with_fields_of(DiffIMLConfig)
     def __init__(self, encoder_weights: str = "none", codec_weights: str = "default", **settings):
         super().__init__()
         config = DiffIMLConfig(**settings)
-        encoder = build_encoder(config.encoder)
-        load_encoder_weights(encoder, config.encoder, encoder_weights)
+        encoder = _make_encoder(config, encoder_weights)
         codec = load_codec(config.latent_codec, codec_weights, config.codec_layout)
         self.diffiml = DiffIML(config, encoder, codec)
         self.to(memory_format=torch.channels_last)  # convolutions are a sixth faster
@@ -119,15 +131,14 @@ class SegFormerIML(nn.Module):
     """DiffIML's condition encoder under a discriminative head (Table 5), behind the framework's forward interface.
 
     Args:
-        encoder: the condition encoder's name.
-        encoder_weights: none, xavier, imagenet, or a file for it.
+        encoder_weights: none, xavier, imagenet, or a file for the condition encoder.
+        settings: the fields of `EncoderConfig`.
     """
 
-    def __init__(self, encoder: str = "segformer_b3", encoder_weights: str = "none"):
+    @_with_fields_of(EncoderConfig)
+    def __init__(self, encoder_weights: str = "none", **settings):
         super().__init__()
-        backbone = build_encoder(encoder)
-        load_encoder_weights(backbone, encoder, encoder_weights)
-        self.segmenter = Segmenter(backbone)
+        self.segmenter = Segmenter(_make_encoder(EncoderConfig(**settings), encoder_weights))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image, mask=None, label=None, shape_mask=None, *args, **kwargs) -> dict:

@@ -37,14 +37,29 @@ def true_or_false(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class DiffIMLConfig:
+class EncoderConfig:
+    """The condition encoder's settings. Raises DiffIMLError for a rank below 0."""
+
+    encoder: str = _setting(
+        "segformer_b3",
+        "condition encoder: segformer_b0 to _b5, a timm model (plain vision transformers too), or srm_ before one",
+    )
+    freeze_encoder: bool = _setting(False, "keep the encoder's pretrained weights as they are, and train the rest")
+    lora: int = _setting(0, "rank of low-rank changes to the attention of the encoder, else frozen (0: none; see peft)")
+
+    def __post_init__(self) -> None:
+        if self.lora < 0:
+            raise DiffIMLError(f"lora={self.lora} is a rank: expected 0 for none, or a positive number such as 16")
+
+
+@dataclass(frozen=True)
+class DiffIMLConfig(EncoderConfig):
     """The method's settings; the defaults are the paper's unless the text says otherwise.
 
     Raises:
         DiffIMLError: a value outside its range, with the range.
     """
 
-    encoder: str = _setting("segformer_b3", "condition encoder: segformer_b0 to _b5, a timm model, or srm_ before one")
     denoiser: str = _setting("light", "light: ours, cheap | release: the authors' U-Net")
     latent_codec: str = _setting("lightvae", "latent codec: lightvae: ours | lightvae-release: the authors' | sd-vae")
     codec_layout: str = _setting(
@@ -80,6 +95,7 @@ class DiffIMLConfig:
     noise_seed: int = _setting(0, "key of the sampling noise, beside the image name and the member")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.denoiser == "paper":
             raise DiffIMLError(
                 "denoiser='paper' is no longer built: it fused the last encoder stage alone, which no one "
@@ -131,6 +147,7 @@ class DiffIMLConfig:
 # What a stored model is: these fields fix its weights' shapes or the meaning of its latents.
 ARCHITECTURE_FIELDS = (
     "encoder",
+    "lora",
     "denoiser",
     "latent_codec",
     "codec_layout",
@@ -139,4 +156,5 @@ ARCHITECTURE_FIELDS = (
     "beta_start",
     "beta_end",
 )
-TRAINING_FIELDS = ("edge_target", "prior_rate", "seg_weight", "timestep_power")  # of no use once a model is trained
+# Of no use once a model is trained.
+TRAINING_FIELDS = ("edge_target", "freeze_encoder", "prior_rate", "seg_weight", "timestep_power")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.adaptation import rest_frozen
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE, SIZE_MULTIPLE, DiffIMLConfig
 from diffiml_plugin.method.protocols import ConditionEncoder, LatentCodec
 from diffiml_plugin.method.sampler import SAMPLERS, Step, keyed_noise
@@ -73,7 +74,7 @@ class DiffIML(nn.Module):
 
     def train(self, mode: bool = True) -> "DiffIML":
         super().train(mode)
-        self.codec.eval()  # frozen, whatever the mode
+        rest_frozen(self)  # the codec always, whatever the mode
         return self
 
     def with_settings(self, **settings: Any) -> "DiffIML":

@@ -50,6 +50,11 @@ class MixTransformer(nn.Module):
         )
         self.apply(_initialise)
 
+    @property
+    def backbone(self) -> nn.Module:
+        """What pretrained weights fill: all of it."""
+        return self
+
     def forward(self, image: Tensor) -> list[Tensor]:
         features = []
         for stage in self.stages:

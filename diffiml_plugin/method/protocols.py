@@ -6,13 +6,17 @@ torch does not type the call of a module. So a part states `forward`, which it w
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Features = Sequence[Tensor]  # [B, C_i, H/s, W/s] for s in 4, 8, 16, 32
 
 
 class ConditionEncoder(Protocol):
     """Turns images into features, once for each view."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The part that pretrained weights fill, which may be frozen or learn at a rate of its own."""
 
     @property
     def channels(self) -> Sequence[int]:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffiml_plugin.method.adaptation import rest_frozen
 from diffiml_plugin.method.diffiml import Prediction, check_image
 from diffiml_plugin.method.protocols import ConditionEncoder
 from diffiml_plugin.method.unet import resize
@@ -29,6 +30,11 @@ class Segmenter(nn.Module):
             nn.Dropout2d(0.1),
             nn.Conv2d(_WIDTH, 1, 1),
         )
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        super().train(mode)
+        rest_frozen(self)
+        return self
 
     def logits(self, image: Tensor) -> Tensor:
         """[B, 3, H, W], ImageNet-normalised, sides multiples of 32 → [B, 1, H, W], at the image's resolution."""

@@ -43,6 +43,7 @@ class RegisteredModel:
         constructor: the registered class or function.
         post_function: what is called on each sample in the loader's worker, if anything.
         size_multiple: pixels; the model takes any image whose sides are multiples of it. None: it may take one size.
+        backbone: of a model, the part that pretrained weights fill, which may learn at a rate of its own.
         samples: it draws its masks by sampling, with the settings and the parts of `model.diffiml`.
         input: the fields of `InputSettings` in which what it was made for is not the default.
         shipped: files that the framework has for its constructor, by flag. A Path is not stored with a checkpoint,
@@ -57,6 +58,7 @@ class RegisteredModel:
     constructor: Callable[..., nn.Module]
     post_function: Callable[[dict], None] | None = None
     size_multiple: int | None = None
+    backbone: Callable[[Any], nn.Module] | None = None
     samples: bool = False
     input: Mapping[str, Any] = field(default_factory=dict)
     shipped: Mapping[str, Path] = field(default_factory=dict)
@@ -194,6 +196,7 @@ DIFFIML = RegisteredModel(
     DiffIMLModel,
     diffiml_post_func,
     size_multiple=SIZE_MULTIPLE,
+    backbone=lambda model: model.diffiml.condition_encoder.backbone,
     samples=True,
     untrained={"encoder_weights": "none", "codec_weights": "none"},
     table4_rows=tuple(
@@ -207,7 +210,11 @@ DIFFIML = RegisteredModel(
     ),
 )
 SEGFORMER = RegisteredModel(
-    "SegFormerIML", SegFormerIML, size_multiple=SIZE_MULTIPLE, untrained={"encoder_weights": "none"}
+    "SegFormerIML",
+    SegFormerIML,
+    size_multiple=SIZE_MULTIPLE,
+    backbone=lambda model: model.segmenter.condition_encoder.backbone,
+    untrained={"encoder_weights": "none"},
 )
 _OURS = {card.name: card for card in (DIFFIML, SEGFORMER)}
 _CONFIGS = Path(find_spec("IMDLBenCo").origin).parent / "statics" / "model_zoo" / "configs"

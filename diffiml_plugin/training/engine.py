@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -37,7 +36,14 @@ from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import require_inputs
-from diffiml_plugin.training.optimization import Learner, LossMeter, accumulation, learning_rate, require_finite
+from diffiml_plugin.training.optimization import (
+    Learner,
+    LossMeter,
+    accumulation,
+    adamw,
+    learning_rate,
+    require_finite,
+)
 from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
@@ -110,6 +116,8 @@ class _Run:
         card, self.flags, self.inputs = opened.card, opened.flags, opened.inputs
         if settings.crop_size:
             card.require_size(settings.crop_size)
+        if settings.encoder_lr and not card.backbone:
+            raise DiffIMLError(f"--encoder_lr {settings.encoder_lr} is of DiffIML's encoders; {card.name} has none")
         self.settings = settings = replace(settings, model=card.name)
         self.configuration = {
             **asdict(settings),
@@ -138,7 +146,8 @@ class _Run:
         if self.processes > 1 and self.device.type == "cuda":
             model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of timm's norms
         model = model.to(self.device)
-        optimizer = create_optimizer_v2(model, "adamw", lr=settings.lr, weight_decay=settings.weight_decay)
+        backbone = card.backbone and card.backbone(model)
+        optimizer = adamw(model, settings.lr, settings.weight_decay, backbone, settings.encoder_lr)
         self.learner = Learner(model, optimizer, settings.ema_decay)
         self.epoch, self.best = 0, None  # epochs done, best pixel-F1
         if state:

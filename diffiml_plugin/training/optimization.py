@@ -7,11 +7,40 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffiml_plugin.errors import DiffIMLError
+
+
+def adamw(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    backbone: nn.Module | None = None,
+    backbone_lr: float | None = None,
+) -> Optimizer:
+    """AdamW on what is trained of a model; biases and norms do not decay.
+
+    Args:
+        backbone: a part of the model that learns at the rate `backbone_lr`, instead of `lr`, throughout the schedule.
+
+    Raises:
+        DiffIMLError: nothing of the backbone is trained.
+    """
+    if backbone is None or backbone_lr is None:
+        return create_optimizer_v2(model, "adamw", lr=lr, weight_decay=weight_decay)
+    apart = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
+    if not apart:
+        raise DiffIMLError(f"--encoder_lr {backbone_lr} is of an encoder that is frozen; leave one of both out")
+    groups = []
+    for inside, scale in ((False, 1.0), (True, backbone_lr / lr)):  # the first group's rate is the one that is logged
+        for group in param_groups_weight_decay(model, weight_decay):
+            chosen = [parameter for parameter in group["params"] if (id(parameter) in apart) == inside]
+            groups += [{**group, "params": chosen, "lr_scale": scale}] if chosen else []
+    return create_optimizer_v2(groups, "adamw", lr=lr, weight_decay=weight_decay)
 
 
 class Learner:
@@ -38,7 +67,7 @@ class Learner:
     def update(self, rate: float) -> None:
         """Moves the weights along their gradients, at this learning rate, and clears those."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.updates += 1

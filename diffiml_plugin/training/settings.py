@@ -66,6 +66,9 @@ class TrainSettings(CommonSettings):
     )
     epochs: int = flag(200, "passes over the training set", group=OPTIMIZATION)
     lr: float = flag(1e-4, "peak learning rate of AdamW", group=OPTIMIZATION)
+    encoder_lr: float | None = flag(
+        None, "peak learning rate of the condition encoder's pretrained part (that of all)", group=OPTIMIZATION
+    )
     min_lr: float = flag(0.0, "learning rate at the end of the cosine", group=OPTIMIZATION)
     warmup_epochs: int = flag(0, "epochs of linear warm-up before the cosine", group=OPTIMIZATION)
     weight_decay: float = flag(0.05, "of AdamW; not applied to biases and norms", group=OPTIMIZATION)
@@ -104,6 +107,7 @@ class TrainSettings(CommonSettings):
         require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
         require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")
         require(self, "lr", lambda value: value > 0, "above 0")
+        require(self, "encoder_lr", lambda value: value is None or value > 0, "above 0")
         require(self, "min_lr", lambda value: 0 <= value <= self.lr, f"0 to --lr {self.lr}")
         require(self, "weight_decay", lambda value: value >= 0, "0 or more")
         require(self, "ema_decay", lambda value: 0 <= value < 1, "0 to below 1")

@@ -1,5 +1,6 @@
 """ImageNet weights for condition encoders, from a local file or, when asked for by name, from the hub."""
 
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -89,10 +90,8 @@ def _timm_features(encoder: TimmEncoder, tensors: dict[str, Tensor], path: Path)
     """timm converts its published files itself, but checks them only when it builds the whole classifier."""
     try:
         tensors = to_timm_layout(tensors, timm.create_model(encoder.name).state_dict())
-        for options in ({}, {**encoder.timm_options, "in_chans": 3}):
-            net = timm.create_model(
-                encoder.name, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)}, **options
-            )
+        for create in (partial(timm.create_model, encoder.name), partial(encoder.create, in_chans=3)):
+            net = create(pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
     except Exception as error:  # conversion of another model's tensors fails in any way
         reason = " ".join(str(error).split())
         raise DiffIMLError(

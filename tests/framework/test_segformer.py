@@ -40,8 +40,8 @@ def test_it_trains_and_tests(tiny_dataset, tmp_path):
     assert output["pred_mask"].shape == (2, 1, 64, 64) and output["pred_label"].shape == (2,)
 
 
-def test_it_has_diffimls_encoder_and_no_other_flag():
-    assert SEGFORMER.flags.keys() == {"encoder", "encoder_weights"}
+def test_it_has_the_flags_of_diffimls_encoder_and_no_other():
+    assert SEGFORMER.flags.keys() == {"encoder", "encoder_weights", "freeze_encoder", "lora"}
     assert SEGFORMER.post_function is None
     one, other = (card.constructor(encoder="segformer_b0") for card in (SEGFORMER, DIFFIML))
     theirs = other.diffiml.condition_encoder.state_dict()

@@ -87,6 +87,45 @@ class TestChannelsLastSwin(EncoderTester):
     channels = (96, 192, 384, 768)
 
 
+class TestViT(EncoderTester):
+    name = "test_vit"
+    channels = (16, 32, 64, 64)
+
+
+class TestViTThatAverages(EncoderTester):
+    name = "test_vit2"  # its norm is behind the average, in timm
+    channels = (16, 32, 64, 64)
+
+
+class TestViTThatPoolsByAttention(EncoderTester):
+    name = "test_vit3"
+    channels = (24, 48, 96, 96)
+
+
+class TestDinoV3(EncoderTester):
+    name = "vit_tiny_patch16_dinov3_qkvb"  # rotary positions
+    channels = (48, 96, 192, 192)
+
+
+class TestNoiseResidualsInViT(EncoderTester):
+    name = "srm_test_vit"
+    channels = (16, 32, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_dinov3_qkvb"])
+@torch.no_grad()
+def test_a_vits_pyramid_stands_on_timms_last_map(name):
+    encoder, image = build_encoder(name).eval(), torch.randn(2, 3, 64, 96)
+    options = {"indices": 1, "norm": True, "output_fmt": "NCHW", "intermediates_only": True}
+    (expected,) = encoder.net.forward_intermediates(image * encoder.scale + encoder.shift, **options)
+    maps = encoder(image)
+    assert torch.allclose(maps[2], expected, atol=1e-5)
+    assert torch.equal(maps[3], torch.nn.functional.max_pool2d(maps[2], 2))
+    assert torch.allclose(maps[1], encoder.to_stride_8(maps[2])) and torch.allclose(
+        maps[0], encoder.to_stride_4(maps[2])
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "millions"),
     [("segformer_b2", 24.196), ("segformer_b3", 44.072), ("segformer_b4", 60.843), ("resnet101", 42.500)],
@@ -125,7 +164,7 @@ def test_building_opens_no_connection(monkeypatch):
         ("resnt50", "did you mean 'resnet50'"),
         ("hf-hub:timm/resnet50.a1_in1k", "nor a timm model"),
         ("resnet50.no_such_tag", "no_such_tag"),
-        ("vit_tiny_patch16_224", r"not at \[4, 8, 32\]"),
+        ("vit_tiny_r_s16_p8_224", r"not at \[4, 8, 16\]"),
         ("coatnet_pico_rw_224", "does not take images of any size"),
         ("mvitv2_tiny", "does not take images of any size"),
     ],

@@ -9,7 +9,7 @@ import torch
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
-from diffiml_plugin.models.registry import DIFFIML, find_model
+from diffiml_plugin.models.registry import DIFFIML, SEGFORMER, find_model
 from diffiml_plugin.models.release import release
 from diffiml_plugin.training.resume import STATE, save_state
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
@@ -62,6 +62,27 @@ def test_diffiml_refuses_another_architecture_and_takes_other_sampling(tmp_path)
     restored = restore(tmp_path / "x.safetensors", flags={"ensemble_size": 2, "encoder": "segformer_b0"})
     assert restored.model.diffiml.config.ensemble_size == 2
     assert restored.flags["encoder_weights"] == "none"
+
+
+@pytest.mark.parametrize("card", [DIFFIML, SEGFORMER], ids=lambda card: card.name)
+def test_low_rank_weights_are_part_of_a_checkpoint(card, tmp_path):
+    codec = {"codec_weights": "none"} if card is DIFFIML else {}
+    flags = card.resolve({"encoder": "test_vit", "lora": 2, **codec})
+    model, path = card.build(flags), tmp_path / "x.safetensors"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    save_checkpoint(path, model, card.name, flags)
+    restored = restore(path)
+    assert same(restored.model, model) and restored.flags["lora"] == 2
+    with pytest.raises(DiffIMLError, match="was trained with --lora 2.*not 4"):
+        restore(path, flags={"lora": 4})
+    weights, facts = load_weights(path)
+    lacking = next(name for name in weights if "lora_B" in name)
+    save_weights(path, {name: tensor for name, tensor in weights.items() if name != lacking}, facts)
+    with pytest.raises(DiffIMLError, match=f"1 missing .*{lacking}"):
+        restore(path)
 
 
 def test_the_frameworks_checkpoints_load(tiny, tmp_path):

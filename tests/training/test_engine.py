@@ -280,6 +280,11 @@ def test_a_full_disk_leaves_earlier_checkpoints_alone(settings, monkeypatch):
     assert train(replace(settings, resume="auto")).folder  # and it goes on
 
 
+def test_a_rate_for_an_encoder_that_is_not_there_is_refused(settings):
+    with pytest.raises(DiffIMLError, match="--encoder_lr 0.001 is of DiffIML's encoders; TinyIML has none"):
+        train(replace(settings, encoder_lr=1e-3))
+
+
 def test_bad_data_is_said_before_anything_is_written(settings, tiny_dataset, tmp_path):
     (tiny_dataset / "Gt" / "1.png").write_bytes(b"")
     with pytest.raises(DiffIMLError, match="1.png cannot be decoded"):

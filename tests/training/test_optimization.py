@@ -4,7 +4,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.training.optimization import Learner, require_finite
+from diffiml_plugin.training.optimization import Learner, adamw, require_finite
 
 
 def learner(ema_decay=0.9):
@@ -65,3 +65,29 @@ def test_a_loss_that_is_not_finite_is_named_with_what_is_known_of_it():
         DiffIMLError, match=r"inf at step 8, images a.png, b.png, t \[3, 4\]; look at these images, lower"
     ):
         require_finite(torch.tensor(float("inf")), 7, ["a.png", "b.png"], torch.tensor([3, 4]))
+
+
+def test_a_backbone_learns_at_its_own_rate():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"backbone": nn.Linear(3, 3), "head": nn.Linear(3, 3), "frozen": nn.Linear(3, 3)})
+    model.frozen.requires_grad_(False)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    made = Learner(model, adamw(model, 1e-2, 0.05, model.backbone, 1e-4))
+    (model.head(model.backbone(torch.rand(4, 3)))).square().sum().backward()
+    made.update(5e-3)  # half of the peak
+    moved = {name: (before[name] - parameter).abs().max().item() for name, parameter in model.named_parameters()}
+    assert moved["head.bias"] == pytest.approx(5e-3, rel=0.05) and moved["backbone.bias"] == pytest.approx(
+        5e-5, rel=0.05
+    )
+    assert moved["frozen.weight"] == 0 and made.rate == 5e-3
+    decays = {id(p): group["weight_decay"] for group in made.optimizer.param_groups for p in group["params"]}
+    assert len(decays) == 4  # each once
+    assert [decays[id(model[part].weight)] for part in ("backbone", "head")] == [0.05, 0.05]
+    assert [decays[id(model[part].bias)] for part in ("backbone", "head")] == [0, 0]
+
+
+def test_a_rate_for_a_frozen_backbone_is_refused():
+    model = nn.ModuleDict({"backbone": nn.Linear(3, 3), "head": nn.Linear(3, 3)})
+    model.backbone.requires_grad_(False)
+    with pytest.raises(DiffIMLError, match="--encoder_lr 0.001 is of an encoder that is frozen"):
+        adamw(model, 1e-2, 0.05, model.backbone, 1e-3)

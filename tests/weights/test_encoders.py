@@ -5,6 +5,7 @@ import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import resample_patch_embed
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
@@ -167,7 +168,12 @@ def test_imagenet_weights_come_from_the_hub_safetensors_first(files, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("name", "repository"), [("segformer_b3", "nvidia/mit-b3"), ("resnet50", "timm/resnet50.a1_in1k")]
+    ("name", "repository"),
+    [
+        ("segformer_b3", "nvidia/mit-b3"),
+        ("resnet50", "timm/resnet50.a1_in1k"),
+        ("vit_small_patch16_dinov3", "timm/vit_small_patch16_dinov3.lvd1689m"),
+    ],
 )
 def test_offline_says_what_to_fetch_and_where_to_put_it(name, repository, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub(offline=True))
@@ -201,6 +207,27 @@ def test_weights_of_a_timm_classifier(name, tmp_path, monkeypatch):
         assert not torch.allclose(encoder(image)[-1], expected, atol=1e-4)
         load_encoder_weights(encoder, name, source)
         assert torch.allclose(encoder(image)[-1], expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_weights_of_a_plain_vit(tmp_path):
+    classifier = randomise(timm.create_model("test_vit2"))  # which averages, then normalises
+    safetensors.torch.save_file(classifier.state_dict(), tmp_path / "model.safetensors")
+    image, encoder = torch.randn(1, 3, 64, 96), build_encoder("test_vit2").eval()
+    load_encoder_weights(encoder, "test_vit2", tmp_path / "model.safetensors")
+    tokens = classifier.forward_features(image * encoder.scale + encoder.shift)[:, classifier.num_prefix_tokens :]
+    expected = classifier.fc_norm(tokens).mT.unflatten(2, (4, 6))
+    assert torch.allclose(encoder(image)[2], expected, atol=1e-5)
+
+
+def test_patches_of_14_pixels_are_resampled_to_16(tmp_path):
+    published = timm.create_model("test_vit", patch_size=14, img_size=168)
+    safetensors.torch.save_file(published.state_dict(), tmp_path / "model.safetensors")
+    encoder = build_encoder("test_vit")
+    load_encoder_weights(encoder, "test_vit", tmp_path / "model.safetensors")
+    assert torch.equal(encoder.net.blocks[5].attn.qkv.weight, published.blocks[5].attn.qkv.weight)
+    loaded, stored = encoder.net.patch_embed.proj.weight, published.patch_embed.proj.weight
+    assert loaded.shape[-1] == 16 and torch.allclose(loaded, resample_patch_embed(stored, [16, 16]), atol=1e-6)
 
 
 def channels(values):
