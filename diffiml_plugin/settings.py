@@ -1,6 +1,6 @@
 """The settings of training and testing. Each field is a flag; where IMDLBenCo has one it keeps its name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,9 +96,9 @@ class CommonSettings:
         for name in ("num_workers", "seed"):
             require(self, name, lambda value: value is None or value >= 0, "0 or more")
         for entry in type(self).__dataclass_fields__.values():
-            name, choices, value = entry.name, entry.metadata["choices"], getattr(self, entry.name)
-            if choices and value is not None and value not in choices:
-                raise DiffIMLError(f"--{name} {value} is not one of {', '.join(choices)}{nearest(value, choices)}")
+            choices, value = entry.metadata["choices"], getattr(self, entry.name)
+            if choices and value is not None:
+                require_choice(entry.name, value, choices)
         if self.if_padding and self.if_resizing:
             raise DiffIMLError("--if_padding and --if_resizing exclude each other; give one of them")
 
@@ -106,3 +106,8 @@ class CommonSettings:
 def require(settings: CommonSettings, name: str, holds, expected: str) -> None:
     if not holds(getattr(settings, name)):
         raise DiffIMLError(f"--{name} {getattr(settings, name)} must be {expected}")
+
+
+def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise DiffIMLError(f"--{name} {value} is not one of {', '.join(choices)}{nearest(value, choices)}")

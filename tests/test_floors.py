@@ -26,6 +26,7 @@ FLOORS = (  # from the ground up; a room imports only those before it
     "datasets",
     "evaluation",
     "prediction",
+    "api",
     "training",
     "reports",
     "codec",

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffiml_plugin.settings import COMPILE_MODES, DEVICES, PRECISIONS
+from diffiml_plugin.settings import COMPILE_MODES, DEVICES, PRECISIONS, CommonSettings
 
 USES_MODEL = RESTORES = True
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output_dir", default="predictions", help="folder for masks and scores.json")
     parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
-    parser.add_argument("--threshold", type=float, default=0.5, help="a pixel above it is tampered")
+    parser.add_argument("--threshold", type=float, help="a pixel above it is tampered (the checkpoint's own, or 0.5)")
     parser.add_argument("--image_size", type=int, help="side in pixels that the model works at (as trained)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
     parser.add_argument(
@@ -33,18 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from diffiml_plugin.prediction.detector import Detector
     from diffiml_plugin.prediction.files import predict
-    from diffiml_plugin.prediction.predictor import Predictor
 
-    predictor = Predictor(
-        args.checkpoint_path,
-        args.image_size,
-        args.device,
-        args.model,
-        args.model_flags,
-        args.precision,
-        args.compile,
+    settings = CommonSettings(image_size=args.image_size, device=args.device)
+    detector = Detector(
+        args.checkpoint_path, settings, args.model, args.model_flags, args.threshold, args.precision, args.compile
     )
-    failures = predict(predictor, args.paths, Path(args.output_dir), args.threshold)
+    failures = predict(detector, args.paths, Path(args.output_dir))
     print(f"masks and scores.json are in {args.output_dir}")
     return 1 if failures else 0

@@ -25,7 +25,7 @@ def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Pat
         DiffIMLError: a path that does not exist, a folder without images, or an `output_dir` that would put masks among
             the images, where NAME_mask.png may be the truth.
     """
-    found = {}
+    found: dict[Path, tuple[Path, Path]] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise DiffIMLError(f"{path} does not exist; expected an image or a folder of images")
@@ -67,8 +67,13 @@ def read_image(path: Path) -> np.ndarray:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
+    return stored_pixels(image, str(path))
+
+
+def stored_pixels(image: Image.Image, name: str) -> np.ndarray:
+    """As `read_image`, of an open image that messages call `name`."""
     if reason := refusal(image) or unscaled(image):
-        raise DiffIMLError(f"{path} {reason}")
+        raise DiffIMLError(f"{name} {reason}")
     if image.mode.startswith("I"):
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     return np.array(image.convert("RGB"))

@@ -23,8 +23,9 @@ from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import find_model
+from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import predict
-from diffiml_plugin.prediction.predictor import Predictor
+from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.tampering.settings import VISIBLE
 from diffiml_plugin.tampering.stream import SyntheticTampering, write_tampered
 from diffiml_plugin.training.engine import train
@@ -108,7 +109,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
 
     # 3. Masks of unseen pictures.
     shown = [record["path"] for record in after[:_SHOWN]]
-    predict(Predictor(training / LAST, device=settings.device), shown, folder / "predictions")
+    predict(Detector(training / LAST, CommonSettings(device=settings.device)), shown, folder / "predictions")
 
     # 4. The report.
     result = DemoResult(_mean_f1(before), _best_constant(unseen), _mean_f1(after), folder / "report.html")

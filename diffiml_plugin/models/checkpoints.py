@@ -1,5 +1,6 @@
 """What a training run leaves behind: weights that say how to rebuild their model, and the state to go on from."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def storable(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {flag: value for flag, value in flags.items() if isinstance(value, _SIMPLE) and flag != "device"}
 
 
-def read_checkpoint(path: str | Path, name: str = "") -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], name: str = "") -> Checkpoint:
     """What a checkpoint says of its model; of a file of ours only the header is read.
 
     Args:
@@ -131,7 +132,10 @@ def read_checkpoint(path: str | Path, name: str = "") -> Checkpoint:
 
 
 def restore(
-    path: str | Path, name: str = "", flags: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    name: str = "",
+    flags: Mapping[str, Any] | None = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> Restored:
     """Rebuilds the model of a checkpoint and loads its weights, strictly.
 
@@ -146,18 +150,9 @@ def restore(
     return Restored(checkpoint.card, model, settled, checkpoint.input, checkpoint.path, checkpoint.threshold)
 
 
-def load_model(path: str | Path) -> nn.Module:
-    """The model of a checkpoint, ready to predict: `model(image=..., name=...)["pred_mask"]`.
-
-    DiffIML's `image` is [B, 3, H, W], ImageNet-normalised, with sides that are multiples of 32; `name`, a list of B
-    names, keys the noise; the mask is [B, 1, H, W] in [0, 1]. Arguments and errors as `restore`.
-    """
-    return restore(path).model.eval()
-
-
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The file itself, a folder's best weights or a released model's. Raises DiffIMLError if there is none."""
-    name, path = str(path), Path(path)
+    name, path = os.fspath(path), Path(path)
     if path.is_file():
         return path
     if name in RELEASED:

@@ -99,7 +99,7 @@ class Inputs:
     settings: InputSettings
     multiple: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self._reflects and not self.multiple:
             raise DiffIMLError(
                 "--padding_mode reflect gives each image a frame of its own, which this model does not "
@@ -117,10 +117,10 @@ class Inputs:
 
     def frame(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels of the input that an image of such sides becomes."""
-        size = self.settings.image_size
-        if self.one_size:
+        size, multiple = self.settings.image_size, self.multiple
+        if not (self.settings.if_padding and multiple):
             return size, size
-        height, width = (-(-side // self.multiple) * self.multiple for side in (height, width))
+        height, width = (-(-side // multiple) * multiple for side in (height, width))
         return (height, width) if self._reflects else (max(height, width, size),) * 2
 
     def transform(self, image: np.ndarray, masks: Sequence[np.ndarray] | None = None) -> dict[str, Any]:
@@ -148,11 +148,7 @@ class Inputs:
         Raises:
             DiffIMLError: an array of another type or shape, or one that is too large for a model of one size.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DiffIMLError(
-                f"{name} is an array of {image.dtype} and shape {image.shape}; expected uint8 and "
-                "(height, width, 3), RGB"
-            )
+        require_image(image, name)
         height, width = image.shape[:2]
         size, padded = self.settings.image_size, self.settings.if_padding
         if padded and self.one_size and max(height, width) > size:
@@ -167,7 +163,7 @@ class Inputs:
         tensor, geometry = self.prepare(image, name)
         own, frame = (geometry.height, geometry.width), tuple(tensor.shape[1:])
         blank = torch.zeros(1, *frame, dtype=torch.float64)
-        sample = {
+        sample: Sample = {
             "image": tensor,
             "mask": blank,
             "label": 0,
@@ -181,6 +177,14 @@ class Inputs:
             sample["shape_mask"] = blank.clone()
             sample["shape_mask"][:, : geometry.height, : geometry.width] = 1
         return sample, geometry
+
+
+def require_image(image: np.ndarray, name: str) -> None:
+    """Raises DiffIMLError unless the array is [H, W, 3] uint8 and not empty."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DiffIMLError(
+            f"{name} is an array of {image.dtype} and shape {image.shape}; expected uint8 and (height, width, 3), RGB"
+        )
 
 
 @cache

@@ -1,5 +1,6 @@
 """A model with its inputs, from a checkpoint or by its name: what training, scoring and predicting begin with."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class OpenedModel:
 
 
 def open_model(
-    checkpoint_path: str | Path | None,
+    checkpoint_path: str | os.PathLike[str] | None,
     settings: CommonSettings,
     device: torch.device,
     model: str = "",

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -217,7 +216,7 @@ SEGFORMER = RegisteredModel(
     untrained={"encoder_weights": "none"},
 )
 _OURS = {card.name: card for card in (DIFFIML, SEGFORMER)}
-_CONFIGS = Path(find_spec("IMDLBenCo").origin).parent / "statics" / "model_zoo" / "configs"
+_CONFIGS = Path(inspect.getfile(type(MODELS))).parent / "statics" / "model_zoo" / "configs"
 _ZOO: dict[str, dict[str, Any]] = {  # what the framework's own models do not say of themselves
     "Cat_Net": {"shipped": {"cfg_file": _CONFIGS / "CAT_full.yaml"}, "published_name": "CAT-Net"},
     "IML_ViT": {
@@ -299,8 +298,9 @@ def _card(name: str, registered: str, constructor: Callable[..., nn.Module]) -> 
     """Of a class that another package registered; what is known of a class of ours holds for those derived from it."""
     wanted = f"{registered}_post_func".lower()
     post = (f for key, f in POSTFUNCS.module_dict.items() if key.lower() == wanted and f is not diffiml_post_func)
+    bases = constructor.__mro__ if isinstance(constructor, type) else ()
     for ours in _OURS.values():
-        if isinstance(constructor, type) and issubclass(constructor, ours.constructor):
+        if ours.constructor in bases:
             post_function = next(post, ours.post_function)
             return replace(ours, name=name, constructor=constructor, post_function=post_function, table4_rows=({},))
     multiple = getattr(constructor, "size_multiple", None)

@@ -33,8 +33,9 @@ from diffiml_plugin.models.cost import CountedOperators, count_flops
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import DIFFIML, find_model
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
+from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import predict
-from diffiml_plugin.prediction.predictor import Predictor
+from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.table import Table
 
 _logger = logging.getLogger(__name__)
@@ -429,10 +430,10 @@ def _shares(settings: Bench) -> tuple[dict[str, float], float]:
             shares = {name: 1e3 * _median(settings, calls) for name, calls in parts.items()}
         shares["sampler"] -= shares["decoder"]
         bare = _median(settings, _Predicting(settings, method, "auto").calls(1))
-        predictor = Predictor(checkpoint, device=device.type)
-        predict(predictor, [str(photographs)], Path(folder, "warm"))
+        detector = Detector(checkpoint, CommonSettings(device=device.type))
+        predict(detector, [str(photographs)], Path(folder, "warm"))
         started = settings.clock()
-        predict(predictor, [str(photographs)], Path(folder, "out"))
+        predict(detector, [str(photographs)], Path(folder, "out"))
         return shares, (settings.clock() - started) / len(files) / bare
 
 

@@ -20,7 +20,8 @@ from diffiml_plugin.files import write_text
 from diffiml_plugin.models import zoo
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import look_up
-from diffiml_plugin.prediction.predictor import ImagePrediction, Predictor
+from diffiml_plugin.prediction.detector import Detector
+from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.reports import page
 from diffiml_plugin.reports.tables import (
     Run,
@@ -31,6 +32,7 @@ from diffiml_plugin.reports.tables import (
     sweep_table,
     test_table,
 )
+from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.table import Table
 
 _logger = logging.getLogger(__name__)
@@ -160,7 +162,7 @@ def _examples(run: Run) -> list[page.Strip]:
     return strips
 
 
-def _predictions(run: Run, records: Sequence[Record]) -> list[ImagePrediction | None]:
+def _predictions(run: Run, records: Sequence[Record]) -> list[Result | None]:
     checkpoint, settings = run.results["checkpoint"], run.results["settings"]
     if not Path(checkpoint).is_file():
         return [None] * len(records)
@@ -169,13 +171,12 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[ImagePrediction | 
     flags = {name: settings[name] for name in sampling}
     given = {field.name: settings[field.name] for field in fields(InputSettings) if field.name in settings}
     try:
-        predictor = Predictor(checkpoint, settings["image_size"], model=run.results["model"], model_flags=flags)
-        predictor.inputs = InputSettings(**given)  # as the test was, which may differ from the training
-        found = list(predictor.predict([Path(record["path"]) for record in records]))
+        detector = Detector(checkpoint, CommonSettings(**given), run.results["model"], flags)
+        found = list(detector.predict(Path(record["path"]) for record in records))
     except Exception as error:  # the zoo's models fail in ways of their own, and the figures stand without pictures
         _logger.warning(f"no predictions shown of {run.label}: {' '.join(str(error).split())}")
         return [None] * len(records)
-    return [result if isinstance(result, ImagePrediction) else None for result in found]
+    return [result if isinstance(result, Result) else None for result in found]
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

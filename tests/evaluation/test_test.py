@@ -270,7 +270,7 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
     )
     testing.test(settings)
     found = records(settings)
-    model = checkpoints.load_model(path)
+    model = checkpoints.restore(path).model.eval()
     for record, pair in zip(found, pairs, strict=True):
         listed = ImageList("x", (str(tmp_path / pair[0]),), (str(tmp_path / pair[1]),))
         side = max(64, -(-max(Image.open(tmp_path / pair[0]).size) // 32) * 32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffiml_plugin.models.checkpoints import load_model
+from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.models.registry import RegisteredModel
 from diffiml_plugin.training import engine as training
 from diffiml_plugin.training.settings import TrainSettings
@@ -65,5 +65,5 @@ def test_a_peer_trains_and_is_restored(name, size, images, flags, tiny_dataset, 
     )
     record = json.loads((done.folder / "log.jsonl").read_text())
     assert record["update"] == 1 and all(value > 0 for value in record["loss"].values())
-    assert load_model(done.folder / "last.safetensors")
+    assert restore(done.folder / "last.safetensors").card.name == name
     shutil.rmtree(done.folder)  # gigabytes

@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from diffiml_plugin.api import load
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models.checkpoints import RELEASED, save_checkpoint
 from diffiml_plugin.prediction.files import predict
-from diffiml_plugin.prediction.predictor import Predictor
 from diffiml_plugin.weights.files import read_metadata
 
 
@@ -56,7 +56,7 @@ def read(path):
 
 def test_a_size_that_changes_nothing_is_said(checkpoint, caplog):
     caplog.set_level("INFO")
-    Predictor(checkpoint, image_size=32, device="cpu")
+    load(checkpoint, image_size=32, device="cpu")
     assert not caplog.messages
     save_checkpoint(
         checkpoint,
@@ -65,13 +65,13 @@ def test_a_size_that_changes_nothing_is_said(checkpoint, caplog):
         {"gain": 1.0},
         input={"image_size": 64, "if_padding": True, "padding_mode": "reflect"},
     )
-    Predictor(checkpoint, image_size=32, device="cpu")
+    load(checkpoint, image_size=32, device="cpu")
     assert "--image_size is not used" in caplog.text
 
 
 def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
     out = tmp_path / "out"
-    assert predict(Predictor(checkpoint, device="cpu"), [str(folder)], out) == []
+    assert predict(load(checkpoint, device="cpu"), [str(folder)], out) == []
     assert {str(p.relative_to(out)) for p in out.rglob("*_mask.png")} == {
         "a.png_mask.png",
         "a.bmp_mask.png",
@@ -91,7 +91,7 @@ def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
 
 def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder, tmp_path, caplog):
     (folder / "broken.jpg").write_bytes(b"no image")
-    failures = predict(Predictor(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    failures = predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
     assert [failure.path.name for failure in failures] == ["broken.jpg"]
     assert "broken.jpg cannot be read" in caplog.text
     assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 3
@@ -99,42 +99,42 @@ def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder,
 
 def test_a_prediction_that_is_not_finite_is_a_failure(checkpoint, folder, tmp_path):
     save_checkpoint(checkpoint, BrightnessModel(float("nan")), "BrightnessModel", {}, input={"image_size": 64})
-    (failure,) = predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path / "out")
+    (failure,) = predict(load(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path / "out")
     assert "a.png is not finite" in failure.reason and not list((tmp_path / "out").glob("*.png"))
 
 
 def test_earlier_output_is_no_input(checkpoint, folder):
-    predictor = Predictor(checkpoint, device="cpu")
+    detector = load(checkpoint, device="cpu")
     for _ in range(2):
-        predict(predictor, [str(folder)], folder / "out")
+        predict(detector, [str(folder)], folder / "out")
     assert len(list(folder.rglob("*_mask.png"))) == 3
 
 
 def test_threshold(checkpoint, folder, tmp_path):
-    predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path, threshold=0.999)
+    predict(load(checkpoint, device="cpu", threshold=0.999), [str(folder / "a.png")], tmp_path)
     assert not read(tmp_path / "a_binary.png").any()
-    with pytest.raises(DiffIMLError, match="--threshold 50"):
-        predict(Predictor(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path, threshold=50)
+    with pytest.raises(DiffIMLError, match="threshold 50"):
+        load(checkpoint, device="cpu", threshold=50)
 
 
 def test_padded_model_keeps_pixels_in_place_in_larger_images_too(checkpoint, folder):
     trained = {"image_size": 96, "if_padding": True}
     for mode, size in (("constant", None), ("constant", 64), ("reflect", None)):  # of 90x60 pixels
         save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input={**trained, "padding_mode": mode})
-        (made,) = Predictor(checkpoint, image_size=size, device="cpu").predict([folder / "a.png"])
+        (made,) = load(checkpoint, image_size=size, device="cpu").predict([folder / "a.png"])
         assert np.array_equal(made.probability > 0.5, made.image[..., 0] > 127)
 
 
 def test_an_image_too_large_for_a_model_of_one_size_is_refused(checkpoint, folder, monkeypatch):
     monkeypatch.delattr(BrightnessModel, "size_multiple")
     save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input={"image_size": 64, "if_padding": True})
-    (refused,) = Predictor(checkpoint, device="cpu").predict([folder / "a.png"])
+    (refused,) = load(checkpoint, device="cpu").predict([folder / "a.png"])
     assert "has 90x60 pixels, the model takes 64 at most" in refused.reason
 
 
 def test_checkpoint_of_another_model(checkpoint):
     with pytest.raises(DiffIMLError, match="BrightnessModel"):
-        Predictor(checkpoint, device="cpu", model="DiffIML")
+        load(checkpoint, device="cpu", model="DiffIML")
 
 
 def test_same_mask_as_benco_test(tmp_path):
@@ -160,7 +160,7 @@ def test_same_mask_as_benco_test(tmp_path):
     dataset = PairsDataset(listed, Inputs(InputSettings(64)), test_transform(), DIFFIML.post_function)
     with torch.no_grad():
         tested = model(**torch.utils.data.default_collate([dataset[0], dataset[1]]))["pred_mask"]
-    for expected, result in zip(tested, Predictor(weights, device="cpu").predict(files), strict=True):
+    for expected, result in zip(tested, load(weights, device="cpu").predict(files), strict=True):
         assert np.abs(result.probability - expected[0].numpy()).max() < 1e-5
         assert 0 < result.uncertainty.max() <= 0.5
 
@@ -173,8 +173,8 @@ def test_the_small_model_travels_with_the_package_and_says_what_it_is(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.jpg")
     flags = {"num_inference_steps": 1, "ensemble_size": 2}
-    predictor = Predictor("small", image_size=96, device="cpu", model_flags=flags)
-    assert not predict(predictor, [str(tmp_path / "photo.jpg")], tmp_path / "out")
+    detector = load("small", image_size=96, device="cpu", **flags)
+    assert not predict(detector, [str(tmp_path / "photo.jpg")], tmp_path / "out")
     assert np.array(Image.open(tmp_path / "out" / "photo_uncertainty.png")).shape == (70, 90)
 
 
@@ -195,7 +195,7 @@ def test_the_small_model_reaches_the_figures_of_its_card(bsds, tmp_path):
 
 
 def test_each_file_is_decoded_once(checkpoint, folder, tmp_path, monkeypatch):
-    opened, load = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda file, *args: opened.append(str(file)) or load(file, *args))
-    predict(Predictor(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    opened, open_image = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda file, *args: opened.append(str(file)) or open_image(file, *args))
+    predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
     assert sorted(opened) == sorted(str(file) for file in folder.rglob("*.*"))

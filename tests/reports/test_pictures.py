@@ -4,7 +4,7 @@ import re
 import cv2
 import numpy as np
 
-from diffiml_plugin.prediction.files import overlay
+from diffiml_plugin.prediction.result import overlay
 from diffiml_plugin.reports.page import Section, Strip, write_page
 from diffiml_plugin.reports.pictures import as_picture, heat, strip
 from diffiml_plugin.table import Table

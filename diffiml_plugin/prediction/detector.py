@@ -1,0 +1,143 @@
+"""From photos to results."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch.utils.data import default_collate
+
+from diffiml_plugin import launch
+from diffiml_plugin.data.images import read_image, stored_pixels
+from diffiml_plugin.errors import DiffIMLError, of_arguments
+from diffiml_plugin.evaluation.evaluate import testing_mode
+from diffiml_plugin.evaluation.scores import THRESHOLD
+from diffiml_plugin.launch import to_device
+from diffiml_plugin.models.compiled import speed_up
+from diffiml_plugin.models.inputs import Inputs, require_image
+from diffiml_plugin.models.opened import open_model
+from diffiml_plugin.models.registry import require_inputs
+from diffiml_plugin.prediction.result import Result
+from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
+
+_logger = logging.getLogger(__name__)
+Photo: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+_Photo = TypeVar("_Photo", bound=Photo)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file without a result, and why."""
+
+    path: Path
+    reason: str
+
+
+class Detector:
+    """A model that says of photos which of their pixels were manipulated; `diffiml_plugin.load` makes one.
+
+    Args:
+        checkpoint_path: as `open_model` takes it.
+        settings: the device, and how images reach the model, where not as it was trained. A model that was trained on
+            padded images takes larger ones as they are.
+        model, model_flags: as for `open_model`.
+        threshold: a pixel of higher probability counts as manipulated; None: the checkpoint's own, else 0.5.
+        precision, compile_mode: as `speed_up` takes them.
+
+    Raises:
+        DiffIMLError: as `open_model`; a device that is not there, or a value that is none of a setting's.
+    """
+
+    def __init__(
+        self,
+        checkpoint_path: str | os.PathLike[str],
+        settings: CommonSettings,
+        model: str = "",
+        model_flags: Mapping[str, Any] | None = None,
+        threshold: float | None = None,
+        precision: str = "auto",
+        compile_mode: str = "auto",
+    ):
+        require_choice("precision", precision, PRECISIONS)
+        require_choice("compile", compile_mode, COMPILE_MODES)
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise DiffIMLError(f"--threshold {threshold} is outside [0, 1]; probabilities are compared with it")
+        self.device = launch.start_inference(settings.device).device
+        opened = open_model(checkpoint_path, settings, self.device, model, model_flags)
+        if settings.image_size and opened.inputs.if_padding and opened.inputs.padding_mode == "reflect":
+            _logger.info("--image_size is not used: this model takes images at their own size")
+        self.card, self.inputs = opened.card, Inputs(opened.inputs, opened.card.size_multiple)
+        chosen = opened.threshold if threshold is None else threshold
+        self.threshold = THRESHOLD if chosen is None else chosen
+        self.model, self.precision = opened.build().to(self.device), precision
+        speed_up(self.model, self.device, precision, compile_mode)
+
+    @overload
+    def __call__(self, photo: Photo) -> Result: ...
+
+    @overload
+    def __call__(self, photo: list[_Photo] | tuple[_Photo, ...]) -> list[Result]: ...
+
+    def __call__(self, photo: Photo | list[_Photo] | tuple[_Photo, ...]) -> Result | list[Result]:
+        """What the model says of a photo, or of each of a list.
+
+        Args:
+            photo: the path of a file, a PIL image or an array [H, W, 3] of uint8, RGB; or a list of such. Pixels are
+                taken as they are stored, without EXIF rotation. The noise of a model that samples is keyed by the
+                file's name, as in `benco test`, or by the pixels where there is none.
+
+        Raises:
+            DiffIMLError: something else; a file that cannot be read; a photo too large for a model of one size.
+        """
+        with of_arguments():
+            if isinstance(photo, (list, tuple)):
+                return [self._detect(one) for one in photo]
+            return self._detect(photo)
+
+    def predict(self, files: Iterable[Path]) -> Iterator[Result | Failure]:
+        """A result for each file, in order, or why there is none."""
+        for file in files:
+            try:
+                yield self._detect(file)
+            except DiffIMLError as error:
+                yield Failure(file, str(error))
+
+    def _detect(self, photo: Photo) -> Result:
+        name, image = _read(photo)
+        sample, geometry = self.inputs.sample(image, name)
+        if self.card.post_function:
+            self.card.post_function(sample)
+        require_inputs(self.model, sample)
+        with testing_mode(self.model), launch.autocast(self.device, self.precision):
+            output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)
+        if not output["pred_mask"].isfinite().all():
+            raise DiffIMLError(f"the prediction for {name} is not finite; the weights have probably diverged")
+        uncertainty, score = output.get("uncertainty"), output.get("pred_label")
+        return Result(
+            sample["name"],
+            image,
+            geometry.undo(output["pred_mask"][0, 0]),
+            None if uncertainty is None else geometry.undo(uncertainty[0, 0]),
+            None if score is None else float(score),
+            self.threshold,
+        )
+
+
+def _read(photo: Photo) -> tuple[str, npt.NDArray[np.uint8]]:
+    """A photo's path, or a digest where it has none, and its pixels, [H, W, 3] uint8."""
+    if isinstance(photo, (str, os.PathLike)):
+        return os.fspath(photo), read_image(Path(photo))
+    if isinstance(photo, Image.Image):
+        photo = stored_pixels(photo, "the image")
+    if not isinstance(photo, np.ndarray):
+        raise DiffIMLError(
+            f"a photo is a path, a PIL image or an array [H, W, 3] of uint8, not a {type(photo).__name__}"
+        )
+    require_image(photo, "the photo")
+    return sha256(np.ascontiguousarray(photo).data).hexdigest()[:16], photo

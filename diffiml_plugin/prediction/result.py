@@ -1,0 +1,83 @@
+"""What a model says of one photo, in the photo's own pixels."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a model says of one photo. All maps are [H, W] at its own size, in its pixels as they are stored.
+
+    Attributes:
+        name: of the photo's file, without folder; of an array or a PIL image, a digest of its pixels.
+        image: the photo, [H, W, 3] uint8 RGB.
+        probability: that a pixel was manipulated, float32 in [0, 1].
+        uncertainty: standard deviation over the ensemble's members, float32 in [0, 0.5]; None without an ensemble.
+        score: that the photo was manipulated at all, in [0, 1]; None of a model that has none.
+        threshold: in [0, 1]; a pixel of higher probability counts as manipulated.
+    """
+
+    name: str
+    image: npt.NDArray[np.uint8] = field(repr=False)
+    probability: npt.NDArray[np.float32] = field(repr=False)
+    uncertainty: npt.NDArray[np.float32] | None = field(repr=False)
+    score: float | None
+    threshold: float
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """The manipulated pixels, [H, W] bool."""
+        return self.probability > self.threshold
+
+    @property
+    def area(self) -> float:
+        """The share of the pixels that are manipulated, in [0, 1]."""
+        return float(self.mask.mean())
+
+    def overlay(self) -> npt.NDArray[np.uint8]:
+        """The photo with the manipulated region tinted red and outlined, [H, W, 3] uint8 RGB."""
+        return overlay(self.image, self.mask)
+
+    def save(self, folder: str | os.PathLike[str], name: str = "") -> dict[str, Path]:
+        """Writes NAME_mask.png, the probability (255 = 1), NAME_binary.png, 255 where manipulated, NAME_overlay.jpg,
+        and given an uncertainty NAME_uncertainty.png (255 = 0.5, the largest standard deviation there is).
+
+        Args:
+            folder: made if it is not there.
+            name: the photo's, without its suffix, if empty.
+
+        Returns:
+            the files, by what stands behind NAME_.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        start = Path(folder, name or Path(self.name).stem)
+        maps: dict[str, npt.NDArray[Any]] = {"mask": self.probability, "binary": self.mask}
+        if self.uncertainty is not None:
+            maps["uncertainty"] = 2 * self.uncertainty
+        files = {kind: start.with_name(f"{start.name}_{kind}.png") for kind in maps}
+        for kind, values in maps.items():
+            Image.fromarray(np.round(255.0 * values).astype(np.uint8)).save(files[kind])
+        files["overlay"] = start.with_name(f"{start.name}_overlay.jpg")
+        Image.fromarray(self.overlay()).save(files["overlay"], quality=92)
+        return files
+
+
+def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """`image` [H, W, 3] uint8 with the region of `mask` [H, W] {0, 1} tinted red and outlined."""
+    tinted = image.copy()
+    red = np.array([255, 40, 40])
+    tinted[mask > 0] = (0.55 * image[mask > 0] + 0.45 * red).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    thickness = max(1, round(max(mask.shape) / 400))
+    cv2.drawContours(tinted, outlines, -1, red.tolist(), thickness)  # in place
+    return tinted

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
+from diffiml_plugin.models.checkpoints import restore, save_checkpoint
+from diffiml_plugin.prediction.detector import Detector, Failure
+from diffiml_plugin.settings import CommonSettings
+
+CPU = CommonSettings(device="cpu")
+
+
+@pytest.fixture
+def detector(tiny_model, stored):
+    return Detector(stored(), CPU)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_files_images_and_arrays_are_photos_alike(detector, photo):
+    results = detector([photo, str(photo), Image.open(photo), np.array(Image.open(photo))])
+    for result in results:
+        assert np.array_equal(result.image, results[0].image)
+        assert np.array_equal(result.probability, results[0].probability)
+    assert [result.name for result in results[:2]] == ["photo.png"] * 2
+    assert results[2].name == results[3].name != detector(results[0].image[::-1]).name
+
+
+def test_one_photo_gives_one_result_and_a_list_a_list(detector, photo):
+    assert detector(photo).probability.shape == (30, 50)
+    assert [result.name for result in detector((photo,))] == ["photo.png"] and detector([]) == []
+
+
+def test_grey_transparent_and_deep_images_are_read_as_their_files_are(detector, tmp_path):
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    images = {
+        "grey.png": Image.fromarray(grey.astype(np.uint8)),
+        "alpha.png": Image.fromarray(np.dstack([grey.astype(np.uint8)] * 4)),
+        "deep.png": Image.fromarray(grey * 257),
+    }
+    for name, image in images.items():
+        image.save(tmp_path / name)
+        stored, opened = detector(tmp_path / name), detector(image)
+        assert np.array_equal(stored.image, opened.image) and stored.image.shape == (16, 16, 3)
+    with pytest.raises(DiffIMLError, match="the image holds floating-point pixels; convert it"):
+        detector(Image.fromarray(grey.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("photo", "told"),
+    [
+        (3, r"a photo is a path, a PIL image or an array \[H, W, 3\] of uint8, not a int"),
+        (None, "not a NoneType"),
+        (np.zeros((8, 8, 3)), "the photo is an array of float64 and shape"),
+        (np.zeros((8, 8), np.uint8), r"shape \(8, 8\); expected uint8 and \(height, width, 3\)"),
+        ("gone.jpg", "gone.jpg cannot be read as an image"),
+    ],
+)
+def test_anything_else_is_refused_in_one_sentence(detector, photo, told):
+    for given in (photo, [photo]):
+        with pytest.raises(DiffIMLError, match=told) as refused:
+            detector(given)
+        assert "\n" not in str(refused.value) and "--" not in str(refused.value)
+
+
+def test_a_file_that_fails_does_not_end_a_run(detector, photo, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    broken, fine = detector.predict([tmp_path / "broken.jpg", photo])
+    assert isinstance(broken, Failure) and "broken.jpg cannot be read" in broken.reason
+    assert fine.name == "photo.png"
+
+
+def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_model, stored):
+    path = stored()
+    assert Detector(path, CPU).threshold == 0.5
+    model, flags = restore(path).model, restore(path).flags
+    save_checkpoint(path, model, "TinyIML", flags, input={"image_size": 64}, threshold=0.0)
+    assert Detector(path, CPU).threshold == 0.0
+    assert Detector(path, CPU, threshold=0.7).threshold == 0.7
+
+
+@pytest.mark.parametrize("option", [{"precision": "fp8"}, {"compile_mode": "maybe"}, {"threshold": 1.5}])
+def test_values_that_no_setting_has_are_refused(tiny_model, stored, option):
+    with pytest.raises(DiffIMLError, match=str(*option.values())):
+        Detector(stored(), CPU, **option)
+
+
+class WantsPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 1)
+
+    def forward(self, image, mask, label, place, *args, **kwargs):
+        assert not mask.any() and not label.any() and place == ["here"]
+        return {"pred_mask": self.layer(image).sigmoid()}
+
+
+def test_a_model_of_the_registry_gets_what_its_post_function_makes(monkeypatch, tmp_path, photo):
+    monkeypatch.setitem(MODELS.module_dict, "WantsPlace", WantsPlace)
+    save_checkpoint(tmp_path / "x.safetensors", WantsPlace(), "WantsPlace", {}, input={"image_size": 64})
+    with pytest.raises(DiffIMLError, match="WantsPlace needs place, which the data do not give"):
+        Detector(tmp_path / "x.safetensors", CPU)(photo)
+    monkeypatch.setitem(POSTFUNCS.module_dict, "wantsplace_post_func", lambda sample: sample.update(place="here"))
+    result = Detector(tmp_path / "x.safetensors", CPU)(photo)
+    assert result.uncertainty is None and result.score is None and result.probability.shape == (30, 50)

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffiml_plugin.prediction.result import Result
+
+
+@pytest.fixture
+def result():
+    probability = np.zeros((20, 30), np.float32)
+    probability[5:10, 5:25] = 0.8
+    image = np.full((20, 30, 3), 120, np.uint8)
+    return Result("photo.jpg", image, probability, np.full((20, 30), 0.25, np.float32), 0.9, 0.5)
+
+
+def test_the_mask_is_what_lies_above_the_threshold(result):
+    assert result.mask.dtype == bool and result.mask.sum() == 100 and result.area == 100 / 600
+    (x,) = {value for value in result.probability.ravel() if value}
+    assert not Result("x", result.image, result.probability, None, None, float(x)).mask.any()
+
+
+def test_the_overlay_changes_the_region_alone_and_not_the_photo(result):
+    overlay = result.overlay()
+    assert overlay.dtype == np.uint8 and np.array_equal((overlay != 120).any(2), result.mask)
+    assert (result.image == 120).all()
+
+
+def test_it_is_saved_under_its_name_or_another(result, tmp_path):
+    files = result.save(tmp_path / "deep" / "out")
+    assert {kind: file.name for kind, file in files.items()} == {
+        "mask": "photo_mask.png",
+        "binary": "photo_binary.png",
+        "uncertainty": "photo_uncertainty.png",
+        "overlay": "photo_overlay.jpg",
+    }
+    read = {kind: np.array(Image.open(file)) for kind, file in files.items()}
+    assert read["mask"].max() == 204 and (read["uncertainty"] == 128).all()
+    assert np.array_equal(read["binary"] == 255, result.mask) and read["overlay"].shape == (20, 30, 3)
+    assert result.save(str(tmp_path), "a.b")["mask"] == tmp_path / "a.b_mask.png"
+    plain = Result("photo.jpg", result.image, result.probability, None, None, 0.5)
+    assert "uncertainty" not in plain.save(tmp_path / "plain")
+
+
+def test_its_text_is_short(result):
+    assert repr(result) == "Result(name='photo.jpg', score=0.9, threshold=0.5)"

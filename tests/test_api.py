@@ -1,0 +1,135 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import diffiml_plugin
+from diffiml_plugin import DiffIMLError, load, load_model
+
+SMALL = {"device": "cpu", "ensemble_size": 2, "num_inference_steps": 1, "tta": False}
+IMAGE = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("small")
+
+
+def test_a_detector_of_the_model_that_travels_with_the_package(photo, tmp_path):
+    detector = load("small", **SMALL)
+    result = detector(photo)
+    assert result.probability.shape == result.mask.shape == result.uncertainty.shape == (70, 90)
+    assert result.probability.dtype == np.float32 and 0 <= result.score <= 1
+    assert 0 < result.uncertainty.max() <= 0.5
+    assert detector.model.diffiml.config.ensemble_size == 2
+    result.save(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"name_or_path": "smal"}, "smal does not exist"),
+        ({"ensemble_sise": 3}, "no argument ensemble_sise; did you mean 'ensemble_size'"),
+        ({"ensemble_size": 0}, "ensemble_size=0 is outside"),
+        ({"device": "gpu"}, "device gpu is not one of auto, cuda, cpu; did you mean 'cpu'"),
+        ({"image_size": 33}, "image_size 33 is not a multiple of 32, which DiffIML needs; try 32"),
+        ({"image_size": -1}, "image_size -1 must be a positive number"),
+        ({"threshold": 2.0}, r"threshold 2.0 is outside \[0, 1\]"),
+        ({"precision": "fp64"}, "precision fp64 is not one of"),
+        ({"model": "MVSSNet"}, "holds a DiffIML, not a MVSSNet; leave model out"),
+        ({"encoder": "resnet50"}, "was trained with encoder tf_efficientnet_lite0.*leave the argument out"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_the_words_of_python(arguments, told):
+    with pytest.raises(DiffIMLError, match=told) as refused:
+        load(**{"name_or_path": "small", "device": "cpu", **arguments})
+    assert "--" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_model_takes_normalised_tensors(model):
+    output = model(image=IMAGE, name=["a", "b"])
+    assert output["pred_mask"].shape == (2, 1, 64, 96) and output["pred_label"].shape == (2,)
+    assert torch.equal(model(IMAGE, name=["a", "b"])["pred_mask"], output["pred_mask"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_computed_in_the_weights_own(model, dtype):
+    image = IMAGE.to(dtype)
+    mask = model(image=image, name=["a", "b"])["pred_mask"]
+    assert mask.dtype == torch.float32
+    assert torch.equal(mask, model(image=image.float(), name=["a", "b"])["pred_mask"])
+
+
+RAW = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (RAW, "image holds torch.float32 from .* to .*, which is not normalised"),
+        (255 * RAW, "which is not normalised"),
+        ((255 * RAW).byte(), "image holds torch.uint8 from 0 to 25., which is not normalised"),
+        (RAW.half(), "which is not normalised"),
+        (np.zeros((64, 64, 3), np.uint8), "image is a ndarray; this model takes tensors .*diffiml_plugin.load"),
+        ("photo.jpg", "image is a str"),
+        (IMAGE[0], r"image has shape \(3, 64, 96\); expected \[B, 3, H, W\]"),
+        (IMAGE[:0], r"image has shape \(0, 3, 64, 96\)"),
+        (IMAGE[:, :, :50], r"image sides \(50, 96\) are not multiples of 32"),
+    ],
+)
+def test_anything_else_is_refused(model, image, told):
+    for call in (lambda: model(image), lambda: model(image=image)):
+        with pytest.raises(DiffIMLError, match=told):
+            call()
+
+
+def test_bright_dark_and_uniform_photos_are_not_taken_for_unnormalised(model):
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for photo in (0.7 + 0.3 * RAW, 0.2 * RAW, torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)):
+        model(image=(photo - mean) / std)
+    model(image=torch.zeros(1, 3, 64, 64))
+
+
+def test_weights_that_were_cast_are_refused():
+    with pytest.raises(DiffIMLError, match="weights were cast to torch.float16; keep them in float32"):
+        load_model("small").half()(image=IMAGE.half())
+
+
+def test_the_package_is_imported_without_anything_heavy():
+    code = "import sys; before = set(sys.modules); import diffiml_plugin; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=_ROOT)
+    assert done.stdout.strip() == "['diffiml_plugin']"
+
+
+_ROOT = diffiml_plugin.__path__[0] + "/.."
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        diffiml_plugin.lod  # noqa: B018
+
+
+@pytest.mark.slow
+def test_type_checkers_know_what_a_detector_gives(tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "user.py").write_text(
+        "import numpy as np\n"
+        "from PIL import Image\n"
+        "from diffiml_plugin import Detector, Result, load\n"
+        "detector: Detector = load('small', ensemble_size=1)\n"
+        "result: Result = detector('photo.jpg')\n"
+        "several: list[Result] = detector(['a.jpg', Image.new('RGB', (8, 8))])\n"
+        "score: float | None = detector(np.zeros((8, 8, 3), np.uint8)).score\n"
+        "wrong: str = result.mask\n"
+    )
+    words = ["--strict", "--follow-imports=silent", "--ignore-missing-imports", str(tmp_path / "user.py")]
+    done = subprocess.run([sys.executable, "-m", "mypy", *words], capture_output=True, text=True, cwd=_ROOT)
+    assert "Found 1 error" in done.stdout and "user.py:8" in done.stdout, done.stdout
