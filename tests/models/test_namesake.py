@@ -115,7 +115,8 @@ def test_theirs_trains_is_tested_and_is_not_taken_for_ours(tiny_dataset, tmp_pat
 
 
 def test_both_stand_in_table_4(monkeypatch):
-    monkeypatch.setattr(zoo_module, "_measured", lambda entry, device: {"model": entry.card.name, "fps": 1.0})
+    monkeypatch.setattr(zoo_module, "_measured", lambda entry, *_: {"model": entry.card.name, "fps": 1.0})
     rows = [row["model"] for row in zoo_module.zoo((), {}, None, torch.device("cpu"))]
-    assert rows[:4] == ["DiffIML"] * 4 and "DiffIML" not in rows[4:]
-    assert {"registry:DiffIML", "SegFormerIML"} <= set(rows[4:])
+    ours = len(DIFFIML.table4_rows)
+    assert rows[:ours] == ["DiffIML"] * ours and "DiffIML" not in rows[ours:]
+    assert {"registry:DiffIML", "SegFormerIML"} <= set(rows[ours:])
