@@ -3,7 +3,7 @@ import torch
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import DiffIMLConfig
-from diffiml_plugin.method.diffiml import DiffIML
+from diffiml_plugin.method.diffiml import DiffIML, Prediction
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae import LightVAE
 from diffiml_plugin.models.cost import CountedOperators
@@ -64,7 +64,23 @@ def test_details(model, images):
     prediction = model.predict(images[:2], ["a", "b"], details=True)
     assert prediction.probability.shape == prediction.edge.shape == prediction.uncertainty.shape == (2, 1, 64, 96)
     assert prediction.members.shape == (2, 3, 1, 64, 96) and prediction.steps.shape == (2, 2, 1, 64, 96)
-    assert prediction.score.shape == (2,) and 0 <= prediction.score.min() and prediction.score.max() <= 1
+    plain = model.predict(images[:2], ["a", "b"])
+    assert plain.members is plain.edge is plain.steps is plain.uncertainty is None
+    assert not plain.probability.requires_grad
+
+
+def test_uncertainty_score_and_padding_of_a_prediction():
+    probability = torch.zeros(2, 1, 64, 96)
+    probability[0, :, 8:16, 16:24] = 0.5  # one cell
+    probability[1, :, 4:12, 16:24] = 0.5  # half of each of two
+    members = torch.stack([torch.zeros_like(probability), 2 * probability], 1)
+    prediction = Prediction(probability, members)
+    assert prediction.score.tolist() == [0.5, 0.25]
+    assert torch.equal(prediction.uncertainty, probability)  # of 0 and 1: 0.5
+    inside = torch.ones(2, 1, 64, 96)
+    inside[..., 12:, :] = 0
+    assert prediction.within(inside).score.tolist() == [0.25, 0.25]
+    assert prediction.within(None) is prediction
 
 
 @pytest.mark.parametrize("fusion", ["mean", "max"])
@@ -115,7 +131,27 @@ def test_only_the_codec_is_frozen_and_all_else_is_trained(images):
     model.training_loss(images, mask, mask).loss.backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) != name.startswith("codec."), name
-    assert not model.codec.training
+    assert model.denoiser.training and not model.codec.training
+
+
+def test_under_autocast_the_codec_and_the_loss_keep_full_precision(images):
+    model, mask = _model(), (torch.rand(4, 1, 64, 96) > 0.5).double()
+    given = []
+    for name in ("encoder", "decoder"):
+        getattr(model.codec, name).register_forward_pre_hook(
+            lambda module, inputs: given.append((inputs[0].dtype, torch.is_autocast_enabled("cpu")))
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.training_loss(images, mask, mask)
+        prediction = model.predict(images, list("abcd"), details=True)
+    assert given and set(given) == {(torch.float32, False)}
+    assert losses.loss.dtype == prediction.probability.dtype == prediction.steps.dtype == torch.float32
+
+
+@pytest.mark.parametrize("settings, views, draws", [({}, 1, 1), ({"sampler": "ancestral", "tta": True}, 2, 2)])
+def test_noise_is_drawn_for_each_view_step_and_member(model, settings, views, draws):
+    noise = model.with_settings(**settings).draw_noise(["a", "b"], (64, 96))
+    assert noise.shape == (2, views, draws, 3, 8, 8, 12) and noise.device.type == "cpu"
 
 
 def test_without_edge_supervision_the_latent_is_the_mask_alone(images):
@@ -126,8 +162,9 @@ def test_without_edge_supervision_the_latent_is_the_mask_alone(images):
 
 @pytest.mark.parametrize("image", [torch.zeros(1, 3, 50, 64), torch.zeros(1, 1, 64, 64), torch.zeros(3, 64, 64)])
 def test_unusable_images_are_refused(model, image):
-    with pytest.raises(DiffIMLError, match="image"):
-        model.predict(image, ["a"])
+    for use in (lambda: model.predict(image, ["a"]), lambda: model.training_loss(image, image, image)):
+        with pytest.raises(DiffIMLError, match="image"):
+            use()
 
 
 def test_sampling_follows_spacing_and_bound(images):

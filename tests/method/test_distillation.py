@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -30,6 +32,34 @@ def test_noise_reaches_the_decoder_in_units_of_the_latents_spread(maps):
         student.encoder[-1].weight.zero_()
     flat = distillation_loss(student, maps, 2, None, 0.0, noise=0.0).reconstruction
     assert distillation_loss(student, maps, 2, None, 0.0, noise=2.0).reconstruction == flat
+
+
+def test_noise_is_uniform_in_level_up_to_that_of_its_kind_and_channel():
+    torch.manual_seed(0)
+    spread = torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]])  # of the masks, of the edge maps
+    latents = torch.randn(600, 4, 8, 8) * spread[[0] * 400 + [1] * 200][:, :, None, None]
+    student, given = LightVAE(width=2), []
+    student.encoder = torch.nn.Identity()
+    student.encoder.register_forward_hook(lambda *_: latents)
+    student.decoder = torch.nn.Conv2d(4, 1, 1)
+    student.decoder.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    distillation_loss(student, torch.zeros(600, 1, 8, 8), 200, None, 0.0, noise=0.5)
+    kinds = zip((given[0] - latents).split([400, 200]), latents.split([400, 200]), strict=True)
+    level = torch.cat([noise.std((2, 3)) / kind.std((0, 2, 3)) for noise, kind in kinds])  # [600, 4]
+    assert level.mean(0) == pytest.approx([0.25] * 4, abs=0.02)
+    assert level.mean(1).quantile(torch.tensor([0.1, 0.9])).tolist() == pytest.approx([0.05, 0.45], abs=0.02)
+
+
+def test_pixels_within_two_of_a_contour_weigh_four_times():
+    """At logits of 0 each pixel's L1 error is 1/2, its cross-entropy ln 2."""
+    student, halves = LightVAE(width=2), torch.zeros(1, 1, 32, 32)
+    halves[..., 16:] = 1
+    torch.nn.init.zeros_(student.decoder[-1].weight)
+    torch.nn.init.zeros_(student.decoder[-1].bias)
+    for maps in (halves, halves.mT.contiguous()):
+        loss = distillation_loss(student, maps, 0, None, 0.0, noise=0.0)
+        weight = (28 * 1 + 4 * 4) / 32
+        assert loss.reconstruction.item() == pytest.approx(weight * (1 / 2 + math.log(2) / 2))
 
 
 def test_a_step_lowers_the_loss(maps):
