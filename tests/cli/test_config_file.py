@@ -204,6 +204,7 @@ def test_here_is_the_folder_of_the_file_that_says_it(probe, config, tmp_path):
 def test_each_of_the_packages_own_suits_its_verb_and_is_described(entry, monkeypatch, capsys):
     monkeypatch.setenv("DATA_ROOT", "/data")
     monkeypatch.setenv("STUDY_DATA", "/data")
+    monkeypatch.setenv("PHOTOS", "/data")
     for name in filter(None, (entry.name, entry.formerly)):
         assert main([entry.verb, "--config", name, "--dry_run"]) == 0, capsys.readouterr().err
     assert entry.about and "\n" not in entry.about

@@ -26,6 +26,7 @@ tiny:
 def places(monkeypatch):
     monkeypatch.setenv("DATA_ROOT", "/my data")
     monkeypatch.setenv("STUDY_DATA", "/photographs")
+    monkeypatch.setenv("PHOTOS", "/photographs")
     monkeypatch.delenv("RUNS", raising=False)
     monkeypatch.delenv("SIDE", raising=False)
 
