@@ -64,12 +64,12 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
     if "RANK" in environment or slurm_tasks(environment) <= 1:
         return
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
-    environment |= {
-        "RANK": environment["SLURM_PROCID"],
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
-        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_WORLD_SIZE": re.match(r"\d+", environment["SLURM_STEP_TASKS_PER_NODE"])[0],  # of "8(x2)", "8,4"
-    }
+    environment.update(
+        RANK=environment["SLURM_PROCID"],
+        LOCAL_RANK=environment["SLURM_LOCALID"],
+        WORLD_SIZE=environment["SLURM_STEP_NUM_TASKS"],
+        LOCAL_WORLD_SIZE=re.findall(r"\d+", environment["SLURM_STEP_TASKS_PER_NODE"])[0],  # of "8(x2)", "8,4"
+    )
     environment.setdefault("MASTER_ADDR", _first_node(nodes))
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
 
@@ -164,8 +164,7 @@ def slurm_tasks(environment: Mapping[str, str]) -> int:
 
 def _first_node(nodes: str) -> str:
     """`gpu[03-05,9],cpu1` → `gpu03`."""
-    prefix, digits = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes).groups()
-    return prefix + (digits or "")
+    return "".join(re.findall(r"^([^\[,]+)(?:\[(\d+))?", nodes)[0])
 
 
 def to_device(batch: Sample, device: torch.device) -> Sample:

@@ -90,7 +90,7 @@ class CommonSettings:
     output_dir: str = flag("./output_dir", "folder for everything that is written", group=WRITTEN)
     seed: int = flag(42, "of data order, augmentation, initial weights and training noise", group=OPTIMIZATION)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("image_size", "edge_mask_width", "test_batch_size", "gpus"):
             require(self, name, lambda value: value is None or value >= 1, "a positive number")
         for name in ("num_workers", "seed"):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.codec.metrics import codec_device
+from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.models.cost import count_flops, seconds_per_call
 
 
@@ -19,7 +20,7 @@ class CodecCost:
 
 
 class _RoundTrip(nn.Module):
-    def __init__(self, codec: nn.Module):
+    def __init__(self, codec: LatentCodec):
         super().__init__()
         self.codec = codec
 
@@ -28,7 +29,7 @@ class _RoundTrip(nn.Module):
 
 
 @torch.no_grad()
-def measure_cost(codec: nn.Module, size: int) -> CodecCost:
+def measure_cost(codec: LatentCodec, size: int) -> CodecCost:
     """The cost of one map of `size` x `size` pixels on the codec's device."""
     params = sum(parameter.numel() for parameter in codec.parameters())
     both_ways, y = _RoundTrip(codec), torch.zeros(1, 1, size, size, device=codec_device(codec))

@@ -22,6 +22,7 @@ from diffiml_plugin.method.distillation import DistillationLoss, distillation_lo
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
+from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.training.log import Log
 from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
 from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
@@ -44,7 +45,7 @@ def distill(
     held_out: Sequence[np.ndarray],
     output_dir: Path,
     provenance: dict[str, Any],
-    teacher: nn.Module | None = None,
+    teacher: LatentCodec | None = None,
     device: str | torch.device = "cpu",
     say: Callable[[str], None] = tqdm.write,  # above the bar
 ) -> LightVAE | ReleaseLightVAE:
@@ -108,9 +109,9 @@ def distill(
 class _Run:
     """The student with its moving average and optimizer, and the time that training took so far."""
 
-    def __init__(self, settings: DistillSettings, device: torch.device, teacher: nn.Module | None):
+    def __init__(self, settings: DistillSettings, device: torch.device, teacher: LatentCodec | None):
         self.settings, self.device, self.teacher = settings, device, teacher
-        student = _student(settings).train().to(device, memory_format=torch.channels_last)
+        student = _student(settings).train().to(device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(
             student.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
         )
@@ -275,6 +276,6 @@ def _batches(
 
 
 @torch.no_grad()
-def _teacher_latents(teacher: nn.Module, maps: Tensor, edges: int) -> Tensor:
+def _teacher_latents(teacher: LatentCodec, maps: Tensor, edges: int) -> Tensor:
     kinds = zip(maps.split([len(maps) - edges, edges]), TARGETS, strict=True)
     return torch.cat([teacher.encode(kind, target).float() for kind, target in kinds if len(kind)])

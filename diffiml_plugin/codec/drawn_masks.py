@@ -7,6 +7,8 @@ import numpy as np
 
 from diffiml_plugin.tampering.regions import drawn_region
 
+_WHITE = (1,)  # what shapes are drawn with
+
 
 def smooth_noise(size: int, cell: float, rng: np.random.Generator) -> np.ndarray:
     """Noise [size, size], smooth over about `cell` pixels, of zero mean and unit deviation."""
@@ -31,7 +33,7 @@ def islands(size: int, rng: np.random.Generator) -> np.ndarray:
 
 def polygons(size: int, rng: np.random.Generator) -> np.ndarray:
     """One to four polygons, ellipses or blobs, with holes, often cut by the border."""
-    mask = np.zeros((2 * size, 2 * size), np.uint8)
+    mask: np.ndarray = np.zeros((2 * size, 2 * size), np.uint8)
     for index in range(rng.integers(1, 5)):
         area = (0.002, 0.2) if index else (0.02, 0.3)
         shape = drawn_region(2 * size, 2 * size, area, rng)
@@ -49,7 +51,7 @@ def rectangles(size: int, rng: np.random.Generator) -> np.ndarray:
         sides = np.exp(rng.uniform(np.log(4), np.log(0.7 * size), 2))
         tilt = rng.choice([0.0, rng.uniform(0, 90)])
         box = cv2.boxPoints((tuple(rng.uniform(0, size, 2)), tuple(sides), tilt))
-        cv2.fillPoly(mask, [box.round().astype(np.int32)], 1)
+        cv2.fillPoly(mask, [box.round().astype(np.int32)], _WHITE)
     return mask
 
 
@@ -59,7 +61,7 @@ def strokes(size: int, rng: np.random.Generator) -> np.ndarray:
     for _ in range(rng.integers(1, 8)):
         steps = rng.normal(0, rng.uniform(1, 6), (60, 2)).cumsum(axis=0) + rng.normal(0, 4, 2)
         path = rng.uniform(0, size, 2) + steps.cumsum(axis=0) * 0.3
-        cv2.polylines(mask, [path.round().astype(np.int32)], rng.random() < 0.1, 1, int(rng.integers(1, 13)))
+        cv2.polylines(mask, [path.round().astype(np.int32)], rng.random() < 0.1, _WHITE, int(rng.integers(1, 13)))
     return mask
 
 
@@ -75,7 +77,7 @@ def text(size: int, rng: np.random.Generator) -> np.ndarray:
             (int(rng.integers(-20, size // 2)), int(rng.integers(0, size + 20))),
             int(rng.integers(0, 8)),
             scale,
-            1,
+            _WHITE,
             max(1, round(scale * rng.uniform(1, 4))),
         )
     return mask
@@ -91,7 +93,8 @@ KINDS = {blob: 0.3, islands: 0.14, polygons: 0.2, rectangles: 0.1, strokes: 0.12
 
 def synthetic_mask(size: int, rng: np.random.Generator) -> np.ndarray:
     """A mask of a random kind of KINDS, [size, size] uint8 in {0, 1}."""
-    return rng.choice(list(KINDS), p=list(KINDS.values()))(size, rng)
+    kinds = list(KINDS)
+    return kinds[rng.choice(len(kinds), p=list(KINDS.values()))](size, rng)
 
 
 def region_union(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

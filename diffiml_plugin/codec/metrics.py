@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffiml_plugin.data.masks import stacked
 from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.method.config import LATENT_STRIDE
+from diffiml_plugin.method.protocols import LatentCodec
 
 THRESHOLD = 0.5
 MEANS = (2, 5)  # members of the means that are measured: the fewest, and the paper's ensemble
@@ -44,7 +45,7 @@ def boundary_f(prediction: np.ndarray, truth: np.ndarray, tolerance: int = 2) ->
 
 
 @torch.inference_mode()
-def encode_maps(codec: nn.Module, maps: Sequence[np.ndarray], target: str) -> list[Tensor]:
+def encode_maps(codec: LatentCodec, maps: Sequence[np.ndarray], target: str) -> list[Tensor]:
     """The latents of maps [H, W] in {0, 1} of any sizes, each [1, 4, h, w]; sides are padded to multiples of 8.
 
     Padding repeats the last row and column; `decode_masks` crops it away.
@@ -60,7 +61,7 @@ def encode_maps(codec: nn.Module, maps: Sequence[np.ndarray], target: str) -> li
 
 @torch.inference_mode()
 def decode_masks(
-    codec: nn.Module, latents: Sequence[Tensor], maps: Sequence[np.ndarray], target: str
+    codec: LatentCodec, latents: Sequence[Tensor], maps: Sequence[np.ndarray], target: str
 ) -> list[np.ndarray]:
     """What is decoded, above the threshold: [H, W] uint8 in {0, 1}, cropped to the shapes of `maps`."""
     decoded = (
@@ -76,7 +77,7 @@ def disturbed(latents: Sequence[Tensor], level: float, seed: int = 0) -> list[Te
 
 
 def reconstruction_f1(
-    codec: nn.Module, maps: Sequence[np.ndarray], target: str = "mask", noise: float = 0.0
+    codec: LatentCodec, maps: Sequence[np.ndarray], target: str = "mask", noise: float = 0.0
 ) -> np.ndarray:
     """Pixel-F1 of each map [H, W] in {0, 1} after encoding and decoding, with latent noise of this deviation."""
     decoded = decode_masks(codec, disturbed(encode_maps(codec, maps, target), noise), maps, target)
@@ -92,7 +93,7 @@ class Averaging:
 
 
 @torch.inference_mode()
-def averaging(codec: nn.Module, masks: Sequence[np.ndarray], members: int, seed: int = 0) -> Averaging:
+def averaging(codec: LatentCodec, masks: Sequence[np.ndarray], members: int, seed: int = 0) -> Averaging:
     """Measures means of `members` masks [S, S] in {0, 1}: of each mask with others, drawn at random.
 
     `error` is the mean of |decode(mean of latents) - mean of masks| over the pixels where a mean's members disagree,
@@ -134,6 +135,6 @@ def latent_statistics(latents: Sequence[Tensor]) -> tuple[list[float], list[floa
     return values.mean(1).tolist(), values.std(1).tolist()
 
 
-def codec_device(codec: nn.Module) -> torch.device:
+def codec_device(codec: LatentCodec) -> torch.device:
     """Where the codec's parameters are."""
     return next(codec.parameters()).device

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from diffiml_plugin.codec.cost import CodecCost, measure_cost
 from diffiml_plugin.codec.metrics import (
@@ -27,6 +26,7 @@ from diffiml_plugin.data.masks import resized
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
+from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.reports.page import Section, Strip, write_page
 from diffiml_plugin.table import Table
@@ -47,7 +47,7 @@ class Reconstruction:
     boundary_f: np.ndarray  # at 2 pixels
 
 
-def reconstruct(codec: nn.Module, maps: Sequence[np.ndarray], target: str) -> Reconstruction:
+def reconstruct(codec: LatentCodec, maps: Sequence[np.ndarray], target: str) -> Reconstruction:
     """Encodes and decodes maps [H, W] in {0, 1} of any sizes."""
     latents = encode_maps(codec, maps, target)
     decoded = decode_masks(codec, latents, maps, target)
@@ -104,7 +104,7 @@ def report_codec(codec: LightVAE, masks: Mapping[str, np.ndarray], size: int, ou
     return result
 
 
-def _noisy_f1(codec: nn.Module, exact: Reconstruction, level: float) -> float:
+def _noisy_f1(codec: LatentCodec, exact: Reconstruction, level: float) -> float:
     decoded = decode_masks(codec, disturbed(exact.latents, level), exact.maps, "mask")
     return float(np.mean([f1_score(*pair) for pair in zip(decoded, exact.maps, strict=True)]))
 

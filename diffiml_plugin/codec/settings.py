@@ -36,7 +36,7 @@ class DistillSettings:
     resume: str = flag("", "auto goes on with the run in output_dir, if there is one")
     seed: int = flag(0, "of masks, initial weights and noise")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         ranges = {
             "width": (1, 1024),
             "noise": (0, 10),

@@ -26,7 +26,8 @@ RULES = 1  # raised when what counts as a fault changes, and neither Pillow nor 
 DECIDING = (__file__, faults.__file__, images.__file__, lists.__file__)
 _STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
 _BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def check_lists(listings: Sequence[ImageList]) -> int:

@@ -85,8 +85,8 @@ def refusal(image: Image.Image) -> str:
     if image.mode == "F":
         deep = "floating-point pixels"
     elif image.mode == "I":  # 16 bits too, in some versions of Pillow
-        low, high = image.getextrema()
-        deep = "32-bit integers" if low < 0 or high > 65535 else ""
+        levels = np.asarray(image)
+        deep = "32-bit integers" if levels.min() < 0 or levels.max() > 65535 else ""
     return deep and f"holds {deep}; convert it to 8 or 16 bits per channel"
 
 

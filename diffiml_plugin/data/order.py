@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -19,13 +19,21 @@ if TYPE_CHECKING:  # it imports the framework, without which masks are drawn too
     from diffiml_plugin.data.pairs import PairsDataset
 
 
+class Samples(Protocol):
+    """What is loaded from: a dataset of the framework's samples, of known length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
 class SeededDataset(Dataset):
     """Samples that depend on (seed, epoch, index) alone, whoever loads them. Indexed by (epoch, index).
 
     Adds `index` to the sample. The process's random states are left as they were.
     """
 
-    def __init__(self, dataset: Dataset, seed: int):
+    def __init__(self, dataset: Samples, seed: int):
         self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:

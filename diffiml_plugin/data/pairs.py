@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
-from torch.utils.data import Dataset
 
 from diffiml_plugin.data.images import open_image
 from diffiml_plugin.data.lists import ImageList
@@ -42,7 +41,7 @@ class PairsDataset(JsonDataset):
 class BalancedPairsDataset(BalancedDataset):
     """The framework's balanced sampling: `sample_number` random images of each dataset per epoch."""
 
-    def __init__(self, datasets: list[Dataset], sample_number: int):
+    def __init__(self, datasets: list[Any], sample_number: int):
         self.sample_number = sample_number
         self.settings_list = [[dataset.entry_path, type(dataset)] for dataset in datasets]
         self.dataset_list = datasets

@@ -244,6 +244,7 @@ VARIANTS = (
         for part, what in _PARTS.items()
     ),
 )
+NAMES = (*(entry.name for entry in CATALOGUE), *(variant.name for variant in VARIANTS))
 
 
 def known_variant(name: str) -> DatasetVariant | None:
@@ -255,8 +256,7 @@ def find_entry(name: str) -> DatasetEntry:
     """The dataset called `name`, in upper or lower case. Raises DiffIMLError with the nearest name if there is none."""
     entry = known_entry(name)
     if entry is None:
-        names = [entry.name for entry in (*CATALOGUE, *VARIANTS)]
-        raise DiffIMLError(f"no dataset {name!r}{nearest(name, names)} (there are {', '.join(names)})")
+        raise DiffIMLError(f"no dataset {name!r}{nearest(name, NAMES)} (there are {', '.join(NAMES)})")
     return entry
 
 

@@ -72,18 +72,20 @@ def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:
     """`prefix` of tampered images, `digits` of authentic ones' numbers: people keep both versions in one folder."""
 
     def find(files: Files) -> Found:
-        found, images, masks = Found(), {}, {}
+        found = Found()
+        images: dict[str, Path] = {}
+        masks: dict[str, Path] = {}
         if any("Modified Tp" in file.parts for file in files):  # CASIAv1 comes twice, misnamed and mended
             files = {file: None for file in files if "Original Tp" not in file.parts}
         for file in _images(files):
-            stem, suffix = re.fullmatch(r"(.+?)(_gt\d*)?", file.stem).groups()
+            ((stem, suffix),) = re.findall(r"^(.+?)(_gt\d*)?$", file.stem)
             if stem.startswith(prefix):
                 (masks if suffix else images).setdefault(stem, file)
         for stem in images.keys() & masks.keys():
             found.add(images.pop(stem), masks.pop(stem))
-        images, masks = _by_number(images), _by_number(masks)
-        for number, group in images.items():
-            partners = masks.get(number, [])
+        masks_by_number = _by_number(masks)
+        for number, group in _by_number(images).items():
+            partners = masks_by_number.get(number, [])
             for image in group:
                 mask = partners[0] if len(group) == len(partners) == 1 else None
                 found.add(image, mask)

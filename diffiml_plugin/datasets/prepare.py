@@ -16,9 +16,8 @@ from diffiml_plugin.data.faults import examine
 from diffiml_plugin.data.images import SUFFIXES, read_image
 from diffiml_plugin.data.lists import NEGATIVE, read_list
 from diffiml_plugin.datasets.catalogue import (
-    CATALOGUE,
     FRAMEWORK_LAYOUTS,
-    VARIANTS,
+    NAMES,
     DatasetEntry,
     DatasetVariant,
     known_entry,
@@ -100,7 +99,7 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
         if found.pairs:
             break
     else:
-        hint = "" if entry else nearest(name, [known.name for known in (*CATALOGUE, *VARIANTS)])
+        hint = "" if entry else nearest(name, NAMES)
         forms = (entry.layout, *FRAMEWORK_LAYOUTS) if entry else FRAMEWORK_LAYOUTS
         raise DiffIMLError(f"{root} holds {name} in no known layout{hint}; expected {'; or '.join(forms)}")
 
@@ -119,15 +118,15 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     notes = [f"left out: {line}" for line in found.left_out] + found.misnamed + [use.note for use in mended if use.note]
     if not records:
         raise DiffIMLError(f"no pair of {name} in {root} can be used; the first of {len(notes)}: {notes[0]}")
-    if variant and variant.longest_side:
+    if variant and (side := variant.longest_side):
 
         def smaller(record: tuple[str, str]) -> tuple[str, str]:
             copies = (_copy_path(Path(record[0]), root, folder) for folder in (images, cache))
-            return _shrunk(*record, variant.longest_side, *copies)
+            return _shrunk(*record, side, *copies)
 
         originals, records = records, list(in_parallel(smaller, records, name))
         notes += [
-            f"{image}: shrunk to {variant.longest_side} pixels -> {made}"
+            f"{image}: shrunk to {side} pixels -> {made}"
             for (image, _), (made, _) in zip(originals, records, strict=True)
             if image != made
         ]

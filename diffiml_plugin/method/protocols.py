@@ -3,7 +3,7 @@
 torch does not type the call of a module. So a part states `forward`, which it writes, and `__call__`, which runs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -31,11 +31,14 @@ class ConditionEncoder(Protocol):
 class LatentCodec(Protocol):
     """Turns masks and edge maps into latents, of about unit variance, and back; DiffIML freezes it."""
 
-    def encode(self, y: Tensor, target: str) -> Tensor:
+    def encode(self, y: Tensor, target: str = ...) -> Tensor:
         """Maps [B, 1, H, W] in [0, 1] → latents [B, 4, H/8, W/8]. `target` says what they are: "mask" | "edge"."""
 
-    def decode(self, z: Tensor, target: str, reading: str) -> Tensor:
+    def decode(self, z: Tensor, target: str = ..., reading: str = ...) -> Tensor:
         """Latents [B, 4, h, w] → probabilities [B, 1, 8h, 8w]; `reading` is one of the codec's in `config.READINGS`."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of nn.Module."""
 
     def requires_grad_(self, requires_grad: bool) -> object:
         """Of nn.Module."""

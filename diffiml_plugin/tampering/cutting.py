@@ -43,7 +43,7 @@ def labelled_objects(labels: np.ndarray, fewest: int = 150) -> list[Labelled]:
     return objects
 
 
-def drawn_shape(pixels: float, limits: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def drawn_shape(pixels: float, limits: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """A shape of SHAPES of about so many pixels, no higher and no wider than `limits`: [H, W] uint8 {0, 1}."""
     shape = SHAPES[rng.choice(len(SHAPES), p=(0.2, 0.2, 0.36, 0.12, 0.12))]
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
@@ -70,7 +70,7 @@ def drawn_shape(pixels: float, limits: tuple[int, int], rng: np.random.Generator
     outline = outline - outline.min(axis=0)
     outline = (outline * min(1, *((np.array(limits[::-1]) - 1) / outline.max(axis=0)))).round().astype(np.int32)
     width, height = outline.max(axis=0) + 1
-    return cv2.fillPoly(np.zeros((height, width), np.uint8), [outline], 1)
+    return cv2.fillPoly(np.zeros((height, width), np.uint8), [outline], (1,))
 
 
 def snapped(image: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def lassoed(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=cv2.contourArea)
     rough = cv2.approxPolyDP(outline, rng.uniform(0.005, 0.025) * cv2.arcLength(outline, True), True)
-    return cv2.fillPoly(np.zeros_like(region), [rough], 1)
+    return cv2.fillPoly(np.zeros_like(region), [rough], (1,))
 
 
 def grown(region: np.ndarray, pixels: int) -> np.ndarray:
@@ -109,10 +109,11 @@ def grown(region: np.ndarray, pixels: int) -> np.ndarray:
 
 def with_margin(box: tuple[slice, slice], shape: tuple[int, ...], margin: int = MARGIN) -> tuple[slice, slice]:
     """`box` wider by `margin` all around, as far as a picture of that shape reaches."""
-    return tuple(
+    rows, columns = (
         slice(max(0, part.start - margin), min(extent, part.stop + margin))
         for part, extent in zip(box, shape, strict=False)
     )
+    return rows, columns
 
 
 def box_of(region: np.ndarray) -> tuple[slice, slice]:

@@ -7,6 +7,7 @@ away.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,9 +37,8 @@ class Stage:
 
     def needs(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that leave at least `height` and `width` behind."""
-        return tuple(
-            int(np.ceil(side / self.factor)) + cut for side, cut in zip((height, width), self.offset, strict=True)
-        )
+        top, left = self.offset
+        return int(np.ceil(height / self.factor)) + top, int(np.ceil(width / self.factor)) + left
 
     def run(
         self, image: np.ndarray, mask: np.ndarray, tables: Sequence[Tables], rng: np.random.Generator
@@ -51,7 +51,8 @@ class Stage:
         top, left = self.offset
         image, mask = image[top:, left:], mask[top:, left:]
         if self.factor != 1:
-            size = tuple(int(np.ceil(side * self.factor)) for side in mask.shape[::-1])
+            height, width = mask.shape
+            size = int(np.ceil(width * self.factor)), int(np.ceil(height * self.factor))
             image = resize(image, size, rng)
             mask = (cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
         image = retouched(image, self.settings, rng)
@@ -70,7 +71,8 @@ def draw_stages(stages: Sequence[StageSettings], rng: np.random.Generator, whole
             continue
         offset = (0, 0)
         if whole and rng.random() < settings.off_grid:
-            offset = tuple(int(cut) for cut in rng.integers(0, GRID, 2))
+            top, left = rng.integers(0, GRID, 2)
+            offset = int(top), int(left)
         factor = float(rng.uniform(*settings.factor)) if whole and rng.random() < settings.resized else 1.0
         drawn.append(Stage(settings, offset, factor))
     return drawn
@@ -96,7 +98,7 @@ def run_stages(
     return image, mask
 
 
-def resize(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """`image` at `size`, width and height, by an interpolation that programs use for this direction."""
     if size == image.shape[1::-1]:
         return image
@@ -129,7 +131,7 @@ def _with_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np
     """Camera-like noise: stronger in the light, as photons are counted; coarser in colour, as it is interpolated."""
     height, width = image.shape[:2]
     luma = rng.standard_normal((height, width, 1), np.float32)
-    chroma = rng.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32)
+    chroma: np.ndarray = rng.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32)
     chroma = cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR)
     light = np.sqrt(0.3 + np.arange(256, dtype=np.float32) / 180)  # of the noise's standard deviation, by grey level
     strength = sigma * light[cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)][..., None]
@@ -171,7 +173,7 @@ def _luma_mean(quality: int) -> float:
     return _IJG_LUMA_MEAN * (50 / quality if quality < 50 else 2 - quality / 50)
 
 
-def _stored(image: np.ndarray, **options) -> np.ndarray:
+def _stored(image: np.ndarray, **options: Any) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(image).save(file, **options)
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(file.getbuffer(), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

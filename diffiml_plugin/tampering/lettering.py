@@ -18,7 +18,7 @@ def word(height: int, rng: np.random.Generator) -> np.ndarray:
     signs = _DIGITS if rng.random() < 0.4 else _LETTERS
     text = "".join(signs[index] for index in rng.integers(len(signs), size=rng.integers(2, 9)))
     font = _font(_FONTS[rng.integers(len(_FONTS))], height)
-    left, top, right, bottom = font.getbbox(text)
+    left, top, right, bottom = map(int, font.getbbox(text))
     canvas = Image.new("L", (right - left + 4, bottom - top + 4))
     ImageDraw.Draw(canvas).text((2 - left, 2 - top), text, 255, font)
     return np.asarray(canvas, np.float32) / 255

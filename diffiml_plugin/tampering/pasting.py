@@ -117,17 +117,19 @@ def _border(region: np.ndarray, style: Style, rng: np.random.Generator) -> np.nd
 
 
 def _place(
-    extents: tuple[int, int], size: tuple[int, int], centre: tuple[float, float] | None, rng: np.random.Generator
+    extents: tuple[int, ...], size: tuple[int, int], centre: tuple[float, float] | None, rng: np.random.Generator
 ) -> tuple[int, int]:
     """Top and left for an object of `size`: inside a picture of `extents`, or over its edge if it is too large."""
     room = np.array(extents) - size
     overhang = 0.3 * np.array(size) * (rng.random() < 0.15)
     low, high = np.minimum(room, 0) - overhang, np.maximum(room, 0) + overhang
     places = rng.uniform(low, high, (1 if centre is None else _PLACES, 2))
-    if centre is None:
-        return tuple(int(start) for start in places[0])
-    moved = np.abs(places + np.array(size) / 2 - np.array(centre[::-1])).max(axis=1)
-    return tuple(int(start) for start in places[moved.argmax()])
+    chosen = 0
+    if centre is not None:
+        moved = np.abs(places + np.array(size) / 2 - np.array(centre[::-1])).max(axis=1)
+        chosen = moved.argmax()
+    top, left = places[chosen]
+    return int(top), int(left)
 
 
 def _overlap(
@@ -139,4 +141,5 @@ def _overlap(
         first, last = max(0, start), min(limit, start + extent)
         box.append(slice(first, max(first, last)))
         inside.append(slice(first - start, max(first, last) - start))
-    return cut.image[tuple(inside)], np.ascontiguousarray(cut.region[tuple(inside)]), tuple(box)
+    rows, columns = box
+    return cut.image[tuple(inside)], np.ascontiguousarray(cut.region[tuple(inside)]), (rows, columns)

@@ -51,7 +51,8 @@ class Photographs:
 
     def __init__(self, source: str | Path | Sequence[Path], longest_side: int):
         files, maps = _listed(source)
-        self._limit, self._held, self._objects = longest_side, 0, {}
+        self._limit, self._held = longest_side, 0
+        self._objects: dict[int, list[Labelled]] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             looked_at = list(pool.map(self._look, files, maps))
         for problem in (item for item in looked_at if isinstance(item, str)):

@@ -45,4 +45,4 @@ def drawn_region(height: int, width: int, area: tuple[float, float], rng: np.ran
     outline = outline * min(1, *(limit / (high - low)))  # an elongated shape shrinks until it fits
     low, high = outline.min(axis=0), outline.max(axis=0)
     outline = outline + rng.uniform(-low, np.maximum(limit - high, -low))
-    return cv2.fillPoly(np.zeros((height, width), np.uint8), [outline.round().astype(np.int32)], 1)
+    return cv2.fillPoly(np.zeros((height, width), np.uint8), [outline.round().astype(np.int32)], (1,))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,7 +56,7 @@ class SyntheticTampering(JsonDataset):
         authentic: float = 0.1,
         window: int | None = None,
         settings: TamperSettings | Mapping[str, Style] = REALISTIC,
-        **framework,
+        **framework: Any,
     ):
         self.authentic, self.window = authentic, window
         self.settings: TamperSettings | list[Style]
@@ -92,7 +93,7 @@ class SyntheticTampering(JsonDataset):
         donor, donor_regions = self._read(other, rng)
         return tamper(host, donor, rng, str(rng.choice(self.kinds)), regions, donor_regions, settings)
 
-    def _init_dataset_path(self, path) -> tuple[list[str], list[str]]:
+    def _init_dataset_path(self, path: Any) -> tuple[list[str], list[str]]:
         self.entry_path = str(path)
         return [""] * self.samples, [""] * self.samples  # their length is the dataset's
 

@@ -4,7 +4,7 @@ A stream draws a style for each image, tampered or authentic. Every share is a p
 uniformly unless it says otherwise. A YAML file can change any value: `read_styles`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -131,7 +131,8 @@ def _settings(kind: type[_Settings], values: Any, where: str) -> _Settings:
             raise DiffIMLError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
         if problem := _problem(key, value, known[key]):
             raise DiffIMLError(f"{where}: {key}: {problem}, got {value!r}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return kind(**given)
 
 
 def _problem(key: str, value: Any, default: Any) -> str:
@@ -149,7 +150,7 @@ def _problem(key: str, value: Any, default: Any) -> str:
     return "" if _number(value) and value >= 0 else "expected a number of 0 or more"
 
 
-def _weights(values) -> bool:
+def _weights(values: Collection[Any]) -> bool:
     return all(_number(value) and value >= 0 for value in values) and sum(values) > 0
 
 

@@ -54,7 +54,7 @@ def tamper(
         if labels is not None and attempt < _ATTEMPTS // 2:
             region = labelled_region(labels, settings.area, rng)
         if region is None:
-            region = drawn_region(*source.shape[:2], settings.area, rng)
+            region = drawn_region(source.shape[0], source.shape[1], settings.area, rng)
         if kind == "removal":
             content, alpha = _inpainted(host, region, rng)
         else:

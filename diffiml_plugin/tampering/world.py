@@ -1,6 +1,6 @@
 """Pictures as the world has them: a photograph with a past, tampered or not, and what happens to it afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 import cv2
@@ -86,7 +86,15 @@ def draw_picture(
 class _Scene:
     """A picture that is being tampered: `host` changes in place."""
 
-    def __init__(self, photographs, number, style, host, labels, rng):
+    def __init__(
+        self,
+        photographs: Photographs,
+        number: int,
+        style: Style,
+        host: np.ndarray,
+        labels: np.ndarray,
+        rng: np.random.Generator,
+    ):
         self.photographs, self.number, self.style = photographs, number, style
         self.host, self.labels, self.rng = host, labels, rng
 
@@ -136,8 +144,8 @@ class _Scene:
     def _text(self, pixels: float) -> np.ndarray:
         height = int(np.clip(np.sqrt(min(pixels, 0.05 * self.host[..., 0].size) / 2.5), 7, 80))
         opacity = np.pad(word(height, self.rng), MARGIN)
-        colour = self.rng.choice((0, 255, None)) if self.rng.random() < 0.7 else None
-        colour = self.rng.integers(0, 256, 3) if colour is None else np.full(3, colour)
+        grey = (0, 255, None)[self.rng.choice(3)] if self.rng.random() < 0.7 else None
+        colour = self.rng.integers(0, 256, 3) if grey is None else np.full(3, grey)
         letters = Cut((np.zeros((*opacity.shape, 3)) + colour).astype(np.uint8), strokes_region(opacity))
         return self._written(letters, opacity)
 
@@ -197,6 +205,7 @@ class _Scene:
     def _labelled(self, number: int, item: Labelled, pixels: float) -> tuple[np.ndarray, np.ndarray]:
         """An object of a label map and its region, scaled to about so many pixels."""
         photo, labels = self.photographs.read(number), self.photographs.labels(number)
+        assert labels is not None  # `item` is from there
         scale = float(np.clip(np.sqrt(pixels / item.pixels), 0.05, _ENLARGED))
         box = with_margin(item.box, photo.shape, int(np.ceil(MARGIN / scale)))
         region = (labels[box] == item.value).astype(np.uint8)
@@ -234,7 +243,7 @@ def _view(
     return image, cv2.resize(labels[box], size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def _box(photo: np.ndarray, scale: float, size: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:
+def _box(photo: np.ndarray, scale: float, size: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, slice]:
     """A place in `photo` that has `size` (height, width) once it is scaled."""
     box = []
     for extent, wanted in zip(photo.shape, size, strict=False):
@@ -266,6 +275,6 @@ def _whole_size(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, 
     return round(shape[0] * np.sqrt(pixels / stored)), round(shape[1] * np.sqrt(pixels / stored))
 
 
-def _shares(weights: Mapping | tuple) -> np.ndarray:
-    weights = np.array(list(weights), float)
-    return weights / weights.sum()
+def _shares(weights: Iterable[float]) -> np.ndarray:
+    shares = np.array(list(weights), float)
+    return shares / shares.sum()

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from diffiml_plugin import launch
 from diffiml_plugin.data import pairs as data
@@ -20,6 +19,7 @@ from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.lists import read_test_sets
 from diffiml_plugin.data.order import (
     MicroBatch,
+    Samples,
     SeededDataset,
     make_loader,
     plan_epoch,
@@ -47,7 +47,7 @@ from diffiml_plugin.training.optimization import (
 from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
-from diffiml_plugin.training.tracking import Tracker, describe_run, picture_strips
+from diffiml_plugin.training.tracking import EpochRecord, Tracker, describe_run, picture_strips
 
 _logger = logging.getLogger(__name__)
 _STRIPS = 4  # images shown in TensorBoard
@@ -62,7 +62,7 @@ class Trained:
 
 
 def train(
-    settings: TrainSettings, model_flags: Mapping[str, Any] | None = None, dataset: Dataset | None = None
+    settings: TrainSettings, model_flags: Mapping[str, Any] | None = None, dataset: Samples | None = None
 ) -> Trained:
     """Trains a model and leaves checkpoints, logs and the run's description in `settings.output_dir`.
 
@@ -102,7 +102,7 @@ class _Step(nn.Module):
 
 
 class _Run:
-    def __init__(self, settings: TrainSettings, model_flags: dict[str, Any], dataset: Dataset | None):
+    def __init__(self, settings: TrainSettings, model_flags: dict[str, Any], dataset: Samples | None):
         self.folder = Path(settings.output_dir)
         # 1. The device, and what follows from the number of processes.
         self.accelerator = launch.start(settings.device, settings.precision, settings.find_unused_parameters)
@@ -149,7 +149,8 @@ class _Run:
         backbone = card.backbone and card.backbone(model)
         optimizer = adamw(model, settings.lr, settings.weight_decay, backbone, settings.encoder_lr)
         self.learner = Learner(model, optimizer, settings.ema_decay)
-        self.epoch, self.best = 0, None  # epochs done, best pixel-F1
+        self.epoch = 0  # epochs done
+        self.best: float | None = None  # pixel-F1
         if state:
             self._restore(state)
         self.step, self.learner.optimizer = self.accelerator.prepare(_Step(model), optimizer)
@@ -170,16 +171,16 @@ class _Run:
 
     def _train_and_keep_epoch(self) -> None:
         started = time.monotonic()
-        record = {
+        record: EpochRecord = {
             "epoch": self.epoch,
             "loss": self._train_epoch(self.epoch),
             "update": self.learner.updates,
             "lr": self.learner.rate,
+            "images_per_second": round(len(self.dataset) / (time.monotonic() - started), 2),
         }
-        record["images_per_second"] = round(len(self.dataset) / (time.monotonic() - started), 2)
         self.epoch += 1
         if self.tests and (self.epoch == self.settings.epochs or self.epoch % self.settings.test_period == 0):
-            record |= self._validate()
+            self._validate(record)
         if self.tracker:
             self.tracker.epoch(record)  # first: a resumed run drops the lines of epochs that it repeats
             self._save(record.get("f1"))
@@ -222,25 +223,27 @@ class _Run:
         self.accelerator.backward(output["backward_loss"] * micro.weight)
         return output["visual_loss"]
 
-    def _validate(self) -> dict[str, Any]:
-        """The figures of each test set, and the pixel-F1 that decides which weights are best."""
-        state, summaries = self.accelerator.state, {}
-        for name, dataset in self.tests.items():
-            records = evaluate(self.learner.tested, dataset, self.settings, state, "fp32", name)
-            summaries[name] = summarise(records)
+    def _validate(self, record: EpochRecord) -> None:
+        """Adds the figures of each test set, and the pixel-F1 that decides which weights are best."""
+        model, state = self.learner.tested, self.accelerator.state
+        record["test"] = {
+            name: summarise(evaluate(model, dataset, self.settings, state, "fp32", name))
+            for name, dataset in self.tests.items()
+        }
         if self.tracker:
-            self._show(next(iter(self.tests.values())))
-        f1 = average(summaries.values()).get(PIXEL_FIGURES["f1"])  # none of authentic images alone
-        return {"test": summaries} | ({} if f1 is None else {"f1": f1})
+            self._show(self.tracker, next(iter(self.tests.values())))
+        f1 = average(record["test"].values()).get(PIXEL_FIGURES["f1"])
+        if f1 is not None:  # as of authentic images alone
+            record["f1"] = f1
 
-    def _show(self, dataset: data.PairsDataset) -> None:
+    def _show(self, tracker: Tracker, dataset: data.PairsDataset) -> None:
         shown = plan_test(dataset, range(min(_STRIPS, len(dataset))), _STRIPS)[:1]
         loader = make_loader(SeededDataset(dataset, self.settings.seed), 0, shown, 0, self.device)
         batch = to_device(next(iter(loader)), self.device)
         batch.pop("index")
         with testing_mode(self.learner.tested), launch.autocast(self.device, "fp32"):
             output = self.learner.tested(**batch, details=True)
-        self.tracker.pictures(picture_strips(batch, output), self.epoch)
+        tracker.pictures(picture_strips(batch, output), self.epoch)
 
     def _save(self, f1: float | None) -> None:
         """Last, best and every n-th weights, then the state to go on from."""

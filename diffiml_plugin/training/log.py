@@ -1,6 +1,7 @@
 """A run's log: one JSON record on a line."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class Log:
         earlier = self._path.read_text().splitlines() if first and self._path.exists() else []
         write_text(self._path, "".join(line + "\n" for line in earlier if _count(line, key) < first))
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: Mapping[str, Any]) -> None:
         """Appends a record."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

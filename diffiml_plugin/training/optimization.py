@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffiml_plugin.errors import DiffIMLError
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def adamw(
@@ -43,21 +45,21 @@ def adamw(
     return create_optimizer_v2(groups, "adamw", lr=lr, weight_decay=weight_decay)
 
 
-class Learner:
+class Learner(Generic[_Model]):
     """A model that learns: its weights, their moving average, the optimizer, and the number of updates it has had.
 
     Args:
         ema_decay: of the moving average, 0 for none; lower at the first updates, which are soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, ema_decay: float = 0.0):
+    def __init__(self, model: _Model, optimizer: Optimizer, ema_decay: float = 0.0):
         self.model, self.optimizer, self.ema_decay, self.updates = model, optimizer, ema_decay, 0
         self.average = AveragedModel(model, multi_avg_fn=self._follow, use_buffers=True) if ema_decay else None
 
     @property
-    def tested(self) -> nn.Module:
+    def tested(self) -> _Model:
         """The model that is tested and stored: the moving average, if there is one."""
-        return self.average.module if self.average else self.model
+        return cast(_Model, self.average.module) if self.average else self.model
 
     @property
     def rate(self) -> float:
@@ -92,7 +94,7 @@ class Learner:
             self.average.module.load_state_dict(state["ema"])
             self.average.n_averaged.fill_(self.updates)
 
-    def _follow(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+    def _follow(self, averages: Any, weights: Any, count: Any) -> None:
         decay = min(self.ema_decay, 1 - (1 + self.updates) ** (-2 / 3))  # timm's warm-up
         get_ema_multi_avg_fn(decay)(averages, weights, count)
 
@@ -141,7 +143,7 @@ def require_finite(loss: Tensor, updates: int, images: Sequence[str] = (), times
 class LossMeter:
     """Means of named losses over images and over all processes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._since_point, self._total = _Sums(), _Sums()
 
     def add(self, losses: Mapping[str, Tensor], images: int) -> None:
@@ -164,8 +166,9 @@ class LossMeter:
 
 
 class _Sums:
-    def __init__(self):
-        self.sums, self.images = defaultdict(float), 0
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = defaultdict(float)  # numbers, or tensors of one
+        self.images = 0
 
     def add(self, sums: Mapping[str, float | Tensor], images: int) -> None:
         self.images += images

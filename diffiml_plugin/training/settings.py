@@ -90,7 +90,7 @@ class TrainSettings(CommonSettings):
         "", "auto continues the run in output_dir, if there is one; or a training_state.pt", group=WRITTEN
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in (
             "batch_size",

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import albumentations as albu
-from torch.utils.data import Dataset
 
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, read_list
+from diffiml_plugin.data.order import Samples
 from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
@@ -36,7 +36,7 @@ def train_transform(augmentation: str = "mvss", crop_size: int | None = None) ->
 
 def read_training_set(
     settings: TrainSettings, inputs: InputSettings, post: Callable[[dict], None] | None, check: bool
-) -> Dataset:
+) -> Samples:
     """The dataset that --data_path names: a folder, a JSON list, a balanced JSON, or `synth:FOLDER` of photographs.
 
     Args:
@@ -54,7 +54,7 @@ def read_training_set(
     shown = replace(inputs, image_size=crop_size or inputs.image_size, padding_mode="constant")
     transform = train_transform(settings.augmentation, crop_size)
 
-    def dataset(source: ImageList | Path) -> Dataset:
+    def dataset(source: ImageList | Path) -> Samples:
         if not isinstance(source, Path):
             return PairsDataset(source, Inputs(shown), transform, post)
         stream = SyntheticTampering(

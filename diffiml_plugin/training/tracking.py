@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import yaml
@@ -34,6 +34,21 @@ _PACKAGES = (
     "opencv-python-headless",
     "opencv-python",
 )
+
+
+class _Epoch(TypedDict):
+    epoch: int
+    loss: dict[str, float]  # by name, the means over the epoch
+    update: int  # optimizer steps so far
+    lr: float
+    images_per_second: float
+
+
+class EpochRecord(_Epoch, total=False):
+    """A line of the log; of an epoch that was tested, with the summary of each test set and what F1 they have."""
+
+    test: dict[str, dict[str, Any]]
+    f1: float
 
 
 class Tracker:
@@ -62,9 +77,8 @@ class Tracker:
             self.writer.add_scalar(f"train_loss/{name}", value, update)
         self.writer.add_scalar("lr", learning_rate, update)
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """The end of an epoch: `epoch`, `loss` by name, `lr`, `images_per_second`, and if it was tested `f1` and
-        `test`, the summary of each test set."""
+    def epoch(self, record: EpochRecord) -> None:
+        """The end of an epoch."""
         self.log.add(record)
         for dataset, summary in record.get("test", {}).items():
             for figure in summary.keys() - {"images", "tampered"}:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
-from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
+from diffiml_plugin.method.config import ARCHITECTURE_FIELDS, DiffIMLConfig
 
 _METADATA_KEY = "diffiml"
 _SHOWN = 3  # keys of each kind that an error quotes
@@ -104,7 +104,7 @@ def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
         metadata = {}
     configs = (getattr(part, "config", None) for part in module.modules())
     stored = metadata.get("config", {})
-    built = next((asdict(config) for config in configs if is_dataclass(config)), {})
+    built = next((asdict(config) for config in configs if isinstance(config, DiffIMLConfig)), {})
     differing = [
         name for name in ARCHITECTURE_FIELDS if name in stored and name in built and stored[name] != built[name]
     ]

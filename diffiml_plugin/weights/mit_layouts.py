@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.method.mit import MixTransformer
 
 # Modules of one stage: ours -> theirs. {s}: stage from 0, {n}: stage from 1, {b}: block from 0.
 # Where they have two linear layers for our one, its outputs are theirs in that order.
@@ -78,7 +77,7 @@ def is_mit(tensors: dict[str, Tensor]) -> bool:
     return any(key.removeprefix("segformer.") in _LAYOUTS for key in tensors)
 
 
-def to_our_layout(tensors: dict[str, Tensor], encoder: MixTransformer, path: str | Path) -> dict[str, Tensor]:
+def to_our_layout(tensors: dict[str, Tensor], encoder: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """Renames published tensors, read from `path`, to the names in `encoder`.
 
     What the encoder lacks keeps its name, and what the file lacks stays missing, so that a strict load tells.
@@ -104,6 +103,6 @@ def to_our_layout(tensors: dict[str, Tensor], encoder: MixTransformer, path: str
 
 
 def _their_keys(ours: str, layout: dict[str, list[str]]) -> list[str]:
-    stage, block, module, kind = _OUR_KEY.fullmatch(ours).groups()
+    ((stage, block, module, kind),) = _OUR_KEY.findall(ours)
     names = layout[f"blocks.{{b}}.{module}" if block else module]
     return [f"{name.format(s=stage, n=int(stage) + 1, b=block)}.{kind}" for name in names]

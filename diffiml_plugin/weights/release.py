@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.f1 import pixel_f1
@@ -17,6 +17,7 @@ from diffiml_plugin.method.config import LATENT_CHANNELS, DiffIMLConfig
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.method.mit import MIT_VARIANTS
+from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.weights.files import load_into
 from diffiml_plugin.weights.mit_layouts import to_our_layout
 
@@ -124,7 +125,7 @@ def codec_from_release(
 
 
 @torch.no_grad()
-def reconstruction_f1(codec: nn.Module) -> float:
+def reconstruction_f1(codec: LatentCodec) -> float:
     """Pixel-F1 at 0.5 of one drawn mask that the codec encodes and decodes: near 1 of any that was trained."""
     side = 128
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.method.sdvae import SDVAE, AutoencoderKL
+from diffiml_plugin.method.sdvae import SDVAE
 
 PUBLISHED = "stabilityai/sd-vae-ft-mse"
 
@@ -18,6 +18,8 @@ def load_sdvae(source: str | Path = PUBLISHED) -> SDVAE:
     Raises:
         DiffIMLError: it cannot be had, or is no AutoencoderKL with four latent channels.
     """
+    from diffusers import AutoencoderKL  # without it SDVAE says so
+
     source = PUBLISHED if source == "default" else source
     try:
         vae = AutoencoderKL.from_pretrained(str(source))
