@@ -26,20 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
-    import torch
-
     from diffiml_plugin.codec.report import report_codec
     from diffiml_plugin.data.masks import find_masks, read_masks, resized
-    from diffiml_plugin.launch import start_inference
+    from diffiml_plugin.launch import autocast, start_inference
     from diffiml_plugin.weights.codecs import load_codec
 
-    torch.backends.cudnn.allow_tf32 = False  # fp32, as the page says; by default cuDNN's convolutions round to TF32
-    codec = load_codec("lightvae", args.codec_weights).to(start_inference(args.device).device)
+    device = start_inference(args.device).device
+    codec = load_codec("lightvae", args.codec_weights).to(device)
     files = find_masks(args.masks)
     masks = dict(zip(map(str, files), read_masks(files, args.binarise), strict=True))
     if args.image_size:
         masks = {name: resized(mask, args.image_size) for name, mask in masks.items()}
-    result = report_codec(codec, masks, args.image_size or 512, Path(args.output))
+    with autocast(device, "fp32"):  # as the page says
+        result = report_codec(codec, masks, args.image_size or 512, Path(args.output))
     reconstruction = result["reconstruction"]
     print(
         f"{reconstruction['images']} masks: pixel-F1 {reconstruction['f1_mean']:.4f}, 5th percentile "

@@ -84,7 +84,7 @@ def _write_sheet(listing: Path) -> Path:
     from diffiml_plugin.data.images import read_image
     from diffiml_plugin.data.lists import NEGATIVE, read_list
     from diffiml_plugin.data.masks import read_mask
-    from diffiml_plugin.prediction.files import overlay
+    from diffiml_plugin.prediction.result import overlay
     from diffiml_plugin.reports.pictures import sheet, strip
 
     pairs, cells = read_list(listing), []

@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from accelerate.utils import gather_object
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -32,6 +31,8 @@ def adamw(
     Raises:
         DiffIMLError: nothing of the backbone is trained.
     """
+    from timm.optim import create_optimizer_v2, param_groups_weight_decay  # LightVAE's training does without timm
+
     if backbone is None or backbone_lr is None:
         return create_optimizer_v2(model, "adamw", lr=lr, weight_decay=weight_decay)
     apart = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
