@@ -61,9 +61,11 @@ def _study(study: Mapping[str, Any], rows: Sequence[str], seeds: Sequence[int]) 
         for run in rows or runs:
             row, left_out = runs[run]
             folder = f"{study['folder']}/{run}/{seed}"
+            start = study["rows"][row].get("from")  # the row whose weights it goes on from
             kinds = ",".join(kind for kind in study["kinds"] if kind != left_out)
             yield [
                 *("train", "--config", f"{study['family']}#{row}", "--synth_kinds", kinds, *flags.get("train", ())),
+                *(("--checkpoint_path", f"{study['folder']}/{start}/{seed}/last.safetensors") if start else ()),
                 *(*tested_on, "--seed", seed, "--output_dir", folder, "--resume", "auto"),
             ]
             weights = ["--checkpoint_path", f"{folder}/last.safetensors", *tested_on]

@@ -118,7 +118,8 @@ class DiffIMLModel(nn.Module):
         return edge_mask
 
     def _training_step(self, image: Tensor, mask: Tensor, edge: Tensor | None) -> dict:
-        losses = self.diffiml.training_loss(image, mask, edge)
+        loss = self.diffiml.decoded_loss if self.diffiml.config.finetune else self.diffiml.training_loss
+        losses = loss(image, mask, edge)
         parts = {"mask_loss": losses.mask_loss, "edge_loss": losses.edge_loss}
         return {
             "backward_loss": losses.loss,

@@ -76,6 +76,9 @@ class DiffIMLConfig(EncoderConfig):
     prior_rate: float = _setting(0.1, "lambda of Eq. 15, in latent standard deviations")
     seg_weight: float = _setting(0.2, "alpha of Eq. 10: share of the mask term, in [0, 1]")
     timestep_power: float = _setting(1.0, "k: training draws t as T u^(1/k), u uniform; 1: the paper's, above: noisier")
+    finetune: str = _setting(
+        "", "decoded: train the prediction in one step end to end, on the maps that it decodes to (--preset fast)"
+    )
     num_train_timesteps: int = _setting(1000, "T, steps of the schedule")
     beta_start: float = _setting(1e-4, "linear schedule, variance of the first step")
     beta_end: float = _setting(0.02, "variance of the last step")
@@ -105,6 +108,7 @@ class DiffIMLConfig(EncoderConfig):
             ("denoiser", DENOISERS),
             ("latent_codec", LATENT_CODECS),
             ("sampler", SAMPLERS),
+            ("finetune", ("", "decoded")),
             ("timestep_spacing", TIMESTEP_SPACINGS),
             ("ensemble_space", ENSEMBLE_SPACES),
             ("tta_fusion", TTA_FUSIONS),
@@ -157,4 +161,4 @@ ARCHITECTURE_FIELDS = (
     "beta_end",
 )
 # Of no use once a model is trained.
-TRAINING_FIELDS = ("edge_target", "freeze_encoder", "prior_rate", "seg_weight", "timestep_power")
+TRAINING_FIELDS = ("edge_target", "finetune", "freeze_encoder", "prior_rate", "seg_weight", "timestep_power")

@@ -102,12 +102,52 @@ class DiffIML(nn.Module):
         fused = self.denoiser.fuse(self.condition_encoder(image))
         estimate = self.denoiser(zt, self.denoiser.embed(t), fused).float()  # [B, 8, h, w]
         # 4. Weigh the mask's error against the edge's.
-        mask_loss = F.mse_loss(estimate[:, :LATENT_CHANNELS], z0[:, :LATENT_CHANNELS])
-        if not self.config.edge_supervision:
-            return TrainingLoss(mask_loss, mask_loss, None, t)
-        edge_loss = F.mse_loss(estimate[:, LATENT_CHANNELS:], z0[:, LATENT_CHANNELS:])
+        parts = (torch.split(z, LATENT_CHANNELS, 1) for z in (estimate, z0))  # of the mask, of the edge map
+        return self._weighed([F.mse_loss(mine, its) for mine, its in zip(*parts, strict=True)], t)
+
+    def decoded_loss(self, image: Tensor, mask: Tensor, edge: Tensor | None = None) -> TrainingLoss:
+        """Fine-tuning of the one-step prediction, end to end, on the maps that it decodes to.
+
+        After Garcia et al., "Fine-tuning image-conditional diffusion models is easier than you think" (2024): sampling
+        with S = 1 is run as it is in prediction, with gradients; the error is that of pixels, weighed as in Eq. 10.
+
+        Args:
+            image, mask, edge: as `training_loss` takes them.
+
+        Raises:
+            DiffIMLError: more than one sampling step.
+        """
+        check_image(image)
+        if self.config.num_inference_steps != 1:
+            raise DiffIMLError(
+                f"num_inference_steps={self.config.num_inference_steps}: finetune='decoded' trains the prediction in "
+                "one step; expected 1, as --preset fast says"
+            )
+        # 1. The clean latent, from pure noise in one step.
+        size = [side // LATENT_STRIDE for side in image.shape[-2:]]
+        noise = torch.randn(len(image), 1, 1, self.config.joint_channels, *size, device=image.device)
+        fused = self.denoiser.fuse(self.condition_encoder(image))
+        estimate = self._sample(fused, noise, self._steps())[-1][:, 0]  # [B, 8, h, w]
+        # 2. The maps that it decodes to, against the true ones.
+        maps = self._target_maps(mask, edge)
+        errors = [self._pixel_error(estimate, y, target) for target, y in maps.items()]
+        ((t, _, _),) = self.schedule.respaced(1, self.config.timestep_spacing)
+        return self._weighed(errors, self.schedule.timesteps[t].expand(len(image)))
+
+    def _weighed(self, errors: Sequence[Tensor], timesteps: Tensor) -> TrainingLoss:
+        """Eq. 10, of the mask's error and, with edge supervision, the edge map's."""
+        if len(errors) == 1:
+            return TrainingLoss(errors[0], errors[0], None, timesteps)
+        mask_loss, edge_loss = errors
         alpha = self.config.seg_weight
-        return TrainingLoss(alpha * mask_loss + (1 - alpha) * edge_loss, mask_loss, edge_loss, t)
+        return TrainingLoss(alpha * mask_loss + (1 - alpha) * edge_loss, mask_loss, edge_loss, timesteps)
+
+    def _pixel_error(self, z: Tensor, y: Tensor, target: str) -> Tensor:
+        """Of a decoded map, before it is a probability: cross-entropy of a logit, or squared, of what aims at ±1."""
+        value = self._decode(z, target, "value")  # [B, 1, H, W]
+        if self.config.reading == "sigmoid":
+            return F.binary_cross_entropy_with_logits(value, y.float())
+        return F.mse_loss(value / 2 + 0.5, y.float())
 
     def predict(self, image: Tensor, names: Sequence[str], details: bool = False, members: bool = False) -> Prediction:
         """Alg. 2: encode the condition once, sample N latents for each image, average them, decode once.
@@ -224,18 +264,22 @@ class DiffIML(nn.Module):
 
     def _encode_targets(self, mask: Tensor, edge: Tensor | None) -> Tensor:
         """z0 [B, 4 or 8, h, w]: the mask's latent, and the edge map's behind it."""
-        maps = {"mask": mask}
-        if self.config.edge_supervision:
-            if edge is None:
-                raise DiffIMLError("edge supervision needs the mask's edge map (method.edges.edge_map); none was given")
-            maps["edge"] = edge
+        maps = self._target_maps(mask, edge)
         with torch.no_grad(), torch.autocast(mask.device.type, enabled=False):
             return torch.cat([self.codec.encode(y.float(), target) for target, y in maps.items()], 1)
 
-    def _decode(self, z: Tensor, target: str = "mask") -> Tensor:
+    def _target_maps(self, mask: Tensor, edge: Tensor | None) -> dict[str, Tensor]:
+        """The maps that are predicted, by the names of their parts of the latent, in its order."""
+        if not self.config.edge_supervision:
+            return {"mask": mask}
+        if edge is None:
+            raise DiffIMLError("edge supervision needs the mask's edge map (method.edges.edge_map); none was given")
+        return {"mask": mask, "edge": edge}
+
+    def _decode(self, z: Tensor, target: str = "mask", reading: str = "") -> Tensor:
         part = z[:, :LATENT_CHANNELS] if target == "mask" else z[:, LATENT_CHANNELS:]
         with torch.autocast(z.device.type, enabled=False):
-            return self.codec.decode(part, target, self.config.reading)
+            return self.codec.decode(part, target, reading or self.config.reading)
 
     def _decode_mean(self, z: Tensor, target: str = "mask") -> Tensor:
         """Members' latents [B, N, C, h, w] to their mean probability [B, 1, H, W], averaged in the ensemble's space."""

@@ -86,7 +86,12 @@ def check_map(y: Tensor) -> None:
 
 
 def read_decoded(value: Tensor, reading: str) -> Tensor:
-    """What a decoder gives, as a probability: by "sigmoid", or by "clamp", (value + 1) / 2 cut to [0, 1]."""
+    """What a decoder gives, as a probability: by "sigmoid", or by "clamp", (value + 1) / 2 cut to [0, 1].
+
+    By "value" it stays what it is, for losses, whose gradient a saturated probability would lose.
+    """
+    if reading == "value":
+        return value
     return value.sigmoid() if reading == "sigmoid" else (value / 2 + 0.5).clamp(0, 1)
 
 

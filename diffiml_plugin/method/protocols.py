@@ -35,7 +35,8 @@ class LatentCodec(Protocol):
         """Maps [B, 1, H, W] in [0, 1] → latents [B, 4, H/8, W/8]. `target` says what they are: "mask" | "edge"."""
 
     def decode(self, z: Tensor, target: str = ..., reading: str = ...) -> Tensor:
-        """Latents [B, 4, h, w] → probabilities [B, 1, 8h, 8w]; `reading` is one of the codec's in `config.READINGS`."""
+        """Latents [B, 4, h, w] → probabilities [B, 1, 8h, 8w]; `reading` is one of the codec's in `config.READINGS`, or
+        "value" for what becomes one."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of nn.Module."""

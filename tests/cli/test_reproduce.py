@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffiml_plugin.cli import reproduce
 from diffiml_plugin.cli.main import main
-from diffiml_plugin.cli.targets import read_targets
+from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.datasets.catalogue import CATALOGUE
 from diffiml_plugin.models.checkpoints import BEST
 from diffiml_plugin.weights.files import read_metadata
@@ -38,6 +38,19 @@ def runs(monkeypatch):
 
     monkeypatch.setattr(reproduce.subprocess, "run", run)
     return started
+
+
+def test_a_row_of_a_study_goes_on_from_anothers_weights():
+    def starts(row):
+        made = {words[0]: words for words in commands("study", [row], [1])}
+        return [
+            words[words.index("--checkpoint_path") + 1] if "--checkpoint_path" in words else None
+            for words in (made["train"], made["test"])
+        ]
+
+    runs = "runs/study_128"
+    assert starts("fast") == [f"{runs}/t_noisy/1/last.safetensors", f"{runs}/fast/1/last.safetensors"]
+    assert starts("t_noisy") == [None, f"{runs}/t_noisy/1/last.safetensors"]
 
 
 @pytest.mark.parametrize("target", read_targets())
