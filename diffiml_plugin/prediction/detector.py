@@ -71,7 +71,7 @@ class Detector:
         self.device = launch.start_inference(settings.device).device
         opened = open_model(checkpoint_path, settings, self.device, model, model_flags)
         if settings.image_size and opened.inputs.if_padding and opened.inputs.padding_mode == "reflect":
-            _logger.info("--image_size is not used: this model takes images at their own size")
+            _logger.info("the image size is not used: this model takes images at their own size")
         self.card, self.inputs = opened.card, Inputs(opened.inputs, opened.card.size_multiple)
         chosen = opened.threshold if threshold is None else threshold
         self.threshold = THRESHOLD if chosen is None else chosen

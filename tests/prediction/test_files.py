@@ -66,7 +66,7 @@ def test_a_size_that_changes_nothing_is_said(checkpoint, caplog):
         input={"image_size": 64, "if_padding": True, "padding_mode": "reflect"},
     )
     load(checkpoint, image_size=32, device="cpu")
-    assert "--image_size is not used" in caplog.text
+    assert "the image size is not used" in caplog.text
 
 
 def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
