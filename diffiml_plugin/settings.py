@@ -1,6 +1,6 @@
 """The settings of training and testing. Each field is a flag; where IMDLBenCo has one it keeps its name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +103,7 @@ class CommonSettings:
             raise DiffIMLError("--if_padding and --if_resizing exclude each other; give one of them")
 
 
-def require(settings: CommonSettings, name: str, holds, expected: str) -> None:
+def require(settings: CommonSettings, name: str, holds: Callable[[Any], bool], expected: str) -> None:
     if not holds(getattr(settings, name)):
         raise DiffIMLError(f"--{name} {getattr(settings, name)} must be {expected}")
 

@@ -1,4 +1,4 @@
-"""The formatter, the linter and, of the rooms that it holds, the type checker have nothing to say."""
+"""The formatter, the linter and the type checker have nothing to say."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def test_ruff(words):
 
 @pytest.mark.slow
 def test_mypy(tmp_path):
-    run("mypy", "--cache-dir", str(tmp_path), "--package", "diffiml_plugin.method")
+    run("mypy", "--cache-dir", str(tmp_path))
 
 
 def run(*command: str) -> None:

@@ -67,7 +67,7 @@ def _run_zoo(args: argparse.Namespace, flags: dict[str, Any]) -> int:
         raise DiffIMLError(
             f"--zoo compares DiffIML with others; in place of --model {args.model} say --zoo {args.model}"
         )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in zoo(args.zoo, flags, args.image_size, start_inference(args.device).device, args.count or "whole"):
         if not rows:
             tqdm.write(f"{'':<40}{'params M':>12}{'GFLOPs':>12}{'FPS':>10}{'× DiffIML':>12}")

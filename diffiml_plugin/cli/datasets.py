@@ -105,7 +105,7 @@ def _prepare(name: str, root: str, output: str | None, tampered_only: bool) -> N
     from diffiml_plugin.datasets.catalogue import known_entry
     from diffiml_plugin.datasets.prepare import prepare
 
-    done = prepare(name, Path(root), output and Path(output), tampered_only)
+    done = prepare(name, Path(root), Path(output) if output else None, tampered_only)
     entry = known_entry(name)
     expected = f" (published: {entry.authentic}, {entry.tampered})" if entry else ""
     empty = f", {done.empty} empty ones kept" if done.empty else ""

@@ -90,7 +90,7 @@ def _write_sheet(listing: Path) -> Path:
     pairs, cells = read_list(listing), []
     for file, mask_file in list(zip(pairs.images, pairs.masks, strict=True))[:_SHOWN]:
         image = read_image(Path(file))
-        mask = np.zeros(image.shape[:2]) if mask_file == NEGATIVE else read_mask(Path(mask_file))
+        mask = np.zeros(image.shape[:2], bool) if mask_file == NEGATIVE else read_mask(Path(mask_file)) > 0
         cells.append(strip(image, overlay(image, mask)))
     target = listing.parent / _SHEET
     Image.fromarray(sheet(cells)).save(target, quality=92)

@@ -25,7 +25,7 @@ from diffiml_plugin.codec.metrics import (
 from diffiml_plugin.data.masks import resized
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.method.edges import edge_map
-from diffiml_plugin.method.lightvae import TARGETS, LightVAE
+from diffiml_plugin.method.lightvae import TARGETS
 from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.reports.page import Section, Strip, write_page
@@ -57,7 +57,7 @@ def reconstruct(codec: LatentCodec, maps: Sequence[np.ndarray], target: str) -> 
     return Reconstruction(maps, decoded, latents, *scores)
 
 
-def report_codec(codec: LightVAE, masks: Mapping[str, np.ndarray], size: int, output_dir: Path) -> dict:
+def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int, output_dir: Path) -> dict:
     """Measures the codec on masks by name, [H, W] in {0, 1} of any sizes, and writes codec.json and codec.html.
 
     Args:

@@ -130,5 +130,5 @@ def _mean_f1(records: list[dict[str, Any]]) -> float:
 
 def _best_constant(listing: Path) -> float:
     """Pixel-F1 of calling every pixel tampered: 2a / (1 + a) for a region of share a. Calling none so scores 0."""
-    shares = [np.mean(read_image(Path(mask)) > 127) for mask in read_list(listing).masks]
+    shares = [float(np.mean(read_image(Path(mask)) > 127)) for mask in read_list(listing).masks]
     return fmean(pixel_f1(share, 1.0, share) for share in shares)

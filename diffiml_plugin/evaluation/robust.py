@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, Record, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
@@ -37,7 +37,7 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
         DiffIMLError: as `test.test`.
     """
     scoring = open_scoring(settings, model_flags, RESULTS)
-    records = []
+    records: list[Record] = []
 
     def score(variant: str, transform: Any = None) -> dict[str, Any]:
         found = {name: scoring.records(name, variant, transform) for name in scoring.lists}
@@ -96,8 +96,8 @@ def plot(path: Path, curves: Curves, published: Curves | None = None) -> None:
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
     for perturbation, panel in zip(panels, axes[0], strict=True):
         strengths = (0, *PERTURBATIONS[perturbation][1])
-        lines = [(label, curve, {"marker": "o"}) for label, curve in curves.items()]
-        lines += [(label, curve, {"linestyle": "--", "linewidth": 0.8}) for label, curve in (published or {}).items()]
+        ours, others = {"marker": "o"}, {"linestyle": "--", "linewidth": 0.8}
+        lines = [(*line, ours) for line in curves.items()] + [(*line, others) for line in (published or {}).items()]
         for label, curve, style in lines:
             points = {s: value for s, value in curve.get(perturbation, {}).items() if s in strengths}
             panel.plot([strengths.index(s) for s in points], list(points.values()), label=label, **style)

@@ -106,7 +106,7 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     """
     records = list(records)
     tampered = [record for record in records if record["label"] == 1]
-    summary = {"images": len(records), "tampered": len(tampered)}
+    summary: dict[str, Any] = {"images": len(records), "tampered": len(tampered)}
     if vanished := sum(record.get("mask_area") == 0 for record in tampered):
         summary["vanished"] = vanished
     for key, name in (*MEANS.items(), *((OWN[key], f"{MEANS[key]} at own threshold") for key in OWN)):
@@ -181,7 +181,7 @@ def _ranked(probability: Tensor, truth: Tensor, real: Tensor) -> dict[str, Any]:
     hits = positive.cumsum(0)  # tampered pixels so far
     called = torch.searchsorted(keys, _descending(probability.new_tensor(THRESHOLDS)))
     hits_called, tampered = F.pad(hits, (1, 0))[called], hits[-1]
-    figures = {
+    figures: dict[str, Any] = {
         "auc": None,
         "auc_sklearn": None,
         _CURVES["f1"]: pixel_f1(hits_called, called, tampered).tolist(),

@@ -1,9 +1,9 @@
 """`benco sweep`: one checkpoint under many sampling settings (Tables 6e and 7), each image encoded once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from torch import Tensor, nn
@@ -13,12 +13,13 @@ from diffiml_plugin.evaluation.published import require_tables
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, Record, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.table import Table
 
 RESULTS = "sweep.json"
-SWEPT = {
+SWEPT: dict[str, Any] = {  # setting -> its type
     field.name: field.type
     for field in fields(DiffIMLConfig)
     if field.name
@@ -61,7 +62,7 @@ def sweep(
     scoring = open_scoring(settings, model_flags, RESULTS, captures=False)
     if not scoring.card.samples:
         raise DiffIMLError(f"{scoring.card.name} has no sampling settings to sweep; pass a checkpoint of DiffIML")
-    method = scoring.model.diffiml
+    method = method_of(scoring.model)
     seeds = range(method.config.noise_seed, method.config.noise_seed + noise_seeds)
     cases = {
         (name, value): [replace(method.config, **{name: value}, noise_seed=seed) for seed in seeds]
@@ -75,11 +76,9 @@ def sweep(
     def row(configs: Sequence[DiffIMLConfig]) -> dict[str, Any]:
         datasets = {}
         for name, records in found.items():
-            runs = [
-                summarise(r for r in records if _of(config).items() <= r.items()).get(PIXEL_FIGURES["f1"])
-                for config in configs
-            ]
-            if None not in runs:  # no tampered image
+            summaries = [summarise(r for r in records if _of(config).items() <= r.items()) for config in configs]
+            runs = [summary[PIXEL_FIGURES["f1"]] for summary in summaries if PIXEL_FIGURES["f1"] in summary]
+            if runs:  # else no image is tampered
                 datasets[name] = {"f1": fmean(runs), "std": stdev(runs) if len(runs) > 1 else None, "runs": runs}
         return datasets
 
@@ -103,7 +102,7 @@ class _ManySamplers(nn.Module):
         self, image: Tensor, name: Sequence[str], shape_mask: Tensor | None = None, **_: Any
     ) -> Iterator[tuple[DiffIMLConfig, dict]]:
         conditions = self.encoder.condition(image)
-        for sampler in self.samplers:
+        for sampler in cast(Iterable[DiffIML], self.samplers):
             noise = sampler.draw_noise(name, image.shape[-2:]).to(image.device, non_blocking=True)
             prediction = sampler.sample(conditions, noise).within(shape_mask)
             yield sampler.config, {"pred_mask": prediction.probability, "pred_label": prediction.score}
@@ -119,7 +118,7 @@ def _of(config: DiffIMLConfig) -> dict[str, Any]:
 
 def _read(vary: Sequence[str]) -> dict[str, list[Any]]:
     """Values by setting, in their types, from NAME=VALUE,VALUE,... words."""
-    read = {}
+    read: dict[str, list[Any]] = {}
     for word in vary:
         name, _, values = word.partition("=")
         if name not in SWEPT:

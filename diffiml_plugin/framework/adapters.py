@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,15 @@ from diffiml_plugin.method.config import DiffIMLConfig, EncoderConfig, true_or_f
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.encoders import build_encoder
+from diffiml_plugin.method.protocols import ConditionEncoder
 from diffiml_plugin.method.segmenter import Segmenter
 from diffiml_plugin.weights.codecs import load_codec
 from diffiml_plugin.weights.encoders import load_encoder_weights
 
+_Init = TypeVar("_Init", bound=Callable[..., None])
 
-def _with_fields_of(config):
+
+def _with_fields_of(config: type[EncoderConfig]) -> Callable[[_Init], _Init]:
     """Gives a constructor one keyword for each field of `config`: the framework makes a flag of every parameter."""
     settings = [
         inspect.Parameter(
@@ -31,15 +36,15 @@ def _with_fields_of(config):
         for f in fields(config)
     ]
 
-    def decorate(init):
+    def decorate(init: _Init) -> _Init:
         own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        init.__signature__ = inspect.Signature([*own, *settings])
+        init.__signature__ = inspect.Signature([*own, *settings])  # type: ignore[attr-defined]
         return init
 
     return decorate
 
 
-def _make_encoder(config: EncoderConfig, weights: str) -> nn.Module:
+def _make_encoder(config: EncoderConfig, weights: str) -> ConditionEncoder:
     """The condition encoder with its initial weights, of which as much is trained as the settings say."""
     encoder = build_encoder(config.encoder)
     load_encoder_weights(encoder, config.encoder, weights)
@@ -57,7 +62,7 @@ class DiffIMLModel(nn.Module):
     """
 
     @_with_fields_of(DiffIMLConfig)
-    def __init__(self, encoder_weights: str = "none", codec_weights: str = "default", **settings):
+    def __init__(self, encoder_weights: str = "none", codec_weights: str = "default", **settings: Any):
         super().__init__()
         config = DiffIMLConfig(**settings)
         encoder = _make_encoder(config, encoder_weights)
@@ -67,18 +72,18 @@ class DiffIMLModel(nn.Module):
 
     def forward(
         self,
-        image,
-        mask=None,
-        label=None,
-        edge_map=None,
-        edge_mask=None,
-        name=None,
-        details=False,
-        shape_mask=None,
-        uncertainty=False,
-        *args,
-        **kwargs,
-    ) -> dict:
+        image: Tensor,
+        mask: Any = None,
+        label: Any = None,
+        edge_map: Tensor | None = None,
+        edge_mask: Tensor | None = None,
+        name: Sequence[str] | None = None,
+        details: bool = False,
+        shape_mask: Tensor | None = None,
+        uncertainty: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """One training step's loss, or a prediction.
 
         Args:
@@ -99,15 +104,13 @@ class DiffIMLModel(nn.Module):
             return self._training_step(image, mask, self._edge_target(edge_map, edge_mask))
         names = name if name is not None else [content_name(one) for one in image]
         prediction = self.diffiml.predict(image, names, bool(details), members=bool(uncertainty)).within(shape_mask)
-        output = {"pred_mask": prediction.probability, "pred_label": prediction.score}
+        output: dict[str, Any] = {"pred_mask": prediction.probability, "pred_label": prediction.score}
         if prediction.members is not None:
             output["uncertainty"] = prediction.uncertainty
         if details:
-            output["visual_image"] = {}
-            if prediction.edge is not None:
-                output["visual_image"]["edge"] = prediction.edge
-            for number, step in enumerate(prediction.steps.unbind(1), start=1):
-                output["visual_image"][f"denoising step {number}"] = step
+            steps = () if prediction.steps is None else prediction.steps.unbind(1)
+            pictures = {f"denoising step {number}": step for number, step in enumerate(steps, start=1)}
+            output["visual_image"] = pictures if prediction.edge is None else {"edge": prediction.edge, **pictures}
         return output
 
     def _edge_target(self, edge_map: Tensor | None, edge_mask: Tensor | None) -> Tensor | None:
@@ -137,18 +140,31 @@ class SegFormerIML(nn.Module):
     """
 
     @_with_fields_of(EncoderConfig)
-    def __init__(self, encoder_weights: str = "none", **settings):
+    def __init__(self, encoder_weights: str = "none", **settings: Any):
         super().__init__()
         self.segmenter = Segmenter(_make_encoder(EncoderConfig(**settings), encoder_weights))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, image, mask=None, label=None, shape_mask=None, *args, **kwargs) -> dict:
+    def forward(
+        self,
+        image: Tensor,
+        mask: Any = None,
+        label: Any = None,
+        shape_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """As `DiffIMLModel.forward`, from the image alone: there is no noise to key."""
         if self.training:
             loss = self.segmenter.training_loss(image, mask)
             return {"backward_loss": loss, "visual_loss": {"loss": loss}}
         prediction = self.segmenter.predict(image).within(shape_mask)
         return {"pred_mask": prediction.probability, "pred_label": prediction.score}
+
+
+def method_of(model: nn.Module) -> DiffIML:
+    """What a `DiffIMLModel` runs."""
+    return cast(DiffIMLModel, model).diffiml
 
 
 def content_name(image: Tensor) -> str:

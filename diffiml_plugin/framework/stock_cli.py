@@ -1,7 +1,7 @@
 """The framework's own command."""
 
 
-def framework_main():
+def framework_main() -> int | None:
     """The framework's own `benco`."""
     from IMDLBenCo.cli import main
 

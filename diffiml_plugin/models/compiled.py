@@ -34,16 +34,19 @@ def speed_up(model: nn.Module, device: torch.device, precision: str, compile_mod
     compiling = compile_mode == "on" or (compile_mode == "auto" and device.type == "cuda")
     for method in (module for module in model.modules() if isinstance(module, DiffIML)):
         if dtype := launch.half_precision(device, precision):
-            for network in (method.condition_encoder, method.denoiser):
-                _store_weights_in(dtype, network)
+            for network in ("condition_encoder", "denoiser"):
+                _store_weights_in(dtype, method.get_submodule(network))
         if compiling:
             parts = _Parts(captures and device.type == "cuda")
-            method.condition_encoder.forward = parts.add("the condition encoder", method.condition_encoder.forward)
-            method.denoiser.forward = parts.add("the denoiser", method.denoiser.forward)
-            method.codec.decode = parts.add("the decoder", method.codec.decode)
+            for title, part, call in (
+                ("the condition encoder", method.condition_encoder, "forward"),
+                ("the denoiser", method.denoiser, "forward"),
+                ("the decoder", method.codec, "decode"),
+            ):
+                setattr(part, call, parts.add(title, getattr(part, call)))
             if parts.captures:
                 torch.backends.cudnn.benchmark = True  # shapes repeat
-                method.forward = _Captured(method, parts)
+                method.forward = _Captured(method, parts)  # type: ignore[method-assign]
 
 
 def forget_graphs(model: nn.Module) -> None:

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import nn
-
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.adapters import method_of
+from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import DIFFIML
@@ -52,15 +52,16 @@ def convert(source: Path, target: Path, activation: str = ACTIVATIONS[0], force:
     config, renamed = from_release(tensors, source, activation)
     flags = {**asdict(config), **DIFFIML.untrained}
     model = DIFFIML.build(flags, pretrained=False)
-    load_into(model.diffiml, renamed, source)
-    f1 = _require_trained(model.eval().diffiml.codec, source, activation, force)
+    method = method_of(model.eval())
+    load_into(method, renamed, source)
+    f1 = _require_trained(method.codec, source, activation, force)
     save_checkpoint(
         target, model, DIFFIML.name, flags, input=asdict(InputSettings()), provenance=provenance | {"mask_f1": f1}
     )
     return f"the release's model on {config.encoder} with {config.latent_codec}; pixel-F1 of a mask {f1:.4f}"
 
 
-def _require_trained(codec: nn.Module, source: Path, activation: str, force: bool) -> float:
+def _require_trained(codec: LatentCodec, source: Path, activation: str, force: bool) -> float:
     """The codec's pixel-F1 on a mask. Raises DiffIMLError if it is no trained codec's, unless `force`."""
     f1 = reconstruction_f1(codec)
     if f1 < _HEALTHY_F1 and not force:

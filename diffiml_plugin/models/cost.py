@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.models.registry import RegisteredModel, find_model
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
@@ -110,17 +111,19 @@ def count_all(
     if not card.samples:
         trace = _trace(card.name, model, batch)
         return dict.fromkeys(COUNTS, {"N=1": trace and trace.total() / 1e9})
-    config, traces = model.diffiml.config, []
+    method, traces = method_of(model), []
+    config = method.config
     for members in (1, 2):  # all others follow: each is a number of equal calls of the denoiser
-        model.diffiml.config = replace(config, ensemble_size=members, num_inference_steps=1)
+        method.config = replace(config, ensemble_size=members, num_inference_steps=1)
         traces.append(_trace(card.name, model, batch))
-    model.diffiml.config = config
-    if None in traces:
+    method.config = config
+    first, second = traces
+    if first is None or second is None:
         return dict.fromkeys(COUNTS, dict.fromkeys(f"N={members}" for members in sizes))
-    once, more = (trace.total() for trace in traces)
-    call, denoiser = more - once, "model.diffiml.denoiser"
-    share = traces[0].by_module()[f"{denoiser}.condition_in"]
-    attention = traces[0].by_module_and_operator()[denoiser]["scaled_dot_product_attention"]
+    once, denoiser = first.total(), "model.diffiml.denoiser"
+    call = second.total() - once
+    share = first.by_module()[f"{denoiser}.condition_in"]
+    attention = first.by_module_and_operator()[denoiser]["scaled_dot_product_attention"]
 
     def total(count: str, members: int) -> float:
         if count == "published":
@@ -167,17 +170,32 @@ def _counter(module: nn.Module, *inputs: Tensor) -> "FlopCountAnalysis":
 
 
 @torch.no_grad()
-def seconds_per_call(call: Callable[[], Tensor], fewest: int = 3) -> float:
-    """The median of at least `fewest` calls one after another, the first left out if there are several.
-
-    Each is waited for until the device has its result.
-    """
-    seconds: list[float] = []
-    while len(seconds) < fewest or sum(seconds) < _SECONDS and len(seconds) < _MOST:
-        start = time.perf_counter()
-        call().sum().item()  # .item() waits for the device
-        seconds.append(time.perf_counter() - start)
+def seconds_per_call(call: Callable[[], Any], fewest: int = 3) -> float:
+    """The median of at least `fewest` calls one after another, the first left out if there are several."""
+    seconds = timed([call], fewest, _MOST, _SECONDS)
     return median(seconds[1:] or seconds)
+
+
+def timed(
+    calls: Sequence[Callable[[], Any]],
+    fewest: int,
+    most: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """The seconds of single calls in turn, each until the device has done it.
+
+    Args:
+        fewest, most: calls; no more than `fewest` are begun once they took `seconds`.
+    """
+    taken: list[float] = []
+    while len(taken) < fewest or (sum(taken) < seconds and len(taken) < most):
+        started = clock()
+        calls[len(taken) % len(calls)]()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        taken.append(clock() - started)
+    return taken
 
 
 def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:

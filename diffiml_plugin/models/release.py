@@ -42,7 +42,9 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
     config, card = metadata.get("config", {}), look_up(metadata.get("model", ""))
     if card:
         config = card.without_weights(config)  # the files that training started from stay at home
-    kept = {key: metadata[key] for key in ("model", "input") if key in metadata}  # not the figures of one run's end
+    kept: dict[str, Any] = {
+        key: metadata[key] for key in ("model", "input") if key in metadata
+    }  # not the figures of one run's end
     save_weights(target, mean, {**kept, "config": config, **statement})
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain, product
 from pathlib import Path
 from statistics import median, quantiles
@@ -26,12 +26,13 @@ from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.files import write_text
+from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.models.compiled import forget_graphs, speed_up
-from diffiml_plugin.models.cost import CountedOperators, count_flops
+from diffiml_plugin.models.cost import CountedOperators, count_flops, timed
 from diffiml_plugin.models.inputs import InputSettings
-from diffiml_plugin.models.registry import DIFFIML, find_model
+from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import predict
@@ -151,7 +152,7 @@ def ceilings(settings: Bench) -> dict[str, float]:
     for precision in ("fp32", "bf16") if device.type == "cuda" else ("fp32",):
         dtype = launch.half_precision(device, precision) or torch.float32
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        reached[f"{precision}_tflops"] = 2 * side**3 / _median(settings, [lambda a=a, b=b: a @ b]) / 1e12
+        reached[f"{precision}_tflops"] = 2 * side**3 / _median(settings, [partial(torch.matmul, a, b)]) / 1e12
     source = torch.zeros(_COPIED[device.type] // 4, device=device)
     target = torch.empty_like(source)
     reached["copy_gb_s"] = 2 * 4 * source.numel() / _median(settings, [lambda: target.copy_(source)]) / 1e9
@@ -165,7 +166,7 @@ def _built(settings: Bench, denoiser: str) -> Iterator[tuple[nn.Module, DiffIML]
         flags = {"encoder": settings.encoder, "denoiser": denoiser}
         model, _ = build_untrained(DIFFIML, flags, settings.image_size)
         model.to(settings.device)
-    yield model, model.diffiml
+    yield model, method_of(model)
     del model
     gc.collect()
     if settings.device.type == "cuda":
@@ -215,7 +216,7 @@ class _Predicting:
             names = [f"{number}/{i}" for i in range(batch_size)]
             image = torch.randn(batch_size, 3, side, side, generator=generator)
             inputs.append((image.to(device), self.method.draw_noise(names, (side, side)).to(device)))
-        return [lambda image=image, noise=noise: self._call(image, noise) for image, noise in inputs]
+        return [partial(self._call, image, noise) for image, noise in inputs]
 
     def _call(self, image: Tensor, noise: Tensor) -> Tensor:
         with torch.no_grad(), launch.autocast(self.settings.device, self.precision):
@@ -224,18 +225,20 @@ class _Predicting:
 
 def _zoo_rows(settings: Bench) -> Iterator[dict[str, Any]]:
     for name in tqdm(settings.zoo, "zoo", disable=None):
-        card = find_model(name)
-        size = card.input.get("image_size", 512)
-        row = {"model": name, "N": None, "S": None, "precision": "fp32", "compiled": False, "image_size": size}
-        try:
-            with untrained(settings.device.type):
-                model, _ = build_untrained(card, {}, size)
-                batch = blank_batch(model.to(settings.device), size)
-                yield {**row, **_measured(settings, _PeerPredicting(settings, model, batch))}
-        except Exception as error:  # the zoo's models fail in ways of their own, and none may end the run
-            yield {**row, "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        model = batch = None
+        yield _zoo_row(settings, find_model(name))
         gc.collect()
+
+
+def _zoo_row(settings: Bench, card: RegisteredModel) -> dict[str, Any]:
+    size = card.input.get("image_size", 512)
+    row = {"model": card.name, "N": None, "S": None, "precision": "fp32", "compiled": False, "image_size": size}
+    try:
+        with untrained(settings.device.type):
+            model, _ = build_untrained(card, {}, size)
+            batch = blank_batch(model.to(settings.device), size)
+            return {**row, **_measured(settings, _PeerPredicting(settings, model, batch))}
+    except Exception as error:  # the zoo's models fail in ways of their own, and none may end the run
+        return {**row, "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
 
 
 class _PeerPredicting:
@@ -254,7 +257,7 @@ class _PeerPredicting:
         images = [
             torch.randn(batch_size, *image.shape[1:], generator=generator).to(image.device) for _ in range(_ROTATED)
         ]
-        return [lambda one=one: self._call({**many, "image": one}) for one in images]
+        return [partial(self._call, {**many, "image": one}) for one in images]
 
     def _call(self, batch: dict[str, Any]) -> Tensor:
         with torch.no_grad(), launch.autocast(self.settings.device, "fp32"):
@@ -303,21 +306,9 @@ def _median(settings: Bench, calls: Sequence[Callable[[], Any]]) -> float:
 
 def _seconds(settings: Bench, calls: Sequence[Callable[[], Any]]) -> list[float]:
     """Of single calls in turn, each until the device has done it, after some that warm up."""
-    for _ in range(_WARM_UPS[settings.device.type]):
-        calls[0]()
-    _wait(settings.device)
-    seconds: list[float] = []
-    while len(seconds) < _FEWEST or (sum(seconds) < settings.seconds and len(seconds) < _MOST):
-        started = settings.clock()
-        calls[len(seconds) % len(calls)]()
-        _wait(settings.device)
-        seconds.append(settings.clock() - started)
-    return seconds
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    warm_ups = _WARM_UPS[settings.device.type]
+    timed(calls[:1], warm_ups, warm_ups, settings.seconds)
+    return timed(calls, _FEWEST, _MOST, settings.seconds, settings.clock)
 
 
 def _launches(settings: Bench, call: Callable[[], Tensor]) -> int:
@@ -330,7 +321,7 @@ def _launches(settings: Bench, call: Callable[[], Tensor]) -> int:
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         call()
-        _wait(settings.device)
+        torch.cuda.synchronize(settings.device)
     asked = ("LaunchKernel", "GraphLaunch", "MemcpyAsync", "MemsetAsync")
     return sum(event.count for event in profiled.key_averages() if any(word in event.key for word in asked))
 
@@ -355,7 +346,7 @@ def _counted(settings: Bench, method: DiffIML) -> Callable[[int, int], tuple[flo
         time_ = method.denoiser.embed(method.schedule.timesteps[:1])
         with torch.no_grad(), CountedOperators() as step:
             method.denoiser(z, time_, fused)
-        return 2 * count_flops(method.denoiser, z, time_, fused), step.values
+        return 2 * count_flops(method.get_submodule("denoiser"), z, time_, fused), step.values
 
     def cost(members: int, steps: int) -> tuple[float, dict[str, float]]:
         flops, values = step_cost(members)
@@ -390,7 +381,7 @@ def _lines(settings: Bench, model: nn.Module, method: DiffIML) -> dict[str, list
     lines: dict[str, list[tuple[int, float]]] = {}
     for name, values in _LINES.items():
         for value in values:
-            changed = {"N": {"ensemble_size": value}, "S": {"num_inference_steps": value}}.get(name, {})
+            changed: dict[str, Any] = {"N": {"ensemble_size": value}, "S": {"num_inference_steps": value}}.get(name, {})
             method.config = replace(base, **changed)
             side = value if name == "image side" else settings.image_size
             calls = _Predicting(settings, method, "auto").calls(1, side)
@@ -421,7 +412,7 @@ def _shares(settings: Bench) -> tuple[dict[str, float], float]:
         with torch.no_grad(), launch.autocast(device, "auto"):
             conditions = method.condition(image)
             parts: dict[str, list[Callable[[], Any]]] = {
-                "data": [lambda i=i: dataset[i] for i in range(len(files))],
+                "data": [partial(dataset.__getitem__, i) for i in range(len(files))],
                 "encoder": [lambda: method.condition(image)],
                 "sampler": [lambda: method.sample(conditions, noise)],
                 "decoder": [lambda: method._decode_mean(latents)],

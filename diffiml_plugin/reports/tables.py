@@ -183,7 +183,7 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Ours]:
 
     DiffIML's are counted as the paper counts its own, and once more whole.
     """
-    found = {}
+    found: dict[str, Ours] = {}
     by_count = cost.get("GFLOPs_by_count", {"": cost["GFLOPs"]})
     for count, suffix in {"": "", "published": "", "whole": ", counted whole"}.items():
         for members, gflops in by_count.get(count, {}).items():

@@ -1,14 +1,17 @@
 """The latent codec of a setting, with its weights."""
 
-from torch import nn
+from typing import TYPE_CHECKING
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.lightvae import LightVAE
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.weights.lightvae import SHIPPED, load_lightvae
 
+if TYPE_CHECKING:
+    from diffiml_plugin.method.sdvae import SDVAE
 
-def load_codec(name: str, source: str = "default", layout: str = "") -> nn.Module:
+
+def load_codec(name: str, source: str = "default", layout: str = "") -> "LightVAE | ReleaseLightVAE | SDVAE":
     """The codec called `name` (lightvae | lightvae-release | sd-vae).
 
     Args:
@@ -55,7 +58,7 @@ def build_lightvae(name: str, layout: str = "") -> LightVAE | ReleaseLightVAE:
     return LightVAE(int(layout)) if layout else LightVAE()
 
 
-def _load_sdvae(source: str) -> nn.Module:
+def _load_sdvae(source: str) -> "SDVAE":
     from diffiml_plugin.method.sdvae import SDVAE  # diffusers takes seconds to import
     from diffiml_plugin.weights.sdvae import load_sdvae
 
