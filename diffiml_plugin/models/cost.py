@@ -172,7 +172,7 @@ def _counter(module: nn.Module, *inputs: Tensor) -> "FlopCountAnalysis":
 @torch.no_grad()
 def seconds_per_call(call: Callable[[], Any], fewest: int = 3) -> float:
     """The median of at least `fewest` calls one after another, the first left out if there are several."""
-    seconds = timed([call], fewest, _MOST, _SECONDS)
+    seconds = timed([call], fewest, _MOST, _SECONDS, time.perf_counter)
     return median(seconds[1:] or seconds)
 
 
