@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from diffiml_plugin.cli import reproduce
+from diffiml_plugin.cli.config_file import TARGETS, packaged_folder
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.datasets.catalogue import CATALOGUE
@@ -232,6 +233,9 @@ SMALL = [*TINY, *"--encoder_weights none --crop_size 64 --samples_per_set 2".spl
 @pytest.mark.slow
 def test_the_study_goes_on_where_it_stopped(reproduced, photographs, tmp_path, monkeypatch):
     monkeypatch.setenv("SIDE", "64")
+    targets = (packaged_folder() / TARGETS).read_text()
+    (tmp_path / TARGETS).write_text(targets.replace("--images 150", "--images 9"))
+    monkeypatch.setattr("diffiml_plugin.cli.targets.packaged_folder", lambda: tmp_path)
     rows = ["discriminative", "DiffIML", "DiffIML_without_removal"]
     words = ["study", *TINY, "--rows", *rows, "--seeds", "0", "1"]
     first = reproduced(*words)
