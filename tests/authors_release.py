@@ -225,10 +225,10 @@ def _batch_norm(name: str, channels: int) -> dict[str, Tensor]:
 
 
 def _random(tensor: Tensor) -> Tensor:
-    """Of a size that keeps signals about unit; what is 1 (gains, variances) stays near it."""
+    """Of a size that keeps signals about unit under ReLU; what is 1 (gains, variances) stays near it."""
     if not tensor.is_floating_point():
         return tensor
     if tensor.ndim > 1:
-        return torch.randn(tensor.shape) / tensor[0].numel() ** 0.5
+        return torch.randn(tensor.shape) * (2 / tensor[0].numel()) ** 0.5
     near = 1.0 if tensor.numel() and bool((tensor == 1).all()) else 0.0
     return near + 0.1 * torch.randn(tensor.shape)

@@ -179,12 +179,11 @@ def _renamed(tensors: dict[str, Tensor], encoder: str, path: str | Path) -> dict
 
 
 def _our_name(key: str) -> str:
-    for theirs, ours in _RENAMED:
-        if key.startswith(theirs):
-            key = ours + key.removeprefix(theirs)
-            break
-    for theirs, ours in _IN_A_BLOCK:
-        key = key.replace(theirs, ours)
+    theirs, ours = next((pair for pair in _RENAMED if key.startswith(pair[0])), ("", ""))
+    key = ours + key.removeprefix(theirs)
+    if key.startswith("denoiser."):  # the SD VAE's blocks keep their names
+        for theirs, ours in _IN_A_BLOCK:
+            key = key.replace(theirs, ours)
     return key
 
 

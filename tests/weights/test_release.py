@@ -88,6 +88,7 @@ def predict(model, theirs, image, tta, members=2, steps=3):
     sampler = model.with_settings(ensemble_size=members, num_inference_steps=steps, tta=tta)
     noise = sampler.draw_noise(["a"], image.shape[-2:])  # [1, V, 1, N, C, h, w]
     found = sampler.sample(sampler.condition(image), noise).probability
+    assert found.std() > 0.005  # no constant, which any would agree with
     return found, theirs.predict(image, noise[0, :, 0].unbind(1), steps, tta)
 
 
@@ -95,7 +96,7 @@ def predict(model, theirs, image, tta, members=2, steps=3):
 def test_a_whole_prediction(theirs, model, image, tta):
     found, expected = predict(model, theirs, image, tta)
     torch.testing.assert_close(found, expected, **CLOSE)
-    assert found.std() > 1e-3 and model.config.tta and model.config.tta_fusion == "max"
+    assert model.config.tta and model.config.tta_fusion == "max"
 
 
 @pytest.mark.slow
