@@ -2,11 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,6 @@ from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, r
 
 _logger = logging.getLogger(__name__)
 Photo: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
-_Photo = TypeVar("_Photo", bound=Photo)
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,12 @@ class Detector:
         speed_up(self.model, self.device, precision, compile_mode)
 
     @overload
-    def __call__(self, photo: Photo) -> Result: ...
+    def __call__(self, photo: Photo) -> Result: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
 
     @overload
-    def __call__(self, photo: list[_Photo] | tuple[_Photo, ...]) -> list[Result]: ...
+    def __call__(self, photo: Sequence[Photo]) -> list[Result]: ...
 
-    def __call__(self, photo: Photo | list[_Photo] | tuple[_Photo, ...]) -> Result | list[Result]:
+    def __call__(self, photo: Photo | Sequence[Photo]) -> Result | list[Result]:
         """What the model says of a photo, or of each of a list.
 
         Args:
@@ -108,7 +107,7 @@ class Detector:
             except DiffIMLError as error:
                 yield Failure(file, str(error))
 
-    def _detect(self, photo: Photo) -> Result:
+    def _detect(self, photo: object) -> Result:
         name, image = _read(photo)
         sample, geometry = self.inputs.sample(image, name)
         if self.card.post_function:
@@ -129,7 +128,7 @@ class Detector:
         )
 
 
-def _read(photo: Photo) -> tuple[str, npt.NDArray[np.uint8]]:
+def _read(photo: object) -> tuple[str, npt.NDArray[np.uint8]]:
     """A photo's path, or a digest where it has none, and its pixels, [H, W, 3] uint8."""
     if isinstance(photo, (str, os.PathLike)):
         return os.fspath(photo), read_image(Path(photo))
