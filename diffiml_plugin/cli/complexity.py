@@ -9,6 +9,7 @@ on this device. Nothing is downloaded; a model that cannot do without is listed 
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from diffiml_plugin.method.config import TRAINING_FIELDS
@@ -99,7 +100,7 @@ def _write(file: str, content: Any) -> None:
         write_text(Path(file), json.dumps(content, indent=2) + "\n")
 
 
-def _table(row: dict[str, Any], count: str | None) -> str:
+def _table(row: Mapping[str, Any], count: str | None) -> str:
     from diffiml_plugin.table import Table
 
     parameters = [[part.replace("_", " "), f"{millions:.3f}"] for part, millions in row["params_M"].items()]

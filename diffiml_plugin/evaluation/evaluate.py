@@ -14,7 +14,8 @@ from diffiml_plugin import launch
 from diffiml_plugin.data.order import SeededDataset, make_loader, plan_test, worker_count
 from diffiml_plugin.data.pairs import PairsDataset
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.evaluation.scores import Record, score_batch
+from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.launch import Sample, to_device
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.settings import CommonSettings

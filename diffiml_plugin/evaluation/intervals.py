@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffiml_plugin.evaluation.scores import OWN, THRESHOLD, Record, at_threshold, best_threshold
+from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.scores import OWN, THRESHOLD, at_threshold, best_threshold
 from diffiml_plugin.evaluation.statistics import Figure, auc_figure, mean_figure
 from diffiml_plugin.table import Table
 
-_Groups = Sequence[Sequence[Record]]  # of datasets; a figure is the mean of theirs
+_Groups = Sequence[Sequence[Mapping[str, Any]]]  # of datasets; a figure is the mean of theirs
 _FIGURES = {"f1": "F1", "false_alarm_area": "false alarm"}  # key of a record -> head of a column
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffiml_plugin.data.lists import NEGATIVE
-from diffiml_plugin.evaluation.scores import Record
+from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.files import write_text
 
 RESULTS = "results.json"

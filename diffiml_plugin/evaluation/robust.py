@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, Record, average, summarise
+from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
@@ -23,7 +24,7 @@ CLEAN = "clean"
 Curves = Mapping[str, Mapping[str, Mapping[int, float]]]  # by label, perturbation and strength: pixel-F1
 
 
-def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> Perturbed:
     """Scores a checkpoint on perturbed images; writes robust.json, _per_image.jsonl and .png, and prints a table.
 
     Images are perturbed at their own size. What is random about it follows from (seed, image), so that the number
@@ -39,20 +40,20 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
     scoring = open_scoring(settings, model_flags, RESULTS)
     records: list[Record] = []
 
-    def score(variant: str, transform: Any = None) -> dict[str, Any]:
+    def score(variant: str, transform: Any = None) -> Figures:
         found = {name: scoring.records(name, variant, transform) for name in scoring.lists}
         records.extend({"variant": variant, **record} for part in found.values() for record in part)
         summaries = {name: summarise(part) for name, part in found.items()}
         return {"datasets": summaries, "mean": average(summaries.values())}
 
     clean = score(CLEAN)
-    curves = {
+    curves: dict[str, list[Point]] = {
         name: [
             {"strength": strength, **score(f"{name} {strength}", perturbed(name, strength))} for strength in strengths
         ]
         for name, (_, strengths, _) in PERTURBATIONS.items()
     }
-    results = {**scoring.header, **clean, "curves": curves}
+    results: Perturbed = {**scoring.header, **clean, "curves": curves}
     if scoring.state.is_main_process:
         plot(Path(settings.output_dir, PLOT), {name: curve_of(results, name) for name in scoring.lists})
         print(*tables(results), sep="\n")
@@ -67,12 +68,10 @@ def perturbed(perturbation: str, strength: int) -> Any:
         return next(PERTURBATIONS[perturbation][0]([strength]))[1]
 
 
-def curve_of(
-    results: Mapping[str, Any], dataset: str = "", figure: str = PIXEL_FIGURES["f1"]
-) -> dict[str, dict[int, float]]:
+def curve_of(results: Perturbed, dataset: str = "", figure: str = PIXEL_FIGURES["f1"]) -> dict[str, dict[int, float]]:
     """A figure by perturbation and strength, 0 being the clean image; of one dataset, else of their mean."""
 
-    def read(summary: Mapping[str, Any]) -> float | None:
+    def read(summary: Figures) -> float | None:
         return (summary["datasets"].get(dataset, {}) if dataset else summary["mean"]).get(figure)
 
     curves = {
@@ -111,7 +110,7 @@ def plot(path: Path, curves: Curves, published: Curves | None = None) -> None:
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
-def tables(results: Mapping[str, Any]) -> list[Table]:
+def tables(results: Perturbed) -> list[Table]:
     """Mean pixel-F1 over the datasets by strength, a table for each perturbation."""
     return [
         Table(

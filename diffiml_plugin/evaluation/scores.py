@@ -1,18 +1,17 @@
 """Figures of one image, and of a dataset from its images: the framework's, from pixels counted and sorted once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.results import Record, Summary
 from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.framework.imdlbenco import ImageAccuracy, ImageAUC, ImageF1
-
-Record = dict[str, Any]
 
 THRESHOLD = 0.5  # fixed, as in the paper; exactly 0.5 counts as authentic
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # what else a test tries
@@ -39,9 +38,7 @@ _NO_MEAN = ("images", "tampered", "vanished", _BEST_THRESHOLD, *_AT_BEST.values(
 def score_batch(
     output: Mapping[str, Any], batch: Mapping[str, Any], complete: bool = False, threshold: float | None = None
 ) -> list[Record]:
-    """One record per image of the batch: `name`, `index`, `label` (1 tampered), `score` (None: the model has none),
-    the pixel figures (None for an authentic image), `mask_area`, the share of the real pixels that are tampered, and
-    `false_alarm_area`, the share of an authentic image's that are called so (None for a tampered one).
+    """One record per image of the batch; shares are of its real pixels.
 
     Args:
         output: of the model in test mode: `pred_mask` [B, 1, S, S] in [0, 1]; `pred_label` [B] or absent.
@@ -82,21 +79,19 @@ def score_batch(
         ]
     records = []
     for i, label in enumerate(batch["label"].tolist()):
-        tampered = label == 1
-        own = _OF_TAMPERED if tampered else _OF_AUTHENTIC
-        records.append(
-            {
-                "name": batch["name"][i],
-                "index": int(batch["index"][i]),
-                "label": label,
-                **{key: value if key in own else None for key, value in figures[i].items()},
-                "score": scores[i],
-            }
-        )
+        own = _OF_TAMPERED if label == 1 else _OF_AUTHENTIC
+        record = {
+            "name": batch["name"][i],
+            "index": int(batch["index"][i]),
+            "label": label,
+            **{key: value if key in own else None for key, value in figures[i].items()},
+            "score": scores[i],
+        }
+        records.append(cast(Record, record))
     return records
 
 
-def summarise(records: Iterable[Record]) -> dict[str, Any]:
+def summarise(records: Iterable[Mapping[str, Any]]) -> Summary:
     """A dataset's figures: pixel figures are means over its tampered images, `false_alarm_area` over its authentic
     ones; image-level figures need a score for each image, and images of both kinds.
 
@@ -106,7 +101,7 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     """
     records = list(records)
     tampered = [record for record in records if record["label"] == 1]
-    summary: dict[str, Any] = {"images": len(records), "tampered": len(tampered)}
+    summary: Summary = {"images": len(records), "tampered": len(tampered)}
     if vanished := sum(record.get("mask_area") == 0 for record in tampered):
         summary["vanished"] = vanished
     for key, name in (*MEANS.items(), *((OWN[key], f"{MEANS[key]} at own threshold") for key in OWN)):
@@ -114,7 +109,8 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
         if values:
             summary[name] = fmean(values)
     if (threshold := best_threshold(records)) is not None:
-        cut, summary[_BEST_THRESHOLD] = at_threshold(records, threshold), threshold
+        cut: Sequence[Mapping[str, Any]] = at_threshold(records, threshold)
+        summary[_BEST_THRESHOLD] = threshold
         for key, name in _AT_BEST.items():
             if values := [record[key] for record in cut if record[key] is not None]:
                 summary[name] = fmean(values)
@@ -123,23 +119,24 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     return summary
 
 
-def best_threshold(records: Iterable[Record]) -> float | None:
+def best_threshold(records: Iterable[Mapping[str, Any]]) -> float | None:
     """That of `THRESHOLDS` with the highest mean F1 (the highest of equals); None where no image has its curve."""
     curves = [curve for record in records if (curve := record.get(_CURVES["f1"])) is not None]
     means = [fmean(values) for values in zip(*curves, strict=True)]
     return max(zip(means, THRESHOLDS, strict=True))[1] if means else None
 
 
-def at_threshold(records: Iterable[Record], threshold: float) -> list[Record]:
+def at_threshold(records: Iterable[Mapping[str, Any]], threshold: float) -> list[Record]:
     """The records with F1 and false-alarm area, no other figure, as if `threshold`, of `THRESHOLDS`, had cut them."""
     position = THRESHOLDS.index(threshold)
-    return [
-        {**record, **{key: curve[position] if (curve := record.get(name)) else None for key, name in _CURVES.items()}}
-        for record in records
-    ]
+
+    def cut(record: Mapping[str, Any]) -> dict[str, float | None]:
+        return {key: curve[position] if (curve := record.get(name)) else None for key, name in _CURVES.items()}
+
+    return [cast(Record, {**record, **cut(record)}) for record in records]
 
 
-def average(summaries: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def average(summaries: Iterable[Summary]) -> Summary:
     """The mean of each figure over the datasets that have it; none of those at best threshold, which differs."""
     summaries = list(summaries)
     names = dict.fromkeys(name for summary in summaries for name in summary if name not in _NO_MEAN)
@@ -213,7 +210,7 @@ def _doubled_area(keys: Tensor, hits: Tensor) -> int:
     return int((right.diff() * (up[1:] + up[:-1])).sum())
 
 
-def _image_figures(records: list[Record]) -> dict[str, float]:
+def _image_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     scores = torch.tensor([record["score"] for record in records], dtype=torch.float64)
     labels = torch.tensor([record["label"] for record in records])
     figures = {}

@@ -22,7 +22,8 @@ from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
 from diffiml_plugin.evaluation.records import RESULTS, digest, read_records, records_file, stamp, write_records
-from diffiml_plugin.evaluation.scores import Record, score_batch
+from diffiml_plugin.evaluation.results import Header, Record
+from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.files import make_folder, write_text
 from diffiml_plugin.models.compiled import speed_up
@@ -55,7 +56,7 @@ class Scoring:
     state: PartialState
     model: nn.Module
     inputs: InputSettings
-    header: dict[str, Any]
+    header: Header
 
     def records(
         self,
@@ -96,7 +97,7 @@ class Scoring:
             write_records(part, found)
         return found
 
-    def finish(self, results: dict[str, Any], records: Iterable[Record]) -> None:
+    def finish(self, results: Header, records: Iterable[Record]) -> None:
         """Writes the results and all records; from here on nothing is resumed."""
         if self.state.is_main_process:
             path = Path(self.settings.output_dir, self.results_file)
@@ -141,7 +142,7 @@ def open_scoring(
         inputs.warn_if_cut(check_lists(list(lists.values())), card.size_multiple)
     values = {**asdict(settings), **opened.flags, **asdict(inputs)}
     configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
-    header = {
+    header: Header = {
         "command": shlex.join(sys.argv),
         "configuration": digest([card.name, sha256(opened.path.read_bytes()).hexdigest(), configuration]),
         "model": card.name,
@@ -156,11 +157,14 @@ def open_scoring(
     return Scoring(results_file, settings, card, lists, state, model, inputs, header)
 
 
-def _of_the_list(name: str, listed: ImageList, index: int) -> dict[str, str]:
+def _of_the_list(name: str, listed: ImageList, index: int) -> Record:
     """What the list says of an image; "kind" only where it does, or the image's name in a dataset of that name."""
     image = listed.images[index]
     kind = (listed.kinds[index] if listed.kinds else "") or kind_of(name, image)
-    return {"path": image, "mask": listed.masks[index]} | ({"kind": kind} if kind else {})
+    said: Record = {"path": image, "mask": listed.masks[index]}
+    if kind:
+        said["kind"] = kind
+    return said
 
 
 def _keep_another_models(results: Path, model: str) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.evaluation.published import require_tables
-from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, Record, score_batch, summarise
+from diffiml_plugin.evaluation.results import Record, SweepCell, SweepRow, Swept
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.adapters import method_of
@@ -40,7 +41,7 @@ _RECORDED = (*SWEPT, "noise_seed")
 
 def sweep(
     settings: TestSettings, model_flags: Mapping[str, Any] | None = None, *, vary: Sequence[str], noise_seeds: int
-) -> dict[str, Any]:
+) -> Swept:
     """Varies one setting at a time around the model's own; writes sweep.json and sweep_per_image.jsonl, prints a table.
 
     Args:
@@ -48,9 +49,7 @@ def sweep(
         noise_seeds: how often each value is run, with the noise seeds that follow the model's own.
 
     Returns:
-        what sweep.json holds: command, configuration (a hash), model, checkpoint, settings, and `rows`, a list of
-        {setting, value, datasets}, by dataset the `runs` (pixel-F1), their mean `f1` and standard deviation `std`,
-        None of a single run.
+        what sweep.json holds.
 
     Raises:
         DiffIMLError: as `test.test`; a setting or value that is none; a model that does not sample.
@@ -73,8 +72,8 @@ def sweep(
     model, variant = _ManySamplers(method, configs), " ".join([*vary, f"{noise_seeds} seeds"])
     found = {name: scoring.records(name, variant, model=model, score=_score) for name in scoring.lists}
 
-    def row(configs: Sequence[DiffIMLConfig]) -> dict[str, Any]:
-        datasets = {}
+    def row(configs: Sequence[DiffIMLConfig]) -> dict[str, SweepCell]:
+        datasets: dict[str, SweepCell] = {}
         for name, records in found.items():
             summaries = [summarise(r for r in records if _of(config).items() <= r.items()) for config in configs]
             runs = [summary[PIXEL_FIGURES["f1"]] for summary in summaries if PIXEL_FIGURES["f1"] in summary]
@@ -82,8 +81,10 @@ def sweep(
                 datasets[name] = {"f1": fmean(runs), "std": stdev(runs) if len(runs) > 1 else None, "runs": runs}
         return datasets
 
-    rows = [{"setting": name, "value": value, "datasets": row(case)} for (name, value), case in cases.items()]
-    results = {**scoring.header, "rows": rows}
+    rows: list[SweepRow] = [
+        {"setting": name, "value": value, "datasets": row(case)} for (name, value), case in cases.items()
+    ]
+    results: Swept = {**scoring.header, "rows": rows}
     scoring.finish(results, (record for records in found.values() for record in records))
     if scoring.state.is_main_process:
         print(table(results))
@@ -109,7 +110,8 @@ class _ManySamplers(nn.Module):
 
 
 def _score(outputs: Iterator[tuple[DiffIMLConfig, dict]], batch: Mapping[str, Any]) -> list[Record]:
-    return [{**_of(config), **record} for config, output in outputs for record in score_batch(output, batch)]
+    scored = ((config, record) for config, output in outputs for record in score_batch(output, batch))
+    return [cast(Record, {**_of(config), **record}) for config, record in scored]
 
 
 def _of(config: DiffIMLConfig) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def _read(vary: Sequence[str]) -> dict[str, list[Any]]:
     return read
 
 
-def table(results: Mapping[str, Any]) -> Table:
+def table(results: Swept) -> Table:
     """Pixel-F1 of each row by dataset, mean ± standard deviation."""
     cells = {
         f"{row['setting']}={row['value']}": {name: spread(cell) for name, cell in row["datasets"].items()}
@@ -140,6 +142,6 @@ def table(results: Mapping[str, Any]) -> Table:
     return Table.of("", cells)
 
 
-def spread(cell: Mapping[str, Any]) -> str:
+def spread(cell: SweepCell) -> str:
     """Mean ± standard deviation of an entry of a row's `datasets`."""
     return f"{cell['f1']:.4f}" + ("" if cell["std"] is None else f" ± {cell['std']:.4f}")

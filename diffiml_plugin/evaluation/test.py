@@ -9,6 +9,7 @@ from typing import Any
 
 from diffiml_plugin.evaluation.intervals import intervals
 from diffiml_plugin.evaluation.published import require_tables
+from diffiml_plugin.evaluation.results import Tested
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
@@ -33,7 +34,7 @@ _COLUMNS = {  # of the printed table
 }
 
 
-def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> Tested:
     """Tests a checkpoint; writes `results.json`, `per_image.jsonl` and `table.md`, with intervals; prints a table.
 
     An interrupted test, started again, goes on after the last dataset that was done.
@@ -42,8 +43,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
         model_flags: constructor flags of the model that differ from the checkpoint's.
 
     Returns:
-        what `results.json` holds: command, configuration (a hash), model, checkpoint, its own threshold or None,
-        settings, datasets (figures by name), mean.
+        what `results.json` holds.
 
     Raises:
         DiffIMLError: bad data, checkpoint or device, said before the first prediction where it can be known.
@@ -54,7 +54,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     score = partial(score_batch, complete=True, threshold=threshold)
     found = {name: scoring.records(name, score=score) for name in scoring.lists}
     summaries = {name: summarise(records) for name, records in found.items()}
-    results = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
+    results: Tested = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
     scoring.finish(results, chain.from_iterable(found.values()))
     if scoring.state.is_main_process:
         described = intervals(found, threshold).markdown()
@@ -65,7 +65,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     return results
 
 
-def table(results: Mapping[str, Any]) -> Table:
+def table(results: Tested) -> Table:
     """The figures of each dataset and their mean."""
     rows = {**results["datasets"], "mean": results["mean"]}
     shown = {figure: head for figure, head in _COLUMNS.items() if any(figure in row for row in rows.values())}

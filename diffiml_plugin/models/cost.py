@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,28 @@ _HEAVY = ("convolution", "addmm", "baddbmm", "bmm", "mm", "scaled_dot_product") 
 _MOST, _SECONDS = 100, 5.0  # calls to time; no more are begun after so many seconds
 
 
-def complexity(name: str, flags: Mapping[str, Any], image_size: int, count: str = "whole") -> dict[str, Any]:
+class _Counted(TypedDict):
+    model: str
+    image_size: int
+    params_M: Mapping[str, float | None]  # millions, by part; of DiffIML: total, condition_encoder, denoiser, codec
+    GFLOPs: Mapping[str, float | None]  # 10^9 multiply-adds, by "N=..."; None: it runs, but cannot be traced
+    settings: dict[str, Any]  # and how it was counted, and the command
+
+
+class CostRow(_Counted, total=False):
+    """A row of Table 4."""
+
+    GFLOPs_by_count: Mapping[str, Mapping[str, float | None]]  # of DiffIML, for each of `COUNTS`
+    fps: float | None  # one image at a time
+    error: str  # why a model could not be built or run; then there is None for figures
+
+
+def complexity(name: str, flags: Mapping[str, Any], image_size: int, count: str = "whole") -> CostRow:
     """The row of Table 4 for a registered model at image_size × image_size pixels.
 
     Args:
         flags: of the model's constructor; where initial weights come from does not matter, none are read.
         count: one of `COUNTS`, for "GFLOPs".
-
-    Returns:
-        "model", "image_size", "settings" (the command among them), and in millions "params_M" and in 10^9 "GFLOPs":
-        for DiffIML by part ("total", "condition_encoder", "denoiser", "codec") and for N=1 and N=5, else "total" and
-        "N=1". The latter is None for a model that runs but cannot be traced (MantraNet, SPAN). Of DiffIML also
-        "GFLOPs_by_count", the same for each of `COUNTS`.
 
     Raises:
         DiffIMLError: no such model or flag, or it cannot be built or run at this size.
@@ -65,21 +75,23 @@ def cost_row(
     image_size: int,
     counted: Mapping[str, Mapping[str, float | None]],
     count: str = "whole",
-) -> dict[str, Any]:
+) -> CostRow:
     """What `complexity` returns, of a model of which `count_all` gave `counted`."""
     parts = {"total": model}
     if card.samples:
         parts |= {part: getattr(model.diffiml, part) for part in ("condition_encoder", "denoiser", "codec")}
     simple = {key: value for key, value in settings.items() if isinstance(value, str | int | float | None)}
     how = f"{_ALWAYS}, {COUNTS[count]}" if card.samples else _ALWAYS
-    return {
+    row: CostRow = {
         "model": card.name,
         "image_size": image_size,
         "params_M": {part: sum(p.numel() for p in module.parameters()) / 1e6 for part, module in parts.items()},
         "GFLOPs": counted[count],
-        **({"GFLOPs_by_count": counted} if card.samples else {}),
         "settings": {**simple, "counted": how, "command": shlex.join(sys.argv)},
     }
+    if card.samples:
+        row["GFLOPs_by_count"] = counted
+    return row
 
 
 class _MaskOf(nn.Module):

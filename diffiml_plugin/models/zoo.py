@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.models.cost import cost_row, count_all, seconds_per_call
+from diffiml_plugin.models.cost import CostRow, cost_row, count_all, seconds_per_call
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model, registered_models
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
@@ -66,15 +66,16 @@ def zoo(
             row = _failed(entry, error)
         gc.collect()
         torch.cuda.empty_cache()
-        reference = reference or row["fps"]
-        yield {**row, RATIO: row["fps"] and row["fps"] / reference}
+        fps = row["fps"]
+        reference = reference or fps
+        yield {**row, RATIO: fps and reference and fps / reference}
 
 
 def _own_size(card: RegisteredModel) -> int:
     return card.table4_size or card.input.get("image_size", 512)
 
 
-def _measured(entry: _Entry, device: torch.device, count: str) -> dict[str, Any]:
+def _measured(entry: _Entry, device: torch.device, count: str) -> CostRow:
     with untrained(device.type):
         model, settings = build_untrained(entry.card, entry.flags, entry.image_size)
         batch = blank_batch(model.to(device), entry.image_size)
@@ -84,7 +85,7 @@ def _measured(entry: _Entry, device: torch.device, count: str) -> dict[str, Any]
         return {**row, "fps": 1 / seconds_per_call(lambda: model(**batch)["pred_mask"])}
 
 
-def _failed(entry: _Entry, error: Exception) -> dict[str, Any]:
+def _failed(entry: _Entry, error: Exception) -> CostRow:
     return {
         "model": entry.card.name,
         "image_size": entry.image_size,

@@ -15,7 +15,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
-from diffiml_plugin.evaluation.scores import Record
+from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.files import write_text
 from diffiml_plugin.models import zoo
 from diffiml_plugin.models.inputs import InputSettings
@@ -142,7 +142,7 @@ def _examples(run: Run) -> list[page.Strip]:
     for dataset in run.results["datasets"]:
         ranked = sorted(
             (r for r in run.records if r["dataset"] == dataset and r["f1"] is not None),
-            key=lambda record: -record["f1"],
+            key=lambda record: -(record["f1"] or 0),
         )
         extremes = {record["index"]: record for record in (*ranked[:_SHOWN], *ranked[-_SHOWN:])}
         shown += [

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, read_records
-from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, Record, at_threshold, best_threshold, summarise
+from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.files import make_folder, write_text
 from diffiml_plugin.table import Table

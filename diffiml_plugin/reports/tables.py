@@ -9,8 +9,9 @@ from typing import Any
 
 from diffiml_plugin.evaluation.published import FIGURE_4, PUBLISHED, figure4_curves, published_name, table4_name
 from diffiml_plugin.evaluation.records import digest
+from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.robust import CLEAN, PERTURBATIONS
-from diffiml_plugin.evaluation.scores import MEANS, Record, summarise
+from diffiml_plugin.evaluation.scores import MEANS, summarise
 from diffiml_plugin.evaluation.statistics import Figure, mean_figure
 from diffiml_plugin.evaluation.sweep import SWEPT
 from diffiml_plugin.table import Table
@@ -66,7 +67,7 @@ def f1_by_dataset(records: Iterable[Record]) -> dict[str, list[float]]:
     return {dataset: values for (dataset,), values in _grouped(records, "dataset").items()}
 
 
-def _grouped(records: Iterable[Record], *keys: str, value: str = "f1") -> dict[tuple, list[float]]:
+def _grouped(records: Iterable[Mapping[str, Any]], *keys: str, value: str = "f1") -> dict[tuple, list[float]]:
     """The values of the records that have one."""
     found: dict[tuple, list[float]] = {}
     for record in records:

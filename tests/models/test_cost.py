@@ -24,7 +24,7 @@ def rows():
 
 def test_a_row_has_exactly_the_published_keys(rows):
     row = rows[1]
-    assert list(row) == ["model", "image_size", "params_M", "GFLOPs", "GFLOPs_by_count", "settings"]
+    assert list(row) == ["model", "image_size", "params_M", "GFLOPs", "settings", "GFLOPs_by_count"]
     assert (row["model"], row["image_size"]) == ("DiffIML", 64)
     assert list(row["params_M"]) == ["total", "condition_encoder", "denoiser", "codec"]
     assert list(row["GFLOPs"]) == ["N=1", "N=5"]

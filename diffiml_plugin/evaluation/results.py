@@ -1,0 +1,87 @@
+"""The shapes of what tests leave behind: records, one for each image, and the results files."""
+
+from typing import Any, TypedDict
+
+Summary = dict[str, float]  # figures of one dataset, or their means, by name
+
+
+class Record(TypedDict, total=False):
+    """What a test found about one image; a figure is None where the image has none, and missing where not asked for."""
+
+    dataset: str
+    path: str  # of the image
+    mask: str  # path of its mask, or NEGATIVE
+    kind: str  # of manipulation, if it is known
+    name: str
+    index: int  # in its dataset
+    label: int  # 1: tampered
+    score: float | None  # of the whole image, in [0, 1]
+    mask_area: float  # share of the pixels that are tampered
+    f1: float | None  # this and the next five: of tampered images
+    iou: float | None
+    auc: float | None
+    auc_sklearn: float | None
+    accuracy: float | None
+    accuracy_sklearn: float | None
+    false_alarm_area: float | None  # share of the pixels called tampered, of authentic images
+    f1_by_threshold: list[float] | None  # at each of `scores.THRESHOLDS`, as the next
+    false_alarm_area_by_threshold: list[float] | None
+    f1_at_own_threshold: float | None  # at the model's own, as the next
+    false_alarm_area_at_own_threshold: float | None
+    variant: str  # of robust: the perturbation and its strength; a sweep's records hold its settings instead
+
+
+class Header(TypedDict):
+    """What made the figures of a results file."""
+
+    command: str
+    configuration: str  # a hash of model, weights and settings
+    model: str
+    checkpoint: str
+    threshold: float | None  # the model's own
+    settings: dict[str, Any]
+
+
+class Figures(TypedDict):
+    """Of each dataset, and their mean."""
+
+    datasets: dict[str, Summary]
+    mean: Summary
+
+
+class Tested(Header, Figures):
+    """results.json of `benco test`."""
+
+
+class Point(Figures):
+    """The figures at one strength of a perturbation."""
+
+    strength: int
+
+
+class Perturbed(Header, Figures):
+    """robust.json of `benco robust`; `datasets` and `mean` are of the clean images."""
+
+    curves: dict[str, list[Point]]  # by perturbation
+
+
+class SweepCell(TypedDict):
+    """Pixel-F1 of one dataset: of each run, their mean and standard deviation (None of a single run)."""
+
+    f1: float
+    std: float | None
+    runs: list[float]
+
+
+class SweepRow(TypedDict):
+    """One value of a setting."""
+
+    setting: str
+    value: Any
+    datasets: dict[str, SweepCell]
+
+
+class Swept(Header):
+    """sweep.json of `benco sweep`."""
+
+    rows: list[SweepRow]
