@@ -5,6 +5,7 @@ from diffiml_plugin import load
 detector = load("small")
 result = detector("photo.jpg")
 result.mask, result.probability, result.uncertainty, result.score
+result.sentence, result.verdict, result.image_probability, result.regions
 result.save("out/")
 """
 

@@ -32,6 +32,7 @@ class Checkpoint:
         flags: those of the constructor that it was trained with, as far as they are stored.
         input: the fields of the `InputSettings` it was trained with, if stored.
         threshold: above which a pixel counts as tampered, where the checkpoint names its own.
+        calibration: what `benco calibrate` found, as it is stored.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Checkpoint:
     flags: dict[str, Any]
     input: dict[str, Any]
     threshold: float | None = None
+    calibration: dict[str, Any] | None = None
 
     @property
     def source(self) -> str:
@@ -128,7 +130,8 @@ def read_checkpoint(path: str | os.PathLike[str], name: str = "") -> Checkpoint:
     card = find_model(name or stored_name)
     if name and stored_name and stored_name not in (card.name, card.name.removeprefix(REGISTRY)):
         raise DiffIMLError(f"{path} holds a {stored_name}, not a {card.name}; leave --model out or pass another file")
-    return Checkpoint(path, card, metadata.get("config", {}), metadata.get("input", {}), metadata.get("threshold"))
+    stored = metadata.get("config", {}), metadata.get("input", {})
+    return Checkpoint(path, card, *stored, metadata.get("threshold"), metadata.get("calibration"))
 
 
 def restore(

@@ -50,6 +50,16 @@ class OpenedModel:
         """Above which a pixel counts as tampered, where the checkpoint names its own."""
         return self.checkpoint.threshold if self.checkpoint else None
 
+    @property
+    def changed(self) -> list[str]:
+        """The settings of model and input that someone gave another value than the checkpoint has; not the seed."""
+        stored = {**self.checkpoint.flags, **self.checkpoint.input} if self.checkpoint else {}
+        return [
+            name
+            for name, setting in {**self.settings, **self.input_settings}.items()
+            if setting.source == FLAG and name not in ("device", "noise_seed") and setting.value != stored.get(name)
+        ]
+
     def build(self, pretrained: bool = True) -> nn.Module:
         """The checkpoint's model, on the CPU, or a new one. Without `pretrained` a new one's initial weights, which are
         filled in next, are not fetched.

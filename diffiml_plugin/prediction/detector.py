@@ -16,12 +16,13 @@ from torch.utils.data import default_collate
 from diffiml_plugin import launch
 from diffiml_plugin.data.images import read_image, stored_pixels
 from diffiml_plugin.errors import DiffIMLError, of_arguments
+from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.launch import to_device
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Inputs, require_image
-from diffiml_plugin.models.opened import open_model
+from diffiml_plugin.models.opened import OpenedModel, open_model
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
@@ -74,6 +75,7 @@ class Detector:
         self.card, self.inputs = opened.card, Inputs(opened.inputs, opened.card.size_multiple)
         chosen = opened.threshold if threshold is None else threshold
         self.threshold = THRESHOLD if chosen is None else chosen
+        self.calibration = _calibration(opened)
         self.model, self.precision = opened.build().to(self.device), precision
         speed_up(self.model, self.device, precision, compile_mode)
 
@@ -125,7 +127,18 @@ class Detector:
             None if uncertainty is None else geometry.undo(uncertainty[0, 0]),
             None if score is None else float(score),
             self.threshold,
+            self.calibration,
         )
+
+
+def _calibration(opened: OpenedModel) -> Calibration | None:
+    """The checkpoint's; None where it has none, or where the model does not run as it was calibrated."""
+    if opened.checkpoint is None or opened.checkpoint.calibration is None:
+        return None
+    if changed := opened.changed:
+        _logger.warning(f"uncalibrated: the model was calibrated with another {', '.join(changed)}")
+        return None
+    return Calibration.read(opened.checkpoint.calibration)
 
 
 def _read(photo: object) -> tuple[str, npt.NDArray[np.uint8]]:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,25 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
+
+_SMALLEST_REGION = 64  # pixels; a cell of the latent's grid has as many
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of a mask.
+
+    Attributes:
+        box: x, y, width, height in pixels, from the upper left, as the photo is stored.
+        area: its share of the photo's pixels, in [0, 1].
+        mean_probability: of its pixels, in [0, 1].
+    """
+
+    box: tuple[int, int, int, int]
+    area: float
+    mean_probability: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +38,11 @@ class Result:
     Attributes:
         name: of the photo's file, without folder; of an array or a PIL image, a digest of its pixels.
         image: the photo, [H, W, 3] uint8 RGB.
-        probability: that a pixel was manipulated, float32 in [0, 1].
+        probability: that a pixel was manipulated, float32 in [0, 1]. That of the photo is `image_probability`.
         uncertainty: standard deviation over the ensemble's members, float32 in [0, 0.5]; None without an ensemble.
-        score: that the photo was manipulated at all, in [0, 1]; None of a model that has none.
+        score: the model's own of the whole photo, in [0, 1], which is no probability; None of a model that has none.
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated.
+        calibration: what `benco calibrate` stored with the model; None: the photo gets no probability.
     """
 
     name: str
@@ -30,6 +51,7 @@ class Result:
     uncertainty: npt.NDArray[np.float32] | None = field(repr=False)
     score: float | None
     threshold: float
+    calibration: Calibration | None = field(default=None, repr=False)
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -40,6 +62,45 @@ class Result:
     def area(self) -> float:
         """The share of the pixels that are manipulated, in [0, 1]."""
         return float(self.mask.mean())
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """The connected parts of the mask that have 64 pixels or more, the largest first."""
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(self.mask.astype(np.uint8))
+        sums = np.bincount(labels.ravel(), self.probability.ravel())
+        found = [
+            Region((int(x), int(y), int(width), int(height)), float(count / labels.size), float(total / count))
+            for (x, y, width, height, count), total in zip(stats[1:], sums[1:], strict=True)  # 0 is no region
+            if count >= _SMALLEST_REGION
+        ]
+        return sorted(found, key=lambda region: -region.area)
+
+    @cached_property
+    def image_probability(self) -> float | None:
+        """That the photo was tampered with, in [0, 1], where half of all photos are; None without a calibration."""
+        if self.calibration is None:
+            return None
+        return self.calibration.probability(features(self.probability, self.uncertainty))
+
+    @property
+    def verdict(self) -> str:
+        """`tampered`, `nothing found`, `cannot say`, or `uncalibrated`."""
+        if self.calibration is None or self.image_probability is None:
+            return UNCALIBRATED
+        return self.calibration.verdict(self.image_probability)
+
+    @property
+    def sentence(self) -> str:
+        """The answer for people: the photo's name, the verdict, its probability and the error rate that belongs to it.
+
+        That nothing was found does not say that nothing was done.
+        """
+        if self.calibration is None or self.image_probability is None:
+            return (
+                f"{self.name}: {UNCALIBRATED}; {self.area:.1%} of its area lies above {self.threshold:g}, and "
+                "`benco calibrate` makes a probability of such"
+            )
+        return f"{self.name}: {self.calibration.explain(self.image_probability)}"
 
     def overlay(self) -> npt.NDArray[np.uint8]:
         """The photo with the manipulated region tinted red and outlined, [H, W, 3] uint8 RGB."""

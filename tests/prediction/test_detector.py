@@ -1,9 +1,12 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from PIL import Image
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
 from diffiml_plugin.prediction.detector import Detector, Failure
@@ -84,6 +87,24 @@ def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_mo
     save_checkpoint(path, model, "TinyIML", flags, input={"image_size": 64}, threshold=0.0)
     assert Detector(path, CPU).threshold == 0.0
     assert Detector(path, CPU, threshold=0.7).threshold == 0.7
+
+
+CALIBRATION = Calibration((0.0,) * 6, 3.5, 0.9, 0.2, 0.05, 0.1, 0.04, 0.5, 40, 60)
+
+
+def test_a_calibration_holds_for_the_settings_that_it_was_made_with(tiny_model, stored, photo, caplog):
+    path = stored()
+    model, flags = restore(path).model, restore(path).flags
+    facts = {"input": {"image_size": 64}, "calibration": asdict(CALIBRATION)}
+    save_checkpoint(path, model, "TinyIML", flags, **facts)
+    result = Detector(path, CPU, threshold=0.1)(photo)
+    assert result.calibration == CALIBRATION and result.sentence.startswith("photo.png: tampered (0.97)")
+    assert Detector(path, CommonSettings(device="cpu", image_size=64)).calibration and not caplog.messages
+    assert Detector(path, CommonSettings(device="cpu", image_size=32))(photo).verdict == "uncalibrated"
+    assert "calibrated with another image_size" in caplog.text
+    save_checkpoint(path, model, "TinyIML", flags, **{**facts, "calibration": {"intercept": 1}})
+    with pytest.raises(DiffIMLError, match="run `benco calibrate`"):
+        Detector(path, CPU)
 
 
 @pytest.mark.parametrize("option", [{"precision": "fp8"}, {"compile_mode": "maybe"}, {"threshold": 1.5}])

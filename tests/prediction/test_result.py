@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffiml_plugin.prediction.result import Result
+from diffiml_plugin.evaluation.calibration import VERDICTS, Calibration
+from diffiml_plugin.prediction.result import Region, Result
 
 
 @pytest.fixture
@@ -43,3 +46,33 @@ def test_it_is_saved_under_its_name_or_another(result, tmp_path):
 
 def test_its_text_is_short(result):
     assert repr(result) == "Result(name='photo.jpg', score=0.9, threshold=0.5)"
+
+
+def calibrated(result, intercept):
+    """Every picture's probability is sigmoid(intercept)."""
+    return replace(result, calibration=Calibration((0.0,) * 6, intercept, 0.9, 0.2, 0.05, 0.1, 0.04, 0.5, 40, 60))
+
+
+def test_the_answer_is_a_sentence_with_the_error_rate_that_belongs_to_it(result):
+    answers = [calibrated(result, intercept) for intercept in (3.5, -2.5, -0.2)]
+    assert [answer.verdict for answer in answers] == list(VERDICTS[:3])
+    assert [round(answer.image_probability, 2) for answer in answers] == [0.97, 0.08, 0.45]
+    assert [answer.sentence for answer in answers] == [
+        "photo.jpg: tampered (0.97); so were 5.0% of 40 authentic pictures",
+        "photo.jpg: nothing found (0.08); so were 10.0% of 60 tampered pictures",
+        "photo.jpg: cannot say (0.45); nothing found is below 0.20, tampered above 0.90",
+    ]
+
+
+def test_a_model_without_calibration_says_so(result):
+    assert (result.image_probability, result.verdict) == (None, "uncalibrated")
+    assert result.sentence.startswith("photo.jpg: uncalibrated; 16.7% of its area lies above 0.5")
+
+
+def test_regions_are_connected_and_the_largest_comes_first(result):
+    result.probability[12:20, 0:8] = 0.6  # 64 pixels
+    result.probability[0, 29] = 0.9  # a speck
+    first, second = result.regions
+    assert first == Region((5, 5, 20, 5), 100 / 600, pytest.approx(0.8))
+    assert second == Region((0, 12, 8, 8), 64 / 600, pytest.approx(0.6))
+    assert replace(result, threshold=1.0).regions == []

@@ -1,0 +1,145 @@
+"""What makes a probability of a whole image of its maps, with the verdict and the error rates that belong to it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from diffiml_plugin.errors import DiffIMLError
+
+TAMPERED, NOTHING_FOUND, CANNOT_SAY, UNCALIBRATED = VERDICTS = (
+    "tampered",
+    "nothing found",
+    "cannot say",
+    "uncalibrated",
+)
+WINDOW = 32  # pixels of the photo, whatever the size that the model works at
+_AREAS = (0.25, 0.5, 0.75)  # thresholds
+_SMALLEST = 1e-4  # share of an image below which areas are alike
+FEATURES = (
+    *(f"area above {threshold:g}" for threshold in _AREAS),
+    "certain area",
+    f"highest mean over {WINDOW} pixels",
+    "spread of the members",
+)
+_Map = npt.NDArray[np.float32]
+
+
+def features(probability: _Map, uncertainty: _Map | None) -> npt.NDArray[np.float64]:
+    """The numbers that the probability of an image rests on, those of FEATURES.
+
+    Args:
+        probability: [H, W] in [0, 1], in the photo's own pixels.
+        uncertainty: [H, W], the members' standard deviation; None of a model without members: no spread.
+
+    Returns:
+        [6] float64: log10 of the shares of pixels above each threshold; log10 of the share that is certain, above 0.5
+        by twice the spread; the logit of the highest mean over a square of WINDOW pixels; the mean spread above 0.25.
+    """
+    spread = np.zeros_like(probability) if uncertainty is None else uncertainty
+    found = probability > _AREAS[0]
+    shares = [*((probability > threshold).mean() for threshold in _AREAS), (probability - 2 * spread > 0.5).mean()]
+    highest = np.clip(_highest_mean(probability), 1e-4, 1 - 1e-4)
+    return np.array(
+        [
+            *np.log10(_SMALLEST + np.array(shares)),
+            np.log(highest / (1 - highest)),
+            spread[found].mean() if found.any() else 0.0,
+        ],
+        np.float64,
+    )
+
+
+def _highest_mean(probability: _Map) -> float:
+    """The highest mean of a square of WINDOW pixels that lies inside the map, or of as much as the map has."""
+    height, width = (min(WINDOW, side) for side in probability.shape)
+    means = cv2.blur(probability, (width, height))
+    inside = means[height // 2 :, width // 2 :][: means.shape[0] - height + 1, : means.shape[1] - width + 1]
+    return float(inside.max())
+
+
+def _between(low: float, high: float) -> Any:
+    return field(metadata={"range": (low, high)})
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A logistic regression on FEATURES, and how often its verdicts are wrong; stored in a checkpoint's metadata.
+
+    The rates, `ece` and `cllr` are cross-validated: each image's probability comes of others. All figures are of the
+    pictures that it was calibrated on.
+
+    Attributes:
+        weights, intercept: the logit of the probability is weights · features + intercept.
+        tampered_above, nothing_below: an image is called tampered above the one, and nothing is found in it below the
+            other.
+        false_alarm_rate: share of the authentic images that were called tampered.
+        miss_rate: share of the tampered images in which nothing was found.
+        ece: expected calibration error, over ten bins of equal width.
+        cllr: cost of the log-likelihood ratio in bits; 1 says nothing, 0 everything.
+        authentic, tampered: images.
+
+    Raises:
+        DiffIMLError: a value that is not finite, or outside its range.
+    """
+
+    weights: tuple[float, ...] = _between(-1e4, 1e4)
+    intercept: float = _between(-1e5, 1e5)
+    tampered_above: float = _between(0, 1)
+    nothing_below: float = _between(0, 1)
+    false_alarm_rate: float = _between(0, 1)
+    miss_rate: float = _between(0, 1)
+    ece: float = _between(0, 1)
+    cllr: float = _between(0, 1e3)
+    authentic: int = _between(1, 10**9)
+    tampered: int = _between(1, 10**9)
+
+    def __post_init__(self) -> None:
+        for part in fields(self):
+            low, high = part.metadata["range"]
+            value = getattr(self, part.name)
+            numbers = value if part.name == "weights" else (value,)
+            kinds = (int,) if part.type is int else (int, float)
+            if not all(type(number) in kinds and low <= number <= high for number in numbers):
+                raise DiffIMLError(f"calibration: {part.name} {value!r} is no number from {low:g} to {high:g}")
+        if len(self.weights) != len(FEATURES):
+            raise DiffIMLError(f"calibration: {len(self.weights)} weights for {len(FEATURES)} features")
+        if self.nothing_below > self.tampered_above:
+            raise DiffIMLError(
+                f"calibration: nothing_below {self.nothing_below} is above tampered_above {self.tampered_above}"
+            )
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "Calibration":
+        """What a checkpoint's metadata holds. Raises DiffIMLError as the class, and for other names than its fields."""
+        names = {part.name for part in fields(cls)}
+        if not isinstance(stored, dict) or stored.keys() != names or not isinstance(stored["weights"], (list, tuple)):
+            raise DiffIMLError(
+                "the checkpoint's calibration is not of this version; run `benco calibrate` on the checkpoint anew"
+            )
+        return cls(**{**stored, "weights": tuple(stored["weights"])})
+
+    def probability(self, image_features: npt.NDArray[np.float64]) -> float:
+        """That an image of these features was tampered with, in [0, 1], where half of all images are."""
+        logit = float(np.dot(self.weights, image_features)) + self.intercept
+        return 0.5 * (1 + math.tanh(logit / 2))  # without overflow
+
+    def verdict(self, probability: float) -> str:
+        """TAMPERED, NOTHING_FOUND, or CANNOT_SAY between the two."""
+        if probability > self.tampered_above:
+            return TAMPERED
+        return NOTHING_FOUND if probability < self.nothing_below else CANNOT_SAY
+
+    def explain(self, probability: float) -> str:
+        """The verdict with its probability, and the error rate that belongs to it."""
+        verdict = self.verdict(probability)
+        reasons = {
+            TAMPERED: f"so were {self.false_alarm_rate:.1%} of {self.authentic} authentic pictures",
+            NOTHING_FOUND: f"so were {self.miss_rate:.1%} of {self.tampered} tampered pictures",
+            CANNOT_SAY: f"nothing found is below {self.nothing_below:.2f}, tampered above {self.tampered_above:.2f}",
+        }
+        return f"{verdict} ({probability:.2f}); {reasons[verdict]}"
