@@ -1,54 +1,94 @@
 """One table, as text for a terminal, Markdown, LaTeX or HTML."""
 
-from collections.abc import Mapping, Sequence
+import html
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-_TYPESET = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "²": r"$^2$", "–": "--"})
+BLANK = "-"  # of a cell that holds nothing
+_NUMBER = re.compile(r"[+-]?[\d.,]+%?( ± [\d.]+)?( \[[^]]*\])?")  # with its spread and its interval
+_TYPESET = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "²": r"$^2$"})
 _NO_WIDER_THAN_THE_TEXT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"
+
+
+class _Form(NamedTuple):
+    style: str  # of tabulate
+    escape: Callable[[str], str]
+    bold: str
+
+
+def _for_latex(text: str) -> str:
+    return "".join(LATEX_ESCAPE_RULES.get(character, character) for character in text)
+
+
+def _for_html(text: str) -> str:
+    return html.escape(text).replace(", ", ",\N{NO-BREAK SPACE}")
+
+
+_TEXT = _Form("plain", str, "{}")
+_MARKDOWN = _Form("pipe", lambda text: text.replace("|", r"\|"), "**{}**")
+_LATEX = _Form("latex_raw", _for_latex, r"\textbf{{{}}}")
+_HTML = _Form("unsafehtml", _for_html, "<b>{}</b>")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are shown as `str` shows them, None as nothing; the title is shown in LaTeX alone."""
+    """Cells are shown as `str` shows them, floats with four digits and None as `BLANK`. Numbers stand flush right.
+
+    Args:
+        title: shown in LaTeX alone.
+        bold: (row, column), from 0, of the cells that stand out.
+    """
 
     head: Sequence[object]
     rows: Sequence[Sequence[object]]
     title: str = ""
+    bold: Collection[tuple[int, int]] = ()
 
     @classmethod
-    def of(cls, corner: str, cells: Mapping[str, Mapping[str, object]]) -> "Table":
-        """One row for each entry of `cells`, {row: {column: cell}}; a cell that a row lacks is empty."""
+    def of(cls, corner: str, cells: Mapping[str, Mapping[str, object]], title: str = "") -> "Table":
+        """One row for each entry of `cells`, {row: {column: cell}}; a cell that a row lacks is None."""
         columns = list(dict.fromkeys(column for row in cells.values() for column in row))
-        return cls([corner, *columns], [[name, *map(row.get, columns)] for name, row in cells.items()])
+        return cls([corner, *columns], [[name, *map(row.get, columns)] for name, row in cells.items()], title)
 
     def __str__(self) -> str:
-        """Text for a terminal: the first column flush left, the others flush right."""
-        return self._rendered("plain", colalign=["left", *["right"] * (len(self.head) - 1)])
+        """Text for a terminal."""
+        return self._rendered(_TEXT)
 
     def markdown(self) -> str:
         """As GitHub reads it."""
-        return self._rendered("github", "|", r"\|")
+        return self._rendered(_MARKDOWN)
 
     def latex(self) -> str:
         """A floating table under its title, shrunk where it is wider than the text."""
-        title = "".join(LATEX_ESCAPE_RULES.get(character, character) for character in self.title)
         lines = (
             r"\begin{table}[htbp]",
             r"\centering",
-            rf"\textbf{{{title}}}\par\smallskip",
-            _NO_WIDER_THAN_THE_TEXT + "{" + self._rendered("latex") + "}",
+            rf"\textbf{{{_for_latex(self.title)}}}\par\smallskip",
+            _NO_WIDER_THAN_THE_TEXT + "{" + self._rendered(_LATEX) + "}",
             r"\end{table}",
         )
         return "\n".join(lines).translate(_TYPESET)
 
     def html(self) -> str:
         """A `<table>`, its text escaped, in which "[1, 2]" stays on one line."""
-        return self._rendered("html", ", ", ",\N{NO-BREAK SPACE}")
+        return self._rendered(_HTML)
 
-    def _rendered(self, style: str, old: str = "", new: str = "", colalign: Sequence[str] | None = None) -> str:
-        head, *rows = (
-            ["" if cell is None else str(cell).replace(old, new) for cell in row] for row in (self.head, *self.rows)
-        )
-        return tabulate(rows, head, style, disable_numparse=True, stralign=None, colalign=colalign)
+    def _rendered(self, form: _Form) -> str:
+        rows = [[form.escape(_shown(cell)) for cell in row] for row in self.rows]
+        sides = ["left", *("right" if _numeric(column) else "left" for column in [*zip(*self.rows, strict=True)][1:])]
+        for row, column in self.bold:
+            rows[row][column] = form.bold.format(rows[row][column])
+        head = [form.escape(str(name)) for name in self.head]
+        return tabulate(rows, head, form.style, disable_numparse=True, stralign=None, colalign=sides if rows else None)
+
+
+def _shown(cell: object) -> str:
+    return BLANK if cell is None else f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+
+
+def _numeric(column: Sequence[object]) -> bool:
+    return all(cell in ("", BLANK) or _NUMBER.fullmatch(cell) for cell in map(_shown, column))

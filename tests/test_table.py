@@ -2,28 +2,35 @@ import pytest
 
 from diffiml_plugin.table import Table
 
-TABLE = Table(["a_b", "figure"], [["x|y", "50% [0.1, 0.2]"], ["<z>", None]], "T_itle, 512×512")
+TABLE = Table(["a_b", "figure"], [["x|y", "50% [0.1, 0.2]"], ["<z>", None]], "T_itle, 512×512", [(0, 1)])
 
 
 def test_text_is_aligned():
-    assert str(TABLE).splitlines() == ["a_b            figure", "x|y    50% [0.1, 0.2]", "<z>"]
+    assert str(TABLE).splitlines() == ["a_b            figure", "x|y    50% [0.1, 0.2]", "<z>                 -"]
+
+
+def test_numbers_stand_flush_right_and_words_left():
+    rows = [["a", 0.5, "on", "+0.1 ± 0.02"], ["b", 12, "12 times", "-"]]
+    rule = Table(["", "f", "how", "change"], rows).markdown().splitlines()[1]
+    assert [cell.endswith(":") for cell in rule.strip("|").split("|")] == [False, True, False, True]
+    assert str(Table(["", "f"], [["a", 0.5], ["b", 12]])).splitlines()[1:] == ["a   0.5000", "b       12"]
 
 
 def test_markdown_keeps_bars_inside_their_cells():
     head, rule, *rows = TABLE.markdown().splitlines()
-    assert head == "| a_b | figure |" and set(rule) == {"|", "-"} and rule.count("|") == 3
-    assert rows == [r"| x\|y | 50% [0.1, 0.2] |", "| <z> |  |"]
+    assert head.split() == "| a_b | figure |".split() and set(rule) == {"|", "-", ":"} and rule.count("|") == 3
+    assert [row.split() for row in rows] == [r"| x\|y | **50% [0.1, 0.2]** |".split(), "| <z> | - |".split()]
 
 
 def test_latex_escapes_and_carries_the_title():
     text = TABLE.latex()
-    assert r"\textbf{T\_itle, 512$\times$512}" in text and r"a\_b & figure \\" in text and r"50\% [0.1, 0.2]" in text
+    assert r"\textbf{T\_itle, 512$\times$512}" in text and r"a\_b" in text and r"\textbf{50\% [0.1, 0.2]}" in text
     assert [text.count(word) for word in (r"\begin{table}", r"\end{tabular}}", r"\end{table}")] == [1, 1, 1]
 
 
 def test_html_escapes_and_keeps_intervals_on_one_line():
     text = TABLE.html()
-    assert "<td>&lt;z&gt;</td><td></td>" in text and "[0.1,\N{NO-BREAK SPACE}0.2]" in text and "T_itle" not in text
+    assert "<td>&lt;z&gt;</td>" in text and "<b>50% [0.1,\N{NO-BREAK SPACE}0.2]</b>" in text and "T_itle" not in text
 
 
 def test_rows_of_cells_by_column_leave_gaps_empty():

@@ -8,7 +8,6 @@ on this device. Nothing is downloaded; a model that cannot do without is listed 
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,36 +57,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_zoo(args: argparse.Namespace, flags: dict[str, Any]) -> int:
-    from tqdm import tqdm
-
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.launch import start_inference
     from diffiml_plugin.models.zoo import zoo
+    from diffiml_plugin.reports.tables import cost_table
 
     if args.model != "DiffIML":
         raise DiffIMLError(
             f"--zoo compares DiffIML with others; in place of --model {args.model} say --zoo {args.model}"
         )
     rows: list[dict[str, Any]] = []
-    for row in zoo(args.zoo, flags, args.image_size, start_inference(args.device).device, args.count or "whole"):
-        if not rows:
-            tqdm.write(f"{'':<40}{'params M':>12}{'GFLOPs':>12}{'FPS':>10}{'× DiffIML':>12}")
-        tqdm.write(_zoo_line(row))
-        sys.stdout.flush()  # into a file or a pipe too, line by line
-        rows.append(row)
-        _write(args.json, rows)  # each time: an interruption leaves what is known
+    try:
+        for row in zoo(args.zoo, flags, args.image_size, start_inference(args.device).device, args.count or "whole"):
+            rows.append(row)
+            _write(args.json, rows)
+    finally:  # an interruption leaves what is known
+        print(cost_table(rows))
     return 0
-
-
-def _zoo_line(row: dict[str, Any]) -> str:
-    from diffiml_plugin.evaluation.published import table4_name
-    from diffiml_plugin.models.zoo import RATIO
-
-    ((members, gflops),) = row["GFLOPs"].items()
-    head = f"{table4_name(row, members):<40}"
-    if "error" in row:
-        return f"{head}  {row['error']}"
-    return f"{head}{row['params_M']['total']:>12.2f}{_gflops(gflops):>12}{row['fps']:>10.3g}{row[RATIO]:>12.2f}"
 
 
 def _write(file: str, content: Any) -> None:

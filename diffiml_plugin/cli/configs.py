@@ -15,12 +15,13 @@ def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     from diffiml_plugin.cli.config_file import package_index
     from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.table import Table
 
     entries = [entry for entry in package_index() if args.part in entry.name]
     if not entries:
         raise DiffIMLError(f"no configuration's name holds {args.part!r}; `benco configs` lists all of them")
-    width = max(len(entry.name) for entry in entries)
+    cells = {entry.name: {"verb": entry.verb, "what it is": entry.about} for entry in entries}
     for entry in entries:
-        cost = f" [{entry.cost}]" if entry.cost else ""
-        print(f"{entry.name:<{width}}  {entry.verb:<11}{entry.about}{cost}")
+        cells[entry.name] |= {"cost": entry.cost} if entry.cost else {}
+    print(Table.of("name", cells))
     return 0

@@ -1,8 +1,8 @@
-"""Puts what runs found beside what the paper says: report.md, report.html, and report.tex, which needs graphicx.
+"""What runs found, side by side, then the paper's tables: report.md, report.html, and report.tex, which needs graphicx.
 
 Tests made with --experiment fill rows of the paper's tables ("table6d/on" that row, "table2" the row of their model),
-sweeps those of Tables 6e and 7, files of `benco complexity --json` those of Table 4; every test is listed with all its
-figures. Brackets are bootstrap 95 % intervals over images.
+sweeps those of Tables 6e and 7, files of `benco complexity --json` those of Table 4. The best of several runs is bold;
+brackets are bootstrap 95 % intervals over images.
 """
 
 import argparse

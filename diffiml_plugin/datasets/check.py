@@ -70,7 +70,7 @@ def table(reports: list[DatasetReport]) -> str:
     """The counts of each dataset beside the published ones, and a line for each kind of fault it has."""
     rows = []
     for report in reports:
-        expected = (report.entry.authentic, report.entry.tampered) if report.entry else ("-", "-")
+        expected = (report.entry.authentic, report.entry.tampered) if report.entry else (None, None)
         rows.append([report.name, report.authentic, expected[0], report.tampered, expected[1], report.harmful])
     lines = [str(Table(["dataset", "authentic", "published", "tampered", "published", "harmful"], rows))]
     for report in reports:

@@ -39,7 +39,8 @@ def _row(groups: _Groups, own_threshold: float | None) -> dict[str, Any]:
         cuts[f"its own {own_threshold:g}"] = groups, OWN
     if best is not None:
         cuts["the best"] = [at_threshold(groups[0], best)], cuts[f"{THRESHOLD:g}"][1]
-    cells: dict[str, Any] = {"tampered": labels.count(1), "authentic": labels.count(0), "best threshold": best}
+    cells: dict[str, Any] = {"tampered": labels.count(1), "authentic": labels.count(0)}
+    cells["best threshold"] = None if best is None else f"{best:g}"
     for key, figure in _FIGURES.items():
         for cut, (records, keys) in cuts.items():
             cells[f"{figure} at {cut}"] = _mean(records, keys[key])

@@ -115,7 +115,7 @@ def tables(results: Perturbed) -> list[Table]:
     return [
         Table(
             [PERTURBATIONS[perturbation][2], *(strength or CLEAN for strength in curve)],
-            [["pixel-F1", *(f"{value:.4f}" for value in curve.values())]],
+            [["pixel-F1", *curve.values()]],
         )
         for perturbation, curve in curve_of(results).items()
     ]

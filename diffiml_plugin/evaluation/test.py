@@ -69,10 +69,4 @@ def table(results: Tested) -> Table:
     """The figures of each dataset and their mean."""
     rows = {**results["datasets"], "mean": results["mean"]}
     shown = {figure: head for figure, head in _COLUMNS.items() if any(figure in row for row in rows.values())}
-    return Table(
-        ["", *shown.values()], [[name, *(_cell(row.get(figure)) for figure in shown)] for name, row in rows.items()]
-    )
-
-
-def _cell(value: float | int | None) -> str:
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+    return Table(["", *shown.values()], [[name, *map(row.get, shown)] for name, row in rows.items()])

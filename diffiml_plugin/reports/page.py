@@ -32,6 +32,7 @@ class Section:
     text: str = ""
     strips: Sequence[Strip] = ()
     tables: Sequence[Table] = ()
+    folded: bool = False  # shown when its heading is clicked
 
 
 def write_page(

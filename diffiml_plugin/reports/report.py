@@ -1,9 +1,10 @@
-"""`benco report`: what runs found beside what the paper says, as Markdown, LaTeX and one HTML page."""
+"""`benco report`: what one's own runs found, then what the paper says, as Markdown, LaTeX and one HTML page."""
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from diffiml_plugin.models.registry import look_up
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.reports import page
+from diffiml_plugin.reports.beside import published_tables
 from diffiml_plugin.reports.tables import (
     Run,
-    cost_configuration,
-    published_tables,
+    comparisons,
+    cost_table,
     robust_curve,
     robust_tables,
     sweep_table,
@@ -36,7 +38,12 @@ from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.table import Table
 
 _logger = logging.getLogger(__name__)
-_BRACKETS = "Brackets: bootstrap 95 % intervals over images."
+_TITLE = "What your runs found"
+_READ_AS = (
+    "Bold: the best value of several. Brackets: bootstrap 95 % intervals over images; where two of them overlap, the "
+    "order may be chance."
+)
+_CURVES = "Mean pixel-F1 over the datasets"
 _SHOWN = 2  # best and worst images of each dataset
 _SIDE = 320  # pixels, of pictures in the page
 
@@ -44,7 +51,8 @@ _SIDE = 320  # pixels, of pictures in the page
 def report(paths: Sequence[str], output_dir: Path) -> None:
     """Reads runs, and writes report.md, report.tex, report.html and, where there are curves, robustness.png.
 
-    Every figure of ours is recomputed from the records of the images.
+    One's own runs come first, the paper's tables behind. Every figure of ours is recomputed from the records of the
+    images.
 
     Args:
         paths: folders with results of `benco test`, `robust` and `sweep`, or a complexity.json, in them or below; and
@@ -53,8 +61,38 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
     Raises:
         DiffIMLError: a path without any result, or one that cannot be read.
     """
+    runs, costs = _read_all(paths)
+    tests, perturbed, swept = (runs[name] for name in (RESULTS, robust.RESULTS, sweep.RESULTS))
+    plot = output_dir / robust.PLOT
+    if perturbed:
+        robust.plot(
+            plot,
+            {f"{run.name}: {', '.join(run.results['datasets'])}": robust_curve(run) for run in perturbed},
+            {f"{method}, paper ({FIGURE_4['dataset']})": curve for method, curve in figure4_curves().items()},
+        )
+    curves = [page.Strip({"": np.array(Image.open(plot).convert("RGB"))}, _CURVES)] if perturbed else []
+    named = [(_cost_name(file, cost), cost) for file, cost in costs]
+    sections = [
+        page.Section("Your tests", tables=comparisons(tests)),
+        page.Section("Best and worst images", strips=[strip for run in tests for strip in _examples(run)]),
+        page.Section("Robustness", strips=curves, tables=[table for run in perturbed for table in robust_tables(run)]),
+        page.Section("Sweeps", tables=[sweep_table(run) for run in swept]),
+        page.Section("Cost", tables=[cost_table(cost for _, cost in costs)] if costs else []),
+        page.Section("All figures of each test", tables=[test_table(run) for run in tests]),
+        page.Section("The paper's tables", tables=published_tables(tests, swept, named), folded=True),
+        page.Section("Where the figures come from", tables=[_provenance([*tests, *perturbed, *swept], costs)]),
+    ]
+    sections = [section for section in sections if section.tables or section.strips]
+    tables = [table for section in sections for table in section.tables]
+    write_text(output_dir / "report.md", _markdown(sections))
+    write_text(output_dir / "report.tex", "\n\n".join(table.latex() for table in tables) + "\n")
+    page.write_page(output_dir / "report.html", _TITLE, _READ_AS, sections)
+
+
+def _read_all(paths: Sequence[str]) -> tuple[dict[str, list[Run]], list[tuple[Path, Mapping[str, Any]]]]:
+    """The runs by the name of their results file; and of each row of a cost, its file and itself."""
     runs: dict[str, list[Run]] = {RESULTS: [], robust.RESULTS: [], sweep.RESULTS: []}
-    costs: list[tuple[Path, Mapping[str, Any]]] = []  # the file and a row of it
+    costs: list[tuple[Path, Mapping[str, Any]]] = []
     for path in map(Path, paths):
         names = (*runs, zoo.RESULTS)
         files = [path] if path.is_file() else sorted(file for name in names for file in path.rglob(name))
@@ -62,29 +100,18 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
             raise DiffIMLError(f"{path} holds no {', '.join(names)}; pass the --output_dir of one of those verbs")
         for file in files:
             if file.name in runs:
-                runs[file.name].append(Run(file, _read(file), read_records(records_file(file))))
+                name = str(file.parent.relative_to(path)) if path.is_dir() else "."
+                name = file.parent.resolve().name if name == "." else name
+                runs[file.name].append(Run(file, _read(file), read_records(records_file(file)), name))
             else:
                 costs += ((file, row) for row in _read_costs(file))
+    return {kind: _told_apart(found) for kind, found in runs.items()}, costs
 
-    tables = {
-        "Published tables": published_tables(runs[RESULTS], runs[sweep.RESULTS], [row for _, row in costs]),
-        "Robustness": [table for run in runs[robust.RESULTS] for table in robust_tables(run)],
-        "Sweeps": [sweep_table(run) for run in runs[sweep.RESULTS]],
-        "All tests": [test_table(run) for run in runs[RESULTS]],
-        "Where the figures come from": [_provenance((run for kind in runs.values() for run in kind), costs)],
-    }
-    write_text(output_dir / "report.md", _markdown(tables))
-    write_text(
-        output_dir / "report.tex", "\n\n".join(table.latex() for found in tables.values() for table in found) + "\n"
-    )
-    plot = output_dir / robust.PLOT
-    if runs[robust.RESULTS]:
-        robust.plot(
-            plot,
-            {f"{run.label}: {', '.join(run.results['datasets'])}": robust_curve(run) for run in runs[robust.RESULTS]},
-            {f"{method}, paper ({FIGURE_4['dataset']})": curve for method, curve in figure4_curves().items()},
-        )
-    _write_page(output_dir / "report.html", tables, plot if runs[robust.RESULTS] else None, runs[RESULTS])
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Those that share a name are called by their whole path."""
+    times = Counter(run.name for run in runs)
+    return [replace(run, name=str(run.path.parent)) if times[run.name] > 1 else run for run in runs]
 
 
 def _read(path: Path) -> Any:
@@ -103,36 +130,30 @@ def _read_costs(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
+def _cost_name(file: Path, cost: Mapping[str, Any]) -> str:
+    timed = cost["settings"].get("timed")
+    return file.name + (f" ({timed})" if timed else "")
+
+
 def _provenance(runs: Iterable[Run], costs: Iterable[tuple[Path, Mapping[str, Any]]]) -> Table:
-    rows = [[run.results["configuration"], run.results["model"], str(run.path), run.results["command"]] for run in runs]
+    rows = [
+        [run.name, run.results["model"], run.results["configuration"], str(run.path), run.results["command"]]
+        for run in runs
+    ]
     rows += [
-        [cost_configuration(cost), cost["model"], str(file), cost["settings"].get("command", "–")]
+        [_cost_name(file, cost), cost["model"], "", str(file), cost["settings"].get("command", "")]
         for file, cost in costs
     ]
-    return Table(["configuration", "model", "results", "command"], rows, "Configurations")
+    return Table(["run", "model", "configuration", "results", "command"], rows, "Configurations")
 
 
-def _markdown(tables: Mapping[str, Sequence[Table]]) -> str:
-    parts = ["# DiffIML: ours beside the paper's", _BRACKETS]
-    for section, found in tables.items():
-        parts += [f"## {section}"] if found else []
-        for table in found:
+def _markdown(sections: Sequence[page.Section]) -> str:
+    parts = [f"# {_TITLE}", _READ_AS]
+    for section in sections:
+        parts += [f"## {section.title}"] if section.tables else []
+        for table in section.tables:
             parts += [f"### {table.title}", table.markdown()]
     return "\n\n".join(parts) + "\n"
-
-
-def _write_page(path: Path, tables: Mapping[str, Sequence[Table]], plot: Path | None, tests: Sequence[Run]) -> None:
-    curves = (
-        [page.Strip({"": np.array(Image.open(plot).convert("RGB"))}, "Mean pixel-F1 over the datasets")] if plot else ()
-    )
-    sections = [
-        page.Section(title, strips=curves if title == "Robustness" else (), tables=found)
-        for title, found in tables.items()
-        if found
-    ]
-    if examples := [strip for run in tests for strip in _examples(run)]:
-        sections.append(page.Section("Best and worst images", strips=examples))
-    page.write_page(path, "DiffIML: ours beside the paper's", _BRACKETS, sections)
 
 
 def _examples(run: Run) -> list[page.Strip]:
@@ -156,7 +177,7 @@ def _examples(run: Run) -> list[page.Strip]:
         strips.append(
             page.Strip(
                 {name: _small(picture) for name, picture in pictures.items()},
-                f"{record['dataset']}, {record['name']}: pixel-F1 {record['f1']:.3f} ({run.label})",
+                f"{record['dataset']}, {record['name']}: pixel-F1 {record['f1']:.3f} ({run.name})",
             )
         )
     return strips
@@ -174,7 +195,7 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[Result | None]:
         detector = Detector(checkpoint, CommonSettings(**given), run.results["model"], flags)
         found = list(detector.predict(Path(record["path"]) for record in records))
     except Exception as error:  # the zoo's models fail in ways of their own, and the figures stand without pictures
-        _logger.warning(f"no predictions shown of {run.label}: {' '.join(str(error).split())}")
+        _logger.warning(f"no predictions shown of {run.name}: {' '.join(str(error).split())}")
         return [None] * len(records)
     return [result if isinstance(result, Result) else None for result in found]
 

@@ -132,7 +132,7 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
 
     "over noise": the mean, over training seeds, of its standard deviations over noise seeds; empty of a single one.
     """
-    columns = {}
+    columns: dict[str, dict[str, object]] = {}
     for row, runs in rows.items():
         f1: dict[str, list[float]] = {}
         deviations: dict[str, list[float]] = {}
@@ -152,7 +152,7 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
 
 def _robustness(rows: Mapping[str, _Runs]) -> str:
     """Pixel-F1, and false-alarm area where it was measured, by perturbation and strength, of the perturbed rows."""
-    columns = {}
+    columns: dict[str, dict[str, object]] = {}
     for row, runs in rows.items():
         files = [file for run in runs if (file := run / "robust" / robust.RESULTS).exists()]
         for column, figure in ((row, _F1), (f"{row}: false alarm", _FALSE_ALARM)):
@@ -166,7 +166,7 @@ def _robustness(rows: Mapping[str, _Runs]) -> str:
     return _by_setting(columns)
 
 
-def _by_setting(columns: Mapping[str, Mapping[str, str]]) -> str:
+def _by_setting(columns: Mapping[str, Mapping[str, object]]) -> str:
     """One line for each setting, of columns that hold their cells by setting; empty of nothing."""
     settings = dict.fromkeys(setting for cells in columns.values() for setting in cells)
     lines = {setting: {name: cells.get(setting) for name, cells in columns.items()} for setting in settings}
@@ -177,9 +177,9 @@ def _spreads(figures: Mapping[str, list[float]]) -> dict[str, Any]:
     return {"seeds": max(map(len, figures.values())), **{name: _spread(values) for name, values in figures.items()}}
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: list[float]) -> str | None:
     if not values:
-        return ""
+        return None
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 

@@ -92,9 +92,9 @@ def test_the_zoo_is_printed_and_written_row_by_row(monkeypatch, tmp_path, capsys
     assert json.loads(path.read_text()) == [ours, theirs, failed]
     _, *lines = (line.split() for line in capsys.readouterr().out.splitlines())
     assert lines == [
-        "DiffIML, LightVAE, N=5 (64²) 7.70 0.50 12.3 1.00".split(),
-        "PSCC-Net (256²) 7.70 untraceable 6 0.50".split(),
-        "unet no internet".split(),
+        "DiffIML, LightVAE, N=5 (64²) 7.70 0.50 12.35 1.00 -".split(),
+        "PSCC-Net (256²) 7.70 - 6.00 0.50 -".split(),
+        "unet 7.70 - - - no internet".split(),
     ]
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,11 +11,12 @@ import pytest
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation import test as testing
-from diffiml_plugin.evaluation.published import figure4_curves
+from diffiml_plugin.evaluation.published import PUBLISHED, figure4_curves
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.reports import tables as report_tables
+from diffiml_plugin.reports.beside import published_tables
 from diffiml_plugin.reports.report import report
-from diffiml_plugin.reports.tables import PUBLISHED, Run, published_tables, robust_curve, robust_tables
+from diffiml_plugin.reports.tables import Run, comparisons, robust_curve, robust_tables
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 COST = {
@@ -54,9 +56,14 @@ def records(path):
     return [json.loads(line) for line in open(path)]
 
 
+def squeezed(text):
+    """Without what aligns the columns."""
+    return re.sub(" +", " ", text)
+
+
 def rows(text, title):
     """Cells of a Markdown table by its first two columns."""
-    lines = text.split(f"### {title}")[1].split("###")[0].splitlines()
+    lines = squeezed(text).split(f"### {title}")[1].split("###")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("| ")]
     head, *body = cells
     return {tuple(line[:2]): dict(zip(head[2:], line[2:], strict=False)) for line in body}
@@ -65,18 +72,24 @@ def rows(text, title):
 def test_a_report_of_everything(runs, tmp_path):
     report([str(runs), str(tmp_path / "cost.json")], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
+    sections = re.findall("^## (.*)", text, re.M)
+    own = ["Your tests", "Robustness", "Sweeps", "Cost", "All figures of each test"]
+    assert sections == [*own, "The paper's tables", "Where the figures come from"]
+    results = json.loads((runs / "test" / "results.json").read_text())
+    *figures, origin = text.split("\n## ")
+    assert results["configuration"] in origin and results["configuration"] not in "".join(figures)
+    assert "missing" not in text
 
     # ours, the paper's and the difference, from the records of the images
     table = rows(text, "Table 5")
     found = [r for r in records(runs / "test" / "per_image.jsonl") if r["dataset"] == "CASIAv1" and r["label"] == 1]
     f1 = fmean(record["f1"] for record in found)
     ours = table["SegFormerIML", "ours"]
-    assert ours["CASIAv1"].startswith(f"{f1:.4f} [") and ours["COVERAGE"] == ours["mean"] == "missing"
+    assert ours["CASIAv1"].startswith(f"{f1:.4f} [") and ours["COVERAGE"] == ours["mean"] == "-"
     assert table["SegFormerIML", "paper"]["CASIAv1"] == "0.557"
     assert table["SegFormerIML", "difference"]["CASIAv1"] == f"{f1 - 0.557:+.4f}"
-    assert table["DiffIML", "ours"]["CASIAv1"] == "missing"
-    results = json.loads((runs / "test" / "results.json").read_text())
-    assert ours["configuration"] == results["configuration"] and results["command"] in text
+    assert ("DiffIML", "ours") not in table and ours["run"] == "test" and results["command"] in text
+    assert rows(text, "Pixel-F1 at 0.5")["test", "TinyIML"]["CASIAv1"] == ours["CASIAv1"]
     assert rows(text, "Table 2")["TruFor", "paper"]["mean"] == "0.395"
 
     # the sweep: each image's mean over the seeds
@@ -88,18 +101,19 @@ def test_a_report_of_everything(runs, tmp_path):
     assert len(swept) == 2 * 3
     seeds = [fmean(r["f1"] for r in swept if r["noise_seed"] == seed) for seed in (0, 1)]
     spread = f"{fmean(seeds):.4f} ± {stdev(seeds):.4f} ["
-    assert f"| ensemble_size=3 | {spread}" in text
+    assert re.search(rf"\| ensemble_size=3 \| (\*\*)?{re.escape(spread)}", squeezed(text))
     assert rows(text, "Table 7")["3", "ours"]["CASIAv1"].startswith(spread)
     assert rows(text, "Table 7")["3", "paper"]["CASIAv1"] == "0.7392 ± 0.0028"
 
     # an interval beside each mean
-    shown = text.split("## All tests")[1].split("| CASIAv1 |")[1].splitlines()[0].split(" | ")
+    shown = squeezed(text).split("## All figures of each test")[1].split("| CASIAv1 |")[1].splitlines()[0].split(" | ")
     false_alarm = [r["false_alarm_area"] for r in records(runs / "test" / "per_image.jsonl") if r["label"] == 0]
     assert f"{fmean(false_alarm):.4f} [" in text and sum("[" in cell for cell in shown) == 7
 
     # cost
     assert rows(text, "Table 4")["DiffIML, LightVAE, N=1", "ours"]["FPS"] == "12.0000"
-    assert rows(text, "Table 4")["DiffIML, LightVAE, N=5", "ours"]["FPS"] == "missing"
+    assert rows(text, "Table 4")["DiffIML, LightVAE, N=5", "ours"]["FPS"] == "-"
+    assert "| DiffIML, LightVAE, N=1 | 48.50 | 52.30 | 12.00 |" in squeezed(text)
 
     # robustness
     found = records(runs / "robust" / "robust_per_image.jsonl")
@@ -110,7 +124,7 @@ def test_a_report_of_everything(runs, tmp_path):
     curve = robust_curve(Run(runs / "robust" / robust.RESULTS, {}, found))["jpeg"]
     assert list(curve) == [0, 90, 50] and curve[50] == pytest.approx(fmean(perturbed.values()))
     assert f"| {perturbed['Columbia']:.4f} [" in next(
-        line for line in text.split("JPEG quality")[1].splitlines() if line.startswith("| Columbia")
+        line for line in squeezed(text).split("JPEG quality")[1].splitlines() if line.startswith("| Columbia")
     )
 
     html = (tmp_path / "report" / "report.html").read_text()
@@ -129,7 +143,28 @@ def test_vanished_regions_are_counted_beside_the_figures(tmp_path):
     ]
     table = report_tables.test_table(Run(tmp_path, {"model": "m", "configuration": "c"}, records))
     assert table.head == ["dataset", "images", "tampered", "vanished", "pixel-level F1"]
-    assert [row[3] for row in table.rows] == ["1", "–", "–"] and table.rows[0][4].startswith("0.2500 [")
+    assert [row[3] for row in table.rows] == [1, None, None] and str(table.rows[0][4]).startswith("0.2500 [")
+
+
+def test_the_best_of_several_runs_stands_out(tmp_path):
+    def run(name, f1, area, *datasets):
+        records = [{"dataset": d, "f1": f1, "false_alarm_area": None} for d in datasets]
+        records += [{"dataset": d, "f1": None, "false_alarm_area": area} for d in datasets]
+        return Run(tmp_path, {"model": "m"}, records, name)
+
+    f1, false_alarms = comparisons([run("a", 0.5, 0.1, "one", "two"), run("b", 0.75, 0.2, "one")])
+    assert f1.head == false_alarms.head == ["run", "model", "one", "two", "mean"]
+    assert f1.bold == {(1, 2)} and false_alarms.bold == {(0, 2)}  # one alone is not best of anything
+    assert "**0.7500 [0.750, 0.750]**" in f1.markdown() and f1.rows[1][3] is None is f1.rows[1][4]
+    assert comparisons([run("a", 0.5, 0.1, "one")])[0].bold == set()
+
+
+def test_runs_of_one_name_are_told_apart_by_their_path(runs, tmp_path):
+    copy = tmp_path / "other" / "test"
+    shutil.copytree(runs / "test", copy)
+    report([str(runs / "test"), str(copy)], tmp_path / "report")
+    table = rows((tmp_path / "report" / "report.md").read_text(), "Pixel-F1 at 0.5")
+    assert [name for name, _ in table] == [str(runs / "test"), str(copy)]
 
 
 def test_a_test_fills_the_row_of_its_model(tmp_path):
@@ -137,13 +172,13 @@ def test_a_test_fills_the_row_of_its_model(tmp_path):
         record = {"dataset": "Columbia", "f1": 0.5}
         return Run(
             tmp_path,
-            {"model": model, "settings": {"experiment": "table2 table5/row"}, "configuration": "c"},
+            {"model": model, "settings": {"experiment": "table2 table5/row"}},
             [record, record],
         )
 
     tables = published_tables([run("Mesorch"), run("SparseViT"), run("NewIML")], [], [])
     ours = [row[0] for row in tables[0].rows if row[1] == "ours"]
-    assert ours == ["Mesoscopic", "SparseViT", "DiffIML", "NewIML"]
+    assert ours == ["Mesoscopic", "SparseViT", "NewIML"]
     assert ["row", "ours"] in [row[:2] for row in next(t for t in tables if "Table 5" in t.title).rows]
 
 
@@ -181,9 +216,9 @@ def test_the_zoos_rows_land_beside_the_published(tmp_path):
     report([str(tmp_path)], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     table = rows(text, "Table 4")
-    configuration = table["DiffIML, LightVAE, N=1", "ours"]["configuration"]
-    assert configuration.endswith(" (a GPU)")
-    assert f"| {configuration} | DiffIML | {tmp_path / 'complexity.json'} | benco complexity --zoo |" in text
+    assert table["DiffIML, LightVAE, N=1", "ours"]["run"] == "complexity.json (a GPU)"
+    file = tmp_path / "complexity.json"
+    assert f"| complexity.json (a GPU) | DiffIML | | {file} | benco complexity --zoo |" in squeezed(text)
     ours = {name: cells["FPS"] for (name, figures), cells in table.items() if figures == "ours"}
     assert ours == {
         "IML-ViT (1024²)": "1.0000",
@@ -191,7 +226,6 @@ def test_the_zoos_rows_land_beside_the_published(tmp_path):
         "DiffIML, LightVAE, N=1": "8.0000",
         "DiffIML, LightVAE, N=5": "4.0000",
         "IML-ViT": "5.0000",
-        "unet": "missing",
     }
     assert table["IML-ViT (1024²)", "difference"]["FPS"] == "-18.5300"
 
@@ -208,14 +242,14 @@ def test_costs_are_counted_as_the_paper_counts_and_whole():
         "settings": {"latent_codec": "lightvae-release", "denoiser": "release"},
     }
     light = {**cost, "settings": {"latent_codec": "lightvae", "denoiser": "light"}}
-    table = next(table for table in published_tables([], [], [cost, light]) if "Table 4" in table.title)
-    assert table.head == ["method", "figures", "params M", "GFLOPs", "FPS", "counted", "configuration"]
+    table = next(table for table in published_tables([], [], [("a", cost), ("b", light)]) if "Table 4" in table.title)
+    assert table.head == ["method", "figures", "params M", "GFLOPs", "FPS", "counted", "run"]
     found = {(row[0], row[1]): row[2:6] for row in table.rows}
     name, one_step, whole = "DiffIML, LightVAE, N=1", "one step, no self-attention", "every step, attention too"
     assert found[name, "paper"] == ["48.51", "53.01", "69.48", one_step]
-    assert found[name, "ours"] == ["48.7700", "53.2700", "3.0000", one_step]
+    assert list(map(str, found[name, "ours"])) == ["48.7700", "53.2700", "3.0000", one_step]
     assert found[name, "difference"][1] == "+0.2600"
-    assert found[f"{name}, counted whole", "ours"] == ["48.7700", "173.5000", "missing", whole]
+    assert list(map(str, found[f"{name}, counted whole", "ours"])) == ["48.7700", "173.5000", "None", whole]
     assert ("DiffIML, light, our LightVAE, N=1", "ours") in found and found["TruFor", "paper"][3] == "not said"
 
 
@@ -230,7 +264,7 @@ def test_figure_4_stands_beside_ours():
     run = Run(Path("runs"), {"datasets": {"CASIAv1": {}, "Columbia": {}}, "configuration": "c"}, [])
     table = robust_tables(run)[0]
     assert [row[0] for row in table.rows] == ["CASIAv1", "Columbia", "CASIAv1, paper"]
-    assert table.rows[2][1:3] == ["0.7300", "0.7160"]
+    assert table.rows[2][1:3] == [0.73, 0.716]
 
 
 def test_intervals_cover_the_mean_and_shrink_with_more_images():
