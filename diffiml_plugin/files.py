@@ -1,12 +1,18 @@
-"""Folders and text files that a run leaves behind."""
+"""Folders and files that a run leaves behind: each is written beside its place, then takes it in one step."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError
+
+if TYPE_CHECKING:  # `--help` says nothing with these
+    import numpy as np
+    from matplotlib.figure import Figure
 
 
 def make_folder(path: str | Path) -> Path:
@@ -42,9 +48,49 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(text.encode())
+            file.write(text.encode(errors="backslashreplace"))  # a file's name need not be UTF-8
     except OSError as error:
         raise DiffIMLError(f"cannot write {path}: {error.strerror}; free some space or choose another place") from error
+
+
+def write_picture(path: Path, pixels: "np.ndarray", **options: Any) -> None:
+    """Writes `pixels` [H, W] or [H, W, 3] uint8 in the format of the suffix, as `replacing` does; makes its folder.
+
+    Args:
+        options: as Pillow's `save` takes them.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, lasting=False) as file:
+        Image.fromarray(pixels).save(file, Image.registered_extensions()[path.suffix.lower()], **options)
+
+
+def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
+    """Writes a plot as PNG, cut to what is drawn, as `replacing` does; makes its folder. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, lasting=False) as file:
+        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")
+
+
+def beginning(name: str, most: int = 200) -> str:
+    """`name`, cut to `most` bytes where it is longer: file systems take 255, and an ending is to follow."""
+    return os.fsencode(name)[:most].decode(errors="ignore") if len(os.fsencode(name)) > most else name
+
+
+def inside(folder: Path, name: str | Path) -> Path:
+    """`folder / name`, for a file to be written.
+
+    Raises:
+        DiffIMLError: that lies outside of the folder, by `..` or by a link to another one.
+    """
+    path = folder / name
+    if not (place := path.parent.resolve()).is_relative_to(folder.resolve()):
+        raise DiffIMLError(f"{path} lies outside of {folder}, in {place}; choose another folder to write to")
+    return path
 
 
 def _probe(folder: Path) -> None:
@@ -55,14 +101,23 @@ def _probe(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` when the block ends; if that raises, `path` stays as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: an atomic rename
+def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` when the block ends; if that raises, `path` stays as it was.
+
+    A link at `path` is replaced, and what it leads to stays as it was.
+
+    Args:
+        lasting: wait until it is on the disk, so that it outlives a power cut too; a picture need not.
+    """
+    name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # `path`'s own may be as long as a name can be
+    temporary = path.with_name(f".{name}.{get_ident()}.{os.getpid()}.tmp")  # same folder: an atomic rename
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # of a writer that died, whose number is used again
+        with open(temporary, "xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Fabricates each dataset of the benchmark in miniature: its folders, names and ways to store a mask, as downloaded."""
 
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ def fabricate(name: str, root: Path) -> Expected:
 
 def photograph(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
     """Noise that only this path has."""
-    pixels = np.random.default_rng(zlib.crc32(str(path).encode())).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    pixels = np.random.default_rng(zlib.crc32(os.fsencode(path))).integers(0, 256, (size[1], size[0], 3), np.uint8)
     save(path, pixels)
 
 

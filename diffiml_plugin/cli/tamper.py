@@ -79,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
 def _write_sheet(listing: Path) -> Path:
     """The first images of the list, each beside itself with its region outlined, in a file next to the list."""
     import numpy as np
-    from PIL import Image
 
     from diffiml_plugin.data.images import read_image
     from diffiml_plugin.data.lists import NEGATIVE, read_list
     from diffiml_plugin.data.masks import read_mask
+    from diffiml_plugin.files import write_picture
     from diffiml_plugin.prediction.result import overlay
     from diffiml_plugin.reports.pictures import sheet, strip
 
@@ -93,5 +93,5 @@ def _write_sheet(listing: Path) -> Path:
         mask = np.zeros(image.shape[:2], bool) if mask_file == NEGATIVE else read_mask(Path(mask_file)) > 0
         cells.append(strip(image, overlay(image, mask)))
     target = listing.parent / _SHEET
-    Image.fromarray(sheet(cells)).save(target, quality=92)
+    write_picture(target, sheet(cells), quality=92)
     return target

@@ -23,6 +23,7 @@ from diffiml_plugin.codec.metrics import (
     latent_statistics,
 )
 from diffiml_plugin.data.masks import resized
+from diffiml_plugin.files import write_text
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS
@@ -88,8 +89,7 @@ def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int,
         "params_M": costs["LightVAE"].params_M,
         "time_ratio_sd_over_light": costs["SD VAE"].seconds / costs["LightVAE"].seconds,
     }
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "codec.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_text(output_dir / "codec.json", json.dumps(result, indent=1) + "\n")
     empty_spread = empty.latents[0].std((2, 3)).max().item()
     _write_page(
         output_dir / "codec.html",

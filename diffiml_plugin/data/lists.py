@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import re
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
@@ -87,6 +89,54 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
         return {name: read_list(place) for name, place in places.items() if name not in missing}
     name = path.absolute().parent.name if path.stem == "list" else path.stem
     return {path.resolve().name if path.is_dir() else name: read_list(path)}
+
+
+def each_once(listed: ImageList, strict: bool = False) -> ImageList:
+    """The list without the pairs that stand in it again, which would count twice; a warning says how many they are.
+
+    Raises:
+        DiffIMLError: an image with two masks; any repetition, if `strict`.
+    """
+    again = repeated(list(zip(listed.images, listed.masks, strict=True)))
+    if not again:
+        return listed
+    told = f"{listed.source} lists {len(again)} images twice, such as {listed.images[min(again)]}"
+    if strict:
+        raise DiffIMLError(f"{told}; remove those entries, or leave out --strict, which drops them")
+    _logger.warning(f"{told}; each counts once")
+    return without(listed, again)
+
+
+def without(listed: ImageList, numbers: Container[int]) -> ImageList:
+    """The list without its pairs of these numbers."""
+    kept = [number for number in range(len(listed.images)) if number not in numbers]
+    of_each = (listed.images, listed.masks, listed.kinds)
+    return ImageList(listed.source, *(tuple(part[number] for number in kept) if part else () for part in of_each))
+
+
+def repeated(pairs: Sequence[tuple[str, str]]) -> set[int]:
+    """The numbers of the pairs whose image stands in an earlier one: the same file, by whatever path.
+
+    Raises:
+        DiffIMLError: the earlier pair has another mask.
+    """
+    real_folder = cache(os.path.realpath)  # asking for each file's would take a minute for a million of them
+
+    def real(path: str) -> str:
+        folder, name = os.path.split(path)
+        return os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folder(folder), name)
+
+    masks: dict[str, str] = {}
+    again = set()
+    for number, (image, mask) in enumerate(pairs):
+        place, truth = real(image), mask if mask == NEGATIVE else real(mask)
+        if place not in masks:
+            masks[place] = truth
+        elif masks[place] == truth:
+            again.add(number)
+        else:
+            raise DiffIMLError(f"{image} is listed with {masks[place]} and with {mask}; remove the entry that is wrong")
+    return again
 
 
 def _read_folder(folder: Path) -> ImageList:

@@ -193,7 +193,8 @@ def _tampered_coco(parts: Sequence[str]) -> Callable[[Files], Found]:
                 listing = next((file for file in files if file.name == name), None)
                 if listing is None:
                     continue
-                for line in filter(str.strip, listing.read_text(encoding="utf-8").splitlines()):
+                text = listing.read_text(encoding="utf-8-sig").replace("\\", "/")
+                for line in filter(str.strip, text.splitlines()):
                     image, mask = (listing.parent / entry.strip() for entry in f"{line},".split(",")[:2])
                     if _present(files, image):
                         found.add(image, _present(files, mask))

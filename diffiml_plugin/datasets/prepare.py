@@ -1,20 +1,21 @@
 """`benco datasets prepare`: a JSON list of a downloaded dataset; masks that need it are corrected, as copies."""
 
+import csv
 import json
 import os
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from diffiml_plugin.data.examined import in_parallel
 from diffiml_plugin.data.faults import examine
 from diffiml_plugin.data.images import SUFFIXES, read_image
-from diffiml_plugin.data.lists import NEGATIVE, read_list
+from diffiml_plugin.data.lists import NEGATIVE, read_list, repeated
 from diffiml_plugin.datasets.catalogue import (
     FRAMEWORK_LAYOUTS,
     NAMES,
@@ -25,8 +26,10 @@ from diffiml_plugin.datasets.catalogue import (
 )
 from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.files import beginning, inside, write_picture, write_text
 
 _USABLE = ("EXIF", "16-bit", "inverted", "empty", "grey region")  # told by `check`; a copy would not be better
+_LOG = "changes.txt"  # in the folder of corrected masks, which it marks as made here
 _MASK = re.compile(r"mask|segmentation|ground.?truth|(^|[/_ -])gt\d*([/_. -]|$)", re.IGNORECASE)  # in a path
 
 
@@ -72,7 +75,8 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
 
     No file below `root` is changed. Masks that the framework would misread are binarised and resized to their image
     (nearest neighbour) as PNG files in a folder beside the list, called as the list with `_masks`; images that a
-    variant shrinks are in another, with `_images`.
+    variant shrinks are in another, with `_images`. A pair that stands there twice is listed once; what is wrong with
+    a file leaves its pair out, and has its line in the log.
 
     Args:
         name: in the catalogue, a variant there, or any other for a dataset that is in one of the framework's forms.
@@ -82,15 +86,16 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
 
     Raises:
         DiffIMLError: no known layout there, or one whose images and masks do not pair up; nothing to list; a list
-            in the way; masks or other datasets beside one whose images are all authentic.
+            or a folder in the way; masks or other datasets beside one whose images are all authentic.
     """
     variant = known_variant(name)
     entry = known_entry(variant.of if variant else name)
     name = variant.name if variant else entry.name if entry else name
+    if Path(name).name != name:
+        raise DiffIMLError(f"{name!r} is no name of a dataset but a path; name it, and give its folder by --root")
     output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
-    cache, images = _masks_of(output), output.with_name(f"{output.stem}_images")
-    if output.exists() and not cache.exists():
-        raise DiffIMLError(f"{output} was not made by this command and is not overwritten; choose another --output")
+    cache, images = _masks_of(output), _beside(output, "images")
+    _require_own(output, cache, images)
     root = Path(os.path.abspath(root))
 
     # 1. The pairs: in the folder of that name, else anywhere below.
@@ -108,43 +113,63 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
         if not found.pairs:
             raise DiffIMLError(f"{root} holds no tampered images of {name}; leave out --tampered_only")
 
-    # 2. The masks.
-    cache.mkdir(parents=True, exist_ok=True)
-    mended: list[_Mended] = list(
-        in_parallel(lambda pair: _mend(*pair, reader, _copy_path(Path(pair[0]), root, cache)), found.pairs, name)
-    )
+    again = repeated(found.pairs)
+    notes = [f"left out: {found.pairs[number][0]}: listed before" for number in sorted(again)]
+    pairs = [pair for number, pair in enumerate(found.pairs) if number not in again]
 
-    records = [(image, use.mask) for (image, _), use in zip(found.pairs, mended, strict=True) if use.mask]
-    notes = [f"left out: {line}" for line in found.left_out] + found.misnamed + [use.note for use in mended if use.note]
+    # 2. The masks.
+    write_text(cache / _LOG, "")  # from here on, the folder is known as made here
+    mended: list[_Mended] = list(in_parallel(lambda pair: _mend(*pair, reader, _copy_of(*pair, cache)), pairs, name))
+    records: list[tuple[str, str]] = [
+        (image, use.mask) for (image, _), use in zip(pairs, mended, strict=True) if use.mask
+    ]
+    notes += [f"left out: {line}" for line in found.left_out] + found.misnamed
+    notes += [use.note for use in mended if use.note]
     if not records:
         raise DiffIMLError(f"no pair of {name} in {root} can be used; the first of {len(notes)}: {notes[0]}")
     if variant and (side := variant.longest_side):
 
-        def smaller(record: tuple[str, str]) -> tuple[str, str]:
-            copies = (_copy_path(Path(record[0]), root, folder) for folder in (images, cache))
-            return _shrunk(*record, side, *copies)
+        def smaller(record: tuple[str, str]) -> tuple[str, str] | str:
+            try:
+                return _shrunk(*record, side, *(_copy_of(*record, folder) for folder in (images, cache)))
+            except OSError:  # of writing
+                raise
+            except Exception as error:  # of this one file, whatever it is
+                return f"left out: {record[0]}: {error}"
 
-        originals, records = records, list(in_parallel(smaller, records, name))
-        notes += [
-            f"{image}: shrunk to {side} pixels -> {made}"
-            for (image, _), (made, _) in zip(originals, records, strict=True)
-            if image != made
-        ]
+        shrunk = list(zip(records, in_parallel(smaller, records, name), strict=True))
+        notes += [made for _, made in shrunk if isinstance(made, str)]
+        pairs_made = [(old, new) for old, new in shrunk if not isinstance(new, str)]
+        notes += [f"{old[0]}: shrunk to {side} pixels -> {new[0]}" for old, new in pairs_made if new[0] != old[0]]
+        records = [new for _, new in pairs_made]
 
     # 3. The list and the log.
-    output.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n", encoding="utf-8")
-    log = cache / "changes.txt"
-    log.write_text("".join(f"{note}\n" for note in notes), encoding="utf-8")
+    write_text(cache / _LOG, "".join(f"{note}\n" for note in notes))
+    write_text(output, "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
     authentic = sum(mask == NEGATIVE for _, mask in records)
-    corrected = sum(use.mask not in (None, mask) for (_, mask), use in zip(found.pairs, mended, strict=True))
+    corrected = sum(use.mask not in (None, mask) for (_, mask), use in zip(pairs, mended, strict=True))
     empty = sum(use.empty for use in mended)
     left_out = len(found.left_out) + len(found.pairs) - len(records)
-    return Prepared(output, log, authentic, len(records) - authentic, corrected, empty, left_out)
+    return Prepared(output, cache / _LOG, authentic, len(records) - authentic, corrected, empty, left_out)
+
+
+def _beside(output: Path, what: str) -> Path:
+    return output.with_name(f"{output.name.removesuffix('.json')}_{what}")
 
 
 def _masks_of(output: Path) -> Path:
     """The folder of corrected masks and of the log, beside a list that this command made."""
-    return output.with_name(f"{output.stem}_masks")
+    return _beside(output, "masks")
+
+
+def _require_own(output: Path, *folders: Path) -> None:
+    """Raises DiffIMLError if the list or a folder beside it is there, and was not made by this command."""
+    if not (_masks_of(output) / _LOG).exists():
+        for place in (output, *(folder for folder in folders if folder.is_dir() and any(folder.iterdir()))):
+            if os.path.lexists(place):
+                raise DiffIMLError(
+                    f"{place} was not made by this command and is not overwritten; choose another --output"
+                )
 
 
 def _files(folder: Path, skip: set[Path], entry: DatasetEntry | None) -> tuple[Files, list[Path]]:
@@ -179,14 +204,20 @@ def _find(
     if entry:
         part = variant.part if variant else ""
         layout = layout_of(entry.name, part)
-        found = layout.find(files)
+        try:
+            found = layout.find(files)
+        except (csv.Error, IndexError, KeyError, ValueError) as error:
+            raise DiffIMLError(
+                f"a list of {entry.name} in {root} is not as its authors made it ({type(error).__name__}: {error}); "
+                "fetch it again"
+            ) from error
         if part or any(mask != NEGATIVE for _, mask in found.pairs) or found.pairs and not entry.tampered:
             return found, layout.read_encoded
     found = Found()
     lists = [
         file
         for file in files
-        if file.parent == root and file.suffix.lower() == ".json" and not _masks_of(file).is_dir()
+        if file.parent == root and file.suffix.lower() == ".json" and not (_masks_of(file) / _LOG).exists()
     ]  # those were made here
     if (root / "Tp").is_dir() and (root / "Gt").is_dir():
         source = root
@@ -203,10 +234,10 @@ def _find(
     return found, None
 
 
-def _copy_path(image: Path, root: Path, cache: Path) -> Path:
-    """Named after the image, not the mask: NIST16's images share masks, but not always a size."""
-    inside = image.relative_to(root) if image.is_relative_to(root) else Path(*image.parts[1:])
-    return cache / inside.with_name(f"{inside.name}.png")
+def _copy_of(image: str, mask: str, folder: Path) -> Path:
+    """Named after the full paths of both, so that no two pairs share one: NIST16's images share masks, but no size."""
+    key = sha256(os.fsencode("\0".join(map(os.path.abspath, (image, mask))))).hexdigest()[:16]
+    return inside(folder, f"{beginning(Path(image).stem)}_{key}.png")
 
 
 def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) -> _Mended:
@@ -221,19 +252,18 @@ def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) ->
     try:
         tampered = (read_encoded or read_levels)(mask)
         height, width = tampered.shape
-    except (OSError, SyntaxError, ValueError) as error:
+        changes = ["binarised"]
+        if (width, height) != size:
+            if (height, width) == size:
+                return _Mended(None, f"left out: {image}: {mask} lies on its side ({width}x{height}); turn it by hand")
+            tampered = cv2.resize(tampered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+            changes.append(f"resized from {width}x{height} to {size[0]}x{size[1]}")
+    except Exception as error:  # of this one file, whatever it is
         return _Mended(None, f"left out: {image}: {mask} cannot be read ({error})")
-    changes = ["binarised"]
-    if (width, height) != size:
-        if (height, width) == size:
-            return _Mended(None, f"left out: {image}: {mask} lies on its side ({width}x{height}); turn it by hand")
-        tampered = cv2.resize(tampered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        changes.append(f"resized from {width}x{height} to {size[0]}x{size[1]}")
     empty = not tampered.any()
     if empty:
         changes.append(f"empty, so {image} counts as authentic")
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tampered.astype(np.uint8) * np.uint8(255)).save(copy)
+    write_picture(copy, tampered.astype(np.uint8) * np.uint8(255))
     return _Mended(str(copy), f"{mask}: {', '.join(changes)} -> {copy}", empty)
 
 
@@ -245,11 +275,9 @@ def _shrunk(image: str, mask: str, longest_side: int, image_copy: Path, mask_cop
     if scale >= 1:
         return image, mask
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    image_copy.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)).save(image_copy)
+    write_picture(image_copy, cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     if mask == NEGATIVE:
         return str(image_copy), mask
     tampered = cv2.resize(read_levels(mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    mask_copy.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tampered * np.uint8(255)).save(mask_copy)
+    write_picture(mask_copy, tampered * np.uint8(255))
     return str(image_copy), str(mask_copy)

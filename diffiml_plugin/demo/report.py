@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.demo.photographs import photographs
+from diffiml_plugin.files import write_picture
 from diffiml_plugin.reports import page
 from diffiml_plugin.reports.pictures import heat, strip
 from diffiml_plugin.table import Table
@@ -55,7 +56,7 @@ def write_report(
     )
     below = ((0, 4), (0, 0), (0, 0))  # a white line
     picture = [np.pad(strip(*row.values()), below, constant_values=255) for row in rows[:_IN_PICTURE]]
-    Image.fromarray(np.vstack(picture)).save(path.with_name("pictures.jpg"), quality=92)
+    write_picture(path.with_name("pictures.jpg"), np.vstack(picture), quality=92)
 
 
 def _by_kind(records: Sequence[dict[str, Any]]) -> list[list[str]]:

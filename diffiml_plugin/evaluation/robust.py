@@ -11,6 +11,7 @@ from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.files import write_figure
 from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
 from diffiml_plugin.table import Table
 
@@ -106,8 +107,7 @@ def plot(path: Path, curves: Curves, published: Curves | None = None) -> None:
     axes[0][0].set_ylabel("pixel-F1")
     axes[0][0].set_ylim(bottom=0)
     axes[0][-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    write_figure(path, figure, dpi=150)
 
 
 def tables(results: Perturbed) -> list[Table]:

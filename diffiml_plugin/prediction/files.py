@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffiml_plugin.data.images import find_images
-from diffiml_plugin.files import make_folder
+from diffiml_plugin.files import make_folder, write_text
 from diffiml_plugin.prediction.detector import Detector, Failure
 
 _logger = logging.getLogger(__name__)
@@ -43,5 +43,5 @@ def predict(detector: Detector, paths: Sequence[str], output_dir: Path) -> list[
         target = output_dir / (relative.with_suffix("") if unique else relative)
         mask = result.save(target.parent, target.name)["mask"].relative_to(output_dir)
         entries.append({"image": str(file), "mask": str(mask), "score": result.score, "area": result.area})
-    (output_dir / "scores.json").write_text(json.dumps(entries, indent=1) + "\n")
+    write_text(output_dir / "scores.json", json.dumps(entries, indent=1) + "\n")
     return failures

@@ -9,7 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+
+from diffiml_plugin.files import write_picture
 
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
 
@@ -120,16 +121,15 @@ class Result:
         Raises:
             OSError: a file cannot be written.
         """
-        Path(folder).mkdir(parents=True, exist_ok=True)
         start = Path(folder, name or Path(self.name).stem)
         maps: dict[str, npt.NDArray[Any]] = {"mask": self.probability, "binary": self.mask}
         if self.uncertainty is not None:
             maps["uncertainty"] = 2 * self.uncertainty
         files = {kind: start.with_name(f"{start.name}_{kind}.png") for kind in maps}
         for kind, values in maps.items():
-            Image.fromarray(np.round(255.0 * values).astype(np.uint8)).save(files[kind])
+            write_picture(files[kind], np.round(255.0 * values).astype(np.uint8))
         files["overlay"] = start.with_name(f"{start.name}_overlay.jpg")
-        Image.fromarray(self.overlay()).save(files["overlay"], quality=92)
+        write_picture(files["overlay"], self.overlay(), quality=92)
         return files
 
 

@@ -25,7 +25,7 @@ from diffiml_plugin import launch
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.files import write_text
+from diffiml_plugin.files import write_figure, write_picture, write_text
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.checkpoints import save_checkpoint
@@ -439,7 +439,7 @@ def _photographs(folder: Path, side: int, count: int = 8) -> None:
             )
             for k in range(6)
         ]
-        Image.fromarray(np.mean(layers, 0).astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
+        write_picture(folder / f"{number}.jpg", np.mean(layers, 0).astype(np.uint8), quality=90)
 
 
 def table(results: Mapping[str, Any]) -> Table:
@@ -492,8 +492,7 @@ def plot(path: Path, results: Mapping[str, Any]) -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel(f"ms, {results['device']}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    write_figure(path, figure, dpi=150)
 
 
 def write(path: Path, results: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from diffiml_plugin.evaluation.records import RESULTS, read_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
-from diffiml_plugin.files import make_folder, write_text
+from diffiml_plugin.files import make_folder, write_figure, write_text
 from diffiml_plugin.table import Table
 from diffiml_plugin.training.log import LOG
 from diffiml_plugin.training.tracking import RUN
@@ -208,4 +208,4 @@ def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_yscale("log")
     panels[1].legend(fontsize="small")
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    write_figure(path, figure, dpi=120)

@@ -7,10 +7,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from diffiml_plugin.files import write_text
+from diffiml_plugin.files import beginning, inside, write_picture, write_text
 from diffiml_plugin.framework.imdlbenco import JsonDataset
 from diffiml_plugin.tampering.photographs import Photographs
 from diffiml_plugin.tampering.settings import KINDS, REALISTIC, TamperSettings, require_kind
@@ -107,7 +106,7 @@ class SyntheticTampering(JsonDataset):
 
     def name(self, index: int, made: Tampered) -> str:
         """Its file name: photograph, kind, number."""
-        return f"{self.photographs.files[self._host(index)].stem}_{made.kind}_{index:06d}.png"
+        return f"{beginning(self.photographs.files[self._host(index)].stem)}_{made.kind}_{index:06d}.png"
 
     def _host(self, index: int) -> int:
         return int(self.hosts[index % len(self.hosts)])
@@ -140,9 +139,9 @@ def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
     for index in tqdm(range(len(stream)), "tamper", unit="img", leave=False, disable=None):
         made = stream.draw(index, np.random.default_rng((seed, index)))
         name = stream.name(index, made)
-        Image.fromarray(made.image).save(folder / "Tp" / name)
+        write_picture(inside(folder, f"Tp/{name}"), made.image)
         if made.mask.any():
-            Image.fromarray(made.mask * 255).save(folder / "Gt" / name)
+            write_picture(inside(folder, f"Gt/{name}"), made.mask * 255)
         pairs.append([f"Tp/{name}", f"Gt/{name}", made.kind] if made.mask.any() else [f"Tp/{name}", "Negative"])
     listing = folder / LIST
     write_text(listing, json.dumps(pairs, indent=1))

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -197,6 +198,81 @@ def test_empty_masks_are_kept_and_told(miniatures, tmp_path):
     assert (done.tampered, done.corrected, done.empty, done.left_out) == (3, 1, 2, 0)
     kept, resized = done.log.read_text().splitlines()
     assert "b.png is empty, so its image counts as authentic" in kept and "resized" in resized and "empty" in resized
+
+
+@pytest.fixture
+def listed(miniatures, tmp_path):
+    """Makes NAME/list.json of images in ../images, whose masks need correction; returns the folder."""
+
+    def make(name, pairs=(("a.png", "a.png.png"),)):
+        for image, mask in pairs:
+            miniatures.photograph(tmp_path / "images" / image)
+            miniatures.save(tmp_path / "images" / mask, miniatures.GREY // 255)
+        (tmp_path / name).mkdir()
+        records = [[f"../images/{image}", f"../images/{mask}"] for image, mask in pairs]
+        (tmp_path / name / "list.json").write_text(json.dumps(records))
+        return tmp_path / name
+
+    return make
+
+
+def test_no_original_is_ever_overwritten(listed, tmp_path):
+    root = listed("set")
+    before = contents(tmp_path)
+    done = prepare("set", root)
+    assert done.corrected == 1 and before.items() <= contents(tmp_path).items()
+    ((_, mask),) = json.loads(done.output.read_text())
+    assert mask.startswith(str(root / "set_masks")) and ".." not in mask
+
+
+def test_no_two_pairs_share_a_corrected_mask(listed, tmp_path, miniatures):
+    first = listed("one", [("a.png", "a_mask.png"), ("a.jpg", "b_mask.png")])
+    second = listed("two")
+    made = []
+    for name, root in (("one", first), ("two", second)):
+        made += [mask for _, mask in json.loads(prepare(name, root, tmp_path / "lists" / name).output.read_text())]
+    assert len(set(made)) == 3
+
+
+def test_a_folder_of_the_users_is_not_taken_for_that_of_corrected_masks(listed, miniatures):
+    root = listed("set")
+    miniatures.save(root / "set_masks" / "mine.png", miniatures.GREY)
+    before = contents(root)
+    with pytest.raises(DiffIMLError, match="set_masks was not made by this command and is not overwritten"):
+        prepare("set", root)
+    (root / "list.json").rename(root / "set.json")
+    with pytest.raises(DiffIMLError, match="set.json was not made by this command"):
+        prepare("set", root)
+    assert set(contents(root).values()) == set(before.values())
+
+
+def test_a_name_is_no_path(listed):
+    for name in ("../set", "/tmp/set"):
+        with pytest.raises(DiffIMLError, match="is no name of a dataset but a path"):
+            prepare(name, listed(f"of{len(name)}"))
+
+
+def test_a_pair_listed_twice_is_listed_once_and_told(listed):
+    root = listed("set", [("a.png", "a_mask.png")] * 2)
+    done = prepare("set", root)
+    assert (done.tampered, done.left_out) == (1, 1) and "images/a.png: listed before" in done.log.read_text()
+
+
+def test_names_of_any_bytes_and_any_length(listed):
+    names = [os.fsdecode(b"b\xff"), "n" * 240]
+    done = prepare("set", listed("set", [(f"{name}.png", f"{name[:-1]}m.png") for name in names]))
+    assert (done.corrected, done.left_out) == (2, 0)
+    (report,) = check_datasets(str(done.output))
+    assert report.faults == []
+
+
+def test_a_download_whose_own_list_is_damaged(miniatures, tmp_path):
+    miniatures.fabricate("NIST16", tmp_path)
+    (table,) = tmp_path.rglob("*.csv")
+    for content in (b"a|b\n1|2\n", b"\xff\xfe"):
+        table.write_bytes(content)
+        with pytest.raises(DiffIMLError, match="a list of NIST16 in .* is not as its authors made it"):
+            prepare("NIST16", tmp_path)
 
 
 def test_what_cannot_be_prepared_is_named(miniatures, tmp_path):
