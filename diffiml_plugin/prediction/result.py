@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from diffiml_plugin.files import write_picture
-
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
+from diffiml_plugin.files import write_picture
 
 _SMALLEST_REGION = 64  # pixels; a cell of the latent's grid has as many
 
