@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -62,12 +63,7 @@ def read_image(path: Path) -> np.ndarray:
         DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers, or of 12 bits or
             fewer in 16, which would come out black.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
-    return stored_pixels(image, str(path))
+    return stored_pixels(_opened(path), str(path))
 
 
 def stored_pixels(image: Image.Image, name: str) -> np.ndarray:
@@ -76,7 +72,31 @@ def stored_pixels(image: Image.Image, name: str) -> np.ndarray:
         raise DiffIMLError(f"{name} {reason}")
     if image.mode.startswith("I"):
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """[H, W] uint8 in {0, 255}: 255 where the mean of the three channels that `read_image` gives is above 127.5.
+
+    Raises:
+        DiffIMLError: as `read_image`.
+    """
+    image = _opened(path)
+    if image.mode in ("1", "L"):
+        mean = np.array(image.convert("L"))
+    else:
+        rgb = stored_pixels(image, str(path))
+        mean = cv2.transform(rgb, np.full((1, 3), 1 / 3))  # a sum of 383 gives 128, one of 382 gives 127
+    return cv2.threshold(mean, 127, 255, cv2.THRESH_BINARY)[1]
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
+    return image
 
 
 def refusal(image: Image.Image) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from diffiml_plugin import launch
+from diffiml_plugin.data.packed import pack
 from diffiml_plugin.launch import Sample
 
 if TYPE_CHECKING:  # it imports the framework, without which masks are drawn too
@@ -30,7 +31,7 @@ class Samples(Protocol):
 class SeededDataset(Dataset):
     """Samples that depend on (seed, epoch, index) alone, whoever loads them. Indexed by (epoch, index).
 
-    Adds `index` to the sample. The process's random states are left as they were.
+    Adds `index` to the sample, which is packed. The process's random states are left as they were.
     """
 
     def __init__(self, dataset: Samples, seed: int):
@@ -44,7 +45,7 @@ class SeededDataset(Dataset):
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         _seed_cpu(self.seed, epoch, index)
         try:
-            return {**self.dataset[index], "index": index}
+            return pack({**self.dataset[index], "index": index})
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])

@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from diffiml_plugin import launch
 from diffiml_plugin.data.order import SeededDataset, make_loader, plan_test, worker_count
+from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.data.pairs import PairsDataset
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.launch import Sample, to_device
+from diffiml_plugin.launch import Sample
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.settings import CommonSettings
 
@@ -48,7 +49,7 @@ def evaluate(
     bar = tqdm(loader, title, leave=False, disable=None if state.is_main_process else True)
     with testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
         for batch in bar:
-            records += _scored(model, to_device(batch, state.device), score)
+            records += _scored(model, unpack(batch, state.device), score)
     return sorted(gather_object(records), key=lambda record: record["index"])
 
 

@@ -11,6 +11,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from IMDLBenCo.evaluation import ImageAccuracy, ImageAUC, ImageF1
     from IMDLBenCo.registry import DATASETS, MODELS, POSTFUNCS
     from IMDLBenCo.transforms import get_albu_transforms
+    from IMDLBenCo.transforms.iml_transforms import RandomInpainting
     from IMDLBenCo.transforms.robustness_wrapper import (
         GaussianBlurWrapper,
         GaussianNoiseWrapper,
@@ -29,6 +30,7 @@ __all__ = [
     "ImageF1",
     "JpegCompressionWrapper",
     "JsonDataset",
+    "RandomInpainting",
     "denormalize",
     "get_albu_transforms",
 ]

@@ -123,17 +123,22 @@ class Inputs:
         height, width = (-(-side // multiple) * multiple for side in (height, width))
         return (height, width) if self._reflects else (max(height, width, size),) * 2
 
-    def transform(self, image: np.ndarray, masks: Sequence[np.ndarray] | None = None) -> dict[str, Any]:
-        """An image [H, W, 3] uint8 and masks [H, W] of it → "image" [3, h, w], ImageNet-normalised, "masks" [h, w]."""
+    def transform(
+        self, image: np.ndarray, masks: Sequence[np.ndarray] | None = None, normalised: bool = True
+    ) -> dict[str, Any]:
+        """An image [H, W, 3] uint8 and masks [H, W] of it → "image" [3, h, w], "masks" [h, w].
+
+        Args:
+            normalised: by ImageNet's means and deviations, in float32; else the image stays uint8.
+        """
         extents = image.shape[:2]
         frame = self.frame(*extents)
         if not self._reflects:
-            return _framework_transform("pad" if self.settings.if_padding else "resize", frame)(
-                image=image, masks=masks
-            )
+            kind = "pad" if self.settings.if_padding else "resize"
+            return _framework_transform(kind, frame, normalised)(image=image, masks=masks)
         missing = [(0, side - extent) for side, extent in zip(frame, extents, strict=True)]
         padded = masks and [np.pad(mask, missing) for mask in masks]
-        return _normalisation()(image=np.pad(image, [*missing, (0, 0)], "reflect"), masks=padded)
+        return _to_tensors(normalised)(image=np.pad(image, [*missing, (0, 0)], "reflect"), masks=padded)
 
     def prepare(self, image: np.ndarray, name: str = "the image") -> tuple[Tensor, Geometry]:
         """One image as the model sees it, and the way back to its own pixels.
@@ -188,10 +193,12 @@ def require_image(image: np.ndarray, name: str) -> None:
 
 
 @cache
-def _framework_transform(kind: str, frame: tuple[int, int]) -> albu.Compose:
-    return get_albu_transforms(kind, output_size=frame)
+def _framework_transform(kind: str, frame: tuple[int, int], normalised: bool) -> albu.Compose:
+    steps = get_albu_transforms(kind, output_size=frame).transforms
+    return albu.Compose([step for step in steps if normalised or not isinstance(step, albu.Normalize)])
 
 
 @cache
-def _normalisation() -> albu.Compose:
-    return albu.Compose([albu.Normalize(), ToTensorV2(transpose_mask=True)])  # the framework's take squares
+def _to_tensors(normalised: bool) -> albu.Compose:
+    steps = [albu.Normalize()] if normalised else []
+    return albu.Compose([*steps, ToTensorV2(transpose_mask=True)])  # the framework's take squares

@@ -7,6 +7,7 @@ import albumentations as albu
 import numpy as np
 
 _GRID = 8  # pixels, side of JPEG's blocks
+_CHANNELS = 3  # of masks once; a seed still draws the windows that it drew then
 
 
 class GridCrop(albu.DualTransform):
@@ -26,8 +27,12 @@ class GridCrop(albu.DualTransform):
 
     def get_params_dependent_on_targets(self, params: dict[str, Any]) -> dict[str, Any]:
         extents = params["mask"].shape[:2]
-        marked = np.flatnonzero(params["mask"]) if random.random() < 0.5 else ()
-        pixel = np.unravel_index(random.choice(marked), params["mask"].shape)[:2] if len(marked) else (None, None)
+        marked = np.flatnonzero(params["mask"].reshape(*extents, -1)[..., 0]) if random.random() < 0.5 else ()
+        if len(marked):
+            chosen = marked[random.randrange(_CHANNELS * len(marked)) // _CHANNELS]
+            pixel = np.unravel_index(chosen, extents)
+        else:
+            pixel = (None, None)
         top, left = map(self._corner, extents, pixel)
         return {"top": top, "left": left}
 

@@ -27,11 +27,11 @@ from diffiml_plugin.data.order import (
     seed_all,
     worker_count,
 )
+from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process, testing_mode
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.files import make_folder
-from diffiml_plugin.launch import to_device
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
@@ -203,7 +203,7 @@ class _Run:
         self.step.train()
         for micro, batch in zip(plan, loader, strict=True):
             with nullcontext() if micro.last else self.accelerator.no_sync(self.step):
-                meter.add(self._backward(micro, to_device(batch, self.device)), micro.images)
+                meter.add(self._backward(micro, unpack(batch, self.device)), micro.images)
             if self.tracker:
                 self.tracker.step(micro.images * self.processes)
             if micro.last:
@@ -239,7 +239,7 @@ class _Run:
     def _show(self, tracker: Tracker, dataset: data.PairsDataset) -> None:
         shown = plan_test(dataset, range(min(_STRIPS, len(dataset))), _STRIPS)[:1]
         loader = make_loader(SeededDataset(dataset, self.settings.seed), 0, shown, 0, self.device)
-        batch = to_device(next(iter(loader)), self.device)
+        batch = unpack(next(iter(loader)), self.device)
         batch.pop("index")
         with testing_mode(self.learner.tested), launch.autocast(self.device, "fp32"):
             output = self.learner.tested(**batch, details=True)

@@ -14,6 +14,7 @@ STATE = "training_state.pt"
 # What a continued run may change: where and how it runs, not what is trained.
 _MAY_CHANGE = {
     "batch_size",
+    "cache",
     "device",
     "find_unused_parameters",
     "gpus",

@@ -7,16 +7,18 @@ from typing import Any
 
 import albumentations as albu
 
+from diffiml_plugin.data.cache import PixelCache
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, read_list
 from diffiml_plugin.data.order import Samples
-from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments
+from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments, reads_images
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.tampering.settings import read_strength
 from diffiml_plugin.tampering.stream import SyntheticTampering
 from diffiml_plugin.training.cropping import GridCrop
+from diffiml_plugin.training.inpainting import bounded
 from diffiml_plugin.training.settings import TrainSettings
 
 
@@ -30,7 +32,7 @@ def train_transform(augmentation: str = "mvss", crop_size: int | None = None) ->
     """
     crop = [GridCrop(crop_size)] if crop_size else []
     if augmentation == "mvss":
-        return albu.Compose([get_albu_transforms("train"), *crop])
+        return albu.Compose([bounded(get_albu_transforms("train")), *crop])
     return albu.Compose([*crop, albu.HorizontalFlip(), albu.VerticalFlip(), albu.RandomRotate90()])
 
 
@@ -53,10 +55,11 @@ def read_training_set(
         )
     shown = replace(inputs, image_size=crop_size or inputs.image_size, padding_mode="constant")
     transform = train_transform(settings.augmentation, crop_size)
+    cache = PixelCache(Path(settings.cache)) if settings.cache else None
 
     def dataset(source: ImageList | Path) -> Samples:
         if not isinstance(source, Path):
-            return PairsDataset(source, Inputs(shown), transform, post)
+            return PairsDataset(source, Inputs(shown), transform, post, reads_images(post), cache)
         stream = SyntheticTampering(
             source,
             samples=settings.synth_samples,

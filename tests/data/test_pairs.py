@@ -9,9 +9,19 @@ from PIL import Image
 
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.data.order import SeededDataset, make_loader, plan_epoch, plan_test
-from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, test_transform
+from diffiml_plugin.data.packed import unpack
+from diffiml_plugin.data.pairs import (
+    BalancedPairsDataset,
+    PairsDataset,
+    framework_arguments,
+    make_test_set,
+    test_transform,
+)
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.adapters import diffiml_post_func
+from diffiml_plugin.framework.imdlbenco import JsonDataset
 from diffiml_plugin.models.inputs import Inputs, InputSettings
+from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set, train_transform
 
@@ -195,3 +205,52 @@ def test_photographs_are_one_of_the_sets_of_a_balanced_list(tiny_dataset, tmp_pa
 def test_windows_of_resized_images_are_refused(tiny_dataset):
     with pytest.raises(DiffIMLError, match="--if_padding"):
         read_training_set(TrainSettings(data_path=str(tiny_dataset), crop_size=32), InputSettings(64), None, check=True)
+
+
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("mode", ["L", "1", "RGB", "RGBA", "P"])
+def test_samples_are_the_frameworks_to_the_last_bit_and_type(tmp_path, mode, padding):
+    """Of masks in every mode, a coloured one too, whose channels' mean decides."""
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 256, (50, 90, 3), np.uint8)).save(tmp_path / "image.jpg")
+    mask = Image.fromarray(generator.integers(0, 256, (50, 90, 3), np.uint8)).convert(mode)
+    mask.save(tmp_path / "mask.png")
+    pairs = [[str(tmp_path / "image.jpg"), str(tmp_path / "mask.png")], [str(tmp_path / "image.jpg"), NEGATIVE]]
+    (tmp_path / "list.json").write_text(json.dumps(pairs))
+    settings = InputSettings(96, if_padding=padding, edge_mask_width=7)
+    arguments = framework_arguments(settings, train_transform("turns"), diffiml_post_func)
+    theirs = JsonDataset(str(tmp_path / "list.json"), **arguments)
+    listed, inputs, turns = read_list(tmp_path / "list.json"), Inputs(settings), train_transform("turns")
+    ours = PairsDataset(listed, inputs, turns, diffiml_post_func)
+    bare = PairsDataset(listed, inputs, turns, None, normalised=False)
+    for index in (0, 1, 0):
+        expected, found, packed = (seeded(each, index) for each in (theirs, ours, bare))
+        assert expected.keys() == found.keys() == packed.keys() | {"edge_map"}
+        assert packed["image"].dtype == torch.uint8
+        assert torch.equal(unpack(packed, CPU)["image"], expected["image"])
+        for key, value in expected.items():
+            assert type(found[key]) is type(value), key
+            if isinstance(value, torch.Tensor):
+                assert found[key].dtype == value.dtype and torch.equal(found[key], value), key
+            else:
+                assert found[key] == value, key
+
+
+def seeded(dataset, index):
+    random.seed(index)
+    return dataset[index]
+
+
+def test_a_mask_of_another_size_is_named(tmp_path):
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "image.png")
+    Image.fromarray(np.zeros((6, 4), np.uint8)).save(tmp_path / "mask.png")
+    listed = ImageList("x", (str(tmp_path / "image.png"),), (str(tmp_path / "mask.png"),))
+    with pytest.raises(DiffIMLError, match="mask.png is not of the size of .*image.png"):
+        PairsDataset(listed, Inputs(InputSettings(32)), test_transform())[0]
+
+
+def test_only_a_foreign_post_function_makes_workers_normalise(tiny_dataset):
+    listed = read_list(tiny_dataset)
+    for post, dtype in ((None, torch.uint8), (diffiml_post_func, torch.uint8), (lambda sample: None, torch.float32)):
+        card = replace(DIFFIML, post_function=post)
+        assert make_test_set(listed, InputSettings(64), card)[0]["image"].dtype == dtype

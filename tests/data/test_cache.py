@@ -1,0 +1,47 @@
+import os
+
+import numpy as np
+from PIL import Image
+
+from diffiml_plugin.data.cache import PixelCache
+from diffiml_plugin.data.images import read_image, read_mask
+
+
+def stored(path, value):
+    Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(path)
+    return path
+
+
+def test_what_was_decoded_once_is_read(tmp_path):
+    cache, photo, calls = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 7), []
+
+    def decode(path):
+        calls.append(path)
+        return read_image(path)
+
+    first, second = (cache.read(photo, decode) for _ in range(2))
+    assert np.array_equal(first, second) and first.dtype == second.dtype == np.uint8 and calls == [photo]
+    assert cache.read(photo, read_mask).shape == (4, 6)  # another decoder, another entry
+
+
+def test_a_file_that_changes_is_decoded_anew(tmp_path):
+    cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 7)
+    cache.read(photo, read_image)
+    os.utime(stored(photo, 9), ns=(1, 1))  # of the same size
+    assert (cache.read(photo, read_image) == 9).all()
+
+
+def test_a_damaged_entry_is_replaced(tmp_path):
+    cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 7)
+    cache.read(photo, read_image)
+    (entry,) = (tmp_path / "cache").rglob("*.npy")
+    entry.write_bytes(entry.read_bytes()[:20])
+    assert (cache.read(photo, read_image) == 7).all() and np.load(entry).shape == (4, 6, 3)
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file")
+    cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 7)
+    assert (cache.read(photo, read_image) == 7).all() and (cache.read(photo, read_image) == 7).all()
+    (message,) = caplog.messages
+    assert "cannot be written" in message and "decoded anew" in message
