@@ -84,7 +84,10 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
     _forget_earlier(cpu)
     name = _precision(precision, cpu)
     handlers = [
-        DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
+        DistributedDataParallelKwargs(
+            find_unused_parameters=find_unused_parameters,
+            gradient_as_bucket_view=True,  # no second copy of the gradients
+        ),
         InitProcessGroupKwargs(timeout=_PATIENCE),
     ]
     return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)

@@ -84,7 +84,7 @@ class CommonSettings:
     if_predict_label: bool = flag(False, "train the model's image-level head too, where it has one", group=OPTIMIZATION)
     no_model_eval: bool = flag(False, "test in training mode, as the framework's MVSSNet scripts do", group=RUN)
     test_batch_size: int = flag(8, "images per process and forward pass when testing", group=RUN)
-    num_workers: int | None = flag(None, "loader processes per process (the cores at hand, at most 8)", group=RUN)
+    num_workers: int | None = flag(None, "loader processes per process (the cores at hand)", group=RUN)
     device: str = flag("auto", "where to compute", DEVICES, group=RUN)
     gpus: int | None = flag(None, "start this many processes, one on each GPU (one)", group=RUN)
     output_dir: str = flag("./output_dir", "folder for everything that is written", group=WRITTEN)

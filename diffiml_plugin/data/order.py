@@ -3,7 +3,7 @@
 import math
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -118,21 +118,53 @@ def make_loader(
     dataset: SeededDataset, epoch: int, batches: list[tuple[int, ...]], workers: int, device: torch.device
 ) -> DataLoader:
     """A loader that yields the samples of each tuple of indices as one batch, in that order."""
+    return _loader(dataset, [[(epoch, index) for index in batch] for batch in batches], workers, device)
+
+
+def _loader(
+    dataset: SeededDataset,
+    batches: list[list[tuple[int, int]]],
+    workers: int,
+    device: torch.device,
+    persistent: bool = False,
+) -> DataLoader:
+    workers = min(workers, len(batches))
     return DataLoader(
         dataset,
-        batch_sampler=[[(epoch, index) for index in batch] for batch in batches],
-        num_workers=min(workers, len(batches)),
+        batch_sampler=batches,
+        num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
+        persistent_workers=persistent and workers > 0,
         generator=torch.Generator(),  # the loader's own draw leaves the global state alone
     )
 
 
+class EpochLoader:
+    """As `make_loader`, for one epoch after another; its workers, which take seconds to start, stay.
+
+    Args:
+        workers: at most; no more are started than the first epoch has batches.
+    """
+
+    def __init__(self, dataset: SeededDataset, workers: int, device: torch.device):
+        self.dataset, self.workers, self.device = dataset, workers, device
+        self._batches: list[list[tuple[int, int]]] = []  # of the present epoch; the loader reads it anew each time
+        self._loader: DataLoader | None = None
+
+    def epoch(self, epoch: int, batches: list[tuple[int, ...]]) -> Iterator[Sample]:
+        """The samples of each tuple of indices as one batch, in that order."""
+        self._batches[:] = [[(epoch, index) for index in batch] for batch in batches]
+        if self._loader is None:
+            self._loader = _loader(self.dataset, self._batches, self.workers, self.device, persistent=True)
+        return iter(self._loader)
+
+
 def worker_count(asked: int | None) -> int:
-    """Loader workers per process: as asked, else this process's share of the node's cores at hand, at most 8."""
+    """Loader workers per process: as asked, else this process's share of the node's cores at hand."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bound = launch.slurm_tasks(os.environ) > 1 and cores < (os.cpu_count() or 1)  # srun gave each task its own
-    return min(8, cores if bound else cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked is None else asked
+    return (cores if bound else cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked is None else asked
 
 
 def start_worker(_: int) -> None:

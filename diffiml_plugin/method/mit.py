@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 MIT_VARIANTS = {  # name -> channels and number of blocks of the four stages
     "segformer_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
@@ -55,6 +56,11 @@ class MixTransformer(nn.Module):
         """What pretrained weights fill: all of it."""
         return self
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """In training, keep the input of each block alone, and compute the rest anew in the backward pass."""
+        for stage in self.stages:
+            stage.checkpoints = enable
+
     def forward(self, image: Tensor) -> list[Tensor]:
         features = []
         for stage in self.stages:
@@ -71,9 +77,13 @@ class _Stage(nn.Module):
         self.embed = _PatchEmbedding(inputs, outputs, kernel, stride)
         self.blocks = nn.Sequential(*(_Block(outputs, heads, reduction, rate) for rate in drop_path))
         self.norm = nn.LayerNorm(outputs, eps=_EPS)
+        self.checkpoints = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return _channels_first(self.norm(self.blocks(self.embed(x))))
+        x = self.embed(x)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpoints and self.training else block(x)
+        return _channels_first(self.norm(x))
 
 
 class _PatchEmbedding(nn.Module):

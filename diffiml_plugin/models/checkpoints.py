@@ -103,7 +103,12 @@ def save_checkpoint(path: Path, model: nn.Module, name: str, flags: Mapping[str,
     Raises:
         DiffIMLError: the file cannot be written; an earlier one of that name is untouched.
     """
-    save_weights(path, model.state_dict(), {"model": name, "config": storable(flags), **facts})
+    save_weights(path, model.state_dict(), described(name, flags, **facts))
+
+
+def described(name: str, flags: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+    """The metadata that rebuild a model of that name and flags, and whatever `facts` there are beside."""
+    return {"model": name, "config": storable(flags), **facts}
 
 
 def storable(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from diffiml_plugin.data import pairs as data
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.lists import read_test_sets
 from diffiml_plugin.data.order import (
+    EpochLoader,
     MicroBatch,
     Samples,
     SeededDataset,
@@ -35,19 +36,13 @@ from diffiml_plugin.files import make_folder
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
-from diffiml_plugin.models.registry import require_inputs
-from diffiml_plugin.training.optimization import (
-    Learner,
-    LossMeter,
-    accumulation,
-    adamw,
-    learning_rate,
-    require_finite,
-)
-from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
+from diffiml_plugin.models.registry import RegisteredModel, require_inputs
+from diffiml_plugin.training.optimization import Learner, LossMeter, LossWatch, accumulation, adamw, learning_rate
+from diffiml_plugin.training.resume import STATE, Writer, save_state, snapshot, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
 from diffiml_plugin.training.tracking import EpochRecord, Tracker, describe_run, picture_strips
+from diffiml_plugin.weights.files import save_weights
 
 _logger = logging.getLogger(__name__)
 _STRIPS = 4  # images shown in TensorBoard
@@ -90,6 +85,17 @@ def train(
         ) from error
 
 
+def _checkpoint_encoder(card: RegisteredModel, model: nn.Module) -> None:
+    """Lets the backward pass compute the encoder's activations anew, block by block, in place of keeping them.
+
+    Raises:
+        DiffIMLError: a model without an encoder of ours.
+    """
+    if card.backbone is None:
+        raise DiffIMLError(f"--checkpoint_encoder is of DiffIML's encoders; {card.name} has none: leave it out")
+    card.backbone(model).set_grad_checkpointing()
+
+
 class _Step(nn.Module):
     """What DDP and autocast wrap, so that the model inside stays plain for testing."""
 
@@ -128,6 +134,8 @@ class _Run:
         defaults = {**asdict(TrainSettings()), **asdict(InputSettings())}
         state = state_to_resume(self.folder, settings.resume, self.configuration, defaults)
         model = opened.build(pretrained=not state)
+        if settings.checkpoint_encoder:
+            _checkpoint_encoder(card, model)
 
         # 3. The data, all of it looked at before training starts.
         if dataset is None and not settings.data_path:
@@ -149,10 +157,15 @@ class _Run:
         backbone = card.backbone and card.backbone(model)
         optimizer = adamw(model, settings.lr, settings.weight_decay, backbone, settings.encoder_lr)
         self.learner = Learner(model, optimizer, settings.ema_decay)
+        self.loader = EpochLoader(self.dataset, worker_count(settings.num_workers), self.device)
+        self.watch, self.writer = LossWatch(), Writer()
+        self.waited = 0.0  # seconds of the last epoch without a batch to train on
         self.epoch = 0  # epochs done
         self.best: float | None = None  # pixel-F1
         if state:
             self._restore(state)
+        # DDP need not look for the graph of a model that is the same in each step; accumulating changes it.
+        self.accelerator.ddp_handler.static_graph = card.samples and self.accumulation == 1
         self.step, self.learner.optimizer = self.accelerator.prepare(_Step(model), optimizer)
 
     def train(self) -> Trained:
@@ -167,16 +180,20 @@ class _Run:
         finally:
             if self.tracker:
                 self.tracker.close()
+            self.writer.wait()
         return Trained(self.folder, self.best)
 
     def _train_and_keep_epoch(self) -> None:
         started = time.monotonic()
+        losses = self._train_epoch(self.epoch)
+        seconds = time.monotonic() - started
         record: EpochRecord = {
             "epoch": self.epoch,
-            "loss": self._train_epoch(self.epoch),
+            "loss": losses,
             "update": self.learner.updates,
             "lr": self.learner.rate,
-            "images_per_second": round(len(self.dataset) / (time.monotonic() - started), 2),
+            "images_per_second": round(len(self.dataset) / seconds, 2),
+            "data_wait": round(self.waited / seconds, 3),
         }
         self.epoch += 1
         if self.tests and (self.epoch == self.settings.epochs or self.epoch % self.settings.test_period == 0):
@@ -194,14 +211,15 @@ class _Run:
         plan = plan_epoch(
             len(self.dataset), (settings.seed, epoch), settings.batch_size, self.accumulation, rank, self.processes
         )
-        loader = make_loader(
-            self.dataset, epoch, [micro.indices for micro in plan], worker_count(settings.num_workers), self.device
-        )
+        batches = self.loader.epoch(epoch, [micro.indices for micro in plan])
         updates = sum(micro.last for micro in plan)
         period = max(1, updates // settings.log_per_epoch_count)
-        meter, done = LossMeter(), 0
+        meter, done, self.waited = LossMeter(), 0, 0.0
         self.step.train()
-        for micro, batch in zip(plan, loader, strict=True):
+        for micro in plan:
+            asked = time.monotonic()
+            batch = next(batches)
+            self.waited += time.monotonic() - asked
             with nullcontext() if micro.last else self.accelerator.no_sync(self.step):
                 meter.add(self._backward(micro, unpack(batch, self.device)), micro.images)
             if self.tracker:
@@ -211,6 +229,7 @@ class _Run:
                 self.learner.update(learning_rate(progress, settings.lr, settings.min_lr, warmup))
                 done += 1
                 if done == updates or done % period == 0:
+                    self.watch.look()
                     losses = meter.point()
                     if self.tracker:
                         self.tracker.losses(losses, self.learner.rate, self.learner.updates)
@@ -219,7 +238,7 @@ class _Run:
     def _backward(self, micro: MicroBatch, batch: dict[str, Any]) -> dict[str, Tensor]:
         batch.pop("index")
         output = self.step(batch, self.settings.if_predict_label)
-        require_finite(output["backward_loss"], self.learner.updates, batch["name"], output.get("timesteps"))
+        self.watch.add(output["backward_loss"], self.learner.updates, batch["name"], output.get("timesteps"))
         self.accelerator.backward(output["backward_loss"] * micro.weight)
         return output["visual_loss"]
 
@@ -254,22 +273,28 @@ class _Run:
         if self.epoch % self.settings.save_period == 0:
             names.append(f"epoch_{self.epoch:04d}.safetensors")
         facts = {"input": asdict(self.inputs), "epoch": self.epoch, "f1": f1, "ema": bool(self.learner.ema_decay)}
-        for name in names:
-            checkpoints.save_checkpoint(
-                self.folder / name, self.learner.tested, self.settings.model, self.flags, **facts
-            )
+        description = checkpoints.described(self.settings.model, self.flags, **facts)
         scaler = self.accelerator.scaler
-        save_state(
-            self.folder / STATE,
-            {
-                **self.learner.state(),
-                "settings": self.configuration,
-                "scaler": scaler and scaler.state_dict(),
-                "epoch": self.epoch,
-                "best": self.best,
-                "images": len(self.dataset),
-            },
+        tested, state = snapshot(
+            (
+                self.learner.tested.state_dict(),
+                {
+                    **self.learner.state(),
+                    "settings": self.configuration,
+                    "scaler": scaler and scaler.state_dict(),
+                    "epoch": self.epoch,
+                    "best": self.best,
+                    "images": len(self.dataset),
+                },
+            )
         )
+
+        def write() -> None:
+            for name in names:
+                save_weights(self.folder / name, tested, description)
+            save_state(self.folder / STATE, state)
+
+        self.writer.start(write)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.learner.restore(state)

@@ -33,8 +33,9 @@ def adamw(
     """
     from timm.optim import create_optimizer_v2, param_groups_weight_decay  # LightVAE's training does without timm
 
+    one_kernel = {"fused": True} if next(model.parameters()).is_cuda else {}
     if backbone is None or backbone_lr is None:
-        return create_optimizer_v2(model, "adamw", lr=lr, weight_decay=weight_decay)
+        return create_optimizer_v2(model, "adamw", lr=lr, weight_decay=weight_decay, **one_kernel)
     apart = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
     if not apart:
         raise DiffIMLError(f"--encoder_lr {backbone_lr} is of an encoder that is frozen; leave one of both out")
@@ -43,7 +44,7 @@ def adamw(
         for group in param_groups_weight_decay(model, weight_decay):
             chosen = [parameter for parameter in group["params"] if (id(parameter) in apart) == inside]
             groups += [{**group, "params": chosen, "lr_scale": scale}] if chosen else []
-    return create_optimizer_v2(groups, "adamw", lr=lr, weight_decay=weight_decay)
+    return create_optimizer_v2(groups, "adamw", lr=lr, weight_decay=weight_decay, **one_kernel)
 
 
 class Learner(Generic[_Model]):
@@ -139,6 +140,24 @@ def require_finite(loss: Tensor, updates: int, images: Sequence[str] = (), times
         f"the loss is {loss.item()} at step {updates + 1}{shown}{at}; {'look at these images, ' if images else ''}"
         "lower --lr, or try --precision fp32 (the last checkpoint is from before)"
     )
+
+
+class LossWatch:
+    """Watches losses for NaN without waiting for the device at each: it looks at many at a time."""
+
+    def __init__(self):
+        self._unseen: list[tuple[Tensor, int, Sequence[str], Tensor | None]] = []
+
+    def add(self, loss: Tensor, updates: int, images: Sequence[str], timesteps: Tensor | None) -> None:
+        """A loss to look at; arguments as of `require_finite`."""
+        self._unseen.append((loss.detach(), updates, images, timesteps))
+
+    def look(self) -> None:
+        """Raises DiffIMLError as `require_finite` for the first loss since the last look that is not finite."""
+        unseen, self._unseen = self._unseen, []
+        if unseen and not torch.stack([loss for loss, *_ in unseen]).isfinite().all():
+            for watched in unseen:
+                require_finite(*watched)
 
 
 class LossMeter:

@@ -1,10 +1,12 @@
 """The state of a training run, and how another goes on from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
@@ -15,6 +17,7 @@ STATE = "training_state.pt"
 _MAY_CHANGE = {
     "batch_size",
     "cache",
+    "checkpoint_encoder",
     "device",
     "find_unused_parameters",
     "gpus",
@@ -26,6 +29,36 @@ _MAY_CHANGE = {
     "save_period",
     "test_batch_size",
 }
+
+
+class Writer:
+    """Writes beside training, one thing after another. What goes wrong is raised by the next call."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Calls `write` in another thread, once the last one is done; it must read nothing that training changes."""
+        self.wait()
+        self._pending = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Until all is written."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+
+def snapshot(state: Any) -> Any:
+    """A copy on the CPU of a tensor, or of all in dictionaries, lists and tuples."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: snapshot(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(snapshot(value) for value in state)
+    return state
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

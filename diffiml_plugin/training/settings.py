@@ -88,6 +88,9 @@ class TrainSettings(CommonSettings):
     save_period: int = flag(25, "epochs between kept checkpoints", group=WRITTEN)
     log_per_epoch_count: int = flag(20, "loss points per epoch in TensorBoard", group=WRITTEN)
     log_dir: str = flag("", "folder for TensorBoard (output_dir)", group=WRITTEN)
+    checkpoint_encoder: bool = flag(
+        False, "keep no activations of the encoder's blocks: a third slower, and half the memory or less", group=RUN
+    )
     find_unused_parameters: bool = flag(False, "let DDP search for parameters a step did not use", group=RUN)
     resume: str = flag(
         "", "auto continues the run in output_dir, if there is one; or a training_state.pt", group=WRITTEN

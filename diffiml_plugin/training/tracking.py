@@ -42,6 +42,7 @@ class _Epoch(TypedDict):
     update: int  # optimizer steps so far
     lr: float
     images_per_second: float
+    data_wait: float  # share of the time in which training waited for data
 
 
 class EpochRecord(_Epoch, total=False):

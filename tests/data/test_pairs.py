@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
-from diffiml_plugin.data.order import SeededDataset, make_loader, plan_epoch, plan_test
+from diffiml_plugin.data.order import EpochLoader, SeededDataset, make_loader, plan_epoch, plan_test
 from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.data.pairs import (
     BalancedPairsDataset,
@@ -254,3 +254,18 @@ def test_only_a_foreign_post_function_makes_workers_normalise(tiny_dataset):
     for post, dtype in ((None, torch.uint8), (diffiml_post_func, torch.uint8), (lambda sample: None, torch.float32)):
         card = replace(DIFFIML, post_function=post)
         assert make_test_set(listed, InputSettings(64), card)[0]["image"].dtype == dtype
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_of_epochs_keeps_its_workers_and_gives_what_new_ones_give(augmented, workers):
+    loader = EpochLoader(SeededDataset(augmented, seed=1), workers, CPU)
+    batches, started = [(0, 1), (2,)], []
+    for epoch in range(2):
+        found = list(loader.epoch(epoch, batches))
+        started.append([worker.pid for worker in loader._loader._iterator._workers] if workers else [])
+        expected = make_loader(SeededDataset(augmented, seed=1), epoch, batches, 0, CPU)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one["image"], other["image"]) and torch.equal(one["index"], other["index"])
+    assert started[0] == started[1] and len(started[0]) == workers
+    (fewer,) = loader.epoch(2, [(1,)])  # an epoch may have fewer batches
+    assert fewer["index"].tolist() == [1]

@@ -217,7 +217,10 @@ def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, 
 
     restored = checkpoints.restore(path)
     inputs = InputSettings(64, edge_mask_width=edge)
-    loader = torch.utils.data.DataLoader(make_test_set(read_list(tiny_dataset), inputs, find_model(name)), batch_size=2)
+    dataset = PairsDataset(
+        read_list(tiny_dataset), Inputs(inputs), test_transform(), find_model(name).post_function
+    )  # normalised
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2)
     arguments = SimpleNamespace(no_model_eval=False, test_batch_size=2, distributed=False)
     theirs = framework_test(restored.model, loader, [PixelF1(0.5, "origin")], torch.device("cpu"), 0, args=arguments)
     assert 0 < theirs["pixel-level F1"] < 1

@@ -2,6 +2,7 @@ import errno
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from statistics import fmean
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.training import engine as training
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.optimization import accumulation, learning_rate
@@ -126,7 +128,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
     resumed = train(replace(settings, resume="auto")).folder
     for name in ("last", "best"):
         assert equal(weights(straight, name), weights(resumed, name))
-    lines = [[{**record, "images_per_second": 0} for record in log(folder)] for folder in (resumed, straight)]
+    lines = [
+        [{**record, "images_per_second": 0, "data_wait": 0} for record in log(folder)] for folder in (resumed, straight)
+    ]
     assert lines[0] == lines[1]
     assert len(json.loads((resumed / "run.json").read_text())) == 2
 
@@ -283,6 +287,49 @@ def test_a_full_disk_leaves_earlier_checkpoints_alone(settings, monkeypatch):
 def test_a_rate_for_an_encoder_that_is_not_there_is_refused(settings):
     with pytest.raises(DiffIMLError, match="--encoder_lr 0.001 is of DiffIML's encoders; TinyIML has none"):
         train(replace(settings, encoder_lr=1e-3))
+
+
+def test_what_a_run_writes_last_is_whole_when_it_ends(settings, monkeypatch):
+    """Writing takes its time, beside the training, which goes on meanwhile."""
+    save, order = training.save_state, []
+
+    def slow(path, state):
+        order.append(("begins", state["epoch"]))
+        while state["epoch"] == 1 and len(order) < 2:
+            time.sleep(0.01)  # until the second epoch is there
+        save(path, state)
+
+    report = Tracker.epoch
+    monkeypatch.setattr(Tracker, "epoch", lambda self, record: order.append(record["epoch"]) or report(self, record))
+    monkeypatch.setattr(training, "save_state", slow)
+    folder = train(settings).folder
+    assert order == [0, ("begins", 1), 1, ("begins", 2)]
+    state = torch.load(folder / "training_state.pt", weights_only=True)
+    assert state["epoch"] == 2 and equal(state["model"], weights(folder))
+
+
+@pytest.mark.parametrize("encoder", ["segformer_b0", "resnet18"])
+def test_checkpointing_the_encoder_changes_no_gradient(encoder):
+    def gradients(checkpointed):
+        torch.manual_seed(0)
+        model = DIFFIML.build(DIFFIML.resolve({"encoder": encoder})).train()
+        if checkpointed:
+            training._checkpoint_encoder(DIFFIML, model)
+        torch.manual_seed(1)
+        plane = torch.ones(2, 1, 64, 64)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            loss = model(torch.randn(2, 3, 64, 64), plane, edge_map=plane)["backward_loss"]
+        loss.backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, sum(kept)
+
+    (plain, most), (checkpointed, fewer) = gradients(False), gradients(True)
+    assert equal(plain, checkpointed, tolerance=1e-6) and fewer < 0.7 * most
+
+
+def test_a_model_without_an_encoder_cannot_checkpoint_it(settings):
+    with pytest.raises(DiffIMLError, match="--checkpoint_encoder is of DiffIML's encoders; TinyIML has none"):
+        train(replace(settings, checkpoint_encoder=True))
 
 
 def test_bad_data_is_said_before_anything_is_written(settings, tiny_dataset, tmp_path):

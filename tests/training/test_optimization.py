@@ -4,7 +4,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.training.optimization import Learner, adamw, require_finite
+from diffiml_plugin.training.optimization import Learner, LossWatch, adamw, require_finite
 
 
 def learner(ema_decay=0.9):
@@ -91,3 +91,12 @@ def test_a_rate_for_a_frozen_backbone_is_refused():
     model.backbone.requires_grad_(False)
     with pytest.raises(DiffIMLError, match="--encoder_lr 0.001 is of an encoder that is frozen"):
         adamw(model, 1e-2, 0.05, model.backbone, 1e-3)
+
+
+def test_losses_are_looked_at_together_and_the_first_that_is_not_finite_is_named():
+    watch = LossWatch()
+    for update, value in enumerate((1.0, float("nan"), float("inf"))):
+        watch.add(torch.tensor(value), update, [f"{update}.png"], torch.tensor([10 + update]))
+    with pytest.raises(DiffIMLError, match=r"the loss is nan at step 2, images 1.png, t \[11\]"):
+        watch.look()
+    watch.look()  # nothing new
