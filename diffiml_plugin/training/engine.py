@@ -37,7 +37,15 @@ from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, require_inputs
-from diffiml_plugin.training.optimization import Learner, LossMeter, LossWatch, accumulation, adamw, learning_rate
+from diffiml_plugin.training.optimization import (
+    Learner,
+    LossMeter,
+    LossWatch,
+    accumulation,
+    adamw,
+    keeping,
+    learning_rate,
+)
 from diffiml_plugin.training.resume import STATE, Writer, save_state, snapshot, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
@@ -155,6 +163,7 @@ class _Run:
             model = convert_sync_batchnorm(model)  # timm's: torch's drops the activations of timm's norms
         model = model.to(self.device)
         backbone = card.backbone and card.backbone(model)
+        self.recomputed = list(backbone.buffers()) if backbone and settings.checkpoint_encoder else []
         optimizer = adamw(model, settings.lr, settings.weight_decay, backbone, settings.encoder_lr)
         self.learner = Learner(model, optimizer, settings.ema_decay)
         self.loader = EpochLoader(self.dataset, worker_count(settings.num_workers), self.device)
@@ -239,7 +248,8 @@ class _Run:
         batch.pop("index")
         output = self.step(batch, self.settings.if_predict_label)
         self.watch.add(output["backward_loss"], self.learner.updates, batch["name"], output.get("timesteps"))
-        self.accelerator.backward(output["backward_loss"] * micro.weight)
+        with keeping(self.recomputed):
+            self.accelerator.backward(output["backward_loss"] * micro.weight)
         return output["visual_loss"]
 
     def _validate(self, record: EpochRecord) -> None:

@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -99,6 +100,15 @@ class Learner(Generic[_Model]):
     def _follow(self, averages: Any, weights: Any, count: Any) -> None:
         decay = min(self.ema_decay, 1 - (1 + self.updates) ** (-2 / 3))  # timm's warm-up
         get_ema_multi_avg_fn(decay)(averages, weights, count)
+
+
+@contextmanager
+def keeping(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """Afterwards, buffers are as they were: activations computed anew would count twice in batch statistics."""
+    before = [(buffer, buffer.clone()) for buffer in buffers]
+    yield
+    for buffer, value in before:
+        buffer.copy_(value)
 
 
 def accumulation(total_batch_size: int, batch_size: int, processes: int) -> int:

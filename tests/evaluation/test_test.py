@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
+from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.data.pairs import PairsDataset, make_test_set, test_transform
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import scoring
@@ -278,7 +279,7 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
         listed = ImageList("x", (str(tmp_path / pair[0]),), (str(tmp_path / pair[1]),))
         side = max(64, -(-max(Image.open(tmp_path / pair[0]).size) // 32) * 32)
         sample = make_test_set(listed, InputSettings(side, if_padding=True, padding_mode=mode), DIFFIML)[0]
-        batch = torch.utils.data.default_collate([dict(sample, index=0)])
+        batch = unpack(torch.utils.data.default_collate([dict(sample, index=0)]), torch.device("cpu"))
         (alone,) = score_batch(model(**batch), batch)
         assert record["f1"] == pytest.approx(alone["f1"], abs=1e-3) and record["label"] == 1
         assert record["score"] == pytest.approx(alone["score"], abs=1e-3)
