@@ -60,11 +60,11 @@ def load(
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
-    """The model of a checkpoint for tensors, on the CPU, in test mode: `model(image=..., name=...)["pred_mask"]`.
+    """The model of a checkpoint for tensors, on the CPU, in test mode: `model(image=...)["pred_mask"]`.
 
     `image` is [B, 3, H, W], B 1 or more, floating-point and ImageNet-normalised; DiffIML's sides are multiples of 32.
-    `name`, a list of B names, keys the noise (without it the image's content does). The mask is [B, 1, H, W] float32 in
-    [0, 1]. Half and double precision are computed in the weights' own, float32.
+    `noise_key`, B strings, decides the noise; without it the image's values do, never a name. The mask is [B, 1, H, W]
+    float32 in [0, 1]. Half and double precision are computed in the weights' own, float32.
 
     Args:
         path: as `load` takes it.

@@ -93,6 +93,15 @@ def inside(folder: Path, name: str | Path) -> Path:
     return path
 
 
+def file_digest(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _probe(folder: Path) -> None:
     """Raises OSError if no file can be made in the folder."""
     probe = folder / f".probe.{os.getpid()}"

@@ -55,17 +55,17 @@ def test_wrong_arguments_are_refused_in_the_words_of_python(arguments, told):
 
 
 def test_a_model_takes_normalised_tensors(model):
-    output = model(image=IMAGE, name=["a", "b"])
+    output = model(image=IMAGE, noise_key=["a", "b"])
     assert output["pred_mask"].shape == (2, 1, 64, 96) and output["pred_label"].shape == (2,)
-    assert torch.equal(model(IMAGE, name=["a", "b"])["pred_mask"], output["pred_mask"])
+    assert torch.equal(model(IMAGE, noise_key=["a", "b"])["pred_mask"], output["pred_mask"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_are_computed_in_the_weights_own(model, dtype):
     image = IMAGE.to(dtype)
-    mask = model(image=image, name=["a", "b"])["pred_mask"]
+    mask = model(image=image, noise_key=["a", "b"])["pred_mask"]
     assert mask.dtype == torch.float32
-    assert torch.equal(mask, model(image=image.float(), name=["a", "b"])["pred_mask"])
+    assert torch.equal(mask, model(image=image.float(), noise_key=["a", "b"])["pred_mask"])
 
 
 RAW = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -42,7 +42,7 @@ def build(device: torch.device, **settings) -> DiffIMLModel:
 @torch.no_grad()
 def predict(model: DiffIMLModel, device: torch.device, precision: str = "fp32", **options) -> dict:
     with autocast(device, precision):
-        return model(IMAGE.to(device), name=["a", "b"], **options)
+        return model(IMAGE.to(device), noise_key=["a", "b"], **options)
 
 
 @pytest.fixture
@@ -109,8 +109,8 @@ def test_a_captured_prediction_is_the_plain_one(uncompiled, precision, caplog):
     for key in plain:
         torch.testing.assert_close(replayed[key], plain[key], atol=1e-3 if precision == "fp32" else 2e-2, rtol=0)
     with torch.no_grad(), autocast(CUDA, precision):
-        shifted = model(IMAGE.to(CUDA) + 1, name=["c", "d"], uncertainty=True)["pred_mask"]
-        again = model(IMAGE.to(CUDA), name=["a", "b"], uncertainty=True)["pred_mask"]
+        shifted = model(IMAGE.to(CUDA) + 1, noise_key=["c", "d"], uncertainty=True)["pred_mask"]
+        again = model(IMAGE.to(CUDA), noise_key=["a", "b"], uncertainty=True)["pred_mask"]
     assert not torch.equal(shifted, replayed["pred_mask"])
     assert torch.equal(again, replayed["pred_mask"])  # kept results are not overwritten by later replays
 

@@ -14,6 +14,7 @@ from diffiml_plugin.data.cache import PixelCache
 from diffiml_plugin.data.images import open_image, read_image, read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import file_digest
 from diffiml_plugin.framework.adapters import diffiml_post_func
 from diffiml_plugin.framework.imdlbenco import BalancedDataset, JsonDataset, get_albu_transforms
 from diffiml_plugin.launch import Sample
@@ -30,6 +31,7 @@ class PairsDataset(JsonDataset):
         transform, post: as `framework_arguments` takes them.
         normalised: False leaves images in uint8, for `packed.unpack` to normalise on the device.
         cache: of what was decoded.
+        keyed: samples hold `noise_key` too, the digest of the image's file; a `transform` does not change it.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class PairsDataset(JsonDataset):
         post: Callable[[dict], None] | None = None,
         normalised: bool = True,
         cache: PixelCache | None = None,
+        keyed: bool = False,
     ):
         super().__init__(listed, **framework_arguments(inputs.settings, transform, post))
-        self.inputs, self.cache = inputs, cache
+        self.inputs, self.keyed, self.cache = inputs, keyed, cache
         self.post_transform = partial(inputs.transform, normalised=normalised)
 
     def frame(self, index: int) -> tuple[int, int]:
@@ -71,6 +74,8 @@ class PairsDataset(JsonDataset):
             "shape": torch.tensor(self.output_size if self.is_resizing else extents),
             "name": os.path.basename(path),
         }
+        if self.keyed:
+            sample["noise_key"] = file_digest(path)
         if edges:
             sample["edge_mask"] = edges[0]
         if self.is_padding:
@@ -135,7 +140,7 @@ def make_test_set(
 ) -> PairsDataset:
     """The images as the model is tested on them; `transform` is applied at their own size."""
     own, post = Inputs(inputs, card.size_multiple), card.post_function
-    return PairsDataset(listed, own, transform or test_transform(), post, normalised=reads_images(post))
+    return PairsDataset(listed, own, transform or test_transform(), post, normalised=reads_images(post), keyed=True)
 
 
 def reads_images(post: Callable[[dict], None] | None) -> bool:

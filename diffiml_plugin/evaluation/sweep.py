@@ -100,11 +100,11 @@ class _ManySamplers(nn.Module):
         self.samplers = nn.ModuleList(method.with_settings(**vars(config)) for config in configs)
 
     def forward(
-        self, image: Tensor, name: Sequence[str], shape_mask: Tensor | None = None, **_: Any
+        self, image: Tensor, noise_key: Sequence[str], shape_mask: Tensor | None = None, **_: Any
     ) -> Iterator[tuple[DiffIMLConfig, dict]]:
         conditions = self.encoder.condition(image)
         for sampler in cast(Iterable[DiffIML], self.samplers):
-            noise = sampler.draw_noise(name, image.shape[-2:]).to(image.device, non_blocking=True)
+            noise = sampler.draw_noise(noise_key, image.shape[-2:]).to(image.device, non_blocking=True)
             prediction = sampler.sample(conditions, noise).within(shape_mask)
             yield sampler.config, {"pred_mask": prediction.probability, "pred_label": prediction.score}
 

@@ -77,7 +77,7 @@ class DiffIMLModel(nn.Module):
         label: Any = None,
         edge_map: Tensor | None = None,
         edge_mask: Tensor | None = None,
-        name: Sequence[str] | None = None,
+        noise_key: Sequence[str] | None = None,
         details: bool = False,
         shape_mask: Tensor | None = None,
         uncertainty: bool = False,
@@ -90,7 +90,8 @@ class DiffIMLModel(nn.Module):
             image: [B, 3, H, W], ImageNet-normalised.
             mask, edge_map: [B, 1, H, W] in {0, 1}, any dtype; read in training only.
             edge_mask: the framework's band, [B, 1, H, W] in {0, 1}; in place of `edge_map` with edge_target band.
-            name: B image names, the keys of the sampling noise; without them the image's content is the key.
+            noise_key: B strings that decide the sampling noise, as of `files.file_digest`; without them, the values of
+                `image` do. Names never do.
             shape_mask: [B, 1, H, W], 1 on the real pixels of padded images; nothing is found outside.
             uncertainty: when predicting, add it: [B, 1, H, W] in [0, 0.5].
             details: when predicting, add `uncertainty` [B, 1, H, W] in [0, 0.5] and `visual_image` (edge and denoising
@@ -102,8 +103,8 @@ class DiffIMLModel(nn.Module):
         """
         if self.training:
             return self._training_step(image, mask, self._edge_target(edge_map, edge_mask))
-        names = name if name is not None else [content_name(one) for one in image]
-        prediction = self.diffiml.predict(image, names, bool(details), members=bool(uncertainty)).within(shape_mask)
+        keys = [content_key(one) for one in image] if noise_key is None else noise_key
+        prediction = self.diffiml.predict(image, keys, bool(details), members=bool(uncertainty)).within(shape_mask)
         output: dict[str, Any] = {"pred_mask": prediction.probability, "pred_label": prediction.score}
         if prediction.members is not None:
             output["uncertainty"] = prediction.uncertainty
@@ -167,8 +168,8 @@ def method_of(model: nn.Module) -> DiffIML:
     return cast(DiffIMLModel, model).diffiml
 
 
-def content_name(image: Tensor) -> str:
-    """A name for an image [3, H, W] that has none: a digest of its values."""
+def content_key(image: Tensor) -> str:
+    """What decides the noise of an image [3, H, W] whose file is not known: a digest of its values."""
     values = image.detach().to("cpu", torch.float32).contiguous()
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 

@@ -149,25 +149,25 @@ class DiffIML(nn.Module):
             return F.binary_cross_entropy_with_logits(value, y.float())
         return F.mse_loss(value / 2 + 0.5, y.float())
 
-    def predict(self, image: Tensor, names: Sequence[str], details: bool = False, members: bool = False) -> Prediction:
+    def predict(self, image: Tensor, keys: Sequence[str], details: bool = False, members: bool = False) -> Prediction:
         """Alg. 2: encode the condition once, sample N latents for each image, average them, decode once.
 
         With `ensemble_space` "pixel" each is decoded, and the probabilities are averaged.
 
         Args:
             image: [B, 3, H, W], ImageNet-normalised; sides are multiples of 32.
-            names: one for each image; with `config.noise_seed` and the member it keys the noise, so that a
+            keys: one for each image; with `config.noise_seed` and the member it decides the noise, so that a
                 prediction depends on nothing else in the batch.
             details: give members, edge and steps too (each is decoded: N + S + 1 times the decoder's cost).
             members: give the members, and with them the uncertainty, but no other detail.
 
         Raises:
-            DiffIMLError: an unusable image; not one name for each.
+            DiffIMLError: an unusable image; not one key for each.
         """
         check_image(image)
-        if isinstance(names, str) or len(names) != len(image):
-            raise DiffIMLError(f"names={names!r}: expected a list of {len(image)}, one for each image")
-        noise = self.draw_noise(names, image.shape[-2:]).to(image.device, non_blocking=True)
+        if isinstance(keys, str) or len(keys) != len(image):
+            raise DiffIMLError(f"keys={keys!r}: expected a list of {len(image)}, one for each image")
+        noise = self.draw_noise(keys, image.shape[-2:]).to(image.device, non_blocking=True)
         return self.sample(self.condition(image), noise, True) if details else Prediction(*self(image, noise, members))
 
     def forward(self, image: Tensor, noise: Tensor, members: bool = False) -> tuple[Tensor, ...]:
@@ -178,18 +178,18 @@ class DiffIML(nn.Module):
             return (prediction.probability,)
         return prediction.probability, prediction.members
 
-    def draw_noise(self, names: Sequence[str], size: Sequence[int]) -> Tensor:
-        """What `sample` starts from for images of those names, [B, V, D, N, C, h, w] on the CPU: V views (2 with `tta`)
+    def draw_noise(self, keys: Sequence[str], size: Sequence[int]) -> Tensor:
+        """What `sample` starts from for images of those keys, [B, V, D, N, C, h, w] on the CPU: V views (2 with `tta`)
         and D draws (S for the ancestral sampler, else 1). `size` is the images' height and width in pixels.
 
         Runs anywhere, such as in a loader's worker while the device computes.
         """
         config = self.config
         views, members = 1 + config.tta, config.ensemble_size
-        keys = [f"{config.noise_seed}/{n}/{v}/{m}" for n in names for v in range(views) for m in range(members)]
+        rows = [f"{config.noise_seed}/{key}/{v}/{m}" for key in keys for v in range(views) for m in range(members)]
         shape = (config.joint_channels, *(side // LATENT_STRIDE for side in size))
-        noise = keyed_noise(keys, config.num_inference_steps if config.sampler == "ancestral" else 1, shape)
-        return torch.unflatten(noise, 1, (len(names), views, members)).movedim(0, 2)
+        noise = keyed_noise(rows, config.num_inference_steps if config.sampler == "ancestral" else 1, shape)
+        return torch.unflatten(noise, 1, (len(keys), views, members)).movedim(0, 2)
 
     @torch.no_grad()
     def condition(self, image: Tensor) -> list[Tensor]:

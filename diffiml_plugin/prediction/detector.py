@@ -19,6 +19,7 @@ from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.evaluation.scores import THRESHOLD
+from diffiml_plugin.files import file_digest
 from diffiml_plugin.launch import to_device
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Inputs, require_image
@@ -90,8 +91,8 @@ class Detector:
 
         Args:
             photo: the path of a file, a PIL image or an array [H, W, 3] of uint8, RGB; or a list of such. Pixels are
-                taken as they are stored, without EXIF rotation. The noise of a model that samples is keyed by the
-                file's name, as in `benco test`, or by the pixels where there is none.
+                taken as they are stored, without EXIF rotation. The SHA-256 of the file's bytes, or of the
+                pixels where there is none, decides the noise of a model that samples, as in `benco test`: no name does.
 
         Raises:
             DiffIMLError: something else; a file that cannot be read; a photo too large for a model of one size.
@@ -110,8 +111,9 @@ class Detector:
                 yield Failure(file, str(error))
 
     def _detect(self, photo: object) -> Result:
-        name, image = _read(photo)
+        name, key, image = _read(photo)
         sample, geometry = self.inputs.sample(image, name)
+        sample["noise_key"] = key
         if self.card.post_function:
             self.card.post_function(sample)
         require_inputs(self.model, sample)
@@ -141,10 +143,11 @@ def _calibration(opened: OpenedModel) -> Calibration | None:
     return Calibration.read(opened.checkpoint.calibration)
 
 
-def _read(photo: object) -> tuple[str, npt.NDArray[np.uint8]]:
-    """A photo's path, or a digest where it has none, and its pixels, [H, W, 3] uint8."""
+def _read(photo: object) -> tuple[str, str, npt.NDArray[np.uint8]]:
+    """A photo's path, or the start of its digest where it has none; its digest; its pixels, [H, W, 3] uint8."""
     if isinstance(photo, (str, os.PathLike)):
-        return os.fspath(photo), read_image(Path(photo))
+        image = read_image(Path(photo))
+        return os.fspath(photo), file_digest(photo), image
     if isinstance(photo, Image.Image):
         photo = stored_pixels(photo, "the image")
     if not isinstance(photo, np.ndarray):
@@ -152,4 +155,7 @@ def _read(photo: object) -> tuple[str, npt.NDArray[np.uint8]]:
             f"a photo is a path, a PIL image or an array [H, W, 3] of uint8, not a {type(photo).__name__}"
         )
     require_image(photo, "the photo")
-    return sha256(np.ascontiguousarray(photo).data).hexdigest()[:16], photo
+    digest = sha256(f"{photo.shape} {photo.dtype} ".encode())
+    digest.update(np.ascontiguousarray(photo).data)
+    key = digest.hexdigest()
+    return key[:16], key, photo

@@ -1,6 +1,9 @@
 import json
 import random
+import shutil
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from diffiml_plugin.data.pairs import (
     test_transform,
 )
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.robust import perturbed
 from diffiml_plugin.framework.adapters import diffiml_post_func
 from diffiml_plugin.framework.imdlbenco import JsonDataset
 from diffiml_plugin.models.inputs import Inputs, InputSettings
@@ -269,3 +273,11 @@ def test_a_loader_of_epochs_keeps_its_workers_and_gives_what_new_ones_give(augme
     assert started[0] == started[1] and len(started[0]) == workers
     (fewer,) = loader.epoch(2, [(1,)])  # an epoch may have fewer batches
     assert fewer["index"].tolist() == [1]
+
+
+def test_the_files_bytes_key_the_noise_whatever_is_done_to_its_pixels(tiny_dataset):
+    copy = shutil.copy(tiny_dataset / "Tp" / "0.png", tiny_dataset / "copy.png")
+    listed = ImageList("", (str(tiny_dataset / "Tp" / "0.png"), copy), (NEGATIVE,) * 2)
+    for transform in (None, perturbed("blur", 3)):
+        samples = make_test_set(listed, InputSettings(64), DIFFIML, transform)
+        assert {sample["noise_key"] for sample in samples} == {sha256(Path(copy).read_bytes()).hexdigest()}

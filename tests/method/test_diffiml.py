@@ -26,18 +26,18 @@ def images():
 
 
 def test_prediction_does_not_depend_on_batch_or_order(model, images):
-    names = list("abcd")
-    together = model.predict(images, names, details=True)
+    keys = list("abcd")
+    together = model.predict(images, keys, details=True)
     for i in (3, 1):
-        alone = model.predict(images[i : i + 1], names[i : i + 1], details=True)
+        alone = model.predict(images[i : i + 1], keys[i : i + 1], details=True)
         assert (together.probability[i] - alone.probability[0]).abs().max() < 1e-5
         assert (together.members[i] - alone.members[0]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("names", ["abcd", list("abc")])
-def test_each_image_wants_a_name(model, images, names):
+@pytest.mark.parametrize("keys", ["abcd", list("abc")])
+def test_each_image_wants_a_key(model, images, keys):
     with pytest.raises(DiffIMLError, match="expected a list of 4, one for each image"):
-        model.predict(images, names)
+        model.predict(images, keys)
 
 
 def test_prediction_leaves_the_global_random_state_alone(model, images):
@@ -46,7 +46,7 @@ def test_prediction_leaves_the_global_random_state_alone(model, images):
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_noise_changes_with_name_and_seed(model, images):
+def test_noise_changes_with_key_and_seed(model, images):
     one, other = (model.predict(images[:1], [name]).probability for name in ("a", "b"))
     reseeded = _model(noise_seed=1).predict(images[:1], ["a"]).probability
     assert not torch.equal(one, other) and not torch.equal(one, reseeded)

@@ -22,7 +22,7 @@ def build() -> DiffIMLModel:
 @torch.no_grad()
 def predict(model: DiffIMLModel, precision: str = "fp32") -> torch.Tensor:
     with autocast(CPU, precision):
-        return model(IMAGE, name=["a", "b"], uncertainty=True)["pred_mask"]
+        return model(IMAGE, noise_key=["a", "b"], uncertainty=True)["pred_mask"]
 
 
 @pytest.fixture

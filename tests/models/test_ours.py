@@ -55,11 +55,12 @@ class BaseModelTester:
         assert output["pred_mask"].std() > 0, "the same everywhere"
 
     def test_a_prediction_depends_on_its_image_alone(self, model, images, batch):
-        told, untold = model(**batch)["pred_mask"], model(images, name=["a", "b"])["pred_mask"]
+        told, untold = model(**batch)["pred_mask"], model(images, noise_key=["a", "b"])["pred_mask"]
         assert torch.equal(told, untold), "the truth was read"
-        alone = model(images[1:], name=["b"])["pred_mask"]
+        alone = model(images[1:], noise_key=["b"])["pred_mask"]
         torch.testing.assert_close(alone, told[1:], atol=1e-5, rtol=0)
-        assert (model(images.flip(0), name=["a", "b"])["pred_mask"] - told).abs().max() > 1e-3, "the image was not read"
+        exchanged = model(images.flip(0), noise_key=["a", "b"])["pred_mask"]
+        assert (exchanged - told).abs().max() > 1e-3, "the image was not read"
 
     def test_every_weight_that_can_learn_does(self, batch):
         model = self.build().train()
@@ -73,12 +74,12 @@ class BaseModelTester:
 
     @pytest.mark.parametrize("size", [(32, 32), (32, 160), (96, 64)], ids=str)
     def test_it_takes_any_sides_that_are_multiples(self, model, size):
-        assert model(torch.randn(1, 3, *size), name=["a"])["pred_mask"].shape == (1, 1, *size)
+        assert model(torch.randn(1, 3, *size), noise_key=["a"])["pred_mask"].shape == (1, 1, *size)
 
     @pytest.mark.parametrize("size", [(33, 64), (64, 48), (1, 1)], ids=str)
     def test_it_refuses_others(self, model, size):
         with pytest.raises(DiffIMLError, match=f"are not multiples of {self.card.size_multiple}"):
-            model(torch.randn(1, 3, *size), name=["a"])
+            model(torch.randn(1, 3, *size), noise_key=["a"])
 
     def test_nothing_is_found_in_the_padding(self, model, batch):
         real = torch.zeros(2, 1, 64, 96)
@@ -93,8 +94,8 @@ class BaseModelTester:
         assert restored.card is self.card and restored.flags == self.card.without_weights(flags)
         for (name, stored), own in zip(restored.model.state_dict().items(), model.state_dict().values(), strict=True):
             assert torch.equal(stored, own), name
-        expected = model(images, name=["a", "b"])["pred_mask"]
-        assert torch.equal(restored.model.eval()(images, name=["a", "b"])["pred_mask"], expected)
+        expected = model(images, noise_key=["a", "b"])["pred_mask"]
+        assert torch.equal(restored.model.eval()(images, noise_key=["a", "b"])["pred_mask"], expected)
 
     def test_it_is_exported_whole(self, model, images):
         module, inputs = self.graph(model, torch.randn(1, 3, 64, 96), ["z"])
@@ -102,7 +103,7 @@ class BaseModelTester:
             exported = torch.export.export(module, inputs, strict=False).module()
             output = exported(*self.graph(model, images[:1], ["a"])[1])
         mask = output["pred_mask"] if isinstance(output, dict) else output[0]
-        torch.testing.assert_close(mask, model(images[:1], name=["a"])["pred_mask"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(mask, model(images[:1], noise_key=["a"])["pred_mask"], atol=1e-5, rtol=0)
 
 
 class TestDiffIML(BaseModelTester):

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -131,3 +132,21 @@ def test_a_model_of_the_registry_gets_what_its_post_function_makes(monkeypatch, 
     monkeypatch.setitem(POSTFUNCS.module_dict, "wantsplace_post_func", lambda sample: sample.update(place="here"))
     result = Detector(tmp_path / "x.safetensors", CPU)(photo)
     assert result.uncertainty is None and result.score is None and result.probability.shape == (30, 50)
+
+
+@pytest.fixture
+def sampler(stored):
+    """A detector that samples, from noise."""
+    return Detector(stored("DiffIML", encoder="resnet10t", num_inference_steps=2, ensemble_size=2), CPU)
+
+
+def test_the_evidence_decides_and_not_its_name(sampler, photo, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(photo, tmp_path / "elsewhere" / "renamed.png")
+    touched = tmp_path / "touched.png"
+    touched.write_bytes(photo.read_bytes() + b"one more byte")  # the same pixels
+    first, *others = sampler([photo, copy, touched, Image.open(photo), np.array(Image.open(photo))])
+    assert np.array_equal(first.probability, others[0].probability)
+    assert np.array_equal(first.uncertainty, others[0].uncertainty)
+    assert not np.array_equal(first.probability, others[1].probability)
+    assert np.array_equal(others[2].probability, others[3].probability)

@@ -141,8 +141,8 @@ def test_same_mask_as_benco_test(tmp_path):
     """The probabilities of an image equal those of the test loader, also when others are tested beside it."""
     pytest.importorskip("diffiml_plugin.weights.lightvae")
     from diffiml_plugin.data.lists import NEGATIVE, ImageList
-    from diffiml_plugin.data.pairs import PairsDataset, test_transform
-    from diffiml_plugin.models.inputs import Inputs, InputSettings
+    from diffiml_plugin.data.pairs import make_test_set
+    from diffiml_plugin.models.inputs import InputSettings
     from diffiml_plugin.models.registry import DIFFIML
 
     flags = {"encoder": "segformer_b0", "num_inference_steps": 2, "ensemble_size": 2}
@@ -157,7 +157,7 @@ def test_same_mask_as_benco_test(tmp_path):
         Image.fromarray(pixels).save(files[-1])
 
     listed = ImageList("", tuple(map(str, files)), (NEGATIVE,) * 2)
-    dataset = PairsDataset(listed, Inputs(InputSettings(64)), test_transform(), DIFFIML.post_function)
+    dataset = make_test_set(listed, InputSettings(64), DIFFIML)
     with torch.no_grad():
         tested = model(**torch.utils.data.default_collate([dataset[0], dataset[1]]))["pred_mask"]
     for expected, result in zip(tested, load(weights, device="cpu").predict(files), strict=True):
