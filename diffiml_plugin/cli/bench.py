@@ -29,21 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import json
     from pathlib import Path
+    from typing import Any
 
-    from diffiml_plugin.files import require_writable
+    from diffiml_plugin.files import require_writable, write_text
     from diffiml_plugin.launch import start_inference
-    from diffiml_plugin.reports.bench import Bench, bench, plot, table, write
+    from diffiml_plugin.models.speed import Bench
+    from diffiml_plugin.prediction.bench import bench
+    from diffiml_plugin.reports.bench import figures, plot, table
+
+    def keep(known: dict[str, Any]) -> None:
+        if args.json:
+            write_text(Path(args.json), json.dumps(known, indent=1) + "\n")
 
     for file in filter(None, (args.json, args.plot)):
         require_writable(file)
     settings = Bench(start_inference(args.device).device, args.image_size, args.seconds, tuple(args.zoo), args.encoder)
-    results = bench(settings, lambda known: write(Path(args.json), known) if args.json else None)
+    results = bench(settings, keep)
     print(table(results))
-    for name, value in {**results["ratios"], **results["ceilings"]}.items():
-        print(f"{name:<34}{'-' if value is None else f'{value:.3g}':>10}")
-    for name, milliseconds in results["shares_ms"].items():
-        print(f"{name + ', ms an image':<34}{milliseconds:>10.2f}")
+    print(figures(results))
     if args.plot:
         plot(Path(args.plot), results)
     return 0

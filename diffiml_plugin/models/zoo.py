@@ -81,7 +81,8 @@ def _measured(entry: _Entry, device: torch.device, count: str) -> CostRow:
         batch = blank_batch(model.to(device), entry.image_size)
         counted = count_all(entry.card, model, batch, [entry.flags.get("ensemble_size", 1)])
         row = cost_row(entry.card, model, settings, entry.image_size, counted, count)
-        row["settings"]["timed"] = _device_name(device)
+        tf32 = " (convolutions in TF32)" if device.type == "cuda" else ""
+        row["settings"]["timed"] = f"{device_name(device)}, fp32{tf32}"
         return {**row, "fps": 1 / seconds_per_call(lambda: model(**batch)["pred_mask"])}
 
 
@@ -101,7 +102,6 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, DiffIMLError) else f"{type(error).__name__}: {error}"
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, fp32 (convolutions in TF32)"
-    return f"CPU, {torch.get_num_threads()} threads, fp32"
+def device_name(device: torch.device) -> str:
+    """The GPU's, or how many threads of the CPU are used."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}"

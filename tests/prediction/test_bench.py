@@ -3,8 +3,10 @@ import json
 import pytest
 
 from diffiml_plugin.cli.main import main
-from diffiml_plugin.reports import bench as module
-from diffiml_plugin.reports.bench import ratios, table
+from diffiml_plugin.models import speed
+from diffiml_plugin.prediction import bench as prediction_bench
+from diffiml_plugin.prediction.bench import ratios
+from diffiml_plugin.reports.bench import table
 
 
 @pytest.fixture
@@ -13,14 +15,14 @@ def brief(monkeypatch):
     for name, value in {
         "DENOISERS": ("light",),
         "STEPS": (2,),
-        "_REFERENCE": ("light", 1, 2),
         "_FEWEST": 2,
         "_ROTATED": 2,
         "_PRODUCT": {"cpu": 64},
         "_COPIED": {"cpu": 4096},
         "_LINES": {"N": (1,), "S": (1, 2), "image side": (32, 64)},
     }.items():
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(speed, name, value)
+    monkeypatch.setattr(prediction_bench, "_REFERENCE", ("light", 2))
 
 
 @pytest.mark.slow

@@ -1,0 +1,125 @@
+"""`benco bench`: what a prediction costs on this device, beside the zoo's models and the device's own limits."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from diffiml_plugin import launch
+from diffiml_plugin.data.lists import NEGATIVE, ImageList
+from diffiml_plugin.data.pairs import make_test_set
+from diffiml_plugin.evaluation.scores import score_batch
+from diffiml_plugin.models.checkpoints import save_checkpoint
+from diffiml_plugin.models.compiled import speed_up
+from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.registry import DIFFIML, find_model
+from diffiml_plugin.models.speed import Bench, built, ceilings, lines, our_calls, our_rows, zoo_rows
+from diffiml_plugin.models.zoo import device_name
+from diffiml_plugin.prediction.detector import Detector
+from diffiml_plugin.prediction.files import predict
+from diffiml_plugin.settings import CommonSettings
+
+_REFERENCE = ("light", 8)  # denoiser and S of the ratios
+
+
+def bench(settings: Bench, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measures everything, and gives `keep` the results each time there is more, so that a lost device costs no more.
+
+    Returns:
+        {"device", "ceilings", "rows", "shares_ms", "lines", "ratios"}. A row has the model, N, S, precision, compiled,
+        image_size, latency_ms {median, p95} of single images, images_per_second at batch_size, the fastest, peak_mb,
+        launches of one prediction, and for DiffIML floor_ms, which the ceilings allow; or an `error`. What this device
+        has no figure for is None.
+
+    Raises:
+        DiffIMLError: an unknown model.
+    """
+    for name in settings.zoo:
+        find_model(name)  # an unknown one is said now
+    reached = ceilings(settings)
+    results: dict[str, Any] = {"device": device_name(settings.device), "ceilings": reached, "rows": []}
+    results |= {"shares_ms": {}, "lines": {}, "ratios": {}}
+    for row in chain(our_rows(settings, reached), zoo_rows(settings)):
+        results["rows"].append(row)
+        results["ratios"] = ratios(results["rows"], settings.image_size)
+        keep(results)
+    results["lines"] = lines(settings)
+    keep(results)
+    results["shares_ms"], per_forward = _shares(settings)
+    results["ratios"] |= {"predict_over_bare": per_forward, "scoring_ms_per_image": results["shares_ms"]["scoring"]}
+    keep(results)
+    return results
+
+
+def ratios(rows: Sequence[Mapping[str, Any]], image_size: int) -> dict[str, float | None]:
+    """Between medians: N=5 over N=1 in the fastest way of this device, and the fastest model of the zoo at the same
+    size over our N=1, both in plain fp32; None where one of the two is missing."""
+    measured = [row for row in rows if "error" not in row]
+
+    def time_of(members: int, precision: str, compiled: bool) -> float | None:
+        wanted = dict(zip(("denoiser", "S"), _REFERENCE, strict=True))
+        wanted |= {"model": DIFFIML.name, "N": members, "precision": precision, "compiled": compiled}
+        return next((row["latency_ms"]["median"] for row in measured if wanted.items() <= row.items()), None)
+
+    def over(one: float | None, other: float | None) -> float | None:
+        return one / other if one and other else None
+
+    best = ("bf16", True) if time_of(5, "bf16", True) else ("fp32", False)
+    peers = [row for row in measured if row["model"] != DIFFIML.name and row["image_size"] == image_size]
+    fastest = min((row["latency_ms"]["median"] for row in peers), default=None)
+    return {
+        "N5_over_N1": over(time_of(5, *best), time_of(1, *best)),
+        f"fastest_zoo_{image_size}_over_N1": over(fastest, time_of(1, "fp32", False)),
+        f"fastest_zoo_{image_size}_over_fastest_N1": over(fastest, time_of(1, *best)),
+    }
+
+
+def _shares(settings: Bench) -> tuple[dict[str, float], float]:
+    """Milliseconds of the parts of one image's way through `benco test`; and `benco predict` of a folder, image by
+    image, over the bare prediction."""
+    side, device = settings.image_size, settings.device
+    with tempfile.TemporaryDirectory() as folder, built(settings, "light") as (model, method):
+        photographs, checkpoint = Path(folder, "photographs"), Path(folder, "weights.safetensors")
+        _write_photographs(photographs, side)
+        flags = DIFFIML.resolve({"encoder": settings.encoder})
+        save_checkpoint(checkpoint, model, DIFFIML.name, flags, input={"image_size": side})
+        files = sorted(photographs.iterdir())
+        listed = ImageList("photographs", tuple(map(str, files)), (NEGATIVE,) * len(files))
+        dataset = make_test_set(listed, InputSettings(side), DIFFIML)
+        speed_up(model, device, "auto", "auto")
+        image = torch.randn(1, 3, side, side, device=device)
+        noise = method.draw_noise(["a"], (side, side)).to(device)
+        mask = (torch.rand(1, 1, side, side, device=device) < 0.1).double()
+        batch = {"mask": mask, "label": torch.ones(1), "name": ["a"], "index": torch.zeros(1)}
+        output = {"pred_mask": torch.rand(1, 1, side, side, device=device)}
+        with torch.no_grad(), launch.autocast(device, "auto"):
+            conditions = method.condition(image)
+            parts: dict[str, list[Callable[[], Any]]] = {
+                "data": [partial(dataset.__getitem__, i) for i in range(len(files))],
+                "encoder": [lambda: method.condition(image)],
+                "sampler": [lambda: method.sample(conditions, noise)],
+                "decoder": [lambda: method._decode_mean(noise[:, 0, 0])],
+                "scoring": [lambda: score_batch(output, batch, complete=True)],
+            }
+            shares = {name: 1e3 * settings.median_of(calls) for name, calls in parts.items()}
+        shares["sampler"] -= shares["decoder"]
+        bare = settings.median_of(our_calls(settings, method, "auto"))
+        detector = Detector(checkpoint, CommonSettings(device=device.type))
+        predict(detector, [str(photographs)], Path(folder, "warm"))
+        started = settings.clock()
+        predict(detector, [str(photographs)], Path(folder, "out"))
+        return shares, (settings.clock() - started) / len(files) / bare
+
+
+def _write_photographs(folder: Path, side: int, count: int = 8) -> None:
+    """JPEGs of about the detail of photographs: coarse noise and fine."""
+    folder.mkdir()
+    for number in range(count):
+        coarse = Image.effect_noise((side // 16, side // 16), 90).resize((side, side))
+        mixed = Image.blend(coarse, Image.effect_noise((side, side), 40), 0.3)
+        mixed.convert("RGB").save(folder / f"{number}.jpg", quality=90)
