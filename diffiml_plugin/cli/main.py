@@ -39,6 +39,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "train": ("train", "train DiffIML, or any model of the framework's registry"),
     "test": ("test", "score a checkpoint on one or more datasets"),
     "predict": ("predict", "masks for your own images"),
+    "calibrate": ("calibrate", "a threshold for masks, and the probability that an image was tampered with"),
     "robust": ("robust", "score a checkpoint under JPEG compression, blur and noise"),
     "sweep": ("sweep", "score a checkpoint under many sampling settings, its encoder run once"),
     "complexity": ("complexity", "parameters and FLOPs of a model"),

@@ -1,7 +1,6 @@
 """What makes a probability of a whole image of its maps, with the verdict and the error rates that belong to it."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -66,46 +65,68 @@ def _between(low: float, high: float) -> Any:
     return field(metadata={"range": (low, high)})
 
 
+def _require_ranges(values: Any) -> None:
+    """Raises DiffIMLError for a number of a dataclass, or of a tuple in it, that is not finite or outside its range."""
+    for part in fields(values):
+        if "range" in part.metadata:
+            low, high = part.metadata["range"]
+            value = getattr(values, part.name)
+            kinds = (int,) if part.type is int else (int, float)
+            for number in value if isinstance(value, tuple) else (value,):
+                if type(number) not in kinds or not low <= number <= high:
+                    raise DiffIMLError(f"calibration: {part.name} {number!r} is no number from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How often verdicts are wrong, and how far probabilities hold, on images that a calibration was made without.
+
+    Attributes:
+        false_alarms: share of the authentic images that were called tampered.
+        misses: share of the tampered images in which nothing was found.
+        ece: expected calibration error, over ten bins of equal width.
+        cllr: cost of the log-likelihood ratio in bits; 1 says nothing, 0 everything.
+
+    Raises:
+        DiffIMLError: a value outside its range.
+    """
+
+    false_alarms: float = _between(0, 1)
+    misses: float = _between(0, 1)
+    ece: float = _between(0, 1)
+    cllr: float = _between(0, 1e3)
+
+    def __post_init__(self) -> None:
+        _require_ranges(self)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A logistic regression on FEATURES, and how often its verdicts are wrong; stored in a checkpoint's metadata.
-
-    The rates, `ece` and `cllr` are cross-validated: each image's probability comes of others. All figures are of the
-    pictures that it was calibrated on.
 
     Attributes:
         weights, intercept: the logit of the probability is weights · features + intercept.
         tampered_above, nothing_below: an image is called tampered above the one, and nothing is found in it below the
             other.
-        false_alarm_rate: share of the authentic images that were called tampered.
-        miss_rate: share of the tampered images in which nothing was found.
-        ece: expected calibration error, over ten bins of equal width.
-        cllr: cost of the log-likelihood ratio in bits; 1 says nothing, 0 everything.
-        authentic, tampered: images.
+        authentic, tampered: number of images that it was calibrated on.
+        crossed: cross-validated on them.
+        left_out: the same with each of their sets left out; None where there are too few.
 
     Raises:
-        DiffIMLError: a value that is not finite, or outside its range.
+        DiffIMLError: a value outside its range.
     """
 
     weights: tuple[float, ...] = _between(-1e4, 1e4)
     intercept: float = _between(-1e5, 1e5)
     tampered_above: float = _between(0, 1)
     nothing_below: float = _between(0, 1)
-    false_alarm_rate: float = _between(0, 1)
-    miss_rate: float = _between(0, 1)
-    ece: float = _between(0, 1)
-    cllr: float = _between(0, 1e3)
     authentic: int = _between(1, 10**9)
     tampered: int = _between(1, 10**9)
+    crossed: Rates
+    left_out: Rates | None = None
 
     def __post_init__(self) -> None:
-        for part in fields(self):
-            low, high = part.metadata["range"]
-            value = getattr(self, part.name)
-            numbers = value if part.name == "weights" else (value,)
-            kinds = (int,) if part.type is int else (int, float)
-            if not all(type(number) in kinds and low <= number <= high for number in numbers):
-                raise DiffIMLError(f"calibration: {part.name} {value!r} is no number from {low:g} to {high:g}")
+        _require_ranges(self)
         if len(self.weights) != len(FEATURES):
             raise DiffIMLError(f"calibration: {len(self.weights)} weights for {len(FEATURES)} features")
         if self.nothing_below > self.tampered_above:
@@ -114,14 +135,16 @@ class Calibration:
             )
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> "Calibration":
-        """What a checkpoint's metadata holds. Raises DiffIMLError as the class, and for other names than its fields."""
-        names = {part.name for part in fields(cls)}
-        if not isinstance(stored, dict) or stored.keys() != names or not isinstance(stored["weights"], (list, tuple)):
+    def read(cls, stored: Any) -> "Calibration":
+        """From a checkpoint's metadata. Raises DiffIMLError as the class does, and for what is not of this version."""
+        try:
+            left_out = stored["left_out"] and Rates(**stored["left_out"])
+            values = {**stored, "weights": tuple(stored["weights"]), "crossed": Rates(**stored["crossed"])}
+            return cls(**{**values, "left_out": left_out})
+        except (KeyError, TypeError) as error:
             raise DiffIMLError(
                 "the checkpoint's calibration is not of this version; run `benco calibrate` on the checkpoint anew"
-            )
-        return cls(**{**stored, "weights": tuple(stored["weights"])})
+            ) from error
 
     def probability(self, image_features: npt.NDArray[np.float64]) -> float:
         """That an image of these features was tampered with, in [0, 1], where half of all images are."""
@@ -137,9 +160,14 @@ class Calibration:
     def explain(self, probability: float) -> str:
         """The verdict with its probability, and the error rate that belongs to it."""
         verdict = self.verdict(probability)
-        reasons = {
-            TAMPERED: f"so were {self.false_alarm_rate:.1%} of {self.authentic} authentic pictures",
-            NOTHING_FOUND: f"so were {self.miss_rate:.1%} of {self.tampered} tampered pictures",
-            CANNOT_SAY: f"nothing found is below {self.nothing_below:.2f}, tampered above {self.tampered_above:.2f}",
-        }
-        return f"{verdict} ({probability:.2f}); {reasons[verdict]}"
+        answer = f"{verdict} ({probability:.2f})"
+        if verdict == CANNOT_SAY:
+            return (
+                f"{answer}; nothing found is below {self.nothing_below:.2f}, tampered above {self.tampered_above:.2f}"
+            )
+        kind, rate, images = {
+            TAMPERED: ("authentic", "false_alarms", self.authentic),
+            NOTHING_FOUND: ("tampered", "misses", self.tampered),
+        }[verdict]
+        unseen = f", {getattr(self.left_out, rate):.1%} in sets left out" if self.left_out else ""
+        return f"{answer}; so were {getattr(self.crossed, rate):.1%} of {images} {kind} pictures{unseen}"

@@ -28,6 +28,8 @@ class Record(TypedDict, total=False):
     false_alarm_area_by_threshold: list[float] | None
     f1_at_own_threshold: float | None  # at the model's own, as the next
     false_alarm_area_at_own_threshold: float | None
+    features: list[float]  # of `benco calibrate`: those of `calibration.FEATURES`
+    key: str  # of `benco calibrate`: what the record depends on
     variant: str  # of robust: the perturbation and its strength; a sweep's records hold its settings instead
 
 

@@ -70,7 +70,7 @@ class Detector:
         if threshold is not None and not 0 <= threshold <= 1:
             raise DiffIMLError(f"--threshold {threshold} is outside [0, 1]; probabilities are compared with it")
         self.device = launch.start_inference(settings.device).device
-        opened = open_model(checkpoint_path, settings, self.device, model, model_flags)
+        self.opened = opened = open_model(checkpoint_path, settings, self.device, model, model_flags)
         if settings.image_size and opened.inputs.if_padding and opened.inputs.padding_mode == "reflect":
             _logger.info("the image size is not used: this model takes images at their own size")
         self.card, self.inputs = opened.card, Inputs(opened.inputs, opened.card.size_multiple)
@@ -134,13 +134,17 @@ class Detector:
 
 
 def _calibration(opened: OpenedModel) -> Calibration | None:
-    """The checkpoint's; None where it has none, or where the model does not run as it was calibrated."""
+    """The checkpoint's; None where it has none or a damaged one, or where the model does not run as calibrated."""
     if opened.checkpoint is None or opened.checkpoint.calibration is None:
         return None
     if changed := opened.changed:
         _logger.warning(f"uncalibrated: the model was calibrated with another {', '.join(changed)}")
         return None
-    return Calibration.read(opened.checkpoint.calibration)
+    try:
+        return Calibration.read(opened.checkpoint.calibration)
+    except DiffIMLError as error:
+        _logger.warning(f"uncalibrated: {error}")
+        return None
 
 
 def _read(photo: object) -> tuple[str, str, npt.NDArray[np.uint8]]:

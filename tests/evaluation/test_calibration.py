@@ -6,20 +6,27 @@ import numpy as np
 import pytest
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.evaluation.calibration import CANNOT_SAY, FEATURES, NOTHING_FOUND, TAMPERED, Calibration, features
+from diffiml_plugin.evaluation.calibration import (
+    CANNOT_SAY,
+    FEATURES,
+    NOTHING_FOUND,
+    TAMPERED,
+    Calibration,
+    Rates,
+    features,
+)
 
 VALUES = {
     "weights": (0.0, 1.0, 0.0, 0.0, 0.0, 0.0),
     "intercept": 2.0,
     "tampered_above": 0.8,
     "nothing_below": 0.3,
-    "false_alarm_rate": 0.04,
-    "miss_rate": 0.1,
-    "ece": 0.05,
-    "cllr": 0.6,
     "authentic": 100,
     "tampered": 80,
+    "crossed": Rates(0.04, 0.1, 0.05, 0.6),
+    "left_out": Rates(0.06, 0.125, 0.1, 0.7),
 }
+STORED = json.loads(json.dumps({**VALUES, "crossed": vars(VALUES["crossed"]), "left_out": vars(VALUES["left_out"])}))
 
 
 def map_of(share: float, high: float = 0.9, low: float = 0.1) -> np.ndarray:
@@ -57,35 +64,38 @@ def test_probability_verdict_and_sentence():
     assert calibration.probability(np.array([0, -2, 0, 0, 0, 0])) == 0.5
     assert calibration.probability(np.full(6, -1e9)) == 0 and calibration.probability(np.full(6, 1e9)) == 1
     assert [calibration.verdict(p) for p in (0.81, 0.8, 0.3, 0.29)] == [TAMPERED, CANNOT_SAY, CANNOT_SAY, NOTHING_FOUND]
-    assert calibration.explain(0.97) == "tampered (0.97); so were 4.0% of 100 authentic pictures"
-    assert calibration.explain(0.08) == "nothing found (0.08); so were 10.0% of 80 tampered pictures"
+    assert calibration.explain(0.97) == "tampered (0.97); so were 4.0% of 100 authentic pictures, 6.0% in sets left out"
     assert calibration.explain(0.45) == "cannot say (0.45); nothing found is below 0.30, tampered above 0.80"
+    single = dataclasses.replace(calibration, left_out=None)
+    assert single.explain(0.08) == "nothing found (0.08); so were 10.0% of 80 tampered pictures"
 
 
 def test_it_survives_the_metadata():
-    calibration = Calibration(**VALUES)
-    assert Calibration.read(json.loads(json.dumps(dataclasses.asdict(calibration)))) == calibration
+    for calibration in (Calibration(**VALUES), Calibration(**{**VALUES, "left_out": None})):
+        assert Calibration.read(json.loads(json.dumps(dataclasses.asdict(calibration)))) == calibration
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"ece": 1.5}, "ece 1.5 is no number from 0 to 1"),
-        ({"cllr": math.nan}, "cllr nan is no number"),
+        ({"crossed": {**STORED["crossed"], "ece": 1.5}}, "ece 1.5 is no number from 0 to 1"),
+        ({"left_out": {**STORED["left_out"], "cllr": math.nan}}, "cllr nan is no number"),
         ({"intercept": math.inf}, "intercept inf is no number"),
-        ({"miss_rate": "0.1"}, "miss_rate '0.1' is no number"),
+        ({"tampered_above": "0.1"}, "tampered_above '0.1' is no number"),
         ({"authentic": True}, "authentic True is no number"),
         ({"tampered": 0}, "tampered 0 is no number from 1"),
         ({"weights": [1.0]}, "1 weights for 6 features"),
-        ({"weights": [None] * 6}, "weights .* is no number"),
+        ({"weights": [None] * 6}, "weights None is no number"),
         ({"weights": 3}, "not of this version"),
         ({"nothing_below": 0.9}, "nothing_below 0.9 is above tampered_above 0.8"),
         ({"more": 1}, "not of this version"),
+        ({"crossed": None}, "not of this version"),
+        ({"left_out": [1]}, "not of this version"),
     ],
 )
 def test_damaged_metadata_are_refused(change, told):
     with pytest.raises(DiffIMLError, match=told):
-        Calibration.read({**VALUES, **change})
+        Calibration.read({**STORED, **change})
 
 
 @pytest.mark.parametrize("stored", [None, [], "x", {}])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffiml_plugin.evaluation.calibration import VERDICTS, Calibration
+from diffiml_plugin.evaluation.calibration import VERDICTS, Calibration, Rates
 from diffiml_plugin.prediction.result import Region, Result
 
 
@@ -50,7 +50,9 @@ def test_its_text_is_short(result):
 
 def calibrated(result, intercept):
     """Every picture's probability is sigmoid(intercept)."""
-    return replace(result, calibration=Calibration((0.0,) * 6, intercept, 0.9, 0.2, 0.05, 0.1, 0.04, 0.5, 40, 60))
+    return replace(
+        result, calibration=Calibration((0.0,) * 6, intercept, 0.9, 0.2, 40, 60, Rates(0.05, 0.1, 0.04, 0.5))
+    )
 
 
 def test_the_answer_is_a_sentence_with_the_error_rate_that_belongs_to_it(result):

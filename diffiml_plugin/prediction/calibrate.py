@@ -1,0 +1,181 @@
+"""`benco calibrate`: predicts images whose answer is known, and stores with the weights how far its answers hold."""
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from diffiml_plugin.data.examined import check_lists
+from diffiml_plugin.data.lists import NEGATIVE, read_test_sets
+from diffiml_plugin.data.masks import read_mask
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
+from diffiml_plugin.evaluation.calibration import FEATURES, features
+from diffiml_plugin.evaluation.records import digest, stamp, write_records
+from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.scores import score_batch
+from diffiml_plugin.files import make_folder, require_writable, write_text
+from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint, storable
+from diffiml_plugin.models.opened import OpenedModel
+from diffiml_plugin.prediction.detector import Detector, Failure
+from diffiml_plugin.prediction.result import Result
+from diffiml_plugin.weights.files import load_weights, save_weights
+
+RECORDS, REPORT, TABLE, DIAGRAM = "calibration.jsonl", "calibration.json", "calibration.md", "reliability.png"
+_logger = logging.getLogger(__name__)
+_READ_AS = (
+    "Each image by a calibration that was made without it: of the other folds, or, left out, of the other sets. AUC, "
+    "Cllr and ECE are of the probability. False alarms: authentic images that are called tampered; misses: tampered "
+    "ones in which nothing is found; brackets: 95 % (Wilson)."
+)
+
+
+def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target: Path, bounds: Bounds) -> Fitted:
+    """Predicts the images of the lists, and writes the weights with their threshold and calibration.
+
+    Started again, it goes on after the last image that was predicted. Into `output_dir` go the records, the figures
+    (REPORT, TABLE) and the reliability diagram.
+
+    Args:
+        lists: as `read_test_sets` takes each.
+        target: the file of weights to write; may be the checkpoint's own.
+        bounds: what the answers may cost.
+
+    Raises:
+        DiffIMLError: too few images; lists of faulty files; a target that cannot be written. All before the first
+            prediction.
+    """
+    require_writable(target)
+    make_folder(output_dir)
+    pairs = _pairs(lists)
+    authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
+    bounds.require_enough(authentic, len(pairs) - authentic)
+    records = _records(detector, pairs, output_dir / RECORDS)
+    fitted = fit(records, bounds)
+    threshold = mask_threshold(records, bounds.area)
+    _store(detector.opened, target, threshold, fitted, sorted({record["dataset"] for record in records}))
+    _report(fitted, threshold, detector.opened, output_dir)
+    return fitted
+
+
+def _pairs(lists: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The name of its set, image and mask of each pair of the lists, which are checked."""
+    sets = [(name, listed) for path in lists for name, listed in read_test_sets(path).items()]
+    check_lists([listed for _, listed in sets])
+    return [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
+
+
+def _records(detector: Detector, pairs: Sequence[tuple[str, str, str]], file: Path) -> list[Record]:
+    """A record with features of each image, in order, from an earlier run where nothing that it depends on changed.
+
+    Images that cannot be predicted are logged and left out.
+    """
+    opened = detector.opened
+    model = [sha256(opened.path.read_bytes()).hexdigest(), opened.flags, asdict(opened.inputs), FEATURES]
+    keys = [digest([model, stamp(image), stamp(mask), image]) for _, image, mask in pairs]
+    known = {record["key"]: record for record in _kept(file)}
+    missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
+    results = detector.predict(Path(image) for _, (_, image, _) in missing)
+    bar = tqdm(results, "calibrate", len(missing), unit="img", disable=None)
+    write_records(file, known.values())  # without a line that was cut short
+    with file.open("a", encoding="utf-8") as kept:
+        for (key, (name, image, mask)), result in zip(missing, bar, strict=True):
+            if isinstance(result, Failure):
+                _logger.warning(f"left out: {result.reason}")
+                continue
+            known[key] = {"key": key, "dataset": name, "path": image, "mask": mask, **_record(result, mask)}
+            kept.write(json.dumps(known[key]) + "\n")
+            kept.flush()
+    return [known[key] for key in keys if key in known]
+
+
+def _kept(file: Path) -> list[Record]:
+    """The whole lines that an earlier run left."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _record(result: Result, mask: str) -> Record:
+    """What counts of one image: its figures at each threshold, and its features, in the photo's own pixels."""
+    tampered = mask != NEGATIVE
+    truth = read_mask(Path(mask)) if tampered else np.zeros(result.probability.shape, np.uint8)
+    (record,) = score_batch(
+        {"pred_mask": torch.from_numpy(result.probability)[None, None]},
+        {
+            "mask": torch.from_numpy(truth)[None, None],
+            "label": torch.tensor([int(tampered)]),
+            "name": [result.name],
+            "index": torch.tensor([0]),
+        },
+        complete=True,
+    )
+    return {**record, "score": result.score, "features": features(result.probability, result.uncertainty).tolist()}
+
+
+def _store(opened: OpenedModel, target: Path, threshold: float, fitted: Fitted, sets: Sequence[str]) -> None:
+    """The checkpoint's weights with the settings that they ran with, the threshold and the calibration."""
+    state_dict, metadata = load_weights(opened.path)
+    ran_with = {"config": storable(opened.flags), "input": asdict(opened.inputs)}
+    found = {"threshold": threshold, "calibration": asdict(fitted.calibration), "calibrated_on": list(sets)}
+    save_weights(target, state_dict, {**metadata, **ran_with, **found})
+
+
+def _report(fitted: Fitted, threshold: float, opened: OpenedModel, folder: Path) -> None:
+    calibration = fitted.calibration
+    facts = {
+        "command": shlex.join(sys.argv),
+        "checkpoint": str(opened.path),
+        "threshold": threshold,
+        "weights": dict(zip(FEATURES, calibration.weights, strict=True)),
+        **asdict(calibration),
+    }
+    write_text(folder / REPORT, json.dumps(facts, indent=1) + "\n")
+    write_text(folder / TABLE, f"{fitted.table().markdown()}\n\n{_READ_AS}\n")
+    with matplotlib.rc_context({"font.size": 9}):
+        _diagram({"cross-validated": fitted.crossed, "sets left out": fitted.left_out}).savefig(
+            folder / DIAGRAM, dpi=150, bbox_inches="tight"
+        )
+
+
+def _diagram(answers: dict[str, Answers | None]) -> Figure:
+    """Of each bin of probability the share of images that are tampered; on the diagonal the two agree."""
+    figure = Figure((4, 4))
+    axes = figure.subplots()
+    axes.plot((0, 1), (0, 1), color="0.7", linewidth=1)
+    for name, answer in answers.items():
+        if answer is not None:
+            means, shares, counts = zip(*answer.reliability(), strict=True)
+            axes.plot(means, shares, marker="o", label=f"{name}, ECE {answer.ece:.3f}")
+            for point in zip(means, shares, counts, strict=True):
+                axes.annotate(str(point[2]), point[:2], (3, -9), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="probability of an image", ylabel="share that is tampered", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False)
+    return figure
+
+
+def require_own_target(checkpoint_path: str, output: str) -> Path:
+    """The file that the calibrated weights go to: `output`, or the checkpoint's own file.
+
+    Raises:
+        DiffIMLError: the checkpoint is no file of ours, or one that travels with the package, and there is no output.
+    """
+    path = find_checkpoint(checkpoint_path)
+    if path.suffix != ".safetensors":
+        raise DiffIMLError(
+            f"{path} has no room for a calibration; expected a .safetensors of `benco train` or `benco convert`"
+        )
+    if not output and path in RELEASED.values():
+        raise DiffIMLError(f"{checkpoint_path} travels with the package and stays as it is; name a file by --output")
+    return Path(output or path)

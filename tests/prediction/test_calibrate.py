@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffiml_plugin.api import load
+from diffiml_plugin.cli.main import main
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.calibrating import Bounds
+from diffiml_plugin.models.checkpoints import restore, save_checkpoint
+from diffiml_plugin.prediction.calibrate import DIAGRAM, RECORDS, REPORT, TABLE, calibrate
+from diffiml_plugin.prediction.detector import Detector
+from diffiml_plugin.settings import CommonSettings
+from diffiml_plugin.weights.files import load_weights, read_metadata
+
+AUTHENTIC, TAMPERED = 20, 14
+CPU = CommonSettings(device="cpu")
+
+
+@pytest.fixture
+def checkpoint(tiny_model, stored):
+    """A model that calls bright pixels tampered."""
+    path = stored()
+    model, flags = restore(path).model, restore(path).flags
+    with torch.no_grad():
+        for layer in (model.layers[0], model.layers[2]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        model.layers[0].weight[0, :, 1, 1] = 1
+        model.layers[2].weight[0, 0, 1, 1], model.layers[2].bias[0] = 2, -4
+    save_checkpoint(path, model, "TinyIML", flags, input={"image_size": 64}, data="squares")
+    return path
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """Dark noise; the tampered ones have a bright square. Two sets, and a JSON that names both."""
+    random = np.random.default_rng(0)
+    pairs = []
+    for number in range(AUTHENTIC + TAMPERED):
+        pixels = random.integers(0, 120, (64, 64, 3), dtype=np.uint8)
+        mask = np.zeros((64, 64), np.uint8)
+        if number >= AUTHENTIC:
+            pixels[8:40, 8:40], mask[8:40, 8:40] = 230, 255
+            Image.fromarray(mask).save(tmp_path / f"mask{number}.png")
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        pairs.append([f"{number}.png", f"mask{number}.png" if number >= AUTHENTIC else "Negative"])
+    for name, part in (("even", pairs[::2]), ("odd", pairs[1::2])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    return [str(tmp_path / "even.json"), str(tmp_path / "odd.json")]
+
+
+def words(checkpoint, squares, *more):
+    out = str(checkpoint.parent / "out")
+    return ["calibrate", "--checkpoint_path", str(checkpoint), "--device", "cpu", "--output_dir", out, *more] + [
+        "--test_data_path",
+        *squares,
+    ]
+
+
+def test_a_calibrated_checkpoint_answers_in_a_sentence(checkpoint, squares, capsys):
+    before, _ = load_weights(checkpoint)
+    assert load(checkpoint, device="cpu")(str(checkpoint.parent / "0.png")).verdict == "uncalibrated"
+    assert main(words(checkpoint, squares)) == 0
+    printed = capsys.readouterr().out
+    assert "even, left out" in printed and f"calibrated weights are in {checkpoint}" in printed
+    detector = load(checkpoint, device="cpu")
+    for number, verdict in ((0, "nothing found"), (AUTHENTIC, "tampered")):
+        result = detector(str(checkpoint.parent / f"{number}.png"))
+        assert result.verdict == verdict and result.sentence.startswith(f"{number}.png: {verdict} (")
+    after, metadata = load_weights(checkpoint)
+    assert all(torch.equal(before[name], after[name]) for name in before) and before.keys() == after.keys()
+    assert metadata["data"] == "squares" and metadata["calibrated_on"] == ["even", "odd"]
+    assert (metadata["calibration"]["authentic"], metadata["calibration"]["tampered"]) == (AUTHENTIC, TAMPERED)
+    assert metadata["threshold"] == detector.threshold != 0.5
+
+
+def test_figures_and_diagram_stand_beside_it(checkpoint, squares):
+    fitted = calibrate(Detector(checkpoint, CPU), squares, checkpoint.parent / "out", checkpoint, Bounds())
+    out = checkpoint.parent / "out"
+    report = json.loads((out / REPORT).read_text())
+    assert report["crossed"]["ece"] == fitted.crossed.ece and len(report["weights"]) == 6
+    assert "even, left out" in (out / TABLE).read_text() and Image.open(out / DIAGRAM).size[0] > 300
+
+
+def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, monkeypatch):
+    detector, out, target = Detector(checkpoint, CPU), checkpoint.parent / "out", checkpoint.parent / "new.safetensors"
+    whole = calibrate(detector, squares, out, target, Bounds()).calibration
+    lines = (out / RECORDS).read_text().splitlines(keepends=True)
+    (out / RECORDS).write_text("".join(lines[:-3]) + lines[-3][:40])  # as a kill leaves it
+    predicted, predict = [], detector.predict
+    monkeypatch.setattr(detector, "predict", lambda files: predict(predicted.append(file) or file for file in files))
+    assert calibrate(detector, squares, out, target, Bounds()).calibration == whole and len(predicted) == 3
+    Image.open(checkpoint.parent / "0.png").transpose(Image.Transpose.ROTATE_90).save(checkpoint.parent / "0.png")
+    calibrate(detector, squares, out, target, Bounds())
+    assert len(predicted) == 4
+
+
+def test_settings_of_the_run_are_stored_since_the_answers_hold_for_them(tiny_model, checkpoint, squares):
+    target = str(checkpoint.parent / "new.safetensors")
+    assert main(words(checkpoint, squares, "--model", "TinyIML", "--poison", "none", "--output", target)) == 0
+    assert read_metadata(target)["config"]["poison"] == "none" and "calibration" not in read_metadata(checkpoint)
+    assert load(target, device="cpu").calibration and load(target, device="cpu", poison="x").calibration is None
+
+
+def test_a_bound_on_the_area_sets_the_threshold(checkpoint, squares):
+    assert main(words(checkpoint, squares, "--false_alarm_rate", "0.9")) == 0
+    assert read_metadata(checkpoint)["threshold"] == 0.05
+
+
+@pytest.mark.parametrize(
+    "part, told", [(slice(AUTHENTIC, None), "0 authentic and 14"), (slice(8), "8 authentic and 0")]
+)
+def test_lists_without_one_kind_are_refused_before_anything_is_predicted(checkpoint, squares, capsys, part, told):
+    pairs = [pair for path in squares for pair in json.loads(open(path).read())]
+    pairs.sort(key=lambda pair: int(pair[0].split(".")[0]))
+    (checkpoint.parent / "part.json").write_text(json.dumps(pairs[part]))
+    assert main(words(checkpoint, [str(checkpoint.parent / "part.json")])) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not (checkpoint.parent / "out" / RECORDS).exists()
+
+
+@pytest.mark.parametrize(
+    "path, told",
+    [("small", "name a file by --output"), ("x.pth", "no room for a calibration"), ("gone", "does not exist")],
+)
+def test_checkpoints_that_cannot_hold_a_calibration(tmp_path, squares, capsys, monkeypatch, path, told):
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, "x.pth")
+    assert main(["calibrate", "--checkpoint_path", path, "--test_data_path", *squares]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_predicted_is_left_out(checkpoint, squares, caplog, monkeypatch):
+    detector = Detector(checkpoint, CPU)
+    detect = detector._detect
+
+    def failing(photo):
+        if photo.name == "0.png":
+            raise DiffIMLError("0.png is not finite")
+        return detect(photo)
+
+    monkeypatch.setattr(detector, "_detect", failing)
+    fitted = calibrate(detector, squares, checkpoint.parent / "out", checkpoint, Bounds())
+    assert fitted.calibration.authentic == AUTHENTIC - 1 and "left out: 0.png is not finite" in caplog.text
