@@ -1,8 +1,13 @@
 """Folders and files that a run leaves behind: each is written beside its place, then takes it in one step."""
 
+import errno
+import json
 import os
+import platform
+import shlex
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import get_ident
@@ -24,6 +29,100 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise DiffIMLError(f"cannot write to {folder}: {error.strerror}; choose another --output_dir") from error
     return folder
+
+
+LOCK = ".lock"  # in a folder that a run writes: who it is
+
+
+@contextmanager
+def claimed(path: str | Path) -> Iterator[Path]:
+    """The folder of `--output_dir`, made where it is missing, in which this process alone writes until the block ends.
+
+    The claim ends with the process, however that ends. What a process that died left half written is removed, and a
+    folder that was made and stays empty.
+
+    Raises:
+        DiffIMLError: nothing can be written there, or another process has claimed it, which is named.
+    """
+    new = not Path(path).exists()
+    folder = make_folder(path)
+    try:
+        lock = _lock(folder)
+        for half_written in (*folder.glob(".*.tmp"), *folder.glob(".probe.*")):
+            half_written.unlink(missing_ok=True)
+        try:
+            yield folder
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+            lock.close()
+    finally:
+        if new:
+            with suppress(OSError):  # of a folder that holds something
+                folder.rmdir()
+
+
+def _lock(folder: Path) -> BinaryIO:
+    """A locked file that names this process."""
+    path = folder / LOCK
+    while True:
+        try:
+            file = open(path, "a+b", opener=_not_following)
+        except OSError as error:
+            raise DiffIMLError(f"{folder} cannot be claimed by {path}: {error.strerror}; remove that file") from error
+        if not _locked(file):
+            owner = _owner(file)
+            file.close()
+            raise DiffIMLError(
+                f"{folder} is in use by process {owner.get('pid')} on {owner.get('host')} ({owner.get('command')}); "
+                f"wait until that ends, or choose another --output_dir (if it died long ago, remove {path})"
+            )
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                break
+        file.close()  # the one before has just removed it
+    owner = {"host": platform.node(), "pid": os.getpid(), "command": shlex.join(sys.argv)}
+    file.truncate(0)
+    file.write(json.dumps(owner).encode())
+    file.flush()
+    return file
+
+
+def _not_following(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Whether this process could lock it; the system unlocks it when the process ends, and tells all hosts."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EAGAIN):
+            return False
+        return not (owner := _owner(file)) or not _lives(owner)  # a file system without locks
+    return True
+
+
+def _owner(file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        return dict(json.loads(file.read()))
+    except (ValueError, TypeError):  # none has written it yet
+        return {}
+
+
+def _lives(owner: dict[str, Any]) -> bool:
+    """Whether the process is running, as far as this host can tell."""
+    if owner.get("host") != platform.node():
+        return True
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except (KeyError, ValueError, PermissionError):
+        pass
+    return True
 
 
 def require_writable(path: str | Path) -> None:

@@ -1,5 +1,10 @@
+import errno
+import json
 import os
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,7 @@ from PIL import Image
 
 import diffiml_plugin
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import beginning, inside, replacing, write_picture, write_text
+from diffiml_plugin.files import LOCK, beginning, claimed, inside, replacing, write_picture, write_text
 
 PACKAGE = Path(diffiml_plugin.__file__).parent
 
@@ -71,3 +76,69 @@ def test_nothing_else_writes_files():
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if path.name != "files.py" and writes.search(line)
     ]
+
+
+def holder(folder, child_environment, leave=""):
+    """A process that holds a claim on the folder until its stdin ends."""
+    code = f"""import os, sys; from diffiml_plugin.files import claimed
+with claimed(sys.argv[1]):
+    print("claimed", flush=True); sys.stdin.read(); {leave}"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=child_environment, **pipes)
+    assert process.stdout.readline() == "claimed\n"
+    return process
+
+
+def test_a_folder_is_one_processes_alone(tmp_path, child_environment):
+    with holder(tmp_path, child_environment) as other:
+        with pytest.raises(DiffIMLError, match=f"in use by process {other.pid} on {platform.node()}.*--output_dir"):
+            with claimed(tmp_path):
+                pass
+        other.communicate()
+    with claimed(tmp_path) as folder:
+        assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path, child_environment):
+    with holder(tmp_path, child_environment, "os._exit(9)") as other:
+        (tmp_path / ".0123.5.99.tmp").write_text("half")
+        (tmp_path / "a.tmp").write_text("a user's")
+        other.communicate()
+    assert (tmp_path / LOCK).exists()
+    with claimed(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tmp"]
+
+
+@pytest.mark.parametrize("pid", [None, 1, 2**30])
+@pytest.mark.parametrize("host", [platform.node(), "elsewhere"])
+def test_without_locks_of_the_file_system_the_owner_counts(tmp_path, monkeypatch, pid, host):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", none)
+    (tmp_path / LOCK).write_text("" if pid is None else json.dumps({"pid": pid, "host": host, "command": "x"}))
+    if pid is None or (pid == 2**30 and host == platform.node()):
+        with claimed(tmp_path):
+            pass
+    else:
+        with pytest.raises(DiffIMLError, match=f"in use by process {pid} on {host}"), claimed(tmp_path):
+            pass
+
+
+def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
+    with claimed(tmp_path / "new") as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
+    with claimed(folder):
+        (folder / "result").touch()
+    assert [path.name for path in folder.iterdir()] == ["result"]
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / LOCK).symlink_to(tmp_path / "mine")
+    with pytest.raises(DiffIMLError, match="cannot be claimed"), claimed(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -12,6 +12,7 @@ import diffiml_plugin
 PACKAGE = Path(diffiml_plugin.__file__).parent
 FLOORS = (  # from the ground up; a room imports only those before it
     "errors",
+    "signals",
     "files",
     "table",
     "f1",

@@ -1,7 +1,6 @@
 """Train LightVAE, the mask autoencoder, with or without a teacher (Eq. 6)."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffiml_plugin.cli.parser import Parser
@@ -47,23 +46,18 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.codec.distill import WEIGHTS, distill
     from diffiml_plugin.codec.settings import DistillSettings
     from diffiml_plugin.codec.sources import read_sources
-    from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.files import claimed
     from diffiml_plugin.launch import start_inference
-    from diffiml_plugin.training.resume import STATE
+    from diffiml_plugin.training.resume import require_own
 
-    output_dir = Path(args.output_dir)
-    weights = output_dir / WEIGHTS
-    if weights.exists() and not (args.resume and (output_dir / STATE).exists()):
-        raise DiffIMLError(
-            f"{weights} exists already; choose another --output_dir, remove it, or go on with --resume auto"
-        )
-    device = start_inference(args.device).device
     settings = DistillSettings(**{name: getattr(args, name) for name in DistillSettings.__dataclass_fields__})
-    mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)
-    teacher = None if args.teacher == "none" else _teacher(args.teacher, device)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    distill(settings, mixture, held_out, output_dir, {"teacher": args.teacher, "data": described}, teacher, device)
-    print(f"weights: {weights}")
+    with claimed(args.output_dir) as folder:
+        require_own(folder, settings.resume, [WEIGHTS])
+        device = start_inference(args.device).device
+        mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)
+        teacher = None if args.teacher == "none" else _teacher(args.teacher, device)
+        distill(settings, mixture, held_out, folder, {"teacher": args.teacher, "data": described}, teacher, device)
+    print(f"weights: {folder / WEIGHTS}")
     return 0
 
 

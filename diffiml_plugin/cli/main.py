@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffiml_plugin import __version__
+from diffiml_plugin import __version__, signals
 from diffiml_plugin.cli.command_line import parse_arguments, resolved_settings
 from diffiml_plugin.cli.messages import messages_on_stderr
 from diffiml_plugin.errors import DiffIMLError, nearest
@@ -66,8 +66,8 @@ FRAMEWORK_WORDS = (*FRAMEWORK_VERBS, "-v", "--version")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: `sys.argv`) and returns the exit status.
 
-    0 done, 1 done but with faults found, 2 a mistake of the user's, 130 interrupted. `init`, `env` and `-v` are the
-    framework's own.
+    0 done, 1 done but with faults found, 2 a mistake of the user's, 130 interrupted, 143 ended by SIGTERM. `init`,
+    `env` and `-v` are the framework's own.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if next((word for word in argv if word in VERBS or word in FRAMEWORK_WORDS), None) in FRAMEWORK_WORDS:
@@ -77,12 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return framework_main() or 0
     try:
         try:
-            return _run(argv)
+            with signals.raised():
+                return _run(argv)
         finally:
             sys.stdout.flush()  # while a broken pipe can still be caught
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print(str(stopped) or "interrupted", file=sys.stderr)
+        return getattr(stopped, "status", 130)
     except BrokenPipeError:  # of `| head`; what is still buffered must not be flushed into the pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as the shell reports SIGPIPE

@@ -25,7 +25,7 @@ from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.training.log import Log
 from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
-from diffiml_plugin.training.resume import STATE, save_state, state_to_resume
+from diffiml_plugin.training.resume import STATE, require_own, save_state, state_to_resume
 from diffiml_plugin.weights.codecs import build_lightvae
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
@@ -67,6 +67,7 @@ def distill(
             `resume` is not set, or that run's settings or data were others.
     """
     # 1. The student, anew or where an earlier run left it.
+    require_own(output_dir, settings.resume, [WEIGHTS])
     configuration = provenance | asdict(settings)
     state = state_to_resume(output_dir, settings.resume, configuration, asdict(DistillSettings()))
     seed_all(settings.seed)

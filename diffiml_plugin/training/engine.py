@@ -32,7 +32,7 @@ from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process, testing_mode
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
-from diffiml_plugin.files import make_folder
+from diffiml_plugin.files import claimed
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
@@ -46,7 +46,7 @@ from diffiml_plugin.training.optimization import (
     keeping,
     learning_rate,
 )
-from diffiml_plugin.training.resume import STATE, Writer, save_state, snapshot, state_to_resume
+from diffiml_plugin.training.resume import STATE, Writer, require_own, save_state, snapshot, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
 from diffiml_plugin.training.tracking import EpochRecord, Tracker, describe_run, picture_strips
@@ -74,11 +74,13 @@ def train(
         dataset: of the framework's samples, instead of the one `settings.data_path` names.
 
     Raises:
-        DiffIMLError: bad data, flags or device, said before training starts where it can be known; a loss that is
-            not finite; full memory or a full disk.
+        DiffIMLError: another run's folder; bad data, flags or device, said before training starts where it can be
+            known; a loss that is not finite; full memory or a full disk.
     """
     try:
-        return _Run(settings, dict(model_flags or {}), dataset).train()
+        with claimed(settings.output_dir) if launch.is_main_process() else nullcontext():
+            require_own(Path(settings.output_dir), settings.resume, (checkpoints.LAST, checkpoints.BEST))
+            return _Run(settings, dict(model_flags or {}), dataset).train()
     except torch.cuda.OutOfMemoryError as error:
         raise DiffIMLError(
             f"the GPU's memory is full: lower --batch_size {settings.batch_size} (the total stays "
@@ -180,7 +182,7 @@ class _Run:
     def train(self) -> Trained:
         self.tracker = None
         if self.accelerator.is_main_process:
-            describe_run(make_folder(self.folder), self.configuration)
+            describe_run(self.folder, self.configuration)
             log_dir = Path(self.settings.log_dir or self.folder)
             self.tracker = Tracker(self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch)
         try:

@@ -1,6 +1,6 @@
 """The state of a training run, and how another goes on from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,26 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         ) from error
 
 
+def require_own(folder: Path, resume: str, weights: Iterable[str]) -> None:
+    """Raises DiffIMLError if `folder` holds a state, or a file called as one of `weights`, that `resume` leaves behind.
+
+    Args:
+        resume: as `state_to_resume` takes it.
+    """
+    state = folder / STATE
+    if resume and state.exists() and (resume == "auto" or state.samefile(resume)):
+        return
+    if state.exists():
+        raise DiffIMLError(
+            f"{folder} holds a training run already; go on with --resume auto, or choose another --output_dir"
+        )
+    if kept := [name for name in weights if (folder / name).exists()]:
+        raise DiffIMLError(
+            f"{folder} holds {' and '.join(kept)} of a run without its {STATE}, which would be overwritten; "
+            "choose another --output_dir, or move them"
+        )
+
+
 def state_to_resume(
     folder: Path, resume: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any] | None:
@@ -87,16 +107,11 @@ def state_to_resume(
         defaults: for settings that the version which stored the state did not have.
 
     Raises:
-        DiffIMLError: `folder` holds a run that would be overwritten; a file that is missing, damaged or none of ours;
-            a run with other settings, which are named.
+        DiffIMLError: a file that is missing, damaged or none of ours; a run with other settings, which are named.
     """
-    path = folder / STATE if resume in ("", "auto") else Path(resume)
-    if resume in ("", "auto") and not path.exists():
+    path = folder / STATE if resume == "auto" else Path(resume)
+    if not resume or (resume == "auto" and not path.exists()):
         return None
-    if not resume:
-        raise DiffIMLError(
-            f"{folder} holds a training run already; go on with --resume auto, or choose another --output_dir"
-        )
     state = unpickle(path)
     if not isinstance(state, dict) or not {"settings", "model", "optimizer"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")

@@ -97,5 +97,5 @@ def test_the_configuration_with_a_teacher_weighs_it_as_eq_6(capsys, monkeypatch)
 def test_stored_weights_are_not_overwritten(tmp_path, capsys):
     (tmp_path / "lightvae.safetensors").write_text("of hours")
     assert main(["distill", "--output_dir", str(tmp_path), *TINY]) == 2
-    assert "lightvae.safetensors exists already" in capsys.readouterr().err
+    assert "holds lightvae.safetensors of a run without its training_state.pt" in capsys.readouterr().err
     assert (tmp_path / "lightvae.safetensors").read_text() == "of hours"

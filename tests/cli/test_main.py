@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import yaml
 
 from diffiml_plugin.cli.main import VERBS, main
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.signals import Stopped
 
 _ANSWER = """
 import sys
@@ -77,9 +79,17 @@ def test_our_own_mistakes_are_not_hidden(probe):
         probe("--data_path", "x")
 
 
-def test_interrupted_is_130(probe):
-    probe.fault = KeyboardInterrupt()
-    assert probe("--data_path", "x") == 130
+@pytest.mark.parametrize(
+    ("stopped", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped(signal.SIGTERM, "go on"), 143, "ended by SIGTERM; go on"),
+    ],
+)
+def test_what_was_stopped_says_so_in_its_status(probe, stopped, status, said, capsys):
+    probe.fault = stopped
+    assert probe("--data_path", "x") == status
+    assert capsys.readouterr().err == f"{said}\n"
 
 
 @pytest.mark.parametrize("words", ["datasets list", "--help"])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import LOCK
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.training import engine as training
@@ -257,6 +259,32 @@ def test_a_finished_run_is_not_overwritten(settings):
     with pytest.raises(DiffIMLError, match="holds a training run already; go on with --resume auto"):
         train(settings)
     assert (folder / "last.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("resume", ["", "auto"])
+def test_weights_without_their_state_are_not_overwritten(settings, resume):
+    folder = train(settings).folder
+    (folder / "training_state.pt").unlink()
+    with pytest.raises(DiffIMLError, match=r"holds last.safetensors and best.safetensors of a run without its"):
+        train(replace(settings, data_path="nowhere", resume=resume))  # refused before anything is read
+
+
+def test_a_run_that_goes_on_elsewhere_leaves_another_run_alone(settings, tmp_path):
+    kept = train(settings).folder / "training_state.pt"
+    other = train(replace(settings, output_dir=str(tmp_path / "other"))).folder
+    with pytest.raises(DiffIMLError, match="other holds a training run already"):
+        train(replace(settings, resume=str(kept), output_dir=str(other)))
+
+
+def test_two_runs_at_once_are_refused(settings, child_environment):
+    code = "import sys; from diffiml_plugin.files import claimed\nwith claimed(sys.argv[1]): train = input()"
+    command = [sys.executable, "-c", code, settings.output_dir]
+    with subprocess.Popen(command, env=child_environment, stdin=subprocess.PIPE, text=True) as other:
+        while not (lock := Path(settings.output_dir, LOCK)).exists() or not lock.read_text():
+            time.sleep(0.01)
+        with pytest.raises(DiffIMLError, match=f"in use by process {other.pid} on .*--output_dir"):
+            train(replace(settings, data_path="nowhere"))
+        other.communicate("done\n")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(settings):

@@ -1,0 +1,64 @@
+"""SIGTERM, which SLURM and Docker send some seconds before they kill, and Ctrl-C: work ends where it can be resumed."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the work; `status` is what a shell expects then: 130 after Ctrl-C, 143 after SIGTERM."""
+
+    def __init__(self, number: int, said: str = ""):
+        super().__init__("; ".join(filter(None, (_SAID[signal.Signals(number)], said))))
+        self.number, self.status = number, 128 + number
+
+
+class Request:
+    """Whether a signal asks the work to end; `number` is the signal's, 0 before."""
+
+    number = 0
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Inside, SIGTERM raises `Stopped`, as Ctrl-C raises KeyboardInterrupt."""
+
+    def stop(number: int, _: Any) -> None:
+        raise Stopped(number)
+
+    with _handled(stop, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def noted() -> Iterator[Request]:
+    """Inside, the first SIGTERM or Ctrl-C is noted, for work that looks at it between its steps; the next one raises.
+
+    In a thread other than the main one, which no signal reaches, nothing is ever noted.
+    """
+    request = Request()
+
+    def note(number: int, _: Any) -> None:
+        if request.number:
+            raise Stopped(number)
+        request.number = number
+
+    with _handled(note, signal.SIGTERM, signal.SIGINT):
+        yield request
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, one in earlier.items():
+            signal.signal(number, one)
