@@ -84,8 +84,8 @@ def _write_sheet(listing: Path) -> Path:
     from diffiml_plugin.data.lists import NEGATIVE, read_list
     from diffiml_plugin.data.masks import read_mask
     from diffiml_plugin.files import write_picture
+    from diffiml_plugin.prediction.pictures import sheet, strip
     from diffiml_plugin.prediction.result import overlay
-    from diffiml_plugin.reports.pictures import sheet, strip
 
     pairs, cells = read_list(listing), []
     for file, mask_file in list(zip(pairs.images, pairs.masks, strict=True))[:_SHOWN]:

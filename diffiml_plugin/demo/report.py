@@ -10,8 +10,8 @@ from PIL import Image
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.demo.photographs import photographs
 from diffiml_plugin.files import write_picture
+from diffiml_plugin.prediction.pictures import heat, strip
 from diffiml_plugin.reports import page
-from diffiml_plugin.reports.pictures import heat, strip
 from diffiml_plugin.table import Table
 from diffiml_plugin.tampering.settings import KINDS
 

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment
 
 from diffiml_plugin.files import write_text
-from diffiml_plugin.reports.pictures import as_picture
+from diffiml_plugin.prediction.pictures import as_picture
 from diffiml_plugin.table import Table
 
 _LAYOUT = Path(__file__).with_name("page.html")

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw
+
+HEADING = 18  # pixels, of the line that `headed` adds
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
@@ -40,3 +43,11 @@ def sheet(pictures: Sequence[np.ndarray], columns: int = 4, gap: int = 4) -> np.
         top, left = index // columns * height, index % columns * width
         result[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return result
+
+
+def headed(picture: np.ndarray, text: str) -> np.ndarray:
+    """The picture or map (see `as_picture`) below a line of black text on white, cut off where it is wider."""
+    picture = as_picture(picture)
+    line = Image.new("RGB", (picture.shape[1], HEADING), "white")
+    ImageDraw.Draw(line).text((2, 3), text, fill="black")
+    return np.vstack([np.asarray(line), picture])

@@ -4,9 +4,9 @@ import re
 import cv2
 import numpy as np
 
+from diffiml_plugin.prediction.pictures import HEADING, as_picture, headed, heat, strip
 from diffiml_plugin.prediction.result import overlay
 from diffiml_plugin.reports.page import Section, Strip, write_page
-from diffiml_plugin.reports.pictures import as_picture, heat, strip
 from diffiml_plugin.table import Table
 
 IMAGE = np.full((40, 60, 3), 120, np.uint8)
@@ -32,6 +32,12 @@ def test_maps_become_grey_pictures():
 
 def test_strip_has_one_height():
     assert strip(IMAGE, MASK.astype(float), height=20, gap=4).shape == (20, 30 + 4 + 30, 3)
+
+
+def test_a_heading_stands_above_its_picture():
+    picture = headed(IMAGE, "photograph")
+    assert picture.shape == (40 + HEADING, 60, 3) and np.array_equal(picture[HEADING:], IMAGE)
+    assert picture[:HEADING].min() < 50 and (headed(IMAGE, "")[:HEADING] == 255).all()
 
 
 def test_page_is_self_contained_and_escaped(tmp_path):
