@@ -14,6 +14,7 @@ FLOORS = (  # from the ground up; a room imports only those before it
     "errors",
     "signals",
     "files",
+    "stored",
     "table",
     "f1",
     "settings",

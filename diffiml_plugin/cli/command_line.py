@@ -13,6 +13,7 @@ from diffiml_plugin.cli.config_file import Entry, expand, read_config
 from diffiml_plugin.cli.parser import Parser, split_flags
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.settings import DEFAULT, FLAG, CommonSettings, Setting, layer, resolve
+from diffiml_plugin.stored import shown
 
 _NO_SETTINGS = ("config", "dry_run")
 
@@ -181,7 +182,7 @@ def _setting(key: str, action: argparse.Action, entry: Entry) -> Setting:
 def _value(action: argparse.Action, value: Any) -> Any:
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise ValueError(f"expected true or false, got {value!r}")
+            raise ValueError(f"expected true or false, got {shown(value)}")
         return value
     if action.nargs in ("*", "+") or isinstance(action.nargs, int):
         return [_convert(action, item) for item in (value if isinstance(value, list) else [value])]
@@ -190,7 +191,7 @@ def _value(action: argparse.Action, value: Any) -> Any:
 
 def _convert(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, (list, dict)):
-        raise ValueError(f"expected one value, got {value!r}")
+        raise ValueError(f"expected one value, got {shown(value)}")
     kind: Any = action.type or str
     try:
         converted = kind(str(value))

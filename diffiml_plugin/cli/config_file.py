@@ -20,10 +20,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import yaml
-
 import diffiml_plugin
 from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.stored import read_yaml, shown
 
 FOLDER = "benco_configs"
 _PACKAGE = Path(diffiml_plugin.__file__).parent
@@ -128,13 +127,13 @@ def _rows(file: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _only(place: Place, only: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(only, dict) or not all(isinstance(settings, dict) for settings in only.values()):
-        raise DiffIMLError(f"{place}: only: expected lines of `verb: {{flag: value, ...}}`, got {only!r}")
+        raise DiffIMLError(f"{place}: only: expected lines of `verb: {{flag: value, ...}}`, got {shown(only)}")
     return only
 
 
 def _one_name(place: Place, name: Any) -> str:
     if not isinstance(name, (str, NoneType)):
-        raise DiffIMLError(f"{place}: extends: expected one name, got {name!r}")
+        raise DiffIMLError(f"{place}: extends: expected one name, got {shown(name)}")
     return name or ""
 
 
@@ -191,10 +190,7 @@ def packaged_folder() -> Path:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DiffIMLError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise DiffIMLError(f"{path}: expected lines of `flag: value`, got {type(content).__name__}")
     return content

@@ -31,12 +31,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(file: str) -> dict:
-    import json
-    from pathlib import Path
-
     from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.stored import read_json, shown
 
-    try:
-        return dict(json.loads(Path(file).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DiffIMLError(f"{file} cannot be read as a JSON object: {error}") from error
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise DiffIMLError(f"{file} is {shown(content)}; expected a JSON object")
+    return content

@@ -8,7 +8,6 @@ datasets are lists in DATA_ROOT (`benco datasets prepare all`); what a study wan
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import shlex
@@ -23,6 +22,7 @@ from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import make_folder
+from diffiml_plugin.stored import read_json
 
 _logger = logging.getLogger(__name__)
 PASSES_ON = True
@@ -134,9 +134,11 @@ def _is_newer(made: Path, checkpoints: Iterable[str], other: str | None = None) 
 def _was_made_by(results: Path, step: Step) -> bool:
     """Whether the command that a results file tells of has the settings of the step, apart from how it runs."""
     try:
-        verb, *words = shlex.split(json.loads(results.read_text(encoding="utf-8"))["command"])[1:]
+        _, verb, *words = shlex.split(read_json(results)["command"])
+        if verb != step.words[0] or {"-h", "--help"} & set(words):
+            return False
         made_by = parse_arguments(f"benco {verb}", importlib.import_module(f"diffiml_plugin.cli.{verb}"), words)
-    except (DiffIMLError, KeyError, ValueError):  # of an earlier version, or by another program
+    except (AttributeError, KeyError, TypeError, ValueError):  # of an earlier version, or by another program
         return False
     return _what(made_by) == _what(step.args)
 

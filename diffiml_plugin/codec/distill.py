@@ -74,7 +74,7 @@ def distill(
     run = _Run(settings, torch.device(device), teacher)
     provenance = configuration | {"width": run.learner.model.width}  # of the file, if it goes on from one
     if settings.student:
-        provenance["went_on_from"] = read_metadata(settings.student)["provenance"]
+        provenance["went_on_from"] = read_metadata(settings.student).get("provenance", {})
     if state:
         run.restore(state)
     log = Log(output_dir, "step", run.step + 1 if state else 0)

@@ -1,6 +1,5 @@
 """Where images and masks are: reads a dataset's folder or JSON into pairs of absolute paths."""
 
-import json
 import logging
 import os
 import re
@@ -10,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.stored import read_json, shown
 
 _logger = logging.getLogger(__name__)
 NEGATIVE = "Negative"  # in place of a mask: the image is authentic
@@ -219,7 +219,7 @@ def _from_records(path: Path, records: object) -> ImageList:
     records = [[r["path"], r["mask"]] if isinstance(r, dict) and {"path", "mask"} <= r.keys() else r for r in records]
     for number, record in enumerate(records):
         if not (_is_words(record, 2) or _is_words(record, 3)):
-            raise DiffIMLError(f"{path}: entry {number} is {record!r}; {_LAYOUT}")
+            raise DiffIMLError(f"{path}: entry {number} is {shown(record)}; {_LAYOUT}")
     images = tuple(_resolve(path, image) for image, *_ in records)
     masks = tuple(mask if mask == NEGATIVE else _resolve(path, mask) for _, mask, *_ in records)
     kinds = tuple("".join(rest) for _, _, *rest in records)
@@ -243,6 +243,6 @@ def _existing(path: str | Path) -> Path:
 
 def _read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DiffIMLError(f"{path} is no JSON ({error}); {_LAYOUT}") from error
+        return read_json(path)
+    except DiffIMLError as error:
+        raise DiffIMLError(f"{error}; {_LAYOUT}") from error

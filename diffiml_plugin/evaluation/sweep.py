@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 from statistics import fmean, stdev
 from typing import Any, cast
 
-import yaml
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
@@ -17,6 +16,7 @@ from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
+from diffiml_plugin.stored import parse_yaml
 from diffiml_plugin.table import Table
 
 RESULTS = "sweep.json"
@@ -125,7 +125,7 @@ def _read(vary: Sequence[str]) -> dict[str, list[Any]]:
         name, _, values = word.partition("=")
         if name not in SWEPT:
             raise DiffIMLError(f"--vary {word}: {name!r} is not one of {', '.join(SWEPT)}{nearest(name, SWEPT)}")
-        kind, found = SWEPT[name], [yaml.safe_load(value) for value in values.split(",")]
+        kind, found = SWEPT[name], [parse_yaml(value, f"--vary {word}:") for value in values.split(",")]
         found = [float(value) if kind is float and type(value) is int else value for value in found]
         read.setdefault(name, []).extend(found)
         if wrong := [value for value in read[name] if type(value) is not kind]:

@@ -38,7 +38,7 @@ def true_or_false(text: str) -> bool:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The condition encoder's settings. Raises DiffIMLError for a rank below 0."""
+    """The condition encoder's settings. Raises DiffIMLError for a rank outside [0, 1024]."""
 
     encoder: str = _setting(
         "segformer_b3",
@@ -48,8 +48,8 @@ class EncoderConfig:
     lora: int = _setting(0, "rank of low-rank changes to the attention of the encoder, else frozen (0: none; see peft)")
 
     def __post_init__(self) -> None:
-        if self.lora < 0:
-            raise DiffIMLError(f"lora={self.lora} is a rank: expected 0 for none, or a positive number such as 16")
+        if not 0 <= self.lora <= 1024:
+            raise DiffIMLError(f"lora={self.lora} is a rank: expected 0 for none, or up to 1024, such as 16")
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ class DiffIMLConfig(EncoderConfig):
             ("prior_rate", 0, 10),
             ("seg_weight", 0, 1),
             ("timestep_power", 1, 100),
-            ("num_train_timesteps", 1, 100_000),
+            ("num_train_timesteps", 1, 10_000),
             ("num_inference_steps", 1, self.num_train_timesteps),
             ("clip_latents", 0, 1000),
-            ("ensemble_size", 1, 1000),
+            ("ensemble_size", 1, 100),
             ("beta_start", 0, self.beta_end),
             ("beta_end", 0, 1),
         ):

@@ -7,6 +7,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE
 
 TARGETS = ("mask", "edge")
+MAX_WIDTH = 1024  # channels
 
 
 class LightVAE(nn.Module):
@@ -18,6 +19,9 @@ class LightVAE(nn.Module):
 
     Args:
         width: channels at half resolution, doubled at each further stage; 19 makes 71,331 parameters.
+
+    Raises:
+        DiffIMLError: a width outside [1, 1024].
     """
 
     latent_mean: Tensor
@@ -25,6 +29,8 @@ class LightVAE(nn.Module):
 
     def __init__(self, width: int = 19):
         super().__init__()
+        if not 1 <= width <= MAX_WIDTH:
+            raise DiffIMLError(f"a LightVAE of width {width} is not built; expected 1 to {MAX_WIDTH}, such as 19")
         self.width = width
         half, quarter, eighth = width, 2 * width, 4 * width
         self.encoder = nn.Sequential(

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_SCALE
-from diffiml_plugin.method.lightvae import check_map, read_decoded
+from diffiml_plugin.method.lightvae import MAX_WIDTH, check_map, read_decoded
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(8, channels),
 }
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
-_LAYOUT = re.compile(rf"(\d+)-({'|'.join(_NORMS)})-({'|'.join(_ACTIVATIONS)})")
+_LAYOUT = re.compile(rf"([0-9]{{1,4}})-({'|'.join(_NORMS)})-({'|'.join(_ACTIVATIONS)})")
 
 
 class ReleaseLightVAE(nn.Module):
@@ -34,10 +34,11 @@ class ReleaseLightVAE(nn.Module):
         super().__init__()
         self.layout = layout or "32-batch-relu"
         parts = _LAYOUT.fullmatch(self.layout)
-        if not parts or not int(parts[1]):
+        if not parts or not 1 <= int(parts[1]) <= MAX_WIDTH:
             raise DiffIMLError(
                 f"codec layout {layout!r} of lightvae-release is not WIDTH-NORM-ACTIVATION, such as "
-                f"32-batch-relu (norms: {', '.join(_NORMS)}; activations: {', '.join(_ACTIVATIONS)})"
+                f"32-batch-relu (widths: up to {MAX_WIDTH}; norms: {', '.join(_NORMS)}; activations: "
+                f"{', '.join(_ACTIVATIONS)})"
             )
         self.width = int(parts[1])
         width, norm, activation = self.width, _NORMS[parts[2]], _ACTIVATIONS[parts[3]]

@@ -1,18 +1,22 @@
 """What a training run leaves behind: weights that say how to rebuild their model, and the state to go on from."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diffiml_plugin import weights
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
+from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import REGISTRY, RegisteredModel, find_model, of_the_run
 from diffiml_plugin.settings import FLAG, Setting, layer, values_of
+from diffiml_plugin.stored import checked, require_file, shown
 from diffiml_plugin.weights.files import load_into, load_weights, read_metadata, save_weights
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.release import refuse_unconverted
@@ -21,6 +25,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
 _OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")
 _FOREIGN = (".pth", ".pt")
+_PARTS, _SPARE = 8, 10_000_000  # constructors make some parts several times, and drop others
 _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
 
@@ -29,10 +34,11 @@ class Checkpoint:
     """What a file of weights says of its model, which `load` rebuilds.
 
     Attributes:
-        flags: those of the constructor that it was trained with, as far as they are stored.
+        flags: those of the constructor that it was trained with, as far as they are stored and name no file.
         input: the fields of the `InputSettings` it was trained with, if stored.
         threshold: above which a pixel counts as tampered, where the checkpoint names its own.
         calibration: what `benco calibrate` found, as it is stored.
+        files: flags of the constructor that it was trained with and that name files, which it cannot have opened.
     """
 
     path: Path
@@ -41,6 +47,7 @@ class Checkpoint:
     input: dict[str, Any]
     threshold: float | None = None
     calibration: dict[str, Any] | None = None
+    files: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -56,31 +63,47 @@ class Checkpoint:
                 before what is stored, and only where they are not None.
 
         Raises:
-            DiffIMLError: an unknown flag, or another architecture.
+            DiffIMLError: an unknown flag, another architecture, or a file that was trained with and is not given.
         """
+        for flag, file in self.files.items():
+            if flag not in flags and flag not in self.card.untrained:
+                raise DiffIMLError(
+                    f"{self.path} was trained with --{flag} {shown(file)}; a checkpoint's word opens no file: pass "
+                    f"--{flag} yourself, if you trust that one"
+                )
         for flag in ARCHITECTURE_FIELDS:
             if flag in flags and flag in self.flags and flags[flag] != self.flags[flag]:
                 raise DiffIMLError(
                     f"{self.path} was trained with --{flag} {self.flags[flag]}, which its weights depend on, not "
                     f"{flags[flag]}; leave the flag out"
                 )
-        settings = self.card.settle(
-            [*self.flags, *flags],
+        return self.card.settle(
+            flags,
+            layer(self.card.untrained, self.source),  # no initial weights are fetched
             layer(flags, FLAG),
             layer({flag: shared.get(flag) for flag in _OF_THE_RUN}, FLAG),
             layer(self.flags, self.source),
             of_the_run({**shared, **self.input}),
         )
-        return settings | layer(self.card.untrained, self.source)  # no initial weights are fetched
 
     def load(self, flags: Mapping[str, Any]) -> nn.Module:
         """The model, built with these values of its flags, with the file's weights, on the CPU.
 
         Raises:
-            DiffIMLError: a damaged file, or tensors that do not fit the model.
+            DiffIMLError: a damaged file, tensors that do not fit the model, or settings of which no model can be built
+                or only one that is far larger than the file.
         """
         state_dict, _ = _read(self.path)
-        model = self.card.build(flags, pretrained=False)
+        with _no_larger_than(sum(tensor.numel() for tensor in state_dict.values())):
+            try:
+                model = self.card.build(flags, pretrained=False)
+            except (DiffIMLError, MemoryError):
+                raise
+            except Exception as error:  # a constructor may answer odd settings in any way
+                raise DiffIMLError(
+                    f"{self.card.name} cannot be built as {self.path} says ({type(error).__name__}); write "
+                    "the file again, or choose another"
+                ) from error
         load_into(model, state_dict, self.path)
         return model
 
@@ -130,13 +153,19 @@ def read_checkpoint(path: str | os.PathLike[str], name: str = "") -> Checkpoint:
     path = find_checkpoint(path)
     metadata = _read(path)[1] if path.suffix in _FOREIGN else read_metadata(path)
     stored_name = metadata.get("model", "")
+    place = f"the header of {path}"
     if not (name or stored_name):
         raise DiffIMLError(f"{path} does not say which model it holds; pass --model")
     card = find_model(name or stored_name)
     if name and stored_name and stored_name not in (card.name, card.name.removeprefix(REGISTRY)):
         raise DiffIMLError(f"{path} holds a {stored_name}, not a {card.name}; leave --model out or pass another file")
-    stored = metadata.get("config", {}), metadata.get("input", {})
-    return Checkpoint(path, card, *stored, metadata.get("threshold"), metadata.get("calibration"))
+    flags, files = card.stored(metadata.get("config", {}), f"{place}: config")
+    stored_input = checked(metadata.get("input", {}), get_type_hints(InputSettings), f"{place}: input")
+    InputSettings(**stored_input)  # in range
+    threshold = metadata.get("threshold")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise DiffIMLError(f"{place}: threshold {threshold} is outside [0, 1]")
+    return Checkpoint(path, card, flags, stored_input, threshold, metadata.get("calibration"), files)
 
 
 def restore(
@@ -170,6 +199,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
                 "call it from elsewhere"
             )
         return RELEASED[name]
+    if path.exists() and not path.is_dir():
+        require_file(path)  # it is none: a pipe, say
     if not path.is_dir():
         raise DiffIMLError(
             f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, or "
@@ -183,6 +214,30 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     )
 
 
+@contextmanager
+def _no_larger_than(stored: int) -> Iterator[None]:
+    """Inside, no model is built that has far more parameters than the `stored` numbers of its file.
+
+    Raises:
+        DiffIMLError: it has. The memory of its further ones was not touched.
+    """
+    left = _PARTS * stored + _SPARE
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise DiffIMLError(
+                f"the file holds {stored} numbers, far fewer than the model that its header describes; write it again"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and metadata of a file of ours, or the framework's: {"model": weights, "args": Namespace}, or weights."""
     if path.suffix not in _FOREIGN:
@@ -190,4 +245,4 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     foreign = read_foreign(path)
     refuse_unconverted(foreign.tensors, path)
     name = foreign.arguments.get("model", "")
-    return foreign.tensors, {"model": name} if name else {}
+    return foreign.tensors, {"model": name} if name and isinstance(name, str) else {}

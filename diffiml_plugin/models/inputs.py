@@ -17,19 +17,41 @@ from torch import Tensor
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
 from diffiml_plugin.launch import Sample
-from diffiml_plugin.settings import DEFAULT, FLAG, CommonSettings, Setting, layer, resolve, values_of
+from diffiml_plugin.settings import (
+    DEFAULT,
+    FLAG,
+    PADDING_MODES,
+    CommonSettings,
+    Setting,
+    layer,
+    require_choice,
+    resolve,
+    values_of,
+)
 
 _logger = logging.getLogger(__name__)
+MAX_IMAGE_SIZE = 4096  # pixels; the side of the largest input
 
 
 @dataclass(frozen=True)
 class InputSettings:
-    """How images reach the model: resized or padded (as `Inputs` says); stored with the weights."""
+    """How images reach the model: resized or padded (as `Inputs` says); stored with the weights.
+
+    Raises:
+        DiffIMLError: a size or an edge band outside its range, or an unknown padding mode.
+    """
 
     image_size: int = 512
     if_padding: bool = False
     edge_mask_width: int | None = None
     padding_mode: str = "constant"
+
+    def __post_init__(self) -> None:
+        for name, most in (("image_size", MAX_IMAGE_SIZE), ("edge_mask_width", 1000)):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise DiffIMLError(f"--{name} {value} is outside [1, {most}] pixels")
+        require_choice("padding_mode", self.padding_mode, PADDING_MODES)
 
     @classmethod
     def of(cls, settings: CommonSettings, wanted: Mapping[str, Any] | None = None) -> "InputSettings":

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 from unittest.mock import patch
 
@@ -24,11 +25,14 @@ from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.launch import is_main_process
 from diffiml_plugin.method.config import SIZE_MULTIPLE
 from diffiml_plugin.settings import DEFAULT, FLAG, RUN_ITSELF, Setting, layer, resolve, values_of
+from diffiml_plugin.stored import checked, shown
 
 _logger = logging.getLogger(__name__)
 REGISTRY = "registry:"  # before a name of ours: what another package registered by it
 SIZE_FLAGS = ("image_size", "input_size", "img_size")  # what constructors call the side of the model's input
-_FILE_FLAG = re.compile("path|file|weights|ckpt")
+_FILE_FLAG = re.compile("path|file|weights|ckpt|checkpoint|config|cfg|folder|dir$|root|url")
+_WEIGHTS_FLAG = re.compile("pretrain|weight|ckpt|checkpoint")  # those of them that a checkpoint's own weights replace
+_WORD = re.compile(r"[\w.+-]*")  # no path
 _START_FLAG = re.compile("pretrain(ed)?(_path)?$|init_weight_path")  # of weights that a model starts without as well
 _MAKES = {"edge_mask": "--edge_mask_width, in pixels (7)", "shape_mask": "--if_padding"}  # keys of a sample
 
@@ -120,6 +124,23 @@ class RegisteredModel:
                 raise DiffIMLError(f"{self.name} needs --{name}")
         return settings
 
+    def stored(self, said: object, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a file of weights says of the constructor's flags: those that may pass, after their types, and those
+        that name a file, which may not.
+
+        Raises:
+            DiffIMLError: an unknown flag, a value of another type, or a path; messages begin with `place`.
+        """
+        flags = checked(said, {name: _kind(parameter) for name, parameter in self.flags.items()}, place)
+        files = {
+            name: value for name, value in flags.items() if isinstance(value, str) and value and _FILE_FLAG.search(name)
+        }
+        for name, value in flags.items():
+            if isinstance(value, str) and name not in files and not _WORD.fullmatch(value):
+                raise DiffIMLError(f"{place}: {name} is {shown(value)}; expected a plain word")
+        kept = {name: value for name, value in flags.items() if value is not None and name not in files}
+        return kept, {name: file for name, file in files.items() if not _WEIGHTS_FLAG.search(name)}
+
     def without_weights(self, flags: Mapping[str, Any]) -> dict[str, Any]:
         """The flags for a model whose weights are filled in afterwards: no initial ones are fetched."""
         return {flag: self.untrained.get(flag, value) for flag, value in flags.items()}
@@ -184,6 +205,20 @@ class RegisteredModel:
             _logger.warning(f"{self.name} starts from random weights, for want of {', '.join(wanting)}")
 
 
+def _kind(parameter: inspect.Parameter) -> Any:
+    """The type of a flag's stored value, None among them, which says nothing; None alone of what no file holds."""
+    default, annotation = parameter.default, parameter.annotation
+    if isinstance(default, (list, tuple)):
+        return list[bool | int | float] | None
+    if annotation in (int, float, str):
+        return annotation | None
+    if isinstance(default, (bool, float, str)):
+        return type(default) | None
+    if default in (None, parameter.empty) or isinstance(default, int):
+        return bool | int | float | str | None
+    return NoneType
+
+
 def of_the_run(settings: Mapping[str, Any]) -> dict[str, Setting]:
     """What the settings of a run say of a constructor's flags; its image size by any of their names for it."""
     size = settings.get("image_size")
@@ -229,7 +264,7 @@ _ZOO: dict[str, dict[str, Any]] = {  # what the framework's own models do not sa
     "Mesorch": {"published_name": "Mesoscopic"},
     "ObjectFormer": {"input": {"image_size": 224}},
     "PSCC_Net": {"input": {"image_size": 256}, "untrained": {"pretrain_path": ""}, "published_name": "PSCC-Net"},
-    "SPAN": {"input": {"image_size": 224}},
+    "SPAN": {"input": {"image_size": 224}, "untrained": {"weight_path": ""}},
     "Trufor": {"shipped": {"config_path": _CONFIGS / "trufor.yaml"}, "published_name": "TruFor"},
 }
 
@@ -282,11 +317,19 @@ def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
 
 @contextmanager
 def nothing_loaded() -> Iterator[None]:
-    """Inside, whatever a model's constructor downloads or loads is empty; several of the zoo's do so unasked."""
+    """Inside, whatever a model's constructor downloads or loads is empty; several of the zoo's do so unasked.
+
+    One whose very code comes from the internet is refused.
+    """
+
+    def refuse_code(*args: Any, **options: Any) -> None:
+        raise RuntimeError("its code is on the internet, and is not fetched from there")
+
     create_model = timm.create_model
     with ExitStack() as stack:
         for name in ("torch.load", "torch.hub.load_state_dict_from_url", "torch.utils.model_zoo.load_url"):
             stack.enter_context(patch(name, lambda *args, **options: defaultdict(dict)))
+        stack.enter_context(patch("torch.hub.load", refuse_code))
         stack.enter_context(patch.object(nn.Module, "load_state_dict", lambda *args, **options: ([], [])))
         stack.enter_context(
             patch("timm.create_model", lambda *args, **options: create_model(*args, **{**options, "pretrained": False}))

@@ -1,6 +1,5 @@
 """`benco report`: what one's own runs found, then what the paper says, as Markdown, LaTeX and one HTML page."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from diffiml_plugin.reports.tables import (
     test_table,
 )
 from diffiml_plugin.settings import CommonSettings
+from diffiml_plugin.stored import read_json
 from diffiml_plugin.table import Table
 
 _logger = logging.getLogger(__name__)
@@ -116,9 +116,9 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DiffIMLError(f"{path} is no JSON ({error}); make it again") from error
+        return read_json(path)
+    except DiffIMLError as error:
+        raise DiffIMLError(f"{error}; make it again") from error
 
 
 def _read_costs(path: Path) -> list[Mapping[str, Any]]:

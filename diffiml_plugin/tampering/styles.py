@@ -10,10 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.stored import read_yaml, shown
 
+_LARGEST = 1e6  # of any number
 WORLD = "world"  # the style file that travels with the package
 KINDS = ("splice", "copy_move", "removal", "text")
 Range = tuple[float, float]
@@ -89,10 +89,7 @@ def read_styles(source: str | Path) -> dict[str, Style]:
         DiffIMLError: no such file, no YAML, an unknown key (with the nearest), or a value that is none for its key.
     """
     path = files("diffiml_plugin.tampering") / f"{WORLD}.yaml" if source == WORLD else Path(source)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DiffIMLError(f"{path} cannot be read as a YAML file of styles: {error}") from error
+    content = read_yaml(str(path))
     if not isinstance(content, dict) or not content:
         raise DiffIMLError(f"{path} holds no style; expected NAME: {{key: value, ...}}")
     styles = {}
@@ -123,14 +120,14 @@ def restricted(style: Style, kinds: Sequence[str]) -> Style:
 def _settings(kind: type[_Settings], values: Any, where: str) -> _Settings:
     """The dataclass `kind` from a mapping of a file."""
     if not isinstance(values, Mapping):
-        raise DiffIMLError(f"{where}: expected {{key: value, ...}}, got {values!r}")
+        raise DiffIMLError(f"{where}: expected {{key: value, ...}}, got {shown(values)}")
     defaults = kind()
     known = {entry.name: getattr(defaults, entry.name) for entry in fields(kind)}
     for key, value in values.items():
         if key not in known:
             raise DiffIMLError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
         if problem := _problem(key, value, known[key]):
-            raise DiffIMLError(f"{where}: {key}: {problem}, got {value!r}")
+            raise DiffIMLError(f"{where}: {key}: {problem}, got {shown(value)}")
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return kind(**given)
 
@@ -155,4 +152,4 @@ def _weights(values: Collection[Any]) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST  # not of NaN

@@ -1,5 +1,6 @@
 """The latent codec of a setting, with its weights."""
 
+import re
 from typing import TYPE_CHECKING
 
 from diffiml_plugin.errors import DiffIMLError
@@ -53,7 +54,7 @@ def build_lightvae(name: str, layout: str = "") -> LightVAE | ReleaseLightVAE:
     """A lightvae | lightvae-release of that layout (empty: its usual one), with random weights."""
     if name == "lightvae-release":
         return ReleaseLightVAE(layout)
-    if layout and not (layout.isdigit() and int(layout)):
+    if layout and not re.fullmatch("[1-9][0-9]{0,3}", layout):
         raise DiffIMLError(f"codec_layout={layout!r} of latent_codec lightvae is not a width, such as 19")
     return LightVAE(int(layout)) if layout else LightVAE()
 

@@ -15,8 +15,18 @@ from torch import Tensor, nn
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS, DiffIMLConfig
+from diffiml_plugin.stored import checked, parse_json, require_file, shown
 
 _METADATA_KEY = "diffiml"
+_METADATA_LIMIT = 2**20  # characters
+_FIELDS: dict[str, Any] = {
+    "model": str,
+    "config": dict,
+    "input": dict,
+    "threshold": float | None,
+    "calibration": dict | None,
+    "provenance": dict,
+}
 _SHOWN = 3  # keys of each kind that an error quotes
 
 
@@ -46,8 +56,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata that `save_weights` wrote; reads the header only.
 
     Raises:
-        DiffIMLError: the file is missing, truncated, or not written by `save_weights`.
+        DiffIMLError: the file is missing, truncated, or not written by `save_weights`, or a field is of another type.
     """
+    require_file(path)
     with refusing(path), safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata() or {}
     if _METADATA_KEY not in header:
@@ -56,7 +67,14 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             f"{_METADATA_KEY!r}); pass a file written by `benco train`, or make one of the authors' by "
             "`benco convert`"
         )
-    return json.loads(header[_METADATA_KEY])
+    place = f"the header of {path}"
+    if len(header[_METADATA_KEY]) > _METADATA_LIMIT:
+        raise DiffIMLError(f"{place} has more than {_METADATA_LIMIT} characters; write the file again")
+    metadata = parse_json(header[_METADATA_KEY], place)
+    if not isinstance(metadata, dict):
+        raise DiffIMLError(f"{place} is {shown(metadata)}; expected fields by their names")
+    checked({name: metadata[name] for name in _FIELDS if name in metadata}, _FIELDS, place)  # the rest is only quoted
+    return metadata
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,7 +88,8 @@ def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path
     """Loads `state_dict`, read from `path`, into a module whose parameters and buffers it fits one to one.
 
     Raises:
-        DiffIMLError: keys or shapes differ; names both models and the first keys. The module is unchanged.
+        DiffIMLError: keys, shapes or kinds of number differ, or a parameter is not finite; names both models and the
+            first keys. The module is unchanged.
     """
     expected = module.state_dict()
     faults = {
@@ -80,6 +99,14 @@ def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path
             f"{key} {list(state_dict[key].shape)} for {list(tensor.shape)}"
             for key, tensor in expected.items()
             if key in state_dict and state_dict[key].shape != tensor.shape
+        ],
+        "of another kind": [
+            f"{key} {state_dict[key].dtype} for {tensor.dtype}"
+            for key, tensor in expected.items()
+            if key in state_dict and state_dict[key].is_floating_point() != tensor.is_floating_point()
+        ],
+        "not finite": [
+            key for key, _ in module.named_parameters() if key in state_dict and not _is_finite(state_dict[key])
         ],
     }
     if any(faults.values()):
@@ -94,6 +121,10 @@ def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path
             "Build the model with the settings of the file, or choose another file"
         )
     module.load_state_dict(state_dict)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())  # some types have no isfinite
 
 
 def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
@@ -135,5 +166,8 @@ def refusing(path: str | Path) -> Iterator[None]:
 
 def identity(path: str | Path) -> str:
     """The path with the file's size and hash, which tell one copy from another."""
-    content = Path(path).read_bytes()
-    return f"{path} ({len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()})"
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return f"{path} ({Path(path).stat().st_size} bytes, sha256 {digest.hexdigest()})"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.stored import require_file, require_unzipped
 from diffiml_plugin.weights.files import identity, refusing
 
 _WRAPPERS = ("model", "state_dict")  # keys under which training scripts keep the tensors
@@ -36,6 +37,7 @@ def read_foreign(path: str | Path) -> ForeignWeights:
         DiffIMLError: the file is missing, damaged, or holds anything but named tensors.
     """
     if Path(path).suffix == ".safetensors":
+        require_file(path)
         with refusing(path):
             return ForeignWeights(_unwrapped(safetensors.torch.load_file(path)))
     content = unpickle(path)
@@ -43,7 +45,8 @@ def read_foreign(path: str | Path) -> ForeignWeights:
     if isinstance(content, dict):
         arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
         content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
-    if not (isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values())):
+    size = require_file(path)
+    if not (isinstance(content, dict) and content and all(_is_named_tensor(*item, size) for item in content.items())):
         raise DiffIMLError(
             f"{identity(path)} holds no named tensors, neither at its top nor under {' or '.join(_WRAPPERS)}; "
             "pass a file of weights"
@@ -57,12 +60,15 @@ def unpickle(path: str | Path) -> Any:
     Raises:
         DiffIMLError: the file is missing, damaged, none of PyTorch's, or holds more than that, which is named.
     """
+    size = require_file(path)
     with refusing(path):
         with open(path, "rb") as file:
             start = file.read(32)
         for text, name in _TEXTS.items():
             if start.startswith(text):
                 raise DiffIMLError(f"{identity(path)} is {name}, not the file of weights itself; fetch that")
+        if start.startswith(b"PK"):
+            require_unzipped(path, size)  # torch.save packs nothing, so what unpacks to more is a trap
         try:
             with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments so
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -75,6 +81,20 @@ def unpickle(path: str | Path) -> Any:
                 f"{identity(path)} holds more than tensors and plain values ({named[1] or named[2]}), and nothing of "
                 "it was run; ask for a file of the weights alone"
             ) from error
+
+
+def _is_named_tensor(name: object, value: object, size: int) -> bool:
+    """Whether it is one as scripts store them: dense, on the CPU, and with no more numbers than a file of `size` bytes
+    holds, as a view that repeats one of its numbers would have.
+    """
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.numel() * value.element_size() <= size
+    )
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.lightvae import LightVAE
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
+from diffiml_plugin.stored import checked
 from diffiml_plugin.weights.files import identity, load_into, load_weights, save_weights
 
 SHIPPED = Path(__file__).with_name("lightvae.safetensors")
@@ -31,6 +32,8 @@ def load_lightvae(path: str | Path = SHIPPED) -> LightVAE | ReleaseLightVAE:
             f"{identity(path)} holds {metadata.get('model')!r}, not a LightVAE; "
             "pass a file written by `benco distill`, or by `benco convert` from the authors'"
         )
-    codec = _KINDS[metadata["model"]](**metadata["config"])
+    fields = {"width": int} if metadata["model"] == LightVAE.__name__ else {"layout": str}
+    config = checked(metadata.get("config"), fields, f"config in the header of {path}")
+    codec = _KINDS[metadata["model"]](**config)
     load_into(codec, tensors, path)
     return codec.eval()

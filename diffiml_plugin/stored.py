@@ -1,0 +1,182 @@
+"""What files say: read within stated bounds, and taken as data alone, each value after its type.
+
+Only regular files are opened. What stands in one is never run, and never names another file to open.
+"""
+
+import json
+import math
+import os
+import reprlib
+import stat
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+from zipfile import BadZipFile, ZipFile
+
+import yaml
+
+from diffiml_plugin.errors import DiffIMLError, nearest
+
+JSON_LIMIT = 64 * 2**20  # bytes: half a million pairs
+YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
+_YAML_NODES = 100_000  # with every alias written out
+_LARGEST = 2**63 - 1  # of whole numbers
+_LONGEST = 1000  # characters of a word, entries of a list
+
+
+def require_file(path: str | Path, limit: int | None = None) -> int:
+    """The size in bytes of a regular file. Nothing is opened.
+
+    Raises:
+        DiffIMLError: there is none, it has more than `limit` bytes, or it is a folder, or a pipe or a device, which may
+            block for ever or never end.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise DiffIMLError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise DiffIMLError(f"{path} is {kind}; expected a regular file")
+    if limit is not None and found.st_size > limit:
+        raise DiffIMLError(f"{path} has {found.st_size} bytes, more than the {limit} that are read of such a file")
+    return found.st_size
+
+
+def read_text(path: str | Path, limit: int = JSON_LIMIT) -> str:
+    """The UTF-8 text of a regular file of at most `limit` bytes, without a byte-order mark.
+
+    Raises:
+        DiffIMLError: as `require_file`; it cannot be read, or is no UTF-8.
+    """
+    require_file(path, limit)
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DiffIMLError(f"{path} is no UTF-8 text (byte {error.start}); store it as UTF-8") from error
+    except OSError as error:
+        raise DiffIMLError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_json(text: str, place: str) -> Any:
+    """What a JSON text says. Raises DiffIMLError, which begins with `place`, for NaN, a key twice, or no JSON."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+    except RecursionError as error:
+        raise DiffIMLError(f"{place} is no JSON that is read here (it is nested too deeply)") from error
+    except ValueError as error:
+        raise DiffIMLError(f"{place} is no JSON ({error})") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file says. Raises DiffIMLError as `read_text` and `parse_json`."""
+    return parse_json(read_text(path), str(path))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(twice)} stands there twice")
+    return content
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file says, in plain values. Raises DiffIMLError as `read_text` and `parse_yaml`."""
+    return parse_yaml(read_text(path, YAML_LIMIT), str(path))
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """What a YAML text says, in plain values.
+
+    Raises:
+        DiffIMLError: no YAML, or aliases that stand for more than 100,000 values, or for themselves; begins with
+            `place`.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None and _written_out(node, {}) > _YAML_NODES:
+            raise DiffIMLError(f"{place} has aliases that stand for more than {_YAML_NODES} values, or for themselves")
+        return None if node is None else loader.construct_document(node)
+    except RecursionError as error:
+        raise DiffIMLError(f"{place} is not YAML that is read here (it is nested too deeply)") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise DiffIMLError(f"{place} is not YAML{where}: {getattr(error, 'problem', error)}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, DiffIMLError):
+            raise
+        raise DiffIMLError(f"{place} is not YAML: a value does not fit its tag") from error
+
+
+def _written_out(node: Any, sizes: dict[int, float]) -> float:
+    """Values of a YAML node with every alias replaced by what it stands for; infinite if it stands in itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf  # until all of it is counted
+        children = node.value if isinstance(node.value, list) else ()
+        flat = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
+        sizes[id(node)] = 1 + sum(_written_out(child, sizes) for child in flat)
+    return sizes[id(node)]
+
+
+def require_unzipped(path: str | Path, limit: int) -> None:
+    """Raises DiffIMLError if the files in a zip archive are more than `limit` bytes. Nothing is unpacked."""
+    require_file(path)
+    try:
+        with ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DiffIMLError(f"{path} is no whole zip archive; fetch or write it again") from error
+    if unpacked > limit:
+        raise DiffIMLError(f"{path} would unpack to {unpacked} bytes, more than the {limit} that are expected of it")
+
+
+def checked(said: object, known: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The fields that a file says, if each is known and of its type. The one way from a file to an argument.
+
+    Args:
+        known: the type of each field: bool, int, float (finite), str, dict, a union of those, or list or tuple of one.
+        place: how messages begin.
+
+    Raises:
+        DiffIMLError: no fields at all, an unknown one, or a value of another type.
+    """
+    if not isinstance(said, dict):
+        raise DiffIMLError(f"{place} is {shown(said)}; expected fields by their names")
+    for name, value in said.items():
+        if name not in known:
+            hint = nearest(name, known) if isinstance(name, str) else ""
+            raise DiffIMLError(
+                f"{place} has a field {shown(name)} that this version does not know{hint}; a newer version may have "
+                "written it: update the package"
+            )
+        if not _fits(value, known[name]):
+            kind = known[name].__name__ if isinstance(known[name], type) else str(known[name])
+            raise DiffIMLError(f"{place}: {name} is {shown(value)}; expected {kind}")
+    return dict(said)
+
+
+def shown(value: object) -> str:
+    """A value as messages quote it: one line, with an end."""
+    return reprlib.repr(value)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin in (list, tuple):
+        return isinstance(value, (list, tuple)) and len(value) <= _LONGEST and all(_fits(v, inner[0]) for v in value)
+    if kind in (int, float):
+        number = isinstance(value, (int, kind)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+        return number  # not of NaN
+    return isinstance(value, kind) and not (kind is str and len(str(value)) > _LONGEST)

@@ -1,0 +1,114 @@
+import os
+import zipfile
+
+import pytest
+
+from diffiml_plugin import stored
+from diffiml_plugin.errors import DiffIMLError
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (BOMB, "aliases that stand for more than"),
+        ("a: &a [*a]", "or for themselves"),
+        ("[" * 20_000, "nested too deeply"),
+        ("a: !!int ''", "does not fit its tag"),
+        ("a: !!timestamp x", "does not fit its tag"),
+        ("a: !!python/object/apply:os.system [ls]", "is not YAML in line 1, column 4"),
+        ("a: " + "9" * 5000, "does not fit its tag"),
+        ("a: b\n  c: d", "is not YAML in line 2, column 4"),
+        ("#" * (stored.YAML_LIMIT + 1), "more than the 262144 that are read"),
+    ],
+)
+def test_no_yaml_costs_more_than_it_says(content, expected, tmp_path):
+    (tmp_path / "x.yaml").write_text(content)
+    with pytest.raises(DiffIMLError, match=expected):
+        stored.read_yaml(tmp_path / "x.yaml")
+
+
+def test_anchors_that_stand_for_little_are_read(tmp_path):
+    (tmp_path / "x.yaml").write_text("\ufeffa: &a {x: 1}\nb: {<<: *a, y: 2}\n", encoding="utf-8")
+    assert stored.read_yaml(tmp_path / "x.yaml") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"a": NaN}', "NaN is no number"),
+        ('{"a": -Infinity}', "-Infinity is no number"),
+        ('{"a": 1, "a": 2}', "the key 'a' stands there twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5000, "is no JSON"),
+        ("{", "is no JSON"),
+        ("", "is no JSON"),
+    ],
+)
+def test_json_is_read_strictly(content, expected):
+    with pytest.raises(DiffIMLError, match=f"(?s)^here .*{expected}"):
+        stored.parse_json(content, "here")
+
+
+def test_only_regular_files_of_a_stated_size_are_opened(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "large").write_bytes(b"123456")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    for path, expected in (
+        ("pipe", "is a pipe or a device"),
+        ("/dev/zero", "is a pipe or a device"),
+        (".", "is a folder"),
+        ("loop", "Too many levels of symbolic links"),
+        ("gone", "No such file"),
+        ("nul\0l", "null"),
+        ("large", "has 6 bytes, more than the 5"),
+        ("latin", "byte 3"),
+    ):
+        with pytest.raises(DiffIMLError, match=expected):
+            stored.read_text(tmp_path / path, 5)
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", bytes(10**6))
+    stored.require_unzipped(tmp_path / "x.npz", 10**6)
+    with pytest.raises(DiffIMLError, match="would unpack to 1000000 bytes, more than the 999999"):
+        stored.require_unzipped(tmp_path / "x.npz", 10**6 - 1)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:-30])
+    with pytest.raises(DiffIMLError, match="no whole zip archive"):
+        stored.require_unzipped(tmp_path / "cut.npz", 10**6)
+
+
+KNOWN = {"size": int | None, "rate": float, "padded": bool, "name": str, "stages": list[int]}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([], r"is \[\]; expected fields"),
+        ({"size": True}, "size is True; expected int"),
+        ({"size": 1.0}, "size is 1.0"),
+        ({"size": 2**63}, "size is 9223372036854775808"),
+        ({"rate": float("nan")}, "rate is nan; expected float"),
+        ({"rate": float("inf")}, "rate is inf"),
+        ({"rate": "0.1"}, "rate is '0.1'"),
+        ({"padded": 1}, "padded is 1; expected bool"),
+        ({"name": ["x"]}, r"name is \['x'\]; expected str"),
+        ({"name": "x" * 1001}, "name is 'xxx"),
+        ({"stages": ["x"]}, "stages"),
+        ({"sise": 1}, "a field 'sise' that this version does not know; did you mean 'size'.*update the package"),
+        ({3: 1}, "a field 3"),
+    ],
+)
+def test_what_is_unknown_or_of_another_type_does_not_pass(said, expected):
+    with pytest.raises(DiffIMLError, match=f"^here.*{expected}"):
+        stored.checked(said, KNOWN, "here")
+
+
+def test_what_is_known_and_of_its_type_passes():
+    said = {"size": None, "rate": 1, "padded": False, "name": "x", "stages": [1, 2]}
+    assert stored.checked(said, KNOWN, "here") == said
