@@ -78,9 +78,6 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     stored.require_unzipped(tmp_path / "x.npz", 10**6)
     with pytest.raises(DiffIMLError, match="would unpack to 1000000 bytes, more than the 999999"):
         stored.require_unzipped(tmp_path / "x.npz", 10**6 - 1)
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:-30])
-    with pytest.raises(DiffIMLError, match="no whole zip archive"):
-        stored.require_unzipped(tmp_path / "cut.npz", 10**6)
 
 
 KNOWN = {"size": int | None, "rate": float, "padded": bool, "name": str, "stages": list[int]}

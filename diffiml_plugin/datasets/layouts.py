@@ -13,7 +13,9 @@ from PIL import Image
 from diffiml_plugin.data.faults import THRESHOLD, grey_levels, has_shape_in_alpha
 from diffiml_plugin.data.images import SUFFIXES
 from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.stored import require_unzipped
 
+_LARGEST_NPZ = 2**30  # bytes, unpacked; the set's own are of some 20 million
 Files = dict[Path, None]  # an ordered set: absolute paths of all files, sorted
 MaskReader = Callable[[str], np.ndarray]  # [H, W] bool, True where tampered
 
@@ -223,6 +225,7 @@ def _fantastic_reality(files: Files) -> Found:
 def _read_npz(path: str) -> np.ndarray:
     """One array, [H, W] with axes of length 1 around it: not 0 where tampered."""
     try:
+        require_unzipped(path, _LARGEST_NPZ)
         with np.load(path) as arrays:
             return arrays[arrays.files[0]].squeeze() > 0
     except (BadZipFile, EOFError, IndexError) as error:

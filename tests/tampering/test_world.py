@@ -94,7 +94,7 @@ def test_a_file_of_styles(tmp_path):
         ("a: {kinds: {spice: 1}}", "kinds: expected weights of splice"),
         ("a: {sharp: often}", "sharp: expected a number"),
         ("a: 3", "expected {key: value"),
-        ("[", "cannot be read as a YAML file"),
+        ("[", "is not YAML in line 1"),
         ("", "holds no style"),
     ],
 )

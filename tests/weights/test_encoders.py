@@ -255,7 +255,7 @@ def test_weights_of_another_timm_model_are_refused(name, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DiffIMLError, match=r"cannot read weights from .*nowhere\.pth: No such file"):
+    with pytest.raises(DiffIMLError, match=r"cannot read .*nowhere\.pth: No such file"):
         load_encoder_weights(build_encoder("segformer_b0"), "segformer_b0", tmp_path / "nowhere.pth")
 
 

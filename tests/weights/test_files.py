@@ -67,7 +67,7 @@ def test_a_missing_folder_is_named(tmp_path, state):
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(DiffIMLError, match=rf"cannot read weights from {tmp_path}"):
+    with pytest.raises(DiffIMLError, match=rf"{tmp_path} is a folder"):
         load_weights(tmp_path)
 
 
