@@ -15,7 +15,7 @@ from diffiml_plugin.data.images import SUFFIXES
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.stored import require_unzipped
 
-_LARGEST_NPZ = 2**30  # bytes, unpacked; the set's own are of some 20 million
+_LARGEST_NPZ = 2**30  # bytes, unpacked: a mask of 32,000 x 32,000 pixels
 Files = dict[Path, None]  # an ordered set: absolute paths of all files, sorted
 MaskReader = Callable[[str], np.ndarray]  # [H, W] bool, True where tampered
 
