@@ -185,6 +185,7 @@ class _Run:
             describe_run(self.folder, self.configuration)
             log_dir = Path(self.settings.log_dir or self.folder)
             self.tracker = Tracker(self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch)
+            self.tracker.describe(self.configuration)
         try:
             while self.epoch < self.settings.epochs:
                 self._train_and_keep_epoch()
@@ -273,7 +274,7 @@ class _Run:
         batch = unpack(next(iter(loader)), self.device)
         batch.pop("index")
         with testing_mode(self.learner.tested), launch.autocast(self.device, "fp32"):
-            output = self.learner.tested(**batch, details=True)
+            output = self.learner.tested(**batch, details=True, uncertainty=True)
         tracker.pictures(picture_strips(batch, output), self.epoch)
 
     def _save(self, f1: float | None) -> None:

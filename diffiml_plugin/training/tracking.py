@@ -12,17 +12,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from diffiml_plugin.files import write_text
 from diffiml_plugin.framework.imdlbenco import denormalize
+from diffiml_plugin.prediction.pictures import headed
 from diffiml_plugin.training.log import Log
 
 RUN = "run.json"
+_TRUTHS = {"mask": "truth", "edge_map": "true edges", "edge_mask": "true edges, a band"}  # key of a batch -> heading
 _PACKAGES = (
     "diffiml-plugin",
     "torch",
@@ -68,6 +72,13 @@ class Tracker:
         done = first_epoch * images
         self.bar = tqdm(total=epochs * images, initial=done, unit="img", disable=None, dynamic_ncols=True)
 
+    def describe(self, configuration: Mapping[str, Any]) -> None:
+        """Shows the settings as text, and their plain values among TensorBoard's hyperparameters, beside the F1."""
+        self.writer.add_text("config", f"```yaml\n{_as_yaml(configuration)}```")
+        plain = {name: value for name, value in configuration.items() if isinstance(value, bool | int | float | str)}
+        for summary in hparams(plain, {"F1": None}):
+            self.writer._get_file_writer().add_summary(summary)
+
     def step(self, images: int) -> None:
         """So many images more have been trained on."""
         self.bar.update(images)
@@ -84,6 +95,8 @@ class Tracker:
         for dataset, summary in record.get("test", {}).items():
             for figure in summary.keys() - {"images", "tampered"}:
                 self.writer.add_scalar(f"{figure}/{dataset}", summary[figure], record["epoch"])
+        if "f1" in record:
+            self.writer.add_scalar("F1", record["f1"], record["epoch"])
         self.writer.flush()
 
         shown = {name: f"{value:.4f}" for name, value in [*record["loss"].items()][:1]}
@@ -110,21 +123,28 @@ class Tracker:
 
 
 def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tensor:
-    """Each image beside its mask, edge map, prediction and what else the model shows (denoising steps).
+    """Each image beside its truth, edge map, prediction and what else the model shows, each below its name.
 
     Args:
         batch: of the framework's dataset.
         output: of the model; of `visual_image`, the pictures of the batch's size count.
 
     Returns:
-        [B, 3, H, n W] in [0, 1].
+        [B, 3, H + HEADING, n W] in [0, 1]; the uncertainty, a standard deviation, is brightest at 0.5.
     """
     count, _, *size = batch["image"].shape
-    tiles = {key: batch[key] for key in ("mask", "edge_map", "edge_mask") if key in batch}
-    tiles |= {"pred_mask": output["pred_mask"]} | (output.get("visual_image") or {})
-    pictures = [tile for tile in tiles.values() if tile.shape in ((count, 1, *size), (count, 3, *size))]
-    strip = [denormalize(batch["image"]), *(picture.detach().float().cpu() for picture in pictures)]
-    return torch.cat([picture.expand(-1, 3, -1, -1) for picture in strip], 3).clamp(0, 1)
+    tiles = {"image": denormalize(batch["image"])}
+    tiles |= {name: batch[key] for key, name in _TRUTHS.items() if key in batch}
+    tiles |= {"probability": output["pred_mask"]} | (output.get("visual_image") or {})
+    if "uncertainty" in output:
+        tiles["uncertainty"] = 2 * output["uncertainty"]
+    shown = {name: tile for name, tile in tiles.items() if tile.shape in ((count, 1, *size), (count, 3, *size))}
+    pictures = {
+        name: (tile.detach().float().expand(-1, 3, -1, -1).clamp(0, 1) * 255).byte().movedim(1, 3).cpu().numpy()
+        for name, tile in shown.items()
+    }
+    rows = [np.hstack([headed(tile[i], name) for name, tile in pictures.items()]) for i in range(count)]
+    return torch.from_numpy(np.stack(rows)).movedim(3, 1) / 255
 
 
 def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
@@ -132,12 +152,16 @@ def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
 
     Constructor arguments that are lists have no flag, and are stored with the weights alone.
     """
-    flags = {name: value for name, value in configuration.items() if not isinstance(value, (list, tuple))}
-    write_text(folder / "config.yaml", yaml.safe_dump(flags, sort_keys=False))
+    write_text(folder / "config.yaml", _as_yaml(configuration))
     path = folder / RUN
     starts = json.loads(path.read_text()) if path.exists() else []
     start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
     write_text(path, json.dumps([*starts, start], indent=2) + "\n")
+
+
+def _as_yaml(configuration: Mapping[str, Any]) -> str:
+    flags = {name: value for name, value in configuration.items() if not isinstance(value, (list, tuple))}
+    return yaml.safe_dump(flags, sort_keys=False)
 
 
 def _versions() -> dict[str, str]:

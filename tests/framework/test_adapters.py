@@ -4,6 +4,7 @@ import torch
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import DiffIMLModel, diffiml_post_func, register
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
+from diffiml_plugin.prediction.pictures import HEADING
 from diffiml_plugin.training.tracking import picture_strips
 
 
@@ -77,5 +78,9 @@ def test_without_names_the_content_is_the_key(model, batch):
 
 
 def test_strips_show_input_mask_edges_prediction_and_each_step(model, batch):
-    strips = picture_strips(batch, model(**batch, details=True))
-    assert strips.shape == (2, 3, 64, 64 * (1 + 1 + 1 + 1 + 1 + 2))  # the predicted edge, and two steps
+    output = model(**batch, details=True, uncertainty=True)
+    strips = picture_strips(batch, output)
+    assert strips.shape == (2, 3, HEADING + 64, 64 * (1 + 1 + 1 + 1 + 1 + 2 + 1))  # the predicted edge, and two steps
+    headings, *pictures = strips[:, :, :HEADING], *strips[:, :, HEADING:].split(64, dim=3)
+    assert headings.min() < 0.2 < 0.8 < headings.max()
+    assert (pictures[-1] - 2 * output["uncertainty"].clamp(0, 0.5)).abs().max() < 1 / 255 + 1e-6

@@ -19,6 +19,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import LOCK
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models.registry import DIFFIML
+from diffiml_plugin.prediction.pictures import HEADING
 from diffiml_plugin.training import engine as training
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.optimization import accumulation, learning_rate
@@ -82,7 +83,7 @@ def test_a_run_learns_and_leaves_everything_behind(settings, capsys):
     assert len(lines) == 8 and lines[0].startswith("epoch 1/8  loss 0.")  # no terminal: a line per epoch
 
 
-def test_tensorboard_has_curves_and_strips(settings):
+def test_tensorboard_has_curves_strips_and_settings(settings):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = train(settings).folder
@@ -90,7 +91,11 @@ def test_tensorboard_has_curves_and_strips(settings):
     events.Reload()
     assert {"train_loss/loss", "lr", "pixel-level F1/tiny"} <= set(events.Tags()["scalars"])
     strip = events.Images(events.Tags()["images"][0])[0]
-    assert (strip.height, strip.width) == (4 * 64, 3 * 64)  # four images: input, mask, prediction
+    assert (strip.height, strip.width) == (4 * (64 + HEADING), 3 * 64)  # four images: input, mask, prediction
+    plugins = {metadata.plugin_data.plugin_name for metadata in events.summary_metadata.values()}
+    assert "hparams" in plugins and "F1" in events.Tags()["scalars"]
+    (shown,) = events.Tensors("config/text_summary")
+    assert "epochs: 2" in shown.tensor_proto.string_val[0].decode()
 
 
 def test_accumulated_small_batches_equal_the_big_batch(settings, tmp_path):
