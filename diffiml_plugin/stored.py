@@ -140,12 +140,13 @@ def require_unzipped(path: str | Path, limit: int) -> None:
         raise DiffIMLError(f"{path} would unpack to {unpacked} bytes, more than the {limit} that are expected of it")
 
 
-def checked(said: object, known: Mapping[str, Any], place: str) -> dict[str, Any]:
+def checked(said: object, known: Mapping[str, Any], place: str, others: bool = False) -> dict[str, Any]:
     """The fields that a file says, if each is known and of its type. The one way from a file to an argument.
 
     Args:
         known: the type of each field: bool, int, float (finite), str, dict, a union of those, or list or tuple of one.
         place: how messages begin.
+        others: let fields that are not known stand, of any type; nothing may be made of them.
 
     Raises:
         DiffIMLError: no fields at all, an unknown one, or a value of another type.
@@ -154,6 +155,8 @@ def checked(said: object, known: Mapping[str, Any], place: str) -> dict[str, Any
         raise DiffIMLError(f"{place} is {shown(said)}; expected fields by their names")
     for name, value in said.items():
         if name not in known:
+            if others:
+                continue
             hint = nearest(name, known) if isinstance(name, str) else ""
             raise DiffIMLError(
                 f"{place} has a field {shown(name)} that this version does not know{hint}; a newer version may have "

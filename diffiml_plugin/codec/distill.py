@@ -25,7 +25,7 @@ from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.training.log import Log
 from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
-from diffiml_plugin.training.resume import STATE, require_own, save_state, state_to_resume
+from diffiml_plugin.training.resume import STATE, require_own, restoring, save_state, state_to_resume
 from diffiml_plugin.weights.codecs import build_lightvae
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
@@ -76,7 +76,8 @@ def distill(
     if settings.student:
         provenance["went_on_from"] = read_metadata(settings.student).get("provenance", {})
     if state:
-        run.restore(state)
+        with restoring():
+            run.restore(state)
     log = Log(output_dir, "step", run.step + 1 if state else 0)
     # 2. The masks.
     held_out = [resized(mask, settings.image_size) for mask in held_out]

@@ -46,7 +46,7 @@ from diffiml_plugin.training.optimization import (
     keeping,
     learning_rate,
 )
-from diffiml_plugin.training.resume import STATE, Writer, require_own, save_state, snapshot, state_to_resume
+from diffiml_plugin.training.resume import STATE, Writer, require_own, restoring, save_state, snapshot, state_to_resume
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set
 from diffiml_plugin.training.tracking import EpochRecord, Tracker, describe_run, picture_strips
@@ -174,7 +174,8 @@ class _Run:
         self.epoch = 0  # epochs done
         self.best: float | None = None  # pixel-F1
         if state:
-            self._restore(state)
+            with restoring():
+                self._restore(state)
         # DDP need not look for the graph of a model that is the same in each step; accumulating changes it.
         self.accelerator.ddp_handler.static_graph = card.samples and self.accumulation == 1
         self.step, self.learner.optimizer = self.accelerator.prepare(_Step(model), optimizer)

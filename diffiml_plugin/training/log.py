@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import write_text
+from diffiml_plugin.stored import checked, parse_json, read_text
 
 LOG = "log.jsonl"
 
@@ -19,7 +21,7 @@ class Log:
 
     def __init__(self, folder: Path, key: str, first: int = 0):
         self._path = folder / LOG
-        earlier = self._path.read_text().splitlines() if first and self._path.exists() else []
+        earlier = read_text(self._path).splitlines() if first and self._path.exists() else []
         write_text(self._path, "".join(line + "\n" for line in earlier if _count(line, key) < first))
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -29,8 +31,8 @@ class Log:
 
 
 def _count(line: str, key: str) -> float:
-    """Of a line of the log; infinite for one that a kill or a full disk cut short."""
+    """Of a line of the log; infinite for one that a kill or a full disk cut short, or that is none of ours."""
     try:
-        return json.loads(line)[key]
-    except ValueError:
+        return checked(parse_json(line, LOG), {key: int}, LOG, others=True)[key]
+    except (DiffIMLError, KeyError):
         return float("inf")

@@ -1,7 +1,8 @@
 """The state of a training run, and how another goes on from it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,21 @@ from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
+from diffiml_plugin.stored import checked, shown
 from diffiml_plugin.weights.foreign import unpickle
 
 STATE = "training_state.pt"
+_FIELDS: dict[str, Any] = {
+    "settings": dict,
+    "model": dict,
+    "optimizer": dict,
+    "ema": dict | None,
+    "scaler": dict | None,
+    "update": int,
+    "epoch": int,
+    "images": int,
+    "best": float | None,
+}
 # What a continued run may change: where and how it runs, not what is trained.
 _MAY_CHANGE = {
     "batch_size",
@@ -77,6 +90,20 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         ) from error
 
 
+@contextmanager
+def restoring() -> Iterator[None]:
+    """Inside, whatever goes wrong is a training state that does not fit, which a DiffIMLError says."""
+    try:
+        yield
+    except DiffIMLError:
+        raise
+    except Exception as error:  # torch answers odd states in any way
+        raise DiffIMLError(
+            f"the training state does not fit this model and optimizer ({type(error).__name__}); start anew in another "
+            "--output_dir"
+        ) from error
+
+
 def require_own(folder: Path, resume: str, weights: Iterable[str]) -> None:
     """Raises DiffIMLError if `folder` holds a state, or a file called as one of `weights`, that `resume` leaves behind.
 
@@ -115,11 +142,12 @@ def state_to_resume(
     state = unpickle(path)
     if not isinstance(state, dict) or not {"settings", "model", "optimizer"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
+    checked(state, _FIELDS, str(path), others=True)
     stored = {**defaults, **state["settings"]}
     compared = (stored.keys() & settings.keys()) - _MAY_CHANGE
     changed = sorted(name for name in compared if stored[name] != settings[name])
     if changed:
-        listed = ", ".join(f"--{name} {stored[name]} (now {settings[name]})" for name in changed)
+        listed = ", ".join(f"--{name} {shown(stored[name])} (now {shown(settings[name])})" for name in changed)
         raise DiffIMLError(
             f"{path} was trained with other settings: {listed}; give those, or start anew in another --output_dir"
         )

@@ -20,9 +20,11 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import write_text
 from diffiml_plugin.framework.imdlbenco import denormalize
 from diffiml_plugin.prediction.pictures import headed
+from diffiml_plugin.stored import read_json
 from diffiml_plugin.training.log import Log
 
 RUN = "run.json"
@@ -154,7 +156,9 @@ def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
     """
     write_text(folder / "config.yaml", _as_yaml(configuration))
     path = folder / RUN
-    starts = json.loads(path.read_text()) if path.exists() else []
+    starts = read_json(path) if path.exists() else []
+    if not isinstance(starts, list):
+        raise DiffIMLError(f"{path} is no list of starts; remove it, or choose another --output_dir")
     start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
     write_text(path, json.dumps([*starts, start], indent=2) + "\n")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS, DiffIMLConfig
-from diffiml_plugin.stored import checked, parse_json, require_file, shown
+from diffiml_plugin.stored import checked, parse_json, require_file
 
 _METADATA_KEY = "diffiml"
 _METADATA_LIMIT = 2**20  # characters
@@ -70,11 +70,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     place = f"the header of {path}"
     if len(header[_METADATA_KEY]) > _METADATA_LIMIT:
         raise DiffIMLError(f"{place} has more than {_METADATA_LIMIT} characters; write the file again")
-    metadata = parse_json(header[_METADATA_KEY], place)
-    if not isinstance(metadata, dict):
-        raise DiffIMLError(f"{place} is {shown(metadata)}; expected fields by their names")
-    checked({name: metadata[name] for name in _FIELDS if name in metadata}, _FIELDS, place)  # the rest is only quoted
-    return metadata
+    return checked(parse_json(header[_METADATA_KEY], place), _FIELDS, place, others=True)
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

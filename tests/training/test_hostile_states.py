@@ -1,0 +1,59 @@
+"""The state of a run, its log and how it was started are data: odd ones are refused in a sentence, or passed over."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.training.log import LOG, Log
+from diffiml_plugin.training.optimization import Learner
+from diffiml_plugin.training.resume import STATE, restoring, save_state, state_to_resume
+from diffiml_plugin.training.tracking import RUN, describe_run
+
+WHOLE = {"settings": {"lr": 1.0}, "model": {}, "optimizer": {}, "epoch": 1, "best": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ([], "is no training state"),
+        ({"settings": {}}, "is no training state"),
+        (WHOLE | {"settings": [1]}, r"settings is \[1\]; expected dict"),
+        (WHOLE | {"model": 3}, "model is 3"),
+        (WHOLE | {"epoch": "one"}, "epoch is 'one'; expected int"),
+        (WHOLE | {"epoch": float("nan")}, "epoch is nan"),
+        (WHOLE | {"best": float("nan")}, "best is nan"),
+        (WHOLE | {"settings": {"lr": ["x" * 10_000]}}, r"other settings: --lr \['xxx.{0,40}'\] \(now 1.0\)"),
+    ],
+)
+def test_an_odd_state_is_refused(state, expected, tmp_path):
+    save_state(tmp_path / STATE, {"state": state} if isinstance(state, list) else state)
+    with pytest.raises(DiffIMLError, match=expected):
+        state_to_resume(tmp_path, "auto", {"lr": 1.0}, {})
+
+
+@pytest.mark.parametrize("spoilt", [{"model": {}}, {"optimizer": {}}, {"optimizer": {"param_groups": 3}}])
+def test_a_state_that_does_not_fit_is_no_traceback(spoilt):
+    model = torch.nn.Linear(2, 1)
+    learner = SimpleNamespace(model=model, optimizer=torch.optim.AdamW(model.parameters()), average=None)
+    state = {"model": model.state_dict(), "optimizer": learner.optimizer.state_dict(), "update": 1}
+    with restoring():
+        Learner.restore(learner, state)
+    with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
+        Learner.restore(learner, state | spoilt)
+
+
+def test_odd_lines_of_a_log_are_dropped(tmp_path):
+    lines = ['{"epoch": 0}', "[1]", '{"epoch": "0"}', '{"epoch": NaN}', "{}", "[" * 10_000, '{"epoch": 1}', '{"epo']
+    (tmp_path / LOG).write_text("\n".join(lines))
+    Log(tmp_path, "epoch", 2)
+    assert (tmp_path / LOG).read_text() == '{"epoch": 0}\n{"epoch": 1}\n'
+
+
+@pytest.mark.parametrize(("content", "expected"), [("{", "is no JSON"), ("{}", "no list of starts")])
+def test_an_odd_description_of_a_run_is_refused(content, expected, tmp_path):
+    (tmp_path / RUN).write_text(content)
+    with pytest.raises(DiffIMLError, match=expected):
+        describe_run(tmp_path, {"lr": 1.0})
+    assert (tmp_path / RUN).read_text() == content
