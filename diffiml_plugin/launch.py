@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
@@ -16,6 +16,7 @@ from diffiml_plugin.errors import DiffIMLError
 
 _PATIENCE = timedelta(hours=12)  # the other processes wait while the first looks at every file of a large corpus
 Sample = dict[str, Any]
+_Value = TypeVar("_Value")
 
 
 def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None:
@@ -117,6 +118,14 @@ def is_main_process() -> bool:
     """Before the process group exists: rank 0, or the only process."""
     join_slurm(os.environ)
     return os.environ.get("RANK", "0") == "0"
+
+
+def from_first(compute: Callable[[], _Value]) -> _Value:
+    """What `compute` gives on the first process, on all of them."""
+    value = [compute() if is_main_process() else None]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(value)
+    return cast(_Value, value[0])
 
 
 def precision_of(accelerator: Accelerator) -> str:

@@ -81,6 +81,9 @@ class CommonSettings:
     edge_mask_width: int | None = flag(
         None, "give models the framework's edge band, so many pixels wide (MVSSNet: 7)", group=IMAGES
     )
+    keep_going: bool = flag(
+        False, "leave out pairs whose image or mask is faulty, and say how many (else they stop the run)", group=DATA
+    )
     if_predict_label: bool = flag(False, "train the model's image-level head too, where it has one", group=OPTIMIZATION)
     no_model_eval: bool = flag(False, "test in training mode, as the framework's MVSSNet scripts do", group=RUN)
     test_batch_size: int = flag(8, "images per process and forward pass when testing", group=RUN)

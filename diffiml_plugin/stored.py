@@ -18,7 +18,7 @@ import yaml
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 
-JSON_LIMIT = 64 * 2**20  # bytes: half a million pairs
+JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
 _YAML_NODES = 100_000  # with every alias written out
 _LARGEST = 2**63 - 1  # of whole numbers

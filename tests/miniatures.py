@@ -38,9 +38,11 @@ def _casia1(root: Path) -> Expected:
         photograph(root / part / "Sp_S_CND_A_pla0016_pla0016_0196.jpg")
     photograph(root / "Modified Tp" / "Tp" / "Sp" / "Sp_D_NNN_A_nat0019_cha0039_0320.jpg")  # the two are swapped
     photograph(root / "Modified Tp" / "Tp" / "Sp" / "Sp_D_NRN_A_cha0011_sec0011_0542.jpg")  # has no mask
+    photograph(root / "Modified Tp" / "Tp" / "Sp" / "Sp_D_NND_A_ani0041_ani0054.0257.jpg")  # a point, not a line
     save(root / "CASIA 1.0 groundtruth" / "CM" / "Sp_S_CND_A_pla0016_pla0016_0196_gt.png", GREY)
     save(root / "CASIA 1.0 groundtruth" / "Sp" / "Sp_D_NNN_A_cha0039_nat0019_0320_gt.png", GREY)
-    return 1, 2, 0, 1
+    save(root / "CASIA 1.0 groundtruth" / "Sp" / "Sp_D_NND_A_ani0041_ani0054_0257_gt.png", GREY)
+    return 1, 3, 0, 1
 
 
 def _casia2(root: Path) -> Expected:

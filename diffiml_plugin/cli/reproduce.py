@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"==> {number} of {len(steps)}{', done before' if done else ''}: {step}", file=sys.stderr, flush=True)
         if done:
             continue
-        if step.words[0] == "release":
-            Path(step.args.target).unlink(missing_ok=True)  # an older one, which the verb would not overwrite
+        if made := _made_by(step):
+            made.unlink(missing_ok=True)  # an older one, which the verb would not overwrite
         status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
         if status:
             _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
@@ -107,19 +107,27 @@ def _steps(args: argparse.Namespace) -> list[Step]:
 
 def _is_done(step: Step) -> bool:
     """Whether what the step makes is there and no older than what it is made from; a training resumes by itself."""
-    from diffiml_plugin.evaluation import records, robust, sweep
     from diffiml_plugin.tampering.stream import LIST
 
-    verb, args = step.words[0], step.args
+    verb, args, made = step.words[0], step.args, _made_by(step)
     if verb == "tamper":
         return Path(args.output_dir, LIST).exists()
-    if verb == "release":
-        return _is_newer(Path(args.target), args.checkpoint_path, args.results)
-    scored = {"test": records.RESULTS, "robust": robust.RESULTS, "sweep": sweep.RESULTS}
-    if verb not in scored:
+    if made is None:
         return False
-    results = Path(args.output_dir, scored[verb])
-    return _is_newer(results, [args.checkpoint_path]) and _was_made_by(results, step)
+    if verb == "release":
+        return _is_newer(made, args.checkpoint_path, args.results)
+    return _is_newer(made, [args.checkpoint_path]) and _was_made_by(made, step)
+
+
+def _made_by(step: Step) -> Path | None:
+    """The file that says of itself what it was made from: a release, or figures; None of other verbs."""
+    from diffiml_plugin.evaluation import records, robust, sweep
+
+    verb, args = step.words[0], step.args
+    if verb == "release":
+        return Path(args.target)
+    scored = {"test": records.RESULTS, "robust": robust.RESULTS, "sweep": sweep.RESULTS}
+    return Path(args.output_dir, scored[verb]) if verb in scored else None
 
 
 def _is_newer(made: Path, checkpoints: Iterable[str], other: str | None = None) -> bool:

@@ -6,6 +6,7 @@ it is. Writes results.json and per_image.jsonl to the output folder, and prints 
 
 import argparse
 import sys
+from contextlib import nullcontext
 from dataclasses import fields
 from importlib import import_module
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from diffiml_plugin.cli.arguments import add_fields
 from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.files import claimed
 
 USES_MODEL = RESTORES = True
 IRRELEVANT = ("if_predict_label", "seed")
@@ -35,6 +37,7 @@ def run_scoring(args: argparse.Namespace, verb: str, **options: Any) -> int:
     if status is not None:
         return status
     function = getattr(import_module(f"diffiml_plugin.evaluation.{verb}"), verb)
-    function(settings, args.model_flags, **options)
+    with claimed(settings.output_dir) if launch.is_main_process() else nullcontext():
+        function(settings, args.model_flags, **options)
     launch.leave()
     return 0

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from diffiml_plugin.data import faults, images, lists
 from diffiml_plugin.data.faults import Fault, examine
-from diffiml_plugin.data.lists import ImageList
+from diffiml_plugin.data.lists import ImageList, without
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
 
 _logger = logging.getLogger(__name__)
-RULES = 1  # raised when what counts as a fault changes, and neither Pillow nor a module of DECIDING says so
+RULES = 2  # raised when what counts as a fault changes, and neither Pillow nor a module of DECIDING says so
 DECIDING = (__file__, faults.__file__, images.__file__, lists.__file__)
 _STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
 _BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
@@ -30,33 +30,58 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def check_lists(listings: Sequence[ImageList]) -> int:
+@dataclass(frozen=True)
+class Checked:
+    """The lists as they may be used; `left_out` counts the pairs that each lost, `longest` is in pixels."""
+
+    lists: list[ImageList]
+    left_out: list[int]
+    longest: int
+
+
+def check_lists(listings: Sequence[ImageList], keep_going: bool = False) -> Checked:
     """Decodes all files of `listings`, in parallel: the quick part of `datasets check`. Warns of what may be wrong.
 
     What was found is kept in the user's cache, and serves as long as no file of its list changes in size or date, and
-    no rule by which it was found.
+    no rule by which it was found. Of several processes the first looks, and tells the others.
 
-    Returns:
-        The longest side of all images in pixels.
+    Args:
+        keep_going: leave faulty pairs out, with a warning that says how many.
 
     Raises:
         DiffIMLError: the first file that is missing, undecodable or of more than 16 bits, or a mask that is of
-            another size or not black and white, how to mend it, and how many more there are.
+            another size or not black and white, how to mend it, and how many more there are; with `keep_going`, a
+            list of nothing else.
     """
+    from diffiml_plugin import launch  # late: `datasets` needs no torch
+
+    longest, faulty = launch.from_first(lambda: _look_at(listings, keep_going))
+    lists = [without(listed, numbers) for listed, numbers in zip(listings, faulty, strict=True)]
+    return Checked(lists, [len(numbers) for numbers in faulty], longest)
+
+
+def _look_at(listings: Sequence[ImageList], keep_going: bool) -> tuple[int, list[set[int]]]:
+    """The longest side of all images, and of each list the numbers of its faulty pairs."""
     found = [_remembered(listed) for listed in listings]
-    harmful = [fault for _, of_list in found for fault in of_list]
-    if stopping := [fault for fault in harmful if fault.kind in _STOPPING]:
-        pairs = sum(len(listed.images) for listed in listings)
-        more = f" ({len(stopping) - 1} more of {pairs} pairs are faulty)" if len(stopping) > 1 else ""
-        raise DiffIMLError(stopping[0].text + more)
+    stopping = [[(number, fault) for number, fault in of_list if fault.kind in _STOPPING] for _, of_list in found]
+    for listed, of_list in zip(listings, stopping, strict=True):
+        if not of_list:
+            continue
+        pairs, bad = len(listed.images), len({number for number, _ in of_list})
+        if not keep_going or bad == pairs:
+            more = f" ({len(of_list) - 1} more of {pairs} pairs are faulty)" if of_list[1:] else ""
+            raise DiffIMLError(of_list[0][1].text + more)
+        _logger.warning(f"{bad} of {pairs} pairs of {listed.source} are faulty and left out: {of_list[0][1].text}")
+    harmful = [fault for _, of_list in found for _, fault in of_list if fault.kind not in _STOPPING]
     for kind in dict.fromkeys(fault.kind for fault in harmful):
         texts = [fault.text for fault in harmful if fault.kind == kind]
         _logger.warning(texts[0] + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""))
-    return max(longest for longest, _ in found)
+    return max(longest for longest, _ in found), [{number for number, _ in of_list} for of_list in stopping]
 
 
-def _remembered(listed: ImageList) -> tuple[int, list[Fault]]:
-    """The longest side of a list's images and its harmful faults, from the cache if its files are as they were.
+def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
+    """The longest side of a list's images and its harmful faults with the numbers of their pairs, from the cache if its
+    files are as they were.
 
     A list that would stop a run is looked at anew each time.
     """
@@ -68,18 +93,17 @@ def _remembered(listed: ImageList) -> tuple[int, list[Fault]]:
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["state"] == state:
-            return kept["longest"], [Fault(**fault) for fault in kept["faults"]]
+            return kept["longest"], [(number, Fault(**fault)) for number, fault in kept["faults"]]
     found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
     longest = max(max(size) for size, _ in found)
-    harmful = [fault for _, of_pair in found for fault in of_pair if fault.harmful]
-    if any(fault.kind in _STOPPING for fault in harmful):  # the disk's, perhaps, and soon mended
+    harmful = [(number, fault) for number, (_, of_pair) in enumerate(found) for fault in of_pair if fault.harmful]
+    if any(fault.kind in _STOPPING for _, fault in harmful):  # the disk's, perhaps, and soon mended
         return longest, harmful
     with suppress(OSError):  # without a cache, the next start looks again
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(file) as opened:
-            opened.write(
-                json.dumps({"state": state, "longest": longest, "faults": list(map(asdict, harmful))}).encode()
-            )
+            kept = [(number, asdict(fault)) for number, fault in harmful]
+            opened.write(json.dumps({"state": state, "longest": longest, "faults": kept}).encode())
     return longest, harmful
 
 

@@ -58,8 +58,8 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
                     faults += _mask_faults(opened, mask)
     except FileNotFoundError:
         faults.append(Fault("missing", path, f"{path} does not exist; mend the list that names it"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        text = f"{path} cannot be decoded ({error}); replace it or remove the pair"
+    except Exception as error:  # of this one file; a damaged one can raise anything
+        text = f"{path} cannot be decoded ({error or type(error).__name__}); replace it or remove the pair"
         faults.append(Fault("undecodable", path, text))
     return size, faults
 

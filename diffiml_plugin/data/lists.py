@@ -13,6 +13,7 @@ from diffiml_plugin.stored import read_json, shown
 
 _logger = logging.getLogger(__name__)
 NEGATIVE = "Negative"  # in place of a mask: the image is authentic
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # how absolute paths of Windows begin
 _VARIABLE = re.compile(r"\$\{?(\w+)")
 _LAYOUT = 'expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | "Negative"], ...]'
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR: a stream of tampered photographs
@@ -221,7 +222,7 @@ def _from_records(path: Path, records: object) -> ImageList:
         if not (_is_words(record, 2) or _is_words(record, 3)):
             raise DiffIMLError(f"{path}: entry {number} is {shown(record)}; {_LAYOUT}")
     images = tuple(_resolve(path, image) for image, *_ in records)
-    masks = tuple(mask if mask == NEGATIVE else _resolve(path, mask) for _, mask, *_ in records)
+    masks = tuple(NEGATIVE if mask.lower() == NEGATIVE.lower() else _resolve(path, mask) for _, mask, *_ in records)
     kinds = tuple("".join(rest) for _, _, *rest in records)
     return ImageList(str(path), images, masks, kinds if any(kinds) else ())
 
@@ -231,8 +232,20 @@ def _is_words(record: object, count: int) -> bool:
 
 
 def _resolve(listing: Path, entry: str) -> str:
-    """`${DATA_ROOT}` expanded; relative to the list, but what begins with a variable to the current directory."""
-    return str((Path() if entry.startswith("$") else listing.parent).absolute() / os.path.expandvars(entry))
+    """`${DATA_ROOT}` expanded; relative to the list, but what begins with a variable to the current directory.
+
+    Backslashes of Windows become slashes, where no file has them in its name.
+
+    Raises:
+        DiffIMLError: an entry that no path can be on this machine.
+    """
+    if "\0" in entry or os.name != "nt" and _DRIVE.match(entry):
+        raise DiffIMLError(f"{listing}: {entry!r} is no path of this machine; write it relative to the list's folder")
+    folder = (Path() if entry.startswith("$") else listing.parent).absolute()
+    path = str(folder / os.path.expandvars(entry))
+    if "\\" in entry and not os.path.exists(path):
+        return str(folder / os.path.expandvars(entry.replace("\\", "/")))
+    return path
 
 
 def _existing(path: str | Path) -> Path:

@@ -101,10 +101,10 @@ def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:
 
 
 def _by_number(files: dict[str, Path]) -> dict[str, list[Path]]:
-    """By the number that ends the name: CASIA's authors misspelt what comes before it."""
+    """By the digits that end the name: CASIA's authors misspelt what comes before them, once even the underscore."""
     groups: dict[str, list[Path]] = {}
     for stem, file in files.items():
-        groups.setdefault(stem.rpartition("_")[2], []).append(file)
+        groups.setdefault(re.findall(r"\d*$", stem)[0], []).append(file)
     return groups
 
 

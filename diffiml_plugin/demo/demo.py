@@ -17,6 +17,7 @@ from diffiml_plugin.data.pairs import framework_arguments, test_transform
 from diffiml_plugin.demo.photographs import photographs
 from diffiml_plugin.demo.report import write_report
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.records import RESULTS
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.evaluation.test import test
 from diffiml_plugin.f1 import pixel_f1
@@ -77,6 +78,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         )
 
     def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
+        (folder / name / RESULTS).unlink(missing_ok=True)  # of the demo's earlier weights
         test(
             TestSettings(
                 checkpoint_path=str(checkpoint),

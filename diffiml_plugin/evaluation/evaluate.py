@@ -1,7 +1,7 @@
 """One pass over a dataset: a record for each image."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -32,12 +32,19 @@ def evaluate(
     precision: str,
     title: str = "test",
     score: Callable[..., list[Record]] = score_batch,
+    done: Container[int] = (),
+    keep: Callable[[list[Record]], None] | None = None,
 ) -> list[Record]:
-    """The records (of `score`) of all images of `dataset`, in order, the same on every process.
+    """The records (of `score`) of the images of `dataset`, in order, the same on every process.
 
     Each process takes every n-th image and none twice, so that no figure depends on batch size or process count.
+
+    Args:
+        done: the numbers of images that are passed over.
+        keep: called with the records of each batch, on the process that made them.
     """
-    indices = range(len(dataset))[state.process_index :: state.num_processes]
+    left = [index for index in range(len(dataset)) if index not in done]
+    indices = left[state.process_index :: state.num_processes]
     loader = make_loader(
         SeededDataset(dataset, settings.seed),
         epoch=0,
@@ -45,11 +52,14 @@ def evaluate(
         workers=worker_count(settings.num_workers),
         device=state.device,
     )
-    records = []
+    records: list[Record] = []
     bar = tqdm(loader, title, leave=False, disable=None if state.is_main_process else True)
     with testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
         for batch in bar:
-            records += _scored(model, unpack(batch, state.device), score)
+            found = _scored(model, unpack(batch, state.device), score)
+            records += found
+            if keep:
+                keep(found)
     return sorted(gather_object(records), key=lambda record: record["index"])
 
 

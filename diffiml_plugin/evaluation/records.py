@@ -2,10 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from accelerate.utils import gather_object
 
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.evaluation.results import Record
@@ -27,6 +31,49 @@ def read_records(path: Path) -> list[Record]:
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Writes records, one on a line. Raises DiffIMLError as `write_text`."""
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """The records of a run until it is done: in `folder`, a file for each process, named after `prefix`, its weights.
+
+    A batch is one line, so that what a kill cut off is one line too, which is passed over.
+    """
+
+    folder: Path
+    prefix: str
+    process: int
+
+    def read(self, key: str) -> list[Record]:
+        """The records that any process left under `key`, the same on every process."""
+        lines = [line for file in self._files(key) for line in file.read_text(encoding="utf-8").splitlines()]
+        records: list[Record] = []
+        for line in dict.fromkeys(gather_object(lines)):  # other nodes may have disks of their own, or share this one
+            with suppress(ValueError):
+                records += json.loads(line)
+        return records
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[Callable[[list[Record]], None]]:
+        """What adds a batch's records to this process's file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / f"{self.prefix}_{key}.{self.process}.jsonl", "a", encoding="utf-8") as file:
+
+            def keep(records: list[Record]) -> None:
+                file.write(f"\n{json.dumps(records)}\n")  # the line before may be cut off
+                file.flush()
+
+            yield keep
+
+    def remove(self, key: str = "*") -> None:
+        """Removes what was left under `key`, or under all keys of these weights."""
+        for file in self._files(key):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # another checkpoint's records may lie there
+            self.folder.rmdir()
+
+    def _files(self, key: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.prefix}_{key}.*.jsonl"))
 
 
 def stamp(file: str) -> list[int]:

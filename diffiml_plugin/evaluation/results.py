@@ -40,6 +40,8 @@ class Header(TypedDict):
     configuration: str  # a hash of model, weights and settings
     model: str
     checkpoint: str
+    weights: str  # SHA-256 of the checkpoint's file
+    left_out: dict[str, int]  # by dataset: faulty pairs, of which no figure tells
     threshold: float | None  # the model's own
     settings: dict[str, Any]
 

@@ -2,34 +2,33 @@
 
 import json
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from diffiml_plugin import launch
 from diffiml_plugin.data.examined import check_lists
-from diffiml_plugin.data.lists import ImageList, read_test_sets
+from diffiml_plugin.data.lists import ImageList, each_once, read_test_sets
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
-from diffiml_plugin.evaluation.records import RESULTS, digest, read_records, records_file, stamp, write_records
+from diffiml_plugin.evaluation.records import RESULTS, Unfinished, digest, records_file, stamp, write_records
 from diffiml_plugin.evaluation.results import Header, Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.files import make_folder, write_text
+from diffiml_plugin.files import file_digest, make_folder, write_text
+from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, require_inputs
+from diffiml_plugin.stored import read_json
 
 # Where and how it runs, not what is computed.
 _NO_CONFIGURATION = (
@@ -38,8 +37,10 @@ _NO_CONFIGURATION = (
     "device",
     "experiment",
     "gpus",
+    "keep_going",
     "num_workers",
     "output_dir",
+    "strict",
     "test_batch_size",
     "test_data_path",
 )
@@ -66,7 +67,7 @@ class Scoring:
         model: nn.Module | None = None,
         score: Callable[..., list[Record]] = score_batch,
     ) -> list[Record]:
-        """The records of one dataset, from what an interrupted run left in the output folder if that is the same.
+        """The records of one dataset. Each batch's are on the disk at once; an interrupted run's serve here again.
 
         Args:
             variant: names what the next three arguments change.
@@ -77,25 +78,26 @@ class Scoring:
         listed = self.lists[name]
         files = [(file, stamp(file)) for file in (*listed.images, *listed.masks)]
         key = digest([self.header["configuration"], name, variant, files])
-        part = self._parts / f"{key}.jsonl"
-        kept = [read_records(part) if self.state.is_main_process and part.exists() else None]
-        broadcast_object_list(kept)  # other processes may not see the folder
-        if kept[0] is not None:
-            return kept[0]
-        dataset = make_test_set(listed, self.inputs, self.card, transform)
-        found = evaluate(
-            model or self.model,
-            dataset,
-            self.settings,
-            self.state,
-            self.settings.precision,
-            title=f"{name} {variant}",
-            score=score,
-        )
-        found = [{"dataset": name, **_of_the_list(name, listed, record["index"]), **record} for record in found]
-        if self.state.is_main_process:
-            write_records(part, found)
-        return found
+        found = self._unfinished.read(key)
+        done = {record["index"] for record in found}
+        if len(done) < len(listed.images):
+            if self.settings.no_model_eval:  # a record depends on its batch's other images
+                found, done = [], set()
+                self._unfinished.remove(key)
+            with self._unfinished.open(key) as keep:
+                found += evaluate(
+                    model or self.model,
+                    make_test_set(listed, self.inputs, self.card, transform),
+                    self.settings,
+                    self.state,
+                    self.settings.precision,
+                    title=f"{name} {variant}",
+                    score=score,
+                    done=done,
+                    keep=keep,
+                )
+        found.sort(key=lambda record: record["index"])
+        return [{"dataset": name, **_of_the_list(name, listed, record["index"]), **record} for record in found]
 
     def finish(self, results: Header, records: Iterable[Record]) -> None:
         """Writes the results and all records; from here on nothing is resumed."""
@@ -103,12 +105,13 @@ class Scoring:
             path = Path(self.settings.output_dir, self.results_file)
             write_records(records_file(path), records)
             write_text(path, json.dumps(results, indent=2, default=str) + "\n")
-            shutil.rmtree(self._parts, ignore_errors=True)
+        self.state.wait_for_everyone()
+        self._unfinished.remove()
 
     @property
-    def _parts(self) -> Path:
-        """Folder of the records until the run is done."""
-        return Path(self.settings.output_dir, f"{Path(self.results_file).stem}_unfinished")
+    def _unfinished(self) -> Unfinished:
+        folder = Path(self.settings.output_dir, f"{Path(self.results_file).stem}_unfinished")
+        return Unfinished(folder, self.header["weights"][:16], self.state.process_index)
 
 
 def open_scoring(
@@ -123,30 +126,38 @@ def open_scoring(
         captures: as `speed_up` takes it.
 
     Raises:
-        DiffIMLError: bad data, checkpoint or device.
+        DiffIMLError: another checkpoint's figures in the output folder; bad data, checkpoint or device.
     """
+    path = find_checkpoint(settings.checkpoint_path)
+    weights = file_digest(path)
+    _keep_anothers(Path(settings.output_dir, results_file), path, weights)
     if not settings.test_data_path:
         raise DiffIMLError("give the test data by --test_data_path")
-    lists = read_test_sets(settings.test_data_path)
+    sets = read_test_sets(settings.test_data_path)
+    lists = {name: each_once(listed, settings.strict) for name, listed in sets.items()}
     if launch.is_main_process():
         make_folder(settings.output_dir)
     state = launch.start_inference(settings.device)
     require_one_process(settings, state.num_processes)
     opened = open_model(settings.checkpoint_path, settings, state.device, settings.model, model_flags)
     card, inputs = opened.card, opened.inputs
-    _keep_another_models(Path(settings.output_dir, results_file), card.name)
     mirrored = settings.tta and not card.mirrors_itself
     if mirrored and card.reads_jpeg:
         raise DiffIMLError(f"{card.name} reads the JPEG file's coefficients, which cannot be mirrored; say --tta false")
+    checked = check_lists(list(lists.values()), settings.keep_going)
+    left_out = {name: count for name, count in zip(lists, checked.left_out, strict=True) if count}
+    lists = dict(zip(lists, checked.lists, strict=True))
     if state.is_main_process:
-        inputs.warn_if_cut(check_lists(list(lists.values())), card.size_multiple)
+        inputs.warn_if_cut(checked.longest, card.size_multiple)
     values = {**asdict(settings), **opened.flags, **asdict(inputs)}
     configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
     header: Header = {
         "command": shlex.join(sys.argv),
-        "configuration": digest([card.name, sha256(opened.path.read_bytes()).hexdigest(), configuration]),
+        "configuration": digest([card.name, weights, configuration]),
         "model": card.name,
-        "checkpoint": str(opened.path),
+        "checkpoint": str(path),
+        "weights": weights,
+        "left_out": left_out,
         "threshold": opened.threshold,
         "settings": values,
     }
@@ -167,15 +178,20 @@ def _of_the_list(name: str, listed: ImageList, index: int) -> Record:
     return said
 
 
-def _keep_another_models(results: Path, model: str) -> None:
+def _keep_anothers(results: Path, checkpoint: Path, weights: str) -> None:
+    """Raises DiffIMLError if `results` is there and does not say that it is of these weights."""
     if not results.exists():
         return
     try:
-        other = json.loads(results.read_text(encoding="utf-8"))["model"]
+        header = read_json(results)
+        scored, of = header["weights"], f"a {header['model']}, {header['checkpoint']} as it was then"
     except (ValueError, KeyError, TypeError) as error:
         raise DiffIMLError(f"{results} holds no figures of ours; choose another --output_dir, or remove it") from error
-    if other != model:
-        raise DiffIMLError(f"{results} holds the figures of {other}; give {model} a folder of its own by --output_dir")
+    if scored != weights:
+        raise DiffIMLError(
+            f"{results} holds the figures of other weights ({of}); give {checkpoint} a folder of its own by "
+            "--output_dir, or remove that file"
+        )
 
 
 class _Mirrored(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffiml_plugin import launch
 from diffiml_plugin.data import pairs as data
 from diffiml_plugin.data.examined import check_lists
-from diffiml_plugin.data.lists import read_test_sets
+from diffiml_plugin.data.lists import each_once, read_test_sets
 from diffiml_plugin.data.order import (
     EpochLoader,
     MicroBatch,
@@ -155,8 +155,11 @@ class _Run:
             dataset = read_training_set(settings, self.inputs, post, check)
         self.dataset = SeededDataset(dataset, settings.seed)
         lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
-        if check and lists:
-            self.inputs.warn_if_cut(check_lists(list(lists.values())), card.size_multiple)
+        if lists:
+            checked = check_lists([each_once(listed) for listed in lists.values()], settings.keep_going)
+            lists = dict(zip(lists, checked.lists, strict=True))
+            if check:
+                self.inputs.warn_if_cut(checked.longest, card.size_multiple)
         self.tests = {name: data.make_test_set(listed, self.inputs, card) for name, listed in lists.items()}
         require_inputs(model, self.dataset[0, 0])
 

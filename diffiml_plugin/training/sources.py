@@ -42,7 +42,7 @@ def read_training_set(
     """The dataset that --data_path names: a folder, a JSON list, a balanced JSON, or `synth:FOLDER` of photographs.
 
     Args:
-        check: look at every file first.
+        check: whether this process warns of images that are cut.
 
     Raises:
         DiffIMLError: as `imagelists` and `imagecheck` do; --crop_size without --if_padding; an unknown kind.
@@ -77,10 +77,11 @@ def read_training_set(
         return dataset(Path(path.removeprefix(SYNTH_PREFIX)))
     balanced = read_balanced(path)
     sources = balanced or [read_list(path)]
-    lists = [source for source in sources if isinstance(source, ImageList)]
-    if check and lists:
-        longest = check_lists(lists)
-        if not crop_size:
-            inputs.warn_if_cut(longest)
+    if lists := [source for source in sources if isinstance(source, ImageList)]:
+        checked = check_lists(lists, settings.keep_going)
+        usable = iter(checked.lists)
+        sources = [next(usable) if isinstance(source, ImageList) else source for source in sources]
+        if check and not crop_size:
+            inputs.warn_if_cut(checked.longest)
     found = [dataset(source) for source in sources]
     return BalancedPairsDataset(found, settings.samples_per_set) if balanced else found[0]

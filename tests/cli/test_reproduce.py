@@ -30,12 +30,17 @@ def places(tmp_path, monkeypatch):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """The commands that a run starts, in place of starting them; `.statuses` are their exit statuses, by verb."""
-    started = SimpleNamespace(commands=[], statuses={})
+    """The commands that a run starts, in place of starting them; by verb `.statuses` are their exit statuses, and
+    `.writes` what they write."""
+    started = SimpleNamespace(commands=[], statuses={}, writes={})
 
     def run(words):
         started.commands.append(words[words.index("diffiml_plugin") + 1 :])
-        return SimpleNamespace(returncode=started.statuses.get(started.commands[-1][0], 0))
+        verb = started.commands[-1][0]
+        if verb in started.writes:
+            assert not os.path.exists(started.writes[verb])  # figures of older weights would be refused
+            open(started.writes[verb], "w").close()
+        return SimpleNamespace(returncode=started.statuses.get(verb, 0))
 
     monkeypatch.setattr(reproduce.subprocess, "run", run)
     return started
@@ -159,6 +164,7 @@ def test_weights_that_are_older_than_their_sources_are_released_anew(runs):
     os.makedirs("runs/small/test")
     with open("runs/small/test/results.json", "w") as file:
         file.write(json.dumps({"command": ""}))
+    runs.writes["test"] = "runs/small/test/results.json"
     assert main(["reproduce", "small"]) == 0
     assert [words[0] for words in runs.commands] == ["train", "test", "release"]  # the figures are newer
     assert os.path.exists("runs/small/half.safetensors") and not os.path.exists("runs/small/small.safetensors")

@@ -103,6 +103,30 @@ def test_paths_in_a_list_are_relative_to_it(tmp_path, monkeypatch):
     assert listed.masks == (str(tmp_path / "y.png"), NEGATIVE)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_lists_written_on_windows(tmp_path, encoding):
+    (tmp_path / "Tp").mkdir()
+    (tmp_path / "Tp" / "with\\in.png").touch()
+    records = [["Tp\\a.png", "..\\Gt\\a.png"], ["Tp/b.png", "negative"], ["Tp/with\\in.png", "NEGATIVE"]]
+    (tmp_path / "list.json").write_bytes(json.dumps(records).encode(encoding))
+    listed = read_list(tmp_path / "list.json")
+    assert listed.images == tuple(f"{tmp_path}/Tp/{name}" for name in ("a.png", "b.png", "with\\in.png"))
+    assert listed.masks == (f"{tmp_path}/../Gt/a.png", NEGATIVE, NEGATIVE)
+
+
+@pytest.mark.parametrize("entry", ["C:\\data\\a.png", "d:/a.png", "a\0.png"])
+def test_paths_of_another_machine_are_refused_by_name(tmp_path, entry):
+    (tmp_path / "list.json").write_text(json.dumps([[entry, NEGATIVE]]))
+    with pytest.raises(DiffIMLError, match="list.json: .* is no path of this machine; write it relative to the list"):
+        read_list(tmp_path / "list.json")
+
+
+def test_a_set_named_twice_is_refused(tmp_path):
+    (tmp_path / "sets.json").write_text('{"A": "one.json", "A": "two.json"}')
+    with pytest.raises(DiffIMLError, match="the key 'A' stands there twice"):
+        read_test_sets(tmp_path / "sets.json")
+
+
 def test_a_json_of_names_gives_several_sets(folder, tmp_path, monkeypatch):
     folder(["a.jpg"], ["a.png"], "one")
     (tmp_path / "two.json").write_text(json.dumps([["x.jpg", NEGATIVE]]))

@@ -53,6 +53,8 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
         "configuration",
         "model",
         "checkpoint",
+        "weights",
+        "left_out",
         "threshold",
         "settings",
         "datasets",
@@ -151,10 +153,14 @@ def test_an_experiment_that_no_table_has_is_refused(settings, experiment, told):
         testing.test(replace(settings, experiment=experiment))
 
 
-def test_another_models_figures_are_kept(settings, stored):
+@pytest.mark.parametrize("other", [{"name": "SegFormerIML", "encoder": "segformer_b0"}, {"width": 5}])
+def test_another_checkpoints_figures_are_kept(settings, stored, other, monkeypatch):
     testing.test(replace(settings, checkpoint_path=str(stored())))
-    with pytest.raises(DiffIMLError, match="results.json holds the figures of TinyIML; give SegFormerIML a folder"):
-        testing.test(replace(settings, checkpoint_path=str(stored("SegFormerIML", encoder="segformer_b0"))))
+    left = Path(settings.output_dir, "results.json").read_bytes()
+    monkeypatch.setattr(scoring, "read_test_sets", lambda path: pytest.fail("read before it was refused"))
+    with pytest.raises(DiffIMLError, match=r"results.json holds the figures of other weights \(a TinyIML, .*as it was"):
+        testing.test(replace(settings, checkpoint_path=str(stored(**other))))
+    assert Path(settings.output_dir, "results.json").read_bytes() == left
 
 
 def test_diffiml_mirrors_by_itself(settings, stored):
@@ -192,10 +198,65 @@ def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tin
     assert testing.test(settings)["datasets"] == expected["datasets"]
     assert evaluated == ["All clean", "Tampered clean", "Tampered clean"]
     assert len(records(settings)) == 7
-    torch.manual_seed(2)
-    other = stored(width=5)
-    testing.test(replace(settings, checkpoint_path=str(other)))
+    testing.test(settings)
     assert len(evaluated) == 5  # a finished test is not resumed
+
+
+@pytest.mark.parametrize("in_training_mode", [False, True])
+def test_an_interrupted_set_goes_on_with_the_next_batch(settings, stored, monkeypatch, in_training_mode):
+    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1, no_model_eval=in_training_mode)
+    expected, scored = testing.test(settings)["datasets"], []
+
+    def killed(*arguments, **options):
+        scored.append(1)
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return score_batch(*arguments, **options)
+
+    monkeypatch.setattr(testing, "score_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        testing.test(settings)
+    (part,) = Path(settings.output_dir, "results_unfinished").iterdir()
+    with part.open("a") as file:
+        file.write('\n[{"index": 3, "f1": 0.')  # cut off by the kill
+    other = part.with_name("another_checkpoints.0.jsonl")
+    other.touch()
+    assert testing.test(settings)["datasets"] == expected
+    assert len(scored) == (7 if in_training_mode else 5)  # there, a batch's statistics are of all its images
+    assert [record["index"] for record in records(settings)] == [0, 1, 2, 3]
+    assert list(part.parent.iterdir()) == [other]
+
+
+def test_an_image_listed_twice_counts_once(settings, stored, tiny_dataset, caplog):
+    settings = replace(settings, checkpoint_path=str(stored()))
+    expected = testing.test(settings)["datasets"]
+    pairs = json.loads((tiny_dataset / "list.json").read_text())
+    again = [[f"../tiny/./{image}", mask] for image, mask in pairs[2:3]]
+    (tiny_dataset / "list.json").write_text(json.dumps([*pairs, *again, pairs[3]]))
+    assert testing.test(settings)["datasets"] == expected
+    assert "lists 2 images twice, such as" in caplog.text
+    with pytest.raises(DiffIMLError, match="list.json lists 2 images twice.*leave out --strict"):
+        testing.test(replace(settings, strict=True))
+    (tiny_dataset / "list.json").write_text(json.dumps([*pairs, [pairs[0][0], NEGATIVE]]))
+    with pytest.raises(DiffIMLError, match="Tp/0.png is listed with .*Gt/0.png and with Negative; remove"):
+        testing.test(settings)
+
+
+def test_faulty_pairs_are_left_out_and_counted(settings, stored, tiny_dataset, caplog):
+    path, pairs = str(stored()), json.loads((tiny_dataset / "list.json").read_text())
+    settings = replace(settings, checkpoint_path=path)
+    whole = testing.test(settings)
+    assert whole["left_out"] == {}
+    (tiny_dataset / "Tp" / "broken.png").write_bytes(b"")
+    (tiny_dataset / "list.json").write_text(json.dumps([["Tp/broken.png", "Gt/0.png"], *pairs, ["gone.png", "x.png"]]))
+    with pytest.raises(DiffIMLError, match=r"broken.png cannot be decoded.*\(1 more of 6 pairs are faulty\)"):
+        testing.test(settings)
+    found = testing.test(replace(settings, keep_going=True))
+    assert found["datasets"] == whole["datasets"] and found["left_out"] == {"tiny": 2}
+    assert "2 of 6 pairs of" in caplog.text and "are faulty and left out" in caplog.text
+    (tiny_dataset / "list.json").write_text(json.dumps([["gone.png", NEGATIVE]]))
+    with pytest.raises(DiffIMLError, match="gone.png does not exist"):
+        testing.test(replace(settings, keep_going=True))
 
 
 @pytest.mark.parametrize("name", ["TinyIML", "DiffIML"])
