@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from diffiml_plugin.data.examined import check_lists
-from diffiml_plugin.data.lists import NEGATIVE, read_test_sets
+from diffiml_plugin.data.lists import NEGATIVE, each_once, read_test_sets
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
@@ -24,7 +24,7 @@ from diffiml_plugin.evaluation.calibration import FEATURES, features
 from diffiml_plugin.evaluation.records import digest, stamp, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.files import make_folder, require_writable, write_text
+from diffiml_plugin.files import make_folder, require_writable, write_figure, write_text
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint, storable
 from diffiml_plugin.models.opened import OpenedModel
 from diffiml_plugin.prediction.detector import Detector, Failure
@@ -70,7 +70,7 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
 
 def _pairs(lists: Sequence[str]) -> list[tuple[str, str, str]]:
     """The name of its set, image and mask of each pair of the lists, which are checked."""
-    sets = [(name, listed) for path in lists for name, listed in read_test_sets(path).items()]
+    sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
     check_lists([listed for _, listed in sets])
     return [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
 
@@ -144,8 +144,8 @@ def _report(fitted: Fitted, threshold: float, opened: OpenedModel, folder: Path)
     write_text(folder / REPORT, json.dumps(facts, indent=1) + "\n")
     write_text(folder / TABLE, f"{fitted.table().markdown()}\n\n{_READ_AS}\n")
     with matplotlib.rc_context({"font.size": 9}):
-        _diagram({"cross-validated": fitted.crossed, "sets left out": fitted.left_out}).savefig(
-            folder / DIAGRAM, dpi=150, bbox_inches="tight"
+        write_figure(
+            folder / DIAGRAM, _diagram({"cross-validated": fitted.crossed, "sets left out": fitted.left_out}), dpi=150
         )
 
 
