@@ -18,7 +18,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.launch import Sample
-from diffiml_plugin.models.registry import require_inputs
+from diffiml_plugin.models.registry import forward_explained, require_inputs
 from diffiml_plugin.settings import CommonSettings
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ def _scored(model: nn.Module, batch: Sample, score: Callable[..., list[Record]])
     inputs = {key: value for key, value in batch.items() if key != "index"}
     require_inputs(model, inputs)
     try:
-        return score(model(**inputs), batch)
+        with forward_explained(model, batch["image"]):
+            return score(model(**inputs), batch)
     except torch.OutOfMemoryError as error:
         images, reason = len(batch["index"]), str(error).splitlines()[0]
         if images == 1:

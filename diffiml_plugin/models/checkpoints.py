@@ -24,7 +24,7 @@ from diffiml_plugin.weights.release import refuse_unconverted
 BEST, LAST = "best.safetensors", "last.safetensors"
 RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # the models that travel with the package
 _OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")
-_FOREIGN = (".pth", ".pt")
+_FOREIGN = (".pth", ".pt", ".ckpt", ".bin")  # in upper case too
 _PARTS, _SPARE = 8, 10_000_000  # constructors make some parts several times, and drop others
 _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
@@ -151,7 +151,7 @@ def read_checkpoint(path: str | os.PathLike[str], name: str = "") -> Checkpoint:
         DiffIMLError: no such file, a damaged or foreign one, or another model.
     """
     path = find_checkpoint(path)
-    metadata = _read(path)[1] if path.suffix in _FOREIGN else read_metadata(path)
+    metadata = _read(path)[1] if path.suffix.lower() in _FOREIGN else read_metadata(path)
     stored_name = metadata.get("model", "")
     place = f"the header of {path}"
     if not (name or stored_name):
@@ -240,7 +240,7 @@ def _no_larger_than(stored: int) -> Iterator[None]:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and metadata of a file of ours, or the framework's: {"model": weights, "args": Namespace}, or weights."""
-    if path.suffix not in _FOREIGN:
+    if path.suffix.lower() not in _FOREIGN:
         return load_weights(path)
     foreign = read_foreign(path)
     refuse_unconverted(foreign.tensors, path)

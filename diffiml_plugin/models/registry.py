@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffiml_post_func, register
@@ -313,6 +313,26 @@ def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
         if name not in sample:
             mend = f"pass {_MAKES[name]}" if name in _MAKES else "it has no post function that makes it"
             raise DiffIMLError(f"{type(model).__name__} needs {name}, which the data do not give; {mend}")
+
+
+@contextmanager
+def forward_explained(model: nn.Module, image: Tensor) -> Iterator[None]:
+    """Inside, what others' model says of a batch `image` [B, 3, H, W] that it cannot take is a DiffIMLError."""
+    try:
+        yield
+    except (DiffIMLError, torch.OutOfMemoryError):
+        raise
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        while isinstance(inner := getattr(model, "model", None), nn.Module):
+            model = inner
+        if type(model).__module__.startswith("diffiml_plugin."):
+            raise  # a mistake of ours is not to be hidden
+        count, _, height, width = image.shape
+        raise DiffIMLError(
+            f"{type(model).__name__} cannot take {count} images of {width}x{height} pixels ({type(error).__name__}: "
+            f"{' '.join(str(error).split()):.200}); models of the zoo may take one --image_size alone, often 512 or "
+            "1024, and in training no batch of one: choose the size, or a --batch_size that leaves no image over"
+        ) from error
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from diffiml_plugin.files import claimed
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
-from diffiml_plugin.models.registry import RegisteredModel, require_inputs
+from diffiml_plugin.models.registry import RegisteredModel, forward_explained, require_inputs
 from diffiml_plugin.training.optimization import (
     Learner,
     LossMeter,
@@ -253,7 +253,8 @@ class _Run:
 
     def _backward(self, micro: MicroBatch, batch: dict[str, Any]) -> dict[str, Tensor]:
         batch.pop("index")
-        output = self.step(batch, self.settings.if_predict_label)
+        with forward_explained(self.learner.model, batch["image"]):
+            output = self.step(batch, self.settings.if_predict_label)
         self.watch.add(output["backward_loss"], self.learner.updates, batch["name"], output.get("timesteps"))
         with keeping(self.recomputed):
             self.accelerator.backward(output["backward_loss"] * micro.weight)

@@ -155,6 +155,10 @@ def refusing(path: str | Path) -> Iterator[None]:
     except Exception as error:  # a damaged pickle can raise anything
         said = str(error).rpartition("error: ")[2]  # behind torch's preamble
         reason = f"{type(error).__name__} {' '.join(said.split()):.100}"
+        with open(path, "rb") as file:
+            named_wrongly = file.read(2) in (b"PK", b"\x80\x02") and Path(path).suffix.lower() == ".safetensors"
+        if named_wrongly:
+            raise DiffIMLError(f"{identity(path)} is a file of PyTorch, whatever its name; call it .pth") from error
         raise DiffIMLError(
             f"{identity(path)} is truncated or no file of weights ({reason}); fetch or write it again"
         ) from error

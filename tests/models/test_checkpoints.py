@@ -194,3 +194,17 @@ def test_a_run_of_a_released_models_name_is_not_passed_over(tiny, tmp_path, monk
 def test_a_name_that_is_neither_a_file_nor_released_is_refused(tmp_path):
     with pytest.raises(DiffIMLError, match="smal does not exist.*small"):
         restore("smal")
+
+
+@pytest.mark.parametrize("suffix", [".PTH", ".ckpt", ".bin"])
+def test_files_of_pytorch_by_any_of_their_names(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    model = find_model("TinyIML").build({})
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, path)
+    restored = checkpoints.restore(path, "TinyIML")
+    assert torch.equal(restored.model.layers[0].weight, model.layers[0].weight)
+    with pytest.raises(DiffIMLError, match="does not say which model it holds; pass --model"):
+        checkpoints.restore(path)
+    path = path.rename(tmp_path / "weights.safetensors")
+    with pytest.raises(DiffIMLError, match=r"is a file of PyTorch, whatever its name; call it \.pth"):
+        checkpoints.restore(path)
