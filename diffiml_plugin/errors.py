@@ -17,6 +17,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
+def visible(text: str) -> str:
+    r"""The text with every character that a terminal would obey, or not show, as its escape code, such as \x1b."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def wanted_memory(error: Exception) -> str:
+    """`"2.00 GiB more were wanted"`, of torch's error of a full memory, whose own advice is not for users of ours."""
+    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    return f"{wanted[1]} more were wanted" if wanted else "nothing of it was left"
+
+
 @contextmanager
 def of_arguments() -> Iterator[None]:
     """Inside, messages speak of the arguments of a Python call in place of flags: image_size, not --image_size."""

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
+from diffiml_plugin.errors import visible
+
 BLANK = "-"  # of a cell that holds nothing
 _NUMBER = re.compile(r"[+-]?[\d.,]+%?( ± [\d.]+)?( \[[^]]*\])?")  # with its spread and its interval
 _TYPESET = str.maketrans({"±": r"$\pm$", "×": r"$\times$", "²": r"$^2$"})
@@ -24,12 +26,22 @@ def _for_latex(text: str) -> str:
     return "".join(LATEX_ESCAPE_RULES.get(character, character) for character in text)
 
 
+def for_markdown(text: str) -> str:
+    """Any text as Markdown that shows it: no tags, no links, no pictures, no bars that end a cell."""
+    return html.escape(visible(text), quote=False).replace("|", r"\|").replace("](", r"]\(")
+
+
+def as_code(text: str) -> str:
+    """Any text as Markdown's code."""
+    return "`" + visible(text).replace("`", "'") + "`"
+
+
 def _for_html(text: str) -> str:
     return html.escape(text).replace(", ", ",\N{NO-BREAK SPACE}")
 
 
 _TEXT = _Form("plain", str, "{}")
-_MARKDOWN = _Form("pipe", lambda text: text.replace("|", r"\|"), "**{}**")
+_MARKDOWN = _Form("pipe", for_markdown, "**{}**")
 _LATEX = _Form("latex_raw", _for_latex, r"\textbf{{{}}}")
 _HTML = _Form("unsafehtml", _for_html, "<b>{}</b>")
 
@@ -67,7 +79,7 @@ class Table:
         lines = (
             r"\begin{table}[htbp]",
             r"\centering",
-            rf"\textbf{{{_for_latex(self.title)}}}\par\smallskip",
+            rf"\textbf{{{_for_latex(visible(self.title))}}}\par\smallskip",
             _NO_WIDER_THAN_THE_TEXT + "{" + self._rendered(_LATEX) + "}",
             r"\end{table}",
         )
@@ -78,11 +90,11 @@ class Table:
         return self._rendered(_HTML)
 
     def _rendered(self, form: _Form) -> str:
-        rows = [[form.escape(_shown(cell)) for cell in row] for row in self.rows]
+        rows = [[form.escape(visible(_shown(cell))) for cell in row] for row in self.rows]
         sides = ["left", *("right" if _numeric(column) else "left" for column in [*zip(*self.rows, strict=True)][1:])]
         for row, column in self.bold:
             rows[row][column] = form.bold.format(rows[row][column])
-        head = [form.escape(str(name)) for name in self.head]
+        head = [form.escape(visible(str(name))) for name in self.head]
         return tabulate(rows, head, form.style, disable_numparse=True, stralign=None, colalign=sides if rows else None)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from diffiml_plugin.table import Table
+from diffiml_plugin.table import Table, as_code
 
 TABLE = Table(["a_b", "figure"], [["x|y", "50% [0.1, 0.2]"], ["<z>", None]], "T_itle, 512×512", [(0, 1)])
 
@@ -19,7 +19,7 @@ def test_numbers_stand_flush_right_and_words_left():
 def test_markdown_keeps_bars_inside_their_cells():
     head, rule, *rows = TABLE.markdown().splitlines()
     assert head.split() == "| a_b | figure |".split() and set(rule) == {"|", "-", ":"} and rule.count("|") == 3
-    assert [row.split() for row in rows] == [r"| x\|y | **50% [0.1, 0.2]** |".split(), "| <z> | - |".split()]
+    assert [row.split() for row in rows] == [r"| x\|y | **50% [0.1, 0.2]** |".split(), "| &lt;z&gt; | - |".split()]
 
 
 def test_latex_escapes_and_carries_the_title():
@@ -41,3 +41,19 @@ def test_rows_of_cells_by_column_leave_gaps_empty():
 @pytest.mark.parametrize("render", [str, Table.markdown, Table.latex, Table.html])
 def test_a_table_without_rows_is_its_head(render):
     assert "only" in render(Table(["only", "heads"], []))
+
+
+@pytest.mark.parametrize("render", [str, Table.markdown, Table.latex, Table.html])
+def test_no_text_of_a_cell_is_obeyed(render):
+    spoilt = "<script>alert(1)</script> ![x](https://x.org/y.png) \x1b[31mred \u202e`a|b`\n| c"
+    shown = render(Table([spoilt], [[spoilt]], spoilt))
+    assert "\x1b" not in shown and "\u202e" not in shown and "\n| c" not in shown
+    if render in (Table.markdown, Table.html):
+        assert "<script>" not in shown
+    if render is Table.markdown:
+        assert "](https" not in shown
+        assert [line.replace(r"\|", "").count("|") for line in shown.splitlines()] == [2, 2, 2]
+
+
+def test_code_stays_code():
+    assert as_code("a `<b>` \x1b") == r"`a '<b>' \x1b`"

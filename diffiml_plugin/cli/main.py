@@ -31,7 +31,7 @@ from pathlib import Path
 from diffiml_plugin import __version__, signals
 from diffiml_plugin.cli.command_line import parse_arguments, resolved_settings
 from diffiml_plugin.cli.messages import messages_on_stderr
-from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.errors import DiffIMLError, nearest, wanted_memory
 
 _logger = logging.getLogger(__name__)
 VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _logger.error(
             "the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the "
-            f"images, or compute on --device cpu; {str(error).splitlines()[0]}"
+            f"images, or compute on --device cpu; {wanted_memory(error)}"
         )
         return 2
     except (DiffIMLError, OSError) as error:

@@ -14,7 +14,7 @@ from diffiml_plugin import launch
 from diffiml_plugin.data.order import SeededDataset, make_loader, plan_test, worker_count
 from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.data.pairs import PairsDataset
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, wanted_memory
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.launch import Sample
@@ -71,7 +71,7 @@ def _scored(model: nn.Module, batch: Sample, score: Callable[..., list[Record]])
         with forward_explained(model, batch["image"]):
             return score(model(**inputs), batch)
     except torch.OutOfMemoryError as error:
-        images, reason = len(batch["index"]), str(error).splitlines()[0]
+        images, reason = len(batch["index"]), wanted_memory(error)
         if images == 1:
             size = "x".join(map(str, batch["image"].shape[-2:]))
             raise DiffIMLError(f"the GPU's memory is full with one image of {size} pixels: {reason}") from error

@@ -14,7 +14,7 @@ from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.files import write_text
-from diffiml_plugin.table import Table
+from diffiml_plugin.table import Table, as_code, for_markdown
 
 TABLE = "table.md"
 _logger = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     if scoring.state.is_main_process:
         described = intervals(found, threshold).markdown()
         path = Path(settings.output_dir, TABLE)
-        write_text(path, f"{described}\n\n{_READ_AS}\n\n- {results['checkpoint']}: `{results['command']}`\n")
+        made_by = f"{for_markdown(results['checkpoint'])}: {as_code(results['command'])}"
+        write_text(path, f"{described}\n\n{_READ_AS}\n\n- {made_by}\n")
         print(table(results))
         _logger.info(f"with intervals: {path}")
     return results

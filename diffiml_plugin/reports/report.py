@@ -35,7 +35,7 @@ from diffiml_plugin.reports.tables import (
 )
 from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.stored import read_json
-from diffiml_plugin.table import Table
+from diffiml_plugin.table import Table, for_markdown
 
 _logger = logging.getLogger(__name__)
 _TITLE = "What your runs found"
@@ -152,7 +152,7 @@ def _markdown(sections: Sequence[page.Section]) -> str:
     for section in sections:
         parts += [f"## {section.title}"] if section.tables else []
         for table in section.tables:
-            parts += [f"### {table.title}", table.markdown()]
+            parts += [f"### {for_markdown(table.title)}", table.markdown()]
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,7 +15,7 @@ from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.files import make_folder, write_figure, write_text
-from diffiml_plugin.table import Table
+from diffiml_plugin.table import Table, as_code, for_markdown
 from diffiml_plugin.training.log import LOG
 from diffiml_plugin.training.tracking import RUN
 
@@ -61,7 +61,7 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
             Table.of("row", cut).markdown(),
         ]
     parts += [part for part in (_sampling(rows), _robustness(rows)) if part]
-    parts.append("\n".join(f"- {row}: `{_command(runs[0])}`" for row, runs in rows.items()))
+    parts.append("\n".join(f"- {for_markdown(row)}: {as_code(_command(runs[0]))}" for row, runs in rows.items()))
     make_folder(output_dir)
     write_text(output_dir / TABLES, "\n\n".join(parts) + "\n")
     _plot(output_dir / PLOT, rows)

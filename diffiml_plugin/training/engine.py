@@ -29,7 +29,7 @@ from diffiml_plugin.data.order import (
     worker_count,
 )
 from diffiml_plugin.data.packed import unpack
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, wanted_memory
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process, testing_mode
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.files import claimed
@@ -84,7 +84,7 @@ def train(
     except torch.cuda.OutOfMemoryError as error:
         raise DiffIMLError(
             f"the GPU's memory is full: lower --batch_size {settings.batch_size} (the total stays "
-            f"{settings.total_batch_size}); {str(error).splitlines()[0]}"
+            f"{settings.total_batch_size}); {wanted_memory(error)}"
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -84,8 +84,9 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         with replacing(path) as file:
             torch.save(dict(state), file)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        reason = getattr(error, "strerror", None) or "the disk may be full"
         raise DiffIMLError(
-            f"cannot write {path}: {error}; free some space and go on with --resume auto (the earlier "
+            f"cannot write {path}: {reason}; free some space and go on with --resume auto (the earlier "
             "state is untouched)"
         ) from error
 

@@ -93,10 +93,8 @@ def _timm_features(encoder: TimmEncoder, tensors: dict[str, Tensor], path: Path)
         for create in (partial(timm.create_model, encoder.name), partial(encoder.create, in_chans=3)):
             net = create(pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
     except Exception as error:  # conversion of another model's tensors fails in any way
-        reason = " ".join(str(error).split())
         raise DiffIMLError(
-            f"{path} does not hold the weights of timm model {encoder.name!r} "
-            f"({reason:.200}); pass a file of this model"
+            f"{path} does not hold the weights of timm model {encoder.name!r}; pass a file of this model"
         ) from error
     loaded = net.state_dict()
     for key, own in encoder.net.state_dict().items():

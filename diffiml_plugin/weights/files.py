@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS, DiffIMLConfig
-from diffiml_plugin.stored import checked, parse_json, require_file
+from diffiml_plugin.stored import checked, parse_json, require_file, shown
 
 _METADATA_KEY = "diffiml"
 _METADATA_LIMIT = 2**20  # characters
@@ -137,7 +137,7 @@ def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
     ]
 
     def described(model: str, settings: dict[str, Any]) -> str:
-        listed = ", ".join(f"{name}={settings[name]!r}" for name in differing)
+        listed = ", ".join(f"{name}={shown(settings[name])}" for name in differing)
         return f"{model} ({listed})" if listed else model
 
     return (described(metadata.get("model", "an unnamed model"), stored), described(type(module).__name__, built))
@@ -153,14 +153,13 @@ def refusing(path: str | Path) -> Iterator[None]:
     except OSError as error:
         raise DiffIMLError(f"cannot read weights from {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle can raise anything
-        said = str(error).rpartition("error: ")[2]  # behind torch's preamble
-        reason = f"{type(error).__name__} {' '.join(said.split()):.100}"
         with open(path, "rb") as file:
             named_wrongly = file.read(2) in (b"PK", b"\x80\x02") and Path(path).suffix.lower() == ".safetensors"
         if named_wrongly:
             raise DiffIMLError(f"{identity(path)} is a file of PyTorch, whatever its name; call it .pth") from error
+        kind = type(error).__name__  # its text would be torch's, whose advice is to run what is in the file
         raise DiffIMLError(
-            f"{identity(path)} is truncated or no file of weights ({reason}); fetch or write it again"
+            f"{identity(path)} is truncated or no file of weights ({kind}); fetch or write it again"
         ) from error
 
 

@@ -32,3 +32,10 @@ def test_a_message_stands_above_the_bar(capsys):
         bar.update()
         logging.getLogger("diffiml_plugin.x").warning("hot")
     assert "\rwarning: hot\n" in capsys.readouterr().err
+
+
+def test_nothing_that_is_shown_is_obeyed(capsys):
+    with messages_on_stderr():
+        print("a \x1b[2J\u202e\udcff\r", "b", sep="\n")
+        logging.getLogger("diffiml_plugin.x").warning("c \x1b]0;title\x07")
+    assert capsys.readouterr() == ("a \\x1b[2J\\u202e\\udcff\\r\nb\n", "warning: c \\x1b]0;title\\x07\n")
