@@ -6,6 +6,8 @@ import importlib.util
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,10 +27,20 @@ def indented_blocks(text: str) -> list[str]:
     return [re.sub(r"^    ", "", block, flags=re.M).strip("\n") for block in blocks]
 
 
-def transcripts() -> list[tuple[list[str], list[str]]]:
-    """The words of each `$ benco ...` of the README, and the lines that it prints, in order."""
-    blocks = [block.splitlines() for block in indented_blocks(README) if block.startswith("$ benco ")]
-    return [(shlex.split(command)[2:], shown) for command, *shown in blocks]
+def transcripts(block: str) -> list[tuple[list[str], list[str]]]:
+    """The words of each `$ benco ...` or `$ python ...` of a block, and the lines that it prints, in order."""
+    if not block.startswith("$ "):
+        return []
+    commands = (part.splitlines() for part in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.M)[1:])
+    return [(shlex.split(command), shown) for command, *shown in commands]
+
+
+def runs(block: str) -> bool:
+    """Whether a block is to be run: a transcript, or Python."""
+    return block.startswith(("$ ", "from diffiml_plugin import"))
+
+
+RUNNABLE = [page for page in PAGES if any(map(runs, indented_blocks(page.read_text(encoding="utf-8"))))]
 
 
 def without_figures(line: str) -> str:
@@ -47,19 +59,31 @@ def two_photographs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_its_commands_print_what_it_shows_and_its_python_runs(two_photographs, capsys):
-    verbs = [words[0] for words, _ in transcripts()]
-    assert verbs == ["tamper", "test", "predict", "configs"]
-    for words, shown in transcripts():
-        assert main(words) == 0
-        captured = capsys.readouterr()
-        printed = {without_figures(line) for line in (captured.out + captured.err).splitlines()}
-        assert not [line for line in shown if without_figures(line) not in printed]
-    for file in re.findall(r"`(china_\w+\.\w+)`", README):
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_its_commands_print_what_it_shows_and_its_python_runs(page, two_photographs, capfd, child_environment):
+    """In the order of the page. A block that begins with `# NAME.py` is that file."""
+    text = page.read_text(encoding="utf-8")
+    for block in indented_blocks(text):
+        if file := re.match(r"# (\w+\.py)\n", block):
+            Path(file[1]).write_text(block)
+        elif block.startswith("from diffiml_plugin import"):
+            exec(compile(block, page.name, "exec"), {})
+        for (program, *words), shown in transcripts(block):
+            if program == "benco":
+                assert main(words) == 0
+            else:
+                subprocess.run([sys.executable, *words], env=child_environment, check=True)
+            captured = capfd.readouterr()
+            printed = {without_figures(line) for line in (captured.out + captured.err).splitlines()}
+            assert not [line for line in shown if without_figures(line) not in printed]
+    for file in re.findall(r"`(china_\w+\.\w+)`", text):
         assert Path("masks", file).is_file()
-    scripts = [block for block in indented_blocks(README) if block.startswith("from diffiml_plugin import")]
-    assert len(scripts) == 1
-    exec(compile(scripts[0], "README.md", "exec"), {})
+
+
+def test_the_readme_shows_what_its_first_commands_print():
+    commands = [command for block in indented_blocks(README) for command in transcripts(block)]
+    assert [words[1] for words, _ in commands] == ["tamper", "test", "predict", "configs"]
+    assert all(shown for _, shown in commands)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -87,6 +111,27 @@ def test_it_names_every_verb():
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path, child_environment):
+    """Datasets, flags and configurations have their pages, which nobody wrote."""
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=child_environment, check=True)
+    for page in ("datasets/casiav1", "flags/codec-report", "configurations", "python", "RESULTS", "howto/gpus"):
+        assert (tmp_path / page / "index.html").is_file()
+    flags = (tmp_path / "flags" / "train" / "index.html").read_text()
+    assert "--prior_rate" in flags and "zₜ = √ᾱₜ (z₀ + λ ξ)" in flags
+
+
+def test_each_equation_that_a_flag_names_is_shown():
+    path = ROOT / "docs" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", path)
+    spec.loader.exec_module(generate := importlib.util.module_from_spec(spec))
+    for verb in VERBS:
+        for row in re.findall(r"^\| `--.*", generate._flags(verb), re.M):
+            assert set(re.findall(r"(?:Eq|Alg)\. \d+(?:-\d+)?", row)) <= set(generate.EQUATIONS), row
 
 
 def test_every_page_is_reached_from_the_index():

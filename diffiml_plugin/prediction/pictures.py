@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
 
-HEADING = 18  # pixels, of the line that `headed` adds
+HEADING = 22  # pixels, of the line that `headed` adds
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
@@ -48,6 +47,6 @@ def sheet(pictures: Sequence[np.ndarray], columns: int = 4, gap: int = 4) -> np.
 def headed(picture: np.ndarray, text: str) -> np.ndarray:
     """The picture or map (see `as_picture`) below a line of black text on white, cut off where it is wider."""
     picture = as_picture(picture)
-    line = Image.new("RGB", (picture.shape[1], HEADING), "white")
-    ImageDraw.Draw(line).text((2, 3), text, fill="black")
-    return np.vstack([np.asarray(line), picture])
+    line = np.full((HEADING, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(line, text, (2, HEADING - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([line, picture])
