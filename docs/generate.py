@@ -26,6 +26,7 @@ EQUATIONS = {  # as help texts name them
     "Eq. 15": "zₜ = √ᾱₜ (z₀ + λ ξ) + √(1 − ᾱₜ) ε",
     "Alg. 2": "mask = D(mean of z⁽¹⁾ ... z⁽ᴺ⁾), each sampled in S steps from noise of its own",
 }
+_TRANSCRIPT = re.compile(r"(?<=\n\n)    \$ .*\n(?:    .*\n)*")
 _LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -79,7 +80,21 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return text[1:-1]
         return f"{text}({posixpath.relpath(inside, posixpath.dirname(path) or '.')}{anchor})"
 
-    return _LINK.sub(linked, markdown)
+    return _TRANSCRIPT.sub(_fenced, _LINK.sub(linked, markdown))
+
+
+def _fenced(match: re.Match[str]) -> str:
+    """A transcript as blocks of commands, which can be copied, and of what they print."""
+    lines = re.sub("^    ", "", match[0], flags=re.M).rstrip("\n").splitlines()
+    blocks: list[tuple[str, list[str]]] = []
+    going_on = False  # a command's second line
+    for line in lines:
+        kind = "sh" if going_on or line.startswith("$ ") else "text"
+        going_on = kind == "sh" and line.endswith("\\")
+        if not blocks or blocks[-1][0] != kind:
+            blocks.append((kind, []))
+        blocks[-1][1].append(line.removeprefix("$ "))
+    return "\n".join(f"```{kind}\n" + "\n".join(part) + "\n```\n" for kind, part in blocks)
 
 
 def _slug(name: str) -> str:
