@@ -20,6 +20,7 @@ from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.prediction.detector import Detector, Photo
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import CommonSettings
+from diffiml_plugin.weights import hub
 
 __all__ = ["Detector", "Photo", "Result", "load", "load_model"]
 _HIGHEST = 2.7  # of an ImageNet-normalised image: white in blue, (1 - 0.406) / 0.225, is 2.64
@@ -28,6 +29,7 @@ _HIGHEST = 2.7  # of an ImageNet-normalised image: white in blue, (1 - 0.406) / 
 def load(
     name_or_path: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     device: str = "auto",
     image_size: int | None = None,
     threshold: float | None = None,
@@ -39,8 +41,10 @@ def load(
     """A trained model, ready for photos: `load("small")("photo.jpg").mask`.
 
     Args:
-        name_or_path: `small`, the model that travels with the package; a file of weights; or the folder of a training,
-            whose best weights count.
+        name_or_path: `small`, the model that travels with the package; a file of weights; the folder of a training,
+            whose best weights count, or of `save_pretrained`; or ORGANISATION/NAME of the hub, where there is no such
+            path. What was fetched once is found offline.
+        revision: of the hub: a commit, which stays what it is, a tag or a branch; None: the newest.
         device: auto (a GPU, if there is one), cuda or cpu.
         image_size: pixels, the side that the model works at; None: as it was trained.
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated. None: the checkpoint's own, else 0.5.
@@ -56,7 +60,15 @@ def load(
     """
     with of_arguments():
         common = CommonSettings(image_size=image_size, device=device)
-        return Detector(name_or_path, common, model, settings, threshold, precision, compile)
+        return Detector(_place(name_or_path, revision), common, model, settings, threshold, precision, compile)
+
+
+def _place(name_or_path: str | os.PathLike[str], revision: str | None) -> str:
+    """What `find_checkpoint` takes: the hub's name with its prefix, unless there is such a path."""
+    name = os.fspath(name_or_path)
+    if revision is None and (os.path.exists(name) or not hub.is_name(name)):
+        return name
+    return hub.PREFIX + name.removeprefix(hub.PREFIX) + (f"@{revision}" if revision else "")
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:

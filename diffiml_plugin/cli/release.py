@@ -1,40 +1,57 @@
-"""Writes a checkpoint, or the mean of several of one architecture, in half precision with a statement of its data,
-figures and limits, to give away.
+"""Writes a checkpoint, or the mean of several of one architecture, in half precision to give away, with what its users
+should know, and its model card beside it.
+
+The card is written from the file's metadata: what these flags say, the figures of its test, and its calibration, where
+`benco calibrate` makes one afterwards. `Detector.push_to_hub` uploads both.
 """
 
 import argparse
+from pathlib import Path
+
+_STATED = {
+    "data": "what it was trained on",
+    "licence": "under which terms it may be used",
+    "limits": "what it cannot do",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `cli.main`."""
     parser.add_argument("checkpoint_path", nargs="+", help="weights: a file, or a training's folder")
-    parser.add_argument("target", help="file to write, NAME.safetensors")
-    parser.add_argument("--statement", required=True, metavar="FILE", help="JSON object that is added to the metadata")
-    parser.add_argument("--results", metavar="FILE", help="results.json of its test: the figures")
+    parser.add_argument("target", help="file to write, NAME.safetensors; the card is NAME.md")
+    for name, meaning in _STATED.items():
+        parser.add_argument(f"--{name}", default="", metavar="TEXT", help=f"{meaning}, in a sentence")
+    parser.add_argument("--results", metavar="FILE", help="results.json of its test: the figures, with intervals")
 
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
-    from pathlib import Path
-
-    from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.models.release import release
+    from diffiml_plugin.prediction.model_card import write_card
 
-    statement = _read(args.statement)
+    statement = {name: text for name in _STATED if (text := getattr(args, name))}
     if args.results:
-        statement["figures"] = _read(args.results).get("mean")
-        if not statement["figures"]:
-            raise DiffIMLError(f"{args.results} holds no mean figures; expected what `benco test` writes")
-    release(args.checkpoint_path, Path(args.target), statement)
-    print(f"{args.target}: {Path(args.target).stat().st_size / 1e6:.1f} MB")
+        statement["figures"] = _figures(Path(args.results))
+    target = Path(args.target)
+    release(args.checkpoint_path, target, statement)
+    card = write_card(target, target.with_suffix(".md"), target.stem)
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; its card: {card}")
     return 0
 
 
-def _read(file: str) -> dict:
-    from diffiml_plugin.errors import DiffIMLError
-    from diffiml_plugin.stored import read_json, shown
+def _figures(results: Path) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Those of the records behind a results file of `benco test`."""
+    from itertools import groupby
 
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise DiffIMLError(f"{file} is {shown(content)}; expected a JSON object")
-    return content
+    from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.evaluation.intervals import figures
+    from diffiml_plugin.evaluation.records import read_records, records_file
+
+    try:
+        records = read_records(records_file(results))
+        found = figures({name: list(of_set) for name, of_set in groupby(records, lambda record: record["dataset"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DiffIMLError(f"{results} has no records of `benco test` beside it: {error}") from error
+    if not found:
+        raise DiffIMLError(f"{records_file(results)} holds no figures; expected what `benco test` writes")
+    return found

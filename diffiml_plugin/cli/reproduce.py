@@ -112,6 +112,8 @@ def _is_done(step: Step) -> bool:
     verb, args, made = step.words[0], step.args, _made_by(step)
     if verb == "tamper":
         return Path(args.output_dir, LIST).exists()
+    if verb == "calibrate":
+        return bool(args.output) and _is_newer(Path(args.output), [args.checkpoint_path])
     if made is None:
         return False
     if verb == "release":

@@ -30,6 +30,19 @@ def intervals(found: Mapping[str, Sequence[Record]], own_threshold: float | None
     return Table.of("", {name: _shown(row) for name, row in rows.items()})
 
 
+def figures(found: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """By dataset, the figures that it has, each with the ends of its 95 % interval; plain numbers for a checkpoint."""
+    shown = {"f1": "pixel-level F1", "auc": "pixel-level AUC", "false_alarm_area": "false alarm area"}
+
+    def of_set(records: Sequence[Record]) -> dict[str, Figure | None]:
+        return {name: _mean([records], key) for key, name in shown.items()} | {"image-level AUC": _image_auc([records])}
+
+    return {
+        dataset: {name: (f.value, *f.interval) for name, f in of_set(records).items() if f and f.interval}
+        for dataset, records in found.items()
+    }
+
+
 def _row(groups: _Groups, own_threshold: float | None) -> dict[str, Any]:
     """By column, the figures of one dataset or the mean of several, which has no best threshold."""
     labels = [record["label"] for records in groups for record in records]

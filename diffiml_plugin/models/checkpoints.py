@@ -17,6 +17,7 @@ from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import REGISTRY, RegisteredModel, find_model, of_the_run
 from diffiml_plugin.settings import FLAG, Setting, layer, values_of
 from diffiml_plugin.stored import checked, require_file, shown
+from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import load_into, load_weights, read_metadata, save_weights
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.release import refuse_unconverted
@@ -26,6 +27,7 @@ RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # t
 _OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")
 _FOREIGN = (".pth", ".pt", ".ckpt", ".bin")  # in upper case too
 _PARTS, _SPARE = 8, 10_000_000  # constructors make some parts several times, and drop others
+MEASURED = ("figures", "calibration", "calibrated_on")  # parts of the metadata that hold for its own settings alone
 _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
 
@@ -93,7 +95,7 @@ class Checkpoint:
             DiffIMLError: a damaged file, tensors that do not fit the model, or settings of which no model can be built
                 or only one that is far larger than the file.
         """
-        state_dict, _ = _read(self.path)
+        state_dict, _ = read_weights(self.path)
         with _no_larger_than(sum(tensor.numel() for tensor in state_dict.values())):
             try:
                 model = self.card.build(flags, pretrained=False)
@@ -143,15 +145,15 @@ def read_checkpoint(path: str | os.PathLike[str], name: str = "") -> Checkpoint:
     """What a checkpoint says of its model; of a file of ours only the header is read.
 
     Args:
-        path: a file of `benco train`, a `.pth` of the framework's scripts, a run's folder (its best weights), or a
-            name of `RELEASED`.
+        path: a file of `benco train`, a `.pth` of the framework's scripts, a run's folder (its best weights) or one of
+            `Detector.save_pretrained`, a name of `RELEASED`, or hub:ORGANISATION/NAME with or without @REVISION.
         name: the model, for a file that does not say; otherwise it must agree.
 
     Raises:
         DiffIMLError: no such file, a damaged or foreign one, or another model.
     """
     path = find_checkpoint(path)
-    metadata = _read(path)[1] if path.suffix.lower() in _FOREIGN else read_metadata(path)
+    metadata = read_weights(path)[1] if path.suffix.lower() in _FOREIGN else read_metadata(path)
     stored_name = metadata.get("model", "")
     place = f"the header of {path}"
     if not (name or stored_name):
@@ -192,6 +194,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     name, path = os.fspath(path), Path(path)
     if path.is_file():
         return path
+    if name.startswith(hub.PREFIX):
+        return hub.fetch(name.removeprefix(hub.PREFIX))
     if name in RELEASED:
         if (path / BEST).is_file():
             raise DiffIMLError(
@@ -203,11 +207,12 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
         require_file(path)  # it is none: a pipe, say
     if not path.is_dir():
         raise DiffIMLError(
-            f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, or "
-            f"{' or '.join(RELEASED)}"
+            f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, "
+            f"{' or '.join(RELEASED)}, or hub:ORGANISATION/NAME"
         )
-    if (path / BEST).is_file():
-        return path / BEST
+    for file in (BEST, hub.WEIGHTS):
+        if (path / file).is_file():
+            return path / file
     others = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "no weights"
     raise DiffIMLError(
         f"{path} has no {BEST} (made when --test_data_path holds tampered images); it has {others}: name a file"
@@ -238,7 +243,7 @@ def _no_larger_than(stored: int) -> Iterator[None]:
         hook.remove()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and metadata of a file of ours, or the framework's: {"model": weights, "args": Namespace}, or weights."""
     if path.suffix.lower() not in _FOREIGN:
         return load_weights(path)

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffiml_plugin.models.checkpoints import Checkpoint, read_checkpoint
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.models.checkpoints import MEASURED, Checkpoint, described, read_checkpoint, read_weights
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import RegisteredModel, find_model, of_the_run
 from diffiml_plugin.settings import FLAG, CommonSettings, Setting, layer, values_of
+from diffiml_plugin.weights.files import save_weights
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,22 @@ class OpenedModel:
             for name, setting in {**self.settings, **self.input_settings}.items()
             if setting.source == FLAG and name not in ("device", "noise_seed") and setting.value != stored.get(name)
         ]
+
+    def save(self, target: Path, **facts: Any) -> None:
+        """Writes the checkpoint's weights with the settings that were opened, and `facts` in place of the same stored.
+
+        What was measured with other settings is left behind.
+
+        Raises:
+            DiffIMLError: a new model, which has no weights yet; a file that cannot be read or written.
+        """
+        if self.checkpoint is None:
+            raise DiffIMLError(f"{self.card.name} is a new model without trained weights; open a checkpoint to save it")
+        state_dict, metadata = read_weights(self.checkpoint.path)
+        stale = MEASURED if self.changed else ()
+        kept = {name: value for name, value in metadata.items() if name not in stale}
+        ran_with = described(metadata.get("model") or self.card.name, self.flags, input=asdict(self.inputs))
+        save_weights(target, state_dict, {**kept, **ran_with, **facts})
 
     def build(self, pretrained: bool = True) -> nn.Module:
         """The checkpoint's model, on the CPU, or a new one. Without `pretrained` a new one's initial weights, which are

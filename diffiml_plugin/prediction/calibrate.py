@@ -25,11 +25,10 @@ from diffiml_plugin.evaluation.records import digest, stamp, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.files import make_folder, require_writable, write_figure, write_text
-from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint, storable
+from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.prediction.result import Result
-from diffiml_plugin.weights.files import load_weights, save_weights
 
 RECORDS, REPORT, TABLE, DIAGRAM = "calibration.jsonl", "calibration.json", "calibration.md", "reliability.png"
 _logger = logging.getLogger(__name__)
@@ -55,15 +54,17 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
         DiffIMLError: too few images; lists of faulty files; a target that cannot be written. All before the first
             prediction.
     """
-    require_writable(target)
     make_folder(output_dir)
+    require_writable(target)
     pairs = _pairs(lists)
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)
     records = _records(detector, pairs, output_dir / RECORDS)
     fitted = fit(records, bounds)
     threshold = mask_threshold(records, bounds.area)
-    _store(detector.opened, target, threshold, fitted, sorted({record["dataset"] for record in records}))
+    sets = sorted({record["dataset"] for record in records})
+    stored = {"calibration": asdict(fitted.calibration), "calibrated_on": sets}
+    detector.opened.save(target, threshold=threshold, **stored)
     _report(fitted, threshold, detector.opened, output_dir)
     return fitted
 
@@ -122,14 +123,6 @@ def _record(result: Result, mask: str) -> Record:
         complete=True,
     )
     return {**record, "score": result.score, "features": features(result.probability, result.uncertainty).tolist()}
-
-
-def _store(opened: OpenedModel, target: Path, threshold: float, fitted: Fitted, sets: Sequence[str]) -> None:
-    """The checkpoint's weights with the settings that they ran with, the threshold and the calibration."""
-    state_dict, metadata = load_weights(opened.path)
-    ran_with = {"config": storable(opened.flags), "input": asdict(opened.inputs)}
-    found = {"threshold": threshold, "calibration": asdict(fitted.calibration), "calibrated_on": list(sets)}
-    save_weights(target, state_dict, {**metadata, **ran_with, **found})
 
 
 def _report(fitted: Fitted, threshold: float, opened: OpenedModel, folder: Path) -> None:

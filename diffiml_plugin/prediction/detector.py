@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -19,14 +20,16 @@ from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.evaluation.scores import THRESHOLD
-from diffiml_plugin.files import file_digest
+from diffiml_plugin.files import file_digest, make_folder
 from diffiml_plugin.launch import to_device
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Inputs, require_image
 from diffiml_plugin.models.opened import OpenedModel, open_model
 from diffiml_plugin.models.registry import require_inputs
+from diffiml_plugin.prediction.model_card import write_card
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
+from diffiml_plugin.weights import hub
 
 _logger = logging.getLogger(__name__)
 Photo: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
@@ -109,6 +112,40 @@ class Detector:
                 yield self._detect(file)
             except DiffIMLError as error:
                 yield Failure(file, str(error))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], name: str = "") -> Path:
+        """Writes model.safetensors, with the settings that this detector runs with, and README.md, its model card.
+
+        Args:
+            folder: made if it is not there; `load` takes it.
+            name: of the model in the card; the folder's, if empty.
+
+        Returns:
+            the folder.
+
+        Raises:
+            DiffIMLError: a file cannot be written.
+        """
+        made = make_folder(folder)
+        self.opened.save(made / hub.WEIGHTS)
+        write_card(made / hub.WEIGHTS, made / hub.CARD, name or made.resolve().name)
+        return made
+
+    def push_to_hub(self, name: str, *, private: bool = False) -> str:
+        """Uploads what `save_pretrained` writes.
+
+        Args:
+            name: ORGANISATION/NAME of a repository on the hub, which is made if it is not there.
+            private: make it so that few can see it.
+
+        Returns:
+            the commit's hash: `load(name, revision=...)` gives this very model for ever.
+
+        Raises:
+            DiffIMLError: no network, or no right to write there.
+        """
+        with TemporaryDirectory() as folder:
+            return hub.push(self.save_pretrained(folder, name), name, private)
 
     def _detect(self, photo: object) -> Result:
         name, key, image = _read(photo)

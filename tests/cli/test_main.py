@@ -227,13 +227,12 @@ def test_the_framework_answers_its_own_words(words, monkeypatch):
             "--total_batch_size",
             "4",
         ],
-        ["release", "small", "out.safetensors", "--statement", "SET/card.json"],
+        ["release", "small", "out.safetensors"],
     ],
     ids=lambda words: words[0],
 )
 def test_every_verb_takes_the_model_that_travels_along(words, tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tiny_dataset / "card.json").write_text("{}")
     if words[0] != "release":
         words = [*words, "--checkpoint_path", "small", "--device", "cpu", "--num_inference_steps", "1"]
     if words[0] not in ("release", "predict"):

@@ -1,46 +1,46 @@
 import json
 
 import pytest
-from torch import nn
 
 from diffiml_plugin.cli.main import main
-from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.weights.files import read_metadata
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    save_checkpoint(tmp_path / "x.safetensors", nn.Linear(2, 2), "TinyIML", {})
-    (tmp_path / "card.json").write_text(json.dumps({"data": "none"}))
-    return tmp_path
+def words(tiny_model, stored, tmp_path):
+    return ["release", str(stored()), str(tmp_path / "given.safetensors")]
 
 
-def test_statement_and_figures_stand_in_the_file(checkpoint, capsys):
-    (checkpoint / "results.json").write_text(json.dumps({"mean": {"pixel-level F1": 0.5}}))
-    words = [
-        "release",
-        str(checkpoint / "x.safetensors"),
-        str(checkpoint / "y.safetensors"),
-        "--statement",
-        str(checkpoint / "card.json"),
-    ]
-    assert main(words) == 0 and "figures" not in read_metadata(checkpoint / "y.safetensors")
-    (checkpoint / "y.safetensors").unlink()
-    assert main([*words, "--results", str(checkpoint / "results.json")]) == 0
-    metadata = read_metadata(checkpoint / "y.safetensors")
-    assert (metadata["data"], metadata["figures"]) == ("none", {"pixel-level F1": 0.5})
-    assert capsys.readouterr().out.startswith(f"{checkpoint / 'y.safetensors'}: 0.0 MB")
+def tampered(f1: float, auc: float) -> dict:
+    return {"dataset": "val", "label": 1, "f1": f1, "auc": auc, "false_alarm_area": None, "score": 0.9}
 
 
-def test_results_without_figures_are_refused(checkpoint, capsys):
-    card = str(checkpoint / "card.json")
-    words = ["release", str(checkpoint / "x.safetensors"), str(checkpoint / "y.safetensors"), "--statement", card]
-    assert main([*words, "--results", card]) == 2 and "card.json holds no mean" in capsys.readouterr().err
+def test_statement_and_figures_stand_in_the_file_and_in_its_card(words, tmp_path, capsys):
+    records = [tampered(0.4, 0.8), tampered(0.6, 0.9)]
+    records.append({"dataset": "val", "label": 0, "f1": None, "auc": None, "false_alarm_area": 0.25, "score": 0.1})
+    (tmp_path / "per_image.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    stated = ["--data", "squares", "--licence", "mine", "--limits", "circles are missed"]
+    assert main([*words, *stated, "--results", str(tmp_path / "results.json")]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'given.safetensors'}: 0.0 MB")
+    metadata, card = read_metadata(tmp_path / "given.safetensors"), (tmp_path / "given.md").read_text()
+    assert (metadata["data"], metadata["licence"], metadata["limits"]) == ("squares", "mine", "circles are missed")
+    assert metadata["figures"]["val"]["pixel-level F1"] == [0.5, pytest.approx(0.4), pytest.approx(0.6)]
+    assert metadata["figures"]["val"]["false alarm area"][0] == 0.25
+    assert "| val |" in card.replace("  ", "") and "0.500 [0.400, 0.600]" in card and "squares" in card
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
-def test_a_statement_that_is_no_object_is_refused(checkpoint, capsys, text):
-    (checkpoint / "card.json").write_text(text)
-    words = ["release", str(checkpoint / "x.safetensors"), str(checkpoint / "y.safetensors")]
-    assert main([*words, "--statement", str(checkpoint / "card.json")]) == 2
-    assert "card.json cannot be read" in capsys.readouterr().err
+def test_nothing_needs_to_be_stated(words, tmp_path):
+    assert main(words) == 0
+    assert read_metadata(tmp_path / "given.safetensors").keys() == {"model", "input", "config"}
+    assert "Not stated." in (tmp_path / "given.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "records, told", [(None, "no records of `benco test`"), ("{", "no records"), ("", "no figures")]
+)
+def test_results_without_records_are_refused(words, tmp_path, capsys, records, told):
+    if records is not None:
+        (tmp_path / "per_image.jsonl").write_text(records)
+    assert main([*words, "--results", str(tmp_path / "results.json")]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not (tmp_path / "given.safetensors").exists()

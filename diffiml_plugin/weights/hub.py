@@ -1,0 +1,59 @@
+"""Weights of ours on the Hugging Face hub: fetched by name and revision, found in its cache offline, and pushed."""
+
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError
+
+from diffiml_plugin.errors import DiffIMLError
+
+PREFIX = "hub:"  # of --checkpoint_path: hub:ORGANISATION/NAME, or with @REVISION
+WEIGHTS, CARD = "model.safetensors", "README.md"
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_name(name: str) -> bool:
+    """Whether this can be a repository's: ORGANISATION/NAME."""
+    return bool(_NAME.fullmatch(name))
+
+
+def fetch(name: str) -> Path:
+    """The file of weights in the hub's cache, downloaded if it is not there yet. Nothing else is fetched.
+
+    Args:
+        name: ORGANISATION/NAME, or with @REVISION: a commit, which stays what it is, a tag or a branch.
+
+    Raises:
+        DiffIMLError: no such repository, revision or file; no network and nothing in the cache.
+    """
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, WEIGHTS, revision=revision or None))
+    except (OSError, HFValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise DiffIMLError(
+            f"{name} is no file or folder here, and {WEIGHTS} of that name cannot be had from the hub "
+            f"({type(error).__name__}: {reason:.150}); check the name and the network, or pass a file of weights"
+        ) from error
+
+
+def push(folder: Path, name: str, private: bool) -> str:
+    """Uploads a folder as a commit of the hub's repository of that name, which is made if it is not there.
+
+    Returns:
+        the commit's hash, which pins it as a revision.
+
+    Raises:
+        DiffIMLError: no such name can be, no network, or no right to write there.
+    """
+    try:
+        hub = huggingface_hub.HfApi()
+        hub.create_repo(name, private=private, exist_ok=True)
+        return hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Weights and model card").oid
+    except (OSError, HFValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise DiffIMLError(
+            f"cannot push to {name} ({type(error).__name__}: {reason:.150}); log in by `hf auth login`, as someone who "
+            "may write there"
+        ) from error

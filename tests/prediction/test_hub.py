@@ -1,0 +1,186 @@
+"""Against a stand-in of the hub: its HTTP interface for downloads, on this machine, and its cache."""
+
+import hashlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub import constants
+
+from diffiml_plugin import load, load_model
+from diffiml_plugin.cli.main import main
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.models.checkpoints import restore
+from diffiml_plugin.weights import hub
+from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
+
+NAME, COMMIT = "org/tiny", "0123456789abcdef0123456789abcdef01234567"
+PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Serves /NAME/resolve/REVISION/FILE as the hub does: commit and hash in the headers, 404 with its codes."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+
+    def do_HEAD(self):
+        self.answer(with_body=False)
+
+    def do_GET(self):
+        self.answer(with_body=True)
+
+    def answer(self, with_body):
+        repository, _, rest = self.path.lstrip("/").partition("/resolve/")
+        if rest:  # the client asks for more than files
+            self.asked.append(rest)
+        revision, _, file = rest.partition("/")
+        code = None
+        if repository != NAME:
+            code = "RepoNotFound"
+        elif revision not in ("main", "v1", COMMIT):
+            code = "RevisionNotFound"
+        elif file not in self.files:
+            code = "EntryNotFound"
+        body = b"" if code else self.files[file]
+        self.send_response(404 if code else 200)
+        self.send_header("Content-Length", str(len(body)))
+        if code:
+            self.send_header("X-Error-Code", code)
+        else:
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def saved(tiny_model, stored, tmp_path):
+    """What `save_pretrained` writes."""
+    return load(stored(), device="cpu").save_pretrained(tmp_path / "saved")
+
+
+@pytest.fixture
+def served(saved, tmp_path, monkeypatch):
+    """The stand-in, with the saved folder in it; the hub's client asks it, and keeps a cache of its own."""
+    files = {file.name: file.read_bytes() for file in saved.iterdir()}
+    handler = type("ThisHub", (Hub,), {"files": files, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", place)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", place + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_was_saved_is_the_same_detector(stored, saved):
+    assert {file.name for file in saved.iterdir()} == {hub.WEIGHTS, hub.CARD}
+    detector, again = load(stored(), device="cpu"), load(saved, device="cpu")
+    assert np.array_equal(detector(PHOTO).probability, again(PHOTO).probability)
+    assert "# saved" in (saved / hub.CARD).read_text() and restore(saved).card.name == "TinyIML"
+
+
+def test_settings_are_saved_and_what_was_measured_with_others_is_not(tiny_model, stored, tmp_path):
+    path = stored()
+    weights, metadata = load_weights(path)
+    save_weights(path, weights, {**metadata, "figures": {"a": {"F1": [1, 1, 1]}}, "calibrated_on": ["a"], "data": "x"})
+    kept = read_metadata(load(path, device="cpu").save_pretrained(tmp_path / "same") / hub.WEIGHTS)
+    assert kept["figures"] and kept["calibrated_on"] == ["a"]
+    other = read_metadata(load(path, device="cpu", poison="y").save_pretrained(tmp_path / "other") / hub.WEIGHTS)
+    assert other["config"]["poison"] == "y" and other["data"] == "x"
+    assert "figures" not in other and "calibrated_on" not in other
+
+
+def test_a_model_of_the_hub_is_found_again_offline(served, saved, monkeypatch):
+    expected = load(saved, device="cpu")(PHOTO).probability
+    assert np.array_equal(load(NAME, device="cpu")(PHOTO).probability, expected)
+    assert {path.rpartition("/")[2] for path in served.asked} == {hub.WEIGHTS}  # nothing else, no backbone
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    served.asked.clear()
+    for revision in (None, COMMIT):
+        assert np.array_equal(load(NAME, revision=revision, device="cpu")(PHOTO).probability, expected)
+    assert load_model(f"hub:{NAME}@{COMMIT}").training is False
+    assert not served.asked
+
+
+def test_where_there_is_no_network_the_cache_answers(served, monkeypatch):
+    expected = load(NAME, device="cpu")(PHOTO).probability
+    nowhere = "http://127.0.0.1:9"  # no one listens
+    monkeypatch.setattr(constants, "ENDPOINT", nowhere)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere + "/{repo_id}/resolve/{revision}/{filename}")
+    assert np.array_equal(load(NAME, device="cpu")(PHOTO).probability, expected)
+
+
+def test_a_commit_pins_a_model(served):
+    load(NAME, revision=COMMIT, device="cpu")
+    served.asked.clear()
+    assert load(NAME, revision=COMMIT, device="cpu").opened.path.parent.name == COMMIT
+    assert not served.asked  # a commit cannot change
+    load(NAME, revision="v1", device="cpu")
+    assert served.asked
+
+
+def test_every_verb_takes_a_name_of_the_hub(served, tmp_path, capsys):
+    from PIL import Image
+
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*words, "--checkpoint_path", f"hub:{NAME}@{COMMIT}"]) == 0
+    assert main([*words, "--checkpoint_path", "hub:org/gone"]) == 2
+    assert "org/gone is no file or folder here, and" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, revision", [("org/gone", None), (NAME, "gone"), ("a--b/..", None)])
+def test_what_the_hub_does_not_have_is_one_sentence(served, name, revision):
+    with pytest.raises(DiffIMLError, match="cannot be had from the hub") as refused:
+        load(name, revision=revision, device="cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_lacks_a_tensor_is_not_loaded(served, saved):
+    weights, metadata = load_weights(saved / hub.WEIGHTS)
+    weights.pop("layers.2.bias")
+    save_weights(saved / hub.WEIGHTS, weights, metadata)
+    served.files[hub.WEIGHTS] = (saved / hub.WEIGHTS).read_bytes()
+    with pytest.raises(DiffIMLError, match=r"1 missing \(layers.2.bias\)"):
+        load(NAME, device="cpu")
+
+
+def test_a_path_comes_before_a_name_of_the_hub(served, saved, tmp_path):
+    (tmp_path / "org").mkdir()
+    saved.rename(tmp_path / NAME)
+    load(NAME, device="cpu")
+    assert not served.asked
+
+
+def test_a_push_uploads_what_is_saved(tiny_model, stored, monkeypatch):
+    calls = {}
+
+    class Api:
+        def create_repo(self, name, private, exist_ok):
+            calls["made"] = name, private, exist_ok
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls["files"] = {file.name: file.read_text(errors="replace") for file in folder_path.iterdir()}
+            return type("Commit", (), {"oid": COMMIT})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert load(stored(), device="cpu").push_to_hub(NAME, private=True) == COMMIT
+    assert calls["made"] == (NAME, True, True) and calls["files"].keys() == {hub.WEIGHTS, hub.CARD}
+    assert f"# {NAME}" in calls["files"][hub.CARD]
+
+
+def test_a_push_that_fails_is_one_sentence(tiny_model, stored, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DiffIMLError, match="cannot push to org/tiny .*hf auth login"):
+        load(stored(), device="cpu").push_to_hub(NAME)
