@@ -53,6 +53,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "study": ("study", "mean and spread over seeds of runs that differ in one thing each"),
     "release": ("release", "a checkpoint in half precision, with a statement, to give away"),
     "convert": ("convert", "a checkpoint of the authors' release, as a file that every verb takes"),
+    "export": ("export", "DiffIML as ONNX or torch.export graphs, with a sampler that needs no torch"),
     "report": ("report", "what runs found beside the published figures"),
 }
 FRAMEWORK_VERBS = {

@@ -1,0 +1,225 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.adapters import method_of
+from diffiml_plugin.models.checkpoints import save_checkpoint
+from diffiml_plugin.models.inputs import Inputs, InputSettings
+from diffiml_plugin.models.opened import open_model
+from diffiml_plugin.prediction import export as exporting
+from diffiml_plugin.prediction import numpy_sampler
+from diffiml_plugin.settings import CommonSettings
+
+CPU = CommonSettings(device="cpu")
+SAME = "tf_mobilenetv3_small_minimal_100"  # an encoder whose padding depends on the image's size
+SETTINGS = {"encoder": SAME, "num_inference_steps": 2, "ensemble_size": 3}
+SIZES = ((64, 96), (160, 128))  # not the one that graphs are traced at
+
+
+@pytest.fixture
+def random_image():
+    return lambda size: torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(3))
+
+
+def graphs_of(diffiml):
+    """The parts as functions of arrays, without a graph."""
+
+    def run(part):
+        return lambda *arrays: [tensor.numpy() for tensor in part.module(*map(torch.from_numpy, arrays))]
+
+    with torch.no_grad():
+        parts = exporting._parts(diffiml.requires_grad_(False))
+    return {name: run(part) for name, part in zip(exporting._NAMES, parts, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Of random weights, whose predictions vary."""
+    from diffiml_plugin.models.registry import find_model
+
+    torch.manual_seed(1)
+    card = find_model("DiffIML")
+    flags = card.resolve(SETTINGS)
+    path = tmp_path_factory.mktemp("weights") / "x.safetensors"
+    facts = {"input": {"if_padding": True, "padding_mode": "reflect"}, "threshold": 0.4, "licence": "for nobody"}
+    save_checkpoint(path, card.build(flags), card.name, flags, **facts)
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened(checkpoint):
+    return open_model(checkpoint, CPU, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def diffiml(opened):
+    return method_of(opened.build().eval())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"tta": True},
+        {"tta": True, "tta_fusion": "max", "ensemble_space": "pixel"},
+        {"sampler": "ancestral", "num_inference_steps": 3},
+        {"timestep_spacing": "leading", "ensemble_size": 1},
+        {"mask_reading": "sigmoid", "num_inference_steps": 7},
+    ],
+    ids=str,
+)
+def test_the_numpy_sampler_is_algorithm_2(opened, diffiml, random_image, flags):
+    diffiml = diffiml.with_settings(**flags)
+    config = exporting._configuration(opened, diffiml.config, "onnx")
+    graphs, image = graphs_of(diffiml), random_image(SIZES[0])
+    noise = diffiml.draw_noise(["x"], SIZES[0])[0].numpy()
+    maps = numpy_sampler.sample(graphs, config, image.numpy(), noise)
+    expected = diffiml.predict(image, ["x"], details=True)
+    assert expected.probability.std() > 0.01
+    assert np.abs(maps[0] - expected.probability[0, 0].numpy()).max() < 1e-4
+    if not flags.get("tta"):  # whose edges a prediction shows of the upright view alone
+        assert np.abs(maps[1] - expected.edge[0, 0].numpy()).max() < 1e-4
+    assert numpy_sampler.draw_noise(config["sampling"], image.numpy()).shape == noise.shape
+
+
+def test_a_bound_on_latents_is_kept(opened, diffiml, random_image):
+    diffiml = diffiml.with_settings(latent_codec="lightvae-release", clip_latents=0.05)  # LightVAE's own take no bound
+    config = exporting._configuration(opened, diffiml.config, "onnx")
+    noise = diffiml.draw_noise(["x"], SIZES[0])[0].numpy()
+    maps = numpy_sampler.sample(graphs_of(diffiml), config, random_image(SIZES[0]).numpy(), noise)
+    expected = diffiml.predict(random_image(SIZES[0]), ["x"]).probability[0, 0].numpy()
+    assert np.abs(maps[0] - expected).max() < 1e-4
+    free = diffiml.with_settings(clip_latents=0.0).predict(random_image(SIZES[0]), ["x"]).probability[0, 0].numpy()
+    assert np.abs(free - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings, tolerance",
+    [
+        (InputSettings(64, True, None, "reflect"), 1e-5),
+        (InputSettings(64, True, None, "constant"), 1e-5),
+        (InputSettings(64, False), 1.5 / 255 / 0.224),  # OpenCV's fixed-point arithmetic may round to the next level
+    ],
+)
+@pytest.mark.parametrize("size", [(50, 70), (20, 90), (64, 64)])
+def test_photos_are_prepared_as_the_model_sees_them(settings, tolerance, size):
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    expected, geometry = Inputs(settings, 32).prepare(photo)
+    config = {**asdict(settings), "multiple": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    image = numpy_sampler.prepare(config, photo)
+    assert image.shape[1:] == expected.shape and image.dtype == np.float32
+    assert np.abs(image[0] - expected.numpy()).max() <= tolerance
+    undone = numpy_sampler.resize(image[0].transpose(1, 2, 0), *size)[..., 0]
+    if not settings.if_padding:
+        assert np.abs(undone - geometry.undo(torch.from_numpy(image[0, 0]))).max() < 1e-4
+
+
+def test_noise_follows_from_the_photo(opened, diffiml):
+    sampling = exporting._configuration(opened, diffiml.config, "onnx")["sampling"]
+    images = np.zeros((1, 3, 64, 64), np.float32), np.ones((1, 3, 64, 64), np.float32)
+    one, again, other = (numpy_sampler.draw_noise(sampling, image) for image in (images[0], *images))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_other_models_are_refused(tiny_model, stored, tmp_path):
+    with pytest.raises(DiffIMLError, match="holds a TinyIML; only DiffIML is exported"):
+        exporting.export(stored(), "torch_export", tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path, checkpoint, name):
+    monkeypatch.setattr(exporting, "find_spec", lambda wanted: None if wanted == name else wanted)
+    with pytest.raises(DiffIMLError, match=rf"needs the package {name}; pip install 'diffiml-plugin\[export\]'"):
+        exporting.export(str(checkpoint), "onnx", tmp_path / "out", CPU)
+
+
+def test_what_cannot_be_exported_is_refused_in_one_sentence(monkeypatch, tmp_path, checkpoint):
+    def fail(*arguments):
+        raise RuntimeError("no such operator\nfourteen pages of graph")
+
+    monkeypatch.setattr(exporting, "_write", fail)
+    with pytest.raises(
+        DiffIMLError, match="the condition of this model .* cannot be exported as .*: no such operator$"
+    ):
+        exporting.export(str(checkpoint), "torch_export", tmp_path / "out", CPU)
+
+
+def test_graphs_that_compute_something_else_are_refused(monkeypatch, tmp_path, checkpoint):
+    monkeypatch.setattr(exporting, "_write", lambda part, file: None)
+    wrong = {"condition": lambda image: [image], "step": lambda z, t, c: [z], "decoder": lambda z: [z[:, :1]]}
+    monkeypatch.setattr(exporting, "_open", lambda folder, format: wrong)
+    monkeypatch.setattr(numpy_sampler, "sample", lambda *arguments: np.full((1, 1, 1), np.nan, np.float32))
+    with pytest.raises(DiffIMLError, match="differ from the model by nan, more than 0.001; do not use them"):
+        exporting.export(str(checkpoint), "torch_export", tmp_path / "out", CPU)
+    assert not (tmp_path / "out" / "README.md").exists()
+
+
+@pytest.fixture(scope="module")
+def exported(request, tmp_path_factory, checkpoint):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("exported")
+    result = exporting.export(str(checkpoint), request.param, folder, CPU, model_flags={"tta": True})
+    return folder, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", exporting.FORMATS, indirect=True)
+def test_the_graphs_give_the_models_masks_at_any_size(exported, diffiml, random_image):
+    folder, result = exported
+    config = json.loads((folder / "config.json").read_text())
+    diffiml = diffiml.with_settings(tta=True)
+    graphs = exporting._open(folder, config["format"])
+    for size in SIZES:
+        noise = diffiml.draw_noise(["x"], size)[0].numpy()
+        expected = diffiml.predict(random_image(size), ["x"]).probability[0, 0].numpy()
+        assert expected.std() > 0.01
+        maps = numpy_sampler.sample(graphs, config, random_image(size).numpy(), noise)
+        assert np.abs(maps[0] - expected).max() < exporting.TOLERANCE
+    assert 0 < result.difference < exporting.TOLERANCE
+    assert sorted(result.files) == sorted(folder.iterdir())
+    assert config["threshold"] == 0.4 and "- licence: for nobody" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", ["onnx"], indirect=True)
+def test_the_folder_serves_without_torch(exported, opened, diffiml, tmp_path):
+    folder, _ = exported
+    photo = np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
+    diffiml = diffiml.with_settings(tta=True)
+    image, geometry = Inputs(opened.inputs, 32).prepare(photo)
+    noise = diffiml.draw_noise(["x"], image.shape[1:])[0].numpy()
+    np.save(tmp_path / "photo.npy", photo)
+    np.save(tmp_path / "noise.npy", noise)
+    run_without_torch(folder / "sample.py", "photo.npy", "mask.npy", "--noise", "noise.npy", cwd=tmp_path)
+    expected = geometry.undo(diffiml.predict(image[None], ["x"]).probability[0, 0])
+    assert np.abs(np.load(tmp_path / "mask.npy") - expected).max() < exporting.TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", exporting.FORMATS, indirect=True)
+def test_the_readmes_program_runs(exported):
+    folder, _ = exported
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / "photo.jpg")
+    block = re.search(r"(?:^    .*\n|^\n(?=    ))+", (folder / "README.md").read_text(), re.M)[0]
+    (folder / "program.py").write_text(re.sub("^    ", "", block, flags=re.M))
+    subprocess.run([sys.executable, "program.py"], cwd=folder, check=True)
+    assert Image.open(folder / "mask.png").size == (50, 40)
+    for name in ("photo.jpg", "program.py", "mask.png"):
+        (folder / name).unlink()
+
+
+def run_without_torch(script: Path, *words: str, cwd: Path) -> None:
+    blocked = "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
+    code = f"{blocked}runpy.run_path(sys.argv[0], run_name='__main__')"
+    subprocess.run([sys.executable, "-c", code, str(script), *words], cwd=cwd, check=True)
