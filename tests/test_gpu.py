@@ -22,6 +22,7 @@ from diffiml_plugin.evaluation.sweep import sweep
 from diffiml_plugin.framework.adapters import DiffIMLModel
 from diffiml_plugin.launch import autocast, start_inference, to_device
 from diffiml_plugin.models.compiled import speed_up
+from diffiml_plugin.prediction.journal import read_results
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.settings import TrainSettings
 
@@ -160,7 +161,7 @@ def test_predict_writes_what_the_cpu_writes(uncompiled, tmp_path):
     def masks(device: str, *flags: str) -> np.ndarray:
         output = tmp_path / "_".join((device, *flags)).replace("-", "")
         assert main(["predict", str(tmp_path / "in"), "--output_dir", str(output), "--device", device, *flags]) == 0
-        assert not [entry for entry in json.loads((output / "scores.json").read_text()) if "error" in entry]
+        assert not [entry for entry in read_results(output) if "error" in entry]
         return np.stack([np.array(Image.open(output / f"{number}_mask.png")) for number in range(4)]).astype(int)
 
     expected = masks("cpu")

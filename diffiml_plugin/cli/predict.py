@@ -1,4 +1,4 @@
-"""Masks for your own images: probability, binary mask, overlay and uncertainty of each, and their scores."""
+"""Masks for your own photos, an answer for each, and a page to look through."""
 
 import argparse
 
@@ -8,17 +8,33 @@ USES_MODEL = RESTORES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="an image, or a folder with sub-folders")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a photo, a folder with sub-folders, a pattern, or - for a list on stdin",
+    )
     parser.add_argument(
         "--checkpoint_path",
         default="small",
         help="weights: a file, a training's folder, or small, the model that travels with the package",
     )
-    parser.add_argument("--output_dir", default="predictions", help="folder for masks and scores.json")
+    parser.add_argument(
+        "--output_dir", default="predictions", help="folder for masks, results.jsonl, run.json and report.html"
+    )
+    parser.add_argument(
+        "--skip_existing", action="store_true", help="go on with an earlier run: leave out the photos that are done"
+    )
     parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
     parser.add_argument("--threshold", type=float, help="a pixel above it is tampered (the checkpoint's own, or 0.5)")
     parser.add_argument("--image_size", type=int, help="side in pixels that the model works at (as trained)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+    parser.add_argument(
+        "--max_memory",
+        type=float,
+        metavar="GB",
+        help="what it may take: larger photos go in tiles (those of more than 4 megapixels, in tiles of 1536x1536)",
+    )
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: bf16 on a GPU"
     )
@@ -34,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from diffiml_plugin.prediction.detector import Detector
-    from diffiml_plugin.prediction.files import predict
+    from diffiml_plugin.prediction.files import FAILED, predict
 
     settings = CommonSettings(image_size=args.image_size, device=args.device)
-    detector = Detector(
-        args.checkpoint_path, settings, args.model, args.model_flags, args.threshold, args.precision, args.compile
-    )
-    failures = predict(detector, args.paths, Path(args.output_dir))
-    print(f"masks and scores.json are in {args.output_dir}")
-    return 1 if failures else 0
+    words = args.checkpoint_path, settings, args.model, args.model_flags, args.threshold
+    detector = Detector(*words, args.precision, args.compile, args.max_memory)
+    verdicts = predict(detector, args.paths, Path(args.output_dir), args.skip_existing)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    print(f"{counts or 'nothing new'}; masks, results.jsonl and report.html are in {args.output_dir}")
+    return 1 if verdicts[FAILED] else 0

@@ -1,54 +1,58 @@
-"""Finds and reads image files as they are stored: no EXIF rotation, no re-encoding, no colour management."""
+"""Reads image files as they are stored: no EXIF rotation, no re-encoding, no colour management."""
 
 import os
-from collections.abc import Iterable
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from diffiml_plugin.errors import DiffIMLError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = {  # that are read, by Pillow's names, and their suffixes; no other reader of Pillow's is ever called
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".mpo",),  # several JPEGs in one file, as phones make; the first is read
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),  # the first frame
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),  # by pillow-heif
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+_MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
+_ORIENTATION = 0x0112  # EXIF's tag
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation -> the photo as a viewer shows it
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
 
 
-def find_images(paths: Iterable[str | Path], output_dir: Path) -> list[tuple[Path, Path]]:
-    """The files named, and those with a suffix of SUFFIXES anywhere below the folders named.
-
-    What an earlier run left in `output_dir` is no input, where that is a folder inside one of those searched.
-
-    Returns:
-        (file, its path relative to the folder it was found in; for a file, its name), each file once. Where two of
-        those are one, all are relative to the folder that holds every file.
-
-    Raises:
-        DiffIMLError: a path that does not exist, a folder without images, or an `output_dir` that would put masks among
-            the images, where NAME_mask.png may be the truth.
-    """
-    found: dict[Path, tuple[Path, Path]] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise DiffIMLError(f"{path} does not exist; expected an image or a folder of images")
-        if path.is_file():
-            found.setdefault(path.resolve(), (path, Path(path.name)))
-            continue
-        if output_dir.resolve() == path.resolve():
-            raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        if output_dir.resolve().is_relative_to(path.resolve()):
-            files = [file for file in files if not file.resolve().is_relative_to(output_dir.resolve())]
-        inside = [file for file in files if file.suffix.lower() in SUFFIXES]
-        if not inside:
-            raise DiffIMLError(f"{path} holds no image; looked for {', '.join(SUFFIXES)} in it and below")
-        for file in inside:
-            found.setdefault(file.resolve(), (file, file.relative_to(path)))
-    if len({relative for _, relative in found.values()}) < len(found):
-        common = os.path.commonpath([place.parent for place in found])
-        found = {place: (file, place.relative_to(common)) for place, (file, _) in found.items()}
-    if {(output_dir / relative).resolve().parent for _, relative in found.values()} & {place.parent for place in found}:
-        raise DiffIMLError(f"--output_dir {output_dir} would put masks among the images; choose another")
-    return list(found.values())
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Those of FORMATS that the installed Pillow reads, HEIF if pillow-heif is there."""
+    Image.init()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def open_image(path: str) -> Image.Image:
@@ -90,13 +94,65 @@ def read_mask(path: Path) -> np.ndarray:
     return cv2.threshold(mean, 127, 255, cv2.THRESH_BINARY)[1]
 
 
-def _opened(path: Path) -> Image.Image:
+def read_header(path: Path) -> tuple[int, int, int]:
+    """Width and height in pixels, and the orientation that EXIF states, 1 (as it is stored) to 8; decodes nothing.
+
+    Raises:
+        DiffIMLError: as `read_image`, of what can be known before decoding.
+    """
+    with _open(path) as image:
+        return *image.size, orientation_of(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """What EXIF states of an image that is open, 1 (as it is stored) to 8; 1 where it states nothing that is known."""
     try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # EXIF is anyone's, and its reader fails in many ways
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def as_viewed(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels [H, W, ...] as a viewer shows them, turned or mirrored by EXIF's orientation."""
+    turn = _TURNS.get(orientation)
+    return np.ascontiguousarray(turn(array)) if turn else array
+
+
+def _opened(path: Path) -> Image.Image:
+    with _open(path) as image:
+        image.load()
     return image
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """The image of a file of a format of FORMATS, not yet decoded.
+
+    Raises:
+        DiffIMLError: no such file, something that is no regular file, one of more pixels than _MOST_PIXELS; and inside
+            the block, for what goes wrong in decoding.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DiffIMLError(f"{path} is no regular file; expected an image")
+        with Image.open(path, formats=readable_formats()) as image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise DiffIMLError(f"{path} has more than {_MOST_PIXELS} pixels, the most that are read; shrink it") from error
+    except UnidentifiedImageError as error:
+        raise DiffIMLError(f"{path} cannot be read as an image: {_unidentified(path)}") from error
+    except DiffIMLError:
+        raise
+    except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, struct.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DiffIMLError(f"{path} cannot be read as an image: {reason}") from error
+
+
+def _unidentified(path: Path) -> str:
+    if path.suffix.lower() in FORMATS["HEIF"] and "HEIF" not in readable_formats():
+        return "photos in HEIC need pillow-heif; pip install 'diffiml-plugin[heic]'"
+    return f"it is damaged, or of another format than {', '.join(readable_formats())}"
 
 
 def refusal(image: Image.Image) -> str:

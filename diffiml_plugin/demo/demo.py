@@ -1,6 +1,7 @@
 """`benco demo`: trains a small model on photographs at hand, and shows it at work on others it never saw."""
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -111,6 +112,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
 
     # 3. Masks of unseen pictures.
     shown = [record["path"] for record in after[:_SHOWN]]
+    shutil.rmtree(folder / "predictions", ignore_errors=True)  # of another training
     predict(Detector(training / LAST, CommonSettings(device=settings.device)), shown, folder / "predictions")
 
     # 4. The report.

@@ -78,6 +78,7 @@ class DiffIMLModel(nn.Module):
         edge_map: Tensor | None = None,
         edge_mask: Tensor | None = None,
         noise_key: Sequence[str] | None = None,
+        noise: Tensor | None = None,
         details: bool = False,
         shape_mask: Tensor | None = None,
         uncertainty: bool = False,
@@ -92,6 +93,7 @@ class DiffIMLModel(nn.Module):
             edge_mask: the framework's band, [B, 1, H, W] in {0, 1}; in place of `edge_map` with edge_target band.
             noise_key: B strings that decide the sampling noise, as of `files.file_digest`; without them, the values of
                 `image` do. Names never do.
+            noise: of `DiffIML.draw_noise`, in place of keys.
             shape_mask: [B, 1, H, W], 1 on the real pixels of padded images; nothing is found outside.
             uncertainty: when predicting, add it: [B, 1, H, W] in [0, 0.5].
             details: when predicting, add `uncertainty` [B, 1, H, W] in [0, 0.5] and `visual_image` (edge and denoising
@@ -103,8 +105,9 @@ class DiffIMLModel(nn.Module):
         """
         if self.training:
             return self._training_step(image, mask, self._edge_target(edge_map, edge_mask))
-        keys = [content_key(one) for one in image] if noise_key is None else noise_key
-        prediction = self.diffiml.predict(image, keys, bool(details), members=bool(uncertainty)).within(shape_mask)
+        if noise is None and noise_key is None:
+            noise_key = [content_key(one) for one in image]
+        prediction = self.diffiml.predict(image, noise_key, bool(details), bool(uncertainty), noise).within(shape_mask)
         output: dict[str, Any] = {"pred_mask": prediction.probability, "pred_label": prediction.score}
         if prediction.members is not None:
             output["uncertainty"] = prediction.uncertainty

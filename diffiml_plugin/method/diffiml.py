@@ -149,7 +149,14 @@ class DiffIML(nn.Module):
             return F.binary_cross_entropy_with_logits(value, y.float())
         return F.mse_loss(value / 2 + 0.5, y.float())
 
-    def predict(self, image: Tensor, keys: Sequence[str], details: bool = False, members: bool = False) -> Prediction:
+    def predict(
+        self,
+        image: Tensor,
+        keys: Sequence[str] | None,
+        details: bool = False,
+        members: bool = False,
+        noise: Tensor | None = None,
+    ) -> Prediction:
         """Alg. 2: encode the condition once, sample N latents for each image, average them, decode once.
 
         With `ensemble_space` "pixel" each is decoded, and the probabilities are averaged.
@@ -160,14 +167,17 @@ class DiffIML(nn.Module):
                 prediction depends on nothing else in the batch.
             details: give members, edge and steps too (each is decoded: N + S + 1 times the decoder's cost).
             members: give the members, and with them the uncertainty, but no other detail.
+            noise: of `draw_noise`, where it is drawn already, as of a part of a larger image; `keys` do not count then.
 
         Raises:
             DiffIMLError: an unusable image; not one key for each.
         """
         check_image(image)
-        if isinstance(keys, str) or len(keys) != len(image):
-            raise DiffIMLError(f"keys={keys!r}: expected a list of {len(image)}, one for each image")
-        noise = self.draw_noise(keys, image.shape[-2:]).to(image.device, non_blocking=True)
+        if noise is None:
+            if keys is None or isinstance(keys, str) or len(keys) != len(image):
+                raise DiffIMLError(f"keys={keys!r}: expected a list of {len(image)}, one for each image")
+            noise = self.draw_noise(keys, image.shape[-2:])
+        noise = noise.to(image.device, non_blocking=True)
         return self.sample(self.condition(image), noise, True) if details else Prediction(*self(image, noise, members))
 
     def forward(self, image: Tensor, noise: Tensor, members: bool = False) -> tuple[Tensor, ...]:

@@ -1,9 +1,10 @@
 """From photos to results."""
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,23 +12,29 @@ from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.images import read_image, stored_pixels
+from diffiml_plugin.data.images import orientation_of, read_header, read_image, stored_pixels
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.files import file_digest, make_folder
-from diffiml_plugin.launch import to_device
+from diffiml_plugin.framework.adapters import method_of
+from diffiml_plugin.launch import Sample, to_device
+from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.models.compiled import speed_up
-from diffiml_plugin.models.inputs import Inputs, require_image
+from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
 from diffiml_plugin.models.opened import OpenedModel, open_model
 from diffiml_plugin.models.registry import require_inputs
+from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
 from diffiml_plugin.prediction.model_card import write_card
 from diffiml_plugin.prediction.result import Result
+from diffiml_plugin.prediction.tiles import JPEG_BLOCK, Tile, Tiling
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
 from diffiml_plugin.weights import hub
 
@@ -43,6 +50,34 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Photograph:
+    """A photo that was read.
+
+    Attributes:
+        name: its path; of an array or a PIL image, the start of its digest.
+        digest: SHA-256 of the file's bytes, or of the pixels' values, shape and type.
+        image: [H, W, 3] uint8 RGB, as it is stored.
+        orientation: as EXIF states it, 1 to 8; 1: as it is stored.
+        prepared: what the model takes, and the way back; None of a photo that is cut into tiles.
+    """
+
+    name: str
+    digest: str
+    image: npt.NDArray[np.uint8]
+    orientation: int
+    prepared: tuple[Sample, Geometry] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Maps:
+    """A model's answer of one photo, or a part of it: [H, W] float32 each, and its score."""
+
+    probability: npt.NDArray[np.float32]
+    uncertainty: npt.NDArray[np.float32] | None
+    score: float | None
+
+
 class Detector:
     """A model that says of photos which of their pixels were manipulated; `diffiml_plugin.load` makes one.
 
@@ -53,6 +88,12 @@ class Detector:
         model, model_flags: as for `open_model`.
         threshold: a pixel of higher probability counts as manipulated; None: the checkpoint's own, else 0.5.
         precision, compile_mode: as `speed_up` takes them.
+        max_memory: GB that a prediction may take, of the device's memory or, on the CPU, of the whole process. A model
+            that takes photos at their own size gets larger ones in tiles, as large as that allows; None: photos of more
+            than 4 megapixels in tiles of 1536x1536.
+
+    Attributes:
+        description: the model, the SHA-256 of its file, and all settings that decide a result.
 
     Raises:
         DiffIMLError: as `open_model`; a device that is not there, or a value that is none of a setting's.
@@ -67,11 +108,14 @@ class Detector:
         threshold: float | None = None,
         precision: str = "auto",
         compile_mode: str = "auto",
+        max_memory: float | None = None,
     ):
         require_choice("precision", precision, PRECISIONS)
         require_choice("compile", compile_mode, COMPILE_MODES)
         if threshold is not None and not 0 <= threshold <= 1:
             raise DiffIMLError(f"--threshold {threshold} is outside [0, 1]; probabilities are compared with it")
+        if max_memory is not None and not max_memory > 0:
+            raise DiffIMLError(f"--max_memory {max_memory} is not above 0; it is in GB")
         self.device = launch.start_inference(settings.device).device
         self.opened = opened = open_model(checkpoint_path, settings, self.device, model, model_flags)
         if settings.image_size and opened.inputs.if_padding and opened.inputs.padding_mode == "reflect":
@@ -82,6 +126,14 @@ class Detector:
         self.calibration = _calibration(opened)
         self.model, self.precision = opened.build().to(self.device), precision
         speed_up(self.model, self.device, precision, compile_mode)
+        self.memory = PassMemory(self._run_on, self.device, max_memory)
+        values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": precision}
+        self.description = {
+            "model": opened.card.name,
+            "checkpoint": str(opened.path),
+            "sha256": file_digest(opened.path),
+            "settings": {**values, "max_memory": max_memory},
+        }
 
     @overload
     def __call__(self, photo: Photo) -> Result: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
@@ -102,14 +154,14 @@ class Detector:
         """
         with of_arguments():
             if isinstance(photo, (list, tuple)):
-                return [self._detect(one) for one in photo]
-            return self._detect(photo)
+                return [self.detect(self.read(one)) for one in photo]
+            return self.detect(self.read(photo))
 
     def predict(self, files: Iterable[Path]) -> Iterator[Result | Failure]:
         """A result for each file, in order, or why there is none."""
         for file in files:
             try:
-                yield self._detect(file)
+                yield self.detect(self.read(file))
             except DiffIMLError as error:
                 yield Failure(file, str(error))
 
@@ -147,27 +199,114 @@ class Detector:
         with TemporaryDirectory() as folder:
             return hub.push(self.save_pretrained(folder, name), name, private)
 
-    def _detect(self, photo: object) -> Result:
-        name, key, image = _read(photo)
-        sample, geometry = self.inputs.sample(image, name)
-        sample["noise_key"] = key
+    def read(self, photo: object) -> Photograph:
+        """A photo, read and prepared; may run in a thread beside the model. Raises DiffIMLError, as a call does."""
+        photograph = _read(photo)
+        if self._in_tiles(photograph.image):
+            return photograph
+        return replace(photograph, prepared=self._prepared(photograph))
+
+    def detect(self, photograph: Photograph) -> Result:
+        """What the model says of a photo of `read`. Raises DiffIMLError, as a call does.
+
+        Where the memory is too small for it whole, or for its tiles, they are made smaller, with a warning.
+        """
+        side = None if photograph.prepared else self.memory.side(photograph.image, photograph.name)
+        while True:
+            try:
+                return self._result(photograph, self._maps(photograph, side))
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or not self._takes_any_size:
+                    raise
+                side = halved(side or max(photograph.image.shape[:2]))
+                if side is None:
+                    raise DiffIMLError(f"{photograph.name}: the memory is full with the smallest tile") from error
+                _logger.warning(f"{photograph.name}: the memory is full; the photo is cut into tiles of {side}x{side}")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    @property
+    def _takes_any_size(self) -> bool:
+        """Whether the model sees photos at their own resolution, whatever their size."""
+        return not self.inputs.one_size
+
+    def _in_tiles(self, image: npt.NDArray[np.uint8]) -> bool:
+        return self._takes_any_size and not self.memory.holds(image)
+
+    def _prepared(
+        self, photograph: Photograph, tile: Tile | None = None, noise: Tensor | None = None
+    ) -> tuple[Sample, Geometry]:
+        """What the model takes of a photo, or of a part of it, and the noise that sampling starts from."""
+        image = photograph.image if tile is None else tile.of(photograph.image)
+        sample, geometry = self.inputs.sample(image, photograph.name)
+        if self.card.samples:
+            whole = noise is None
+            sample["noise"] = self._noise(photograph.digest, sample["image"].shape[1:]) if whole else noise
         if self.card.post_function:
             self.card.post_function(sample)
+        return sample, geometry
+
+    def _noise(self, digest: str, size: Sequence[int]) -> Tensor:
+        """[V, D, N, C, h, w] for an input of that height and width in pixels."""
+        return method_of(self.model).draw_noise([digest], size)[0]
+
+    def _maps(self, photograph: Photograph, side: int | None) -> _Maps:
+        """Of a photo, whole or in tiles of `side` pixels; these start from one noise, of the whole photo."""
+        if side is None:
+            return self._predicted(photograph.name, *(photograph.prepared or self._prepared(photograph)))
+        height, width = photograph.image.shape[:2]
+        tiles = Tiling(height, width, side, math.lcm(self.inputs.multiple or 1, JPEG_BLOCK))
+        frames = [(tile, self.inputs.frame(tile.height, tile.width)) for tile in tiles]
+        size = [max(start) for start in zip(*((t.top + h, t.left + w) for t, (h, w) in frames), strict=True)]
+        noise = self._noise(photograph.digest, size) if self.card.samples else None
+        total, spread, scores = np.zeros(tiles.shape, np.float32), np.zeros(tiles.shape, np.float32), []
+        for tile, frame in frames:
+            own = None if noise is None else _part(noise, tile, frame)
+            part = self._predicted(photograph.name, *self._prepared(photograph, tile, own))
+            tiles.add(total, tile, part.probability)
+            if part.uncertainty is not None:
+                tiles.add(spread, tile, part.uncertainty)
+            scores.append(part.score)
+        known = [score for score in scores if score is not None]
+        return _Maps(total, None if part.uncertainty is None else spread, max(known, default=None))
+
+    def _predicted(self, name: str, sample: Sample, geometry: Geometry) -> _Maps:
         require_inputs(self.model, sample)
         with testing_mode(self.model), launch.autocast(self.device, self.precision):
             output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)
         if not output["pred_mask"].isfinite().all():
             raise DiffIMLError(f"the prediction for {name} is not finite; the weights have probably diverged")
         uncertainty, score = output.get("uncertainty"), output.get("pred_label")
-        return Result(
-            sample["name"],
-            image,
+        return _Maps(
             geometry.undo(output["pred_mask"][0, 0]),
             None if uncertainty is None else geometry.undo(uncertainty[0, 0]),
             None if score is None else float(score),
+        )
+
+    def _run_on(self, image: npt.NDArray[np.uint8]) -> None:
+        """A pass over an image, of which only the cost is of interest."""
+        photograph = Photograph("a test image", "", image, 1)
+        self._predicted(photograph.name, *self._prepared(photograph))
+
+    def _result(self, photograph: Photograph, maps: _Maps) -> Result:
+        return Result(
+            os.path.basename(photograph.name),
+            photograph.image,
+            maps.probability,
+            maps.uncertainty,
+            maps.score,
             self.threshold,
             self.calibration,
+            photograph.orientation,
         )
+
+
+def _part(noise: Tensor, tile: Tile, frame: tuple[int, int]) -> Tensor:
+    """A tile's part of the noise of the whole photo, [V, D, N, C, h, w]; the mirrored view's from the other side."""
+    top, left, height, width = (side // LATENT_STRIDE for side in (tile.top, tile.left, *frame))
+    mirrored = noise.shape[-1] - left - width
+    rows = noise[..., top : top + height, :]
+    return torch.stack([view[..., x : x + width] for view, x in zip(rows, (left, mirrored), strict=False)])
 
 
 def _calibration(opened: OpenedModel) -> Calibration | None:
@@ -184,12 +323,14 @@ def _calibration(opened: OpenedModel) -> Calibration | None:
         return None
 
 
-def _read(photo: object) -> tuple[str, str, npt.NDArray[np.uint8]]:
-    """A photo's path, or the start of its digest where it has none; its digest; its pixels, [H, W, 3] uint8."""
+def _read(photo: object) -> Photograph:
     if isinstance(photo, (str, os.PathLike)):
-        image = read_image(Path(photo))
-        return os.fspath(photo), file_digest(photo), image
+        path = Path(photo)
+        orientation = read_header(path)[2]
+        return Photograph(os.fspath(photo), file_digest(path), read_image(path), orientation)
+    orientation = 1
     if isinstance(photo, Image.Image):
+        orientation = orientation_of(photo)
         photo = stored_pixels(photo, "the image")
     if not isinstance(photo, np.ndarray):
         raise DiffIMLError(
@@ -198,5 +339,4 @@ def _read(photo: object) -> tuple[str, str, npt.NDArray[np.uint8]]:
     require_image(photo, "the photo")
     digest = sha256(f"{photo.shape} {photo.dtype} ".encode())
     digest.update(np.ascontiguousarray(photo).data)
-    key = digest.hexdigest()
-    return key[:16], key, photo
+    return Photograph(digest.hexdigest()[:16], digest.hexdigest(), photo, orientation)

@@ -1,47 +1,245 @@
-"""`benco predict`: masks for image files, through the data path of `benco test`."""
+"""`benco predict`: from photos to masks, results.jsonl and a page, through the data path of `benco test`.
 
-import json
+Reading and preparing photos, the model, and writing run beside each other, within a bound on the pixels in memory.
+"""
+
+import errno
 import logging
-from collections import Counter
-from collections.abc import Sequence
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from diffiml_plugin.data.images import find_images
-from diffiml_plugin.files import make_folder, write_text
-from diffiml_plugin.prediction.detector import Detector, Failure
+from diffiml_plugin.data.images import read_header
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import file_digest, make_folder
+from diffiml_plugin.prediction.detector import Detector, Photograph
+from diffiml_plugin.prediction.finding import find_photos, unique_names
+from diffiml_plugin.prediction.gallery import PREVIEWS, write_gallery, write_previews
+from diffiml_plugin.prediction.journal import Entry, Journal
+from diffiml_plugin.prediction.result import Result
 
 _logger = logging.getLogger(__name__)
+FAILED = "failed"
+_WORKERS = min(4, os.cpu_count() or 1)  # threads that read, and as many that write
+_AHEAD = 2 * _WORKERS  # photos
+_PIXELS = 16_000_000  # that wait before the model, and as many behind it; a larger photo waits alone
+_MOST_REGIONS = 100  # of an image, in its entry
+_MINUTE = 60.0  # seconds between two lines of progress
 
 
-def predict(detector: Detector, paths: Sequence[str], output_dir: Path) -> list[Failure]:
-    """Predicts the images at and below `paths`, and writes into `output_dir`, in their sub-folders, what `Result.save`
-    writes of each, and scores.json: image, mask, score of the image and `area`, its share of manipulated pixels.
+@dataclass(frozen=True)
+class _Job:
+    """A photo, and what its files are called."""
+
+    file: Path
+    name: Path
+
+
+class _Queue:
+    """Futures in order, of few enough pixels to be in memory at once."""
+
+    def __init__(self) -> None:
+        self.entries: deque[tuple[Any, Future[Any], int]] = deque()
+        self.pixels = 0
+
+    def full_with(self, pixels: int) -> bool:
+        """Whether photos of so many pixels more are too many; one alone never is."""
+        return bool(self.entries) and (self.pixels + pixels > _PIXELS or len(self.entries) >= _AHEAD)
+
+    def put(self, job: Any, future: Future[Any], pixels: int) -> None:
+        self.entries.append((job, future, pixels))
+        self.pixels += pixels
+
+    def get(self) -> tuple[Any, Future[Any]]:
+        """The first, done or not."""
+        job, future, pixels = self.entries.popleft()
+        self.pixels -= pixels
+        return job, future
+
+
+def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_existing: bool = False) -> Counter[str]:
+    """Predicts photos; writes into `output_dir` what `Result.save` writes of each, in the photos' sub-folders,
+    results.jsonl with a line of each the moment it is done, run.json, and report.html. Prints a sentence for each.
+
+    Whatever goes wrong with a photo is its own line. A run that is interrupted leaves what is done, and the page of it.
+
+    Args:
+        words: as `find_photos` takes them.
+        skip_existing: leave out what an earlier run into the same folder was done with, where the photo is the same.
 
     Returns:
-        the files that could not be predicted; they are in scores.json and logged as errors too.
+        how many photos got which verdict, or FAILED.
 
     Raises:
-        DiffIMLError: a path that does not exist, or holds no image.
+        DiffIMLError: as `find_photos` and `Journal`; the device failed.
+        OSError: nothing can be written any more.
     """
-    found = find_images(paths, output_dir)
+    photos = find_photos(words, output_dir)
+    if left_out := photos.described():
+        _logger.info(f"not read: {left_out}")
     make_folder(output_dir)
-    stems = Counter(relative.with_suffix("") for _, relative in found)
-    failures: list[Failure] = []
-    entries: list[dict[str, Any]] = []
-    results = detector.predict(file for file, _ in found)
-    bar = tqdm(results, "predict", len(found), unit="img", disable=None)
-    for (file, relative), result in zip(found, bar, strict=True):
-        if isinstance(result, Failure):
-            _logger.error(result.reason)
-            failures.append(result)
-            entries.append({"image": str(file), "error": result.reason})
-            continue
-        unique = stems[relative.with_suffix("")] == 1
-        target = output_dir / (relative.with_suffix("") if unique else relative)
-        mask = result.save(target.parent, target.name)["mask"].relative_to(output_dir)
-        entries.append({"image": str(file), "mask": str(mask), "score": result.score, "area": result.area})
-    write_text(output_dir / "scores.json", json.dumps(entries, indent=1) + "\n")
-    return failures
+    journal = Journal(output_dir, detector.description)
+    run = _Run(detector, output_dir, journal, skip_existing)
+    jobs = _named(photos.files, journal)
+    journal.begin({str(file) for file, _ in photos.files}, skip_existing)
+    try:
+        run.all(jobs)
+    finally:
+        journal.close()
+        write_gallery(output_dir)
+    return run.verdicts
+
+
+def _named(files: Sequence[tuple[Path, Path]], journal: Journal) -> list[_Job]:
+    """Each photo with the name it had in earlier runs, or one that no other has."""
+    new = [relative for file, relative in files if str(file) not in journal.names]
+    names = iter(unique_names(new, journal.names.values()))
+    return [
+        _Job(file, Path(journal.names[str(file)]) if str(file) in journal.names else next(names)) for file, _ in files
+    ]
+
+
+class _Run:
+    """Arguments as `predict`."""
+
+    def __init__(self, detector: Detector, folder: Path, journal: Journal, skip_existing: bool):
+        self.detector, self.folder, self.journal, self.skip_existing = detector, folder, journal, skip_existing
+        self.verdicts: Counter[str] = Counter()
+        self.lock = Lock()
+        self.skipped = 0
+
+    def all(self, jobs: Sequence[_Job]) -> None:
+        """Predicts and writes all; what was predicted when it ends early is written too."""
+        readers, writers = ThreadPoolExecutor(_WORKERS, "reader"), ThreadPoolExecutor(_WORKERS, "writer")
+        behind = _Queue()
+        try:
+            for job, reading in _shown(self._ahead(jobs, readers), len(jobs)):
+                try:
+                    if (photograph := reading.result()) is None:
+                        self.skipped += 1
+                        continue
+                    started = time.perf_counter()
+                    result = self.detector.detect(photograph)
+                    seconds = time.perf_counter() - started
+                except Exception as error:  # of one photo
+                    self._fail(job, error)
+                    continue
+                while behind.full_with(photograph.image.size // 3):
+                    behind.get()[1].result()
+                writing = writers.submit(self._write, job, photograph, result, seconds)
+                behind.put(job, writing, photograph.image.size // 3)
+        finally:
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown()
+        for _, writing, _ in behind.entries:
+            writing.result()
+        if self.skipped:
+            _logger.info(f"{self.skipped} photos were done already")
+
+    def _ahead(self, jobs: Sequence[_Job], readers: ThreadPoolExecutor) -> Iterator[tuple[_Job, Future[Any]]]:
+        """Each job and what reading it gives, which goes on while the model works on those before."""
+        queue = _Queue()
+        for job in jobs:
+            pixels = _pixels(job.file)
+            while queue.full_with(pixels):
+                yield queue.get()
+            queue.put(job, readers.submit(self._read, job), pixels)
+        while queue.entries:
+            yield queue.get()
+
+    def _read(self, job: _Job) -> Photograph | None:
+        """The photo; None if an earlier run was done with it."""
+        known = self.journal.digests.get(str(job.file)) if self.skip_existing else None
+        if known and known == file_digest(job.file):
+            return None
+        return self.detector.read(job.file)
+
+    def _write(self, job: _Job, photograph: Photograph, result: Result, seconds: float) -> None:
+        try:
+            target = self.folder / job.name
+            files = result.save(target.parent, target.name)
+            write_previews(self.folder / PREVIEWS / job.name, result)
+            entry = entry_of(str(job.file), photograph.digest, result, seconds)
+            self.journal.add({**entry, "mask": files["mask"].relative_to(self.folder).as_posix()})
+            self._count(result.verdict)
+            tqdm.write(printable(result.sentence))
+        except Exception as error:
+            self._fail(job, error)
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        """Notes why a photo has no result. Raises what would fail for all that follow."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EPIPE):
+            raise error
+        if isinstance(error, getattr(torch, "AcceleratorError", ())):
+            raise DiffIMLError(
+                f"the device failed: {_reason(error)}; what is done is kept, and --skip_existing goes on"
+            ) from error
+        reason = str(error) if isinstance(error, DiffIMLError) else f"{job.file}: {_reason(error)}"
+        _logger.error(reason)
+        self.journal.add({"image": str(job.file), "error": reason})
+        self._count(FAILED)
+
+    def _count(self, verdict: str) -> None:
+        with self.lock:
+            self.verdicts[verdict] += 1
+
+
+def entry_of(image: str, digest: str, result: Result, seconds: float) -> Entry:
+    """What results.jsonl says of an image, in the pixels that are stored, beside the place of its mask."""
+    return {
+        "image": image,
+        "sha256": digest,
+        "size": list(result.image.shape[1::-1]),
+        "orientation": result.orientation,
+        "probability": result.image_probability,
+        "verdict": result.verdict,
+        "threshold": result.threshold,
+        "area": result.area,
+        "score": result.score,
+        "sentence": result.sentence,
+        "regions": [asdict(region) for region in result.regions[:_MOST_REGIONS]],
+        "seconds": round(seconds, 4),
+    }
+
+
+def printable(text: str) -> str:
+    """The text without what no terminal takes: the bytes of a file's name that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _pixels(file: Path) -> int:
+    """0 where reading will say what is wrong."""
+    try:
+        width, height, _ = read_header(file)
+    except Exception:
+        return 0
+    return width * height
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _shown(items: Iterator[Any], total: int) -> Iterator[Any]:
+    """The items, with a progress bar; with a line a minute where there is no terminal."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, "predict", total, unit="img")
+        return
+    started = said = time.monotonic()
+    for count, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - said >= _MINUTE:
+            said, rate = now, count / (now - started)
+            _logger.info(f"{count} of {total} photos, {rate:.2g} a second, {(total - count) / rate / 60:.0f} min to go")

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
 from diffiml_plugin.files import write_picture
 
@@ -43,6 +44,7 @@ class Result:
         score: the model's own of the whole photo, in [0, 1], which is no probability; None of a model that has none.
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated.
         calibration: what `benco calibrate` stored with the model; None: the photo gets no probability.
+        orientation: as EXIF states it, 1 to 8; all maps and regions are of the photo as it is stored, which is 1.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Result:
     score: float | None
     threshold: float
     calibration: Calibration | None = field(default=None, repr=False)
+    orientation: int = field(default=1, repr=False)
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -103,12 +106,12 @@ class Result:
         return f"{self.name}: {self.calibration.explain(self.image_probability)}"
 
     def overlay(self) -> npt.NDArray[np.uint8]:
-        """The photo with the manipulated region tinted red and outlined, [H, W, 3] uint8 RGB."""
-        return overlay(self.image, self.mask)
+        """The photo with the manipulated region tinted red and outlined, uint8 RGB, turned as a viewer shows it."""
+        return as_viewed(overlay(self.image, self.mask), self.orientation)
 
     def save(self, folder: str | os.PathLike[str], name: str = "") -> dict[str, Path]:
         """Writes NAME_mask.png, the probability (255 = 1), NAME_binary.png, 255 where manipulated, NAME_overlay.jpg,
-        and given an uncertainty NAME_uncertainty.png (255 = 0.5, the largest standard deviation there is).
+        turned as a viewer shows it, and given an uncertainty NAME_uncertainty.png (255 = 0.5, the largest there is).
 
         Args:
             folder: made if it is not there.

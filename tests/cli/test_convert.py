@@ -41,7 +41,7 @@ def test_every_verb_takes_a_converted_checkpoint(source, tiny_dataset, tmp_path,
     assert main(["convert", str(source), "--output", weights]) == 0
     scored = ["--checkpoint_path", weights, "--test_data_path", data, "--image_size", "64", "--num_workers", "0"]
     run("predict", str(tiny_dataset / "Tp"), "--checkpoint_path", weights, "--image_size", "64")
-    assert len(json.loads((tmp_path / "predict" / "scores.json").read_text())) == 3
+    assert len((tmp_path / "predict" / "results.jsonl").read_text().splitlines()) == 3
     fast = ["--num_inference_steps", "2", "--ensemble_size", "1"]
     run("test", *scored, *fast)
     settings = json.loads((tmp_path / "test" / "results.json").read_text())["settings"]

@@ -1,8 +1,10 @@
+import os
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from diffiml_plugin.data.images import find_images, read_image
+from diffiml_plugin.data.images import as_viewed, orientation_of, read_header, read_image, readable_formats
 from diffiml_plugin.errors import DiffIMLError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -56,42 +58,67 @@ def test_levels_that_would_come_out_black_are_refused(tmp_path, kind):
     assert not read_image(tmp_path / "black.tif").any()
 
 
-def test_the_images_own_folder_is_no_output(tmp_path):
-    for part in ("Tp", "Au"):  # beside an image, a_mask.png may be the truth
-        (tmp_path / part).mkdir()
-        (tmp_path / part / "a.png").touch()
-    for paths, output in ((["Tp"], "Tp"), (["Tp/a.png"], "Tp"), (["Tp", "Au"], ".")):
-        with pytest.raises(DiffIMLError, match="is the folder of the images|would put masks among the images"):
-            find_images([tmp_path / path for path in paths], tmp_path / output)
+@pytest.mark.parametrize("kind", [name for name in readable_formats() if name not in ("MPO", "DIB")])
+def test_each_format_that_is_named_is_read_whatever_its_suffix(tmp_path, kind):
+    Image.fromarray(np.kron(PIXELS, np.ones((8, 8, 1), np.uint8))).save(tmp_path / "photo", kind)
+    os.rename(tmp_path / "photo", tmp_path / "photo.jpg")
+    assert read_image(tmp_path / "photo.jpg").shape == (48, 72, 3)
+    assert read_header(tmp_path / "photo.jpg") == (72, 48, 1)
 
 
-def test_find_images(tmp_path):
-    (tmp_path / "deep").mkdir()
-    for name in ("b.PNG", "deep/a.jpg", "notes.txt"):
-        (tmp_path / name).touch()
-    found = find_images([tmp_path, tmp_path / "b.PNG"], tmp_path / "out")
-    assert [str(relative) for _, relative in found] == ["b.PNG", "deep/a.jpg"]
-    with pytest.raises(DiffIMLError, match="missing does not exist"):
-        find_images([tmp_path / "missing"], tmp_path)
-    (tmp_path / "deep" / "a.jpg").unlink()
-    with pytest.raises(DiffIMLError, match="deep holds no image"):
-        find_images([tmp_path / "deep"], tmp_path)
+def test_of_an_animation_the_first_frame_is_read(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (read_image(tmp_path / "a.gif") == [255, 0, 0]).all()
 
 
-def test_files_of_one_name_keep_their_folders(tmp_path):
-    for name in ("x/1.jpg", "y/1.jpg", "y/2.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    for named in ([tmp_path / "x", tmp_path / "y"], sorted(tmp_path.rglob("*.jpg"))):
-        found = find_images(named, tmp_path / "out")
-        assert [str(relative) for _, relative in found] == ["x/1.jpg", "y/1.jpg", "y/2.jpg"]
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "DDS", "ICNS"])
+def test_no_other_reader_is_called_whatever_the_suffix(tmp_path, kind, monkeypatch):
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "photo.jpg", kind)
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    with pytest.raises(DiffIMLError, match="of another format than JPEG"):
+        read_image(tmp_path / "photo.jpg")
 
 
-def test_output_folder_is_left_out(tmp_path):
-    (tmp_path / "out").mkdir()
-    for name in ("a.jpg", "out/a_mask.png"):
-        (tmp_path / name).touch()
-    assert len(find_images([tmp_path], tmp_path / "out")) == 1
-    assert len(find_images([tmp_path / "out" / "a_mask.png"], tmp_path)) == 1
-    with pytest.raises(DiffIMLError, match="is the folder of the images"):
-        find_images([tmp_path], tmp_path)
+def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    monkeypatch.setattr("diffiml_plugin.data.images.readable_formats", lambda: ("JPEG",))
+    with pytest.raises(DiffIMLError, match=r"HEIC need pillow-heif; pip install 'diffiml-plugin\[heic\]'"):
+        read_image(tmp_path / "a.heic")
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", tmp_path, "/dev/zero"):
+        with pytest.raises(DiffIMLError, match="is no regular file"):
+            read_image(path)
+    with pytest.raises(DiffIMLError, match=r"gone\.jpg cannot be read as an image: No such file"):
+        read_image(tmp_path / "gone.jpg")
+
+
+def test_the_size_is_checked_before_decoding(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    with pytest.raises(DiffIMLError, match="has more than .* pixels, the most that are read"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_as_a_viewer_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
+    assert read_header(tmp_path / "a.png") == (9, 6, orientation)
+    with Image.open(tmp_path / "a.png") as image:
+        assert orientation_of(image) == orientation
+        turned = np.array(ImageOps.exif_transpose(image))
+    assert np.array_equal(as_viewed(read_image(tmp_path / "a.png"), orientation), turned)
+    assert np.array_equal(as_viewed(PIXELS[..., 0], orientation), turned[..., 0])
+
+
+def test_an_orientation_that_is_none_is_as_stored(tmp_path):
+    for stated in (0, 9):
+        exif = Image.Exif()
+        exif[0x0112] = stated
+        Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
+        assert read_header(tmp_path / "a.png")[2] == 1

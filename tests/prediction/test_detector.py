@@ -2,7 +2,9 @@ import shutil
 from dataclasses import asdict
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -10,7 +12,8 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration, Rates
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
-from diffiml_plugin.prediction.detector import Detector, Failure
+from diffiml_plugin.prediction.detector import Detector, Failure, _part
+from diffiml_plugin.prediction.tiles import Tile
 from diffiml_plugin.settings import CommonSettings
 
 CPU = CommonSettings(device="cpu")
@@ -149,3 +152,103 @@ def test_the_evidence_decides_and_not_its_name(sampler, photo, tmp_path):
     assert np.array_equal(first.uncertainty, others[0].uncertainty)
     assert not np.array_equal(first.probability, others[1].probability)
     assert np.array_equal(others[2].probability, others[3].probability)
+
+
+NATIVE = {"image_size": 64, "if_padding": True}
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_tiles_of_a_model_that_sees_single_pixels_give_the_whole_photos_answer(tmp_path, monkeypatch, mode):
+    monkeypatch.setitem(MODELS.module_dict, "Pointwise", Pointwise)
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, Pointwise(), "Pointwise", {}, input={**NATIVE, "padding_mode": mode})
+    detector = Detector(path, CPU)
+    image = np.random.default_rng(0).integers(0, 256, (600, 1100, 3), dtype=np.uint8)
+    photograph = detector.read(image)
+    whole, tiled = detector._maps(photograph, None), detector._maps(photograph, 512)
+    np.testing.assert_allclose(tiled.probability, whole.probability, atol=1e-6)
+    np.testing.assert_allclose(tiled.uncertainty, whole.uncertainty, atol=1e-6)
+    assert tiled.score == pytest.approx(whole.score)
+
+
+def test_tiles_start_from_the_noise_of_the_whole_photo():
+    noise = torch.arange(2 * 64 * 96).view(2, 1, 1, 1, 64, 96)  # two views of a photo of 512x768
+    part = _part(noise, Tile(128, 256, 200, 256), (224, 256))
+    assert torch.equal(part[0], noise[0, ..., 16:44, 32:64])
+    assert torch.equal(part[1].flip(-1), noise[1].flip(-1)[..., 16:44, 32:64])  # the mirrored view's, seen upright
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_one_tile_is_the_whole(stored, tta):
+    path = stored("DiffIML", encoder="resnet10t", num_inference_steps=2, ensemble_size=2, tta=tta)
+    model, flags = restore(path).model, restore(path).flags
+    save_checkpoint(path, model, "DiffIML", flags, input={**NATIVE, "padding_mode": "reflect"})
+    detector = Detector(path, CPU)
+    photograph = detector.read(np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8))
+    whole, tiled = detector._maps(photograph, None), detector._maps(photograph, 512)
+    np.testing.assert_allclose(tiled.probability, whole.probability, atol=1e-6)
+
+
+class Pointwise(nn.Module):
+    size_multiple = 32
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, image, *args, **kwargs):
+        mask = (self.gain * image.mean(1, keepdim=True)).sigmoid()
+        return {"pred_mask": mask, "pred_label": mask.amax((1, 2, 3)), "uncertainty": mask / 2}
+
+
+@pytest.fixture
+def pointwise(tmp_path, monkeypatch):
+    """Makes a detector of photos at their own size."""
+    monkeypatch.setitem(MODELS.module_dict, "Pointwise", Pointwise)
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, Pointwise(), "Pointwise", {}, input={**NATIVE, "padding_mode": "reflect"})
+    return lambda **options: Detector(path, CPU, **options)
+
+
+def test_a_large_photo_goes_in_tiles_and_says_what_it_takes(pointwise, monkeypatch, caplog):
+    monkeypatch.setattr("diffiml_plugin.prediction.memory._WHOLE", 600 * 600)
+    monkeypatch.setattr("diffiml_plugin.prediction.memory._SIDE", 512)
+    caplog.set_level("INFO")
+    detector = pointwise()
+    large, small = (np.zeros((side, 700, 3), np.uint8) for side in (900, 400))
+    assert detector.read(small).prepared and not detector.read(large).prepared
+    assert detector(large).probability.shape == (900, 700)
+    detector(large)
+    (said,) = [line for line in caplog.messages if "megapixels" in line]
+    assert "0.6 megapixels: tiles of 512x512, about" in said and "GB, about" in said
+
+
+def test_max_memory_decides_the_tiles(pointwise):
+    free = psutil.Process().memory_info().rss / 1e9
+    roomy, tight = pointwise(max_memory=free + 8), pointwise(max_memory=free + 0.3)
+    image = np.zeros((2000, 2500, 3), np.uint8)  # of 5 megapixels
+    assert roomy.read(image).prepared and not tight.read(image).prepared
+    assert 512 <= tight.memory.side(image, "x") < 2000
+    with pytest.raises(DiffIMLError, match=r"x has 5.0 megapixels and takes .* GB .*; raise --max_memory 0.1"):
+        pointwise(max_memory=0.1).memory.side(image, "x")
+    with pytest.raises(DiffIMLError, match="--max_memory 0 is not above 0"):
+        pointwise(max_memory=0)
+
+
+def test_where_the_memory_is_too_small_tiles_are_halved_and_it_is_said(pointwise, caplog):
+    detector, tried = pointwise(), []
+    predicted = detector._predicted
+
+    def crowded(name, sample, geometry):
+        tried.append(tuple(sample["image"].shape[1:]))
+        if max(tried[-1]) > 1024:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predicted(name, sample, geometry)
+
+    detector._predicted = crowded
+    assert detector(np.zeros((600, 2100, 3), np.uint8)).probability.shape == (600, 2100)
+    assert tried[0] == (608, 2112) and set(tried[1:]) == {(608, 1024)}
+    assert "the memory is full; the photo is cut into tiles of 1024x1024" in caplog.text
+    detector._predicted = lambda *_: (_ for _ in ()).throw(RuntimeError("can't allocate memory: 8 bytes"))
+    with pytest.raises(DiffIMLError, match="the memory is full with the smallest tile"):
+        detector(np.zeros((600, 600, 3), np.uint8))

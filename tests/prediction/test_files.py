@@ -1,4 +1,7 @@
 import json
+import os
+import threading
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -7,12 +10,16 @@ from PIL import Image
 from torch import nn
 
 from diffiml_plugin.api import load
+from diffiml_plugin.data.images import read_image
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models.checkpoints import RELEASED, save_checkpoint
-from diffiml_plugin.prediction.files import predict
+from diffiml_plugin.prediction import detector as detector_module
+from diffiml_plugin.prediction import files as module
+from diffiml_plugin.prediction.files import FAILED, predict
+from diffiml_plugin.prediction.journal import read_results
 from diffiml_plugin.weights.files import read_metadata
 
 
@@ -54,6 +61,14 @@ def read(path):
     return np.array(Image.open(path))
 
 
+def errors(folder):
+    return [entry for entry in read_results(folder) if "error" in entry]
+
+
+def bytes_of(folder, pattern="*.png"):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(pattern)}
+
+
 def test_a_size_that_changes_nothing_is_said(checkpoint, caplog):
     caplog.set_level("INFO")
     load(checkpoint, image_size=32, device="cpu")
@@ -71,7 +86,7 @@ def test_a_size_that_changes_nothing_is_said(checkpoint, caplog):
 
 def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
     out = tmp_path / "out"
-    assert predict(load(checkpoint, device="cpu"), [str(folder)], out) == []
+    assert predict(load(checkpoint, device="cpu"), [str(folder)], out) == {"uncalibrated": 3}
     assert {str(p.relative_to(out)) for p in out.rglob("*_mask.png")} == {
         "a.png_mask.png",
         "a.bmp_mask.png",
@@ -82,25 +97,32 @@ def test_files_have_the_image_size_and_folders(checkpoint, folder, tmp_path):
     assert np.array_equal(np.unique(binary), [0, 255])
     assert (read(out / "deep/a_uncertainty.png") == 128).all()
     assert read(out / "deep/a_overlay.jpg").shape == (60, 90, 3)
-    scores = {entry["image"]: entry for entry in json.loads((out / "scores.json").read_text())}
-    assert len(scores) == 3
-    entry = scores[str(folder / "deep" / "a.png")]
-    assert entry["area"] == pytest.approx(0.5, abs=0.03) and entry["score"] > 0.9
+    entries = {entry["image"]: entry for entry in read_results(out)}
+    assert len(entries) == 3
+    entry = entries[str(folder / "deep" / "a.png")]
+    assert entry["area"] == pytest.approx(0.5, abs=0.03) and entry["score"] > 0.9 and entry["seconds"] > 0
+    assert entry["sha256"] == sha256((folder / "deep" / "a.png").read_bytes()).hexdigest()
+    assert (entry["size"], entry["orientation"], entry["threshold"]) == ([90, 60], 1, 0.5)
+    assert (entry["probability"], entry["verdict"]) == (None, "uncalibrated")
+    assert len(entry["regions"]) == 1 and entry["regions"][0]["box"][2:] == [45, 60]
     assert (out / entry["mask"]).is_file()
 
 
 def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder, tmp_path, caplog):
     (folder / "broken.jpg").write_bytes(b"no image")
-    failures = predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
-    assert [failure.path.name for failure in failures] == ["broken.jpg"]
+    verdicts = predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    assert verdicts == {"uncalibrated": 3, FAILED: 1}
+    assert ["broken.jpg cannot be read" in entry["error"] for entry in errors(tmp_path / "out")] == [True]
     assert "broken.jpg cannot be read" in caplog.text
     assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 3
 
 
 def test_a_prediction_that_is_not_finite_is_a_failure(checkpoint, folder, tmp_path):
-    save_checkpoint(checkpoint, BrightnessModel(float("nan")), "BrightnessModel", {}, input={"image_size": 64})
-    (failure,) = predict(load(checkpoint, device="cpu"), [str(folder / "a.png")], tmp_path / "out")
-    assert "a.png is not finite" in failure.reason and not list((tmp_path / "out").glob("*.png"))
+    detector = load(checkpoint, device="cpu")
+    torch.nn.init.constant_(detector.model.gain, float("nan"))
+    predict(detector, [str(folder / "a.png")], tmp_path / "out")
+    (failed,) = errors(tmp_path / "out")
+    assert "a.png is not finite" in failed["error"] and not list((tmp_path / "out").glob("*.png"))
 
 
 def test_earlier_output_is_no_input(checkpoint, folder):
@@ -121,15 +143,15 @@ def test_padded_model_keeps_pixels_in_place_in_larger_images_too(checkpoint, fol
     trained = {"image_size": 96, "if_padding": True}
     for mode, size in (("constant", None), ("constant", 64), ("reflect", None)):  # of 90x60 pixels
         save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input={**trained, "padding_mode": mode})
-        (made,) = load(checkpoint, image_size=size, device="cpu").predict([folder / "a.png"])
+        made = load(checkpoint, image_size=size, device="cpu")(folder / "a.png")
         assert np.array_equal(made.probability > 0.5, made.image[..., 0] > 127)
 
 
 def test_an_image_too_large_for_a_model_of_one_size_is_refused(checkpoint, folder, monkeypatch):
     monkeypatch.delattr(BrightnessModel, "size_multiple")
     save_checkpoint(checkpoint, BrightnessModel(), "BrightnessModel", {}, input={"image_size": 64, "if_padding": True})
-    (refused,) = load(checkpoint, device="cpu").predict([folder / "a.png"])
-    assert "has 90x60 pixels, the model takes 64 at most" in refused.reason
+    with pytest.raises(DiffIMLError, match="has 90x60 pixels, the model takes 64 at most"):
+        load(checkpoint, device="cpu")(folder / "a.png")
 
 
 def test_checkpoint_of_another_model(checkpoint):
@@ -141,6 +163,7 @@ def test_same_mask_as_benco_test(tmp_path):
     """The probabilities of an image equal those of the test loader, also when others are tested beside it."""
     pytest.importorskip("diffiml_plugin.weights.lightvae")
     from diffiml_plugin.data.lists import NEGATIVE, ImageList
+    from diffiml_plugin.data.packed import unpack
     from diffiml_plugin.data.pairs import make_test_set
     from diffiml_plugin.models.inputs import InputSettings
     from diffiml_plugin.models.registry import DIFFIML
@@ -159,8 +182,9 @@ def test_same_mask_as_benco_test(tmp_path):
     listed = ImageList("", tuple(map(str, files)), (NEGATIVE,) * 2)
     dataset = make_test_set(listed, InputSettings(64), DIFFIML)
     with torch.no_grad():
-        tested = model(**torch.utils.data.default_collate([dataset[0], dataset[1]]))["pred_mask"]
-    for expected, result in zip(tested, load(weights, device="cpu").predict(files), strict=True):
+        batch = unpack(torch.utils.data.default_collate([dataset[0], dataset[1]]), torch.device("cpu"))
+        tested = model(**batch)["pred_mask"]
+    for expected, result in zip(tested, load(weights, device="cpu")(files), strict=True):
         assert np.abs(result.probability - expected[0].numpy()).max() < 1e-5
         assert 0 < result.uncertainty.max() <= 0.5
 
@@ -174,7 +198,7 @@ def test_the_small_model_travels_with_the_package_and_says_what_it_is(tmp_path):
     Image.fromarray(noise).save(tmp_path / "photo.jpg")
     flags = {"num_inference_steps": 1, "ensemble_size": 2}
     detector = load("small", image_size=96, device="cpu", **flags)
-    assert not predict(detector, [str(tmp_path / "photo.jpg")], tmp_path / "out")
+    assert not predict(detector, [str(tmp_path / "photo.jpg")], tmp_path / "out")[FAILED]
     assert np.array(Image.open(tmp_path / "out" / "photo_uncertainty.png")).shape == (70, 90)
 
 
@@ -195,7 +219,192 @@ def test_the_small_model_reaches_the_figures_of_its_card(bsds, tmp_path):
 
 
 def test_each_file_is_decoded_once(checkpoint, folder, tmp_path, monkeypatch):
-    opened, open_image = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda file, *args: opened.append(str(file)) or open_image(file, *args))
+    decoded = []
+    monkeypatch.setattr(detector_module, "read_image", lambda file: decoded.append(str(file)) or read_image(file))
     predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
-    assert sorted(opened) == sorted(str(file) for file in folder.rglob("*.*"))
+    assert sorted(decoded) == sorted(str(file) for file in folder.rglob("*.*"))
+
+
+def test_a_photo_under_another_name_in_another_folder_gets_the_same_bytes(stored, folder, tmp_path):
+    """A model that samples, whose noise the file's bytes decide."""
+    detector = load(stored("DiffIML", encoder="resnet10t", num_inference_steps=1, ensemble_size=2), device="cpu")
+    predict(detector, [str(folder)], tmp_path / "out")
+    (tmp_path / "b").mkdir()
+    os.rename(folder / "deep" / "a.png", tmp_path / "b" / "renamed.png")
+    predict(detector, [str(tmp_path / "b")], tmp_path / "again")
+    for kind in ("mask", "binary", "uncertainty"):
+        first, second = tmp_path / "out" / f"deep/a_{kind}.png", tmp_path / "again" / f"renamed_{kind}.png"
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_two_images_never_share_a_mask(checkpoint, folder, tmp_path):
+    os.rename(folder / "deep" / "a.png", folder / "a.jpg.tif")
+    os.rename(folder / "a.bmp", folder / "a.jpg")
+    predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    assert (
+        len({entry["mask"] for entry in read_results(tmp_path / "out")}) == 3 == len(bytes_of(tmp_path, "*_mask.png"))
+    )
+
+
+def test_a_line_is_written_the_moment_an_image_is_done(checkpoint, folder, tmp_path, monkeypatch):
+    detector, out, before = load(checkpoint, device="cpu"), tmp_path / "out", []
+    written, add = threading.Semaphore(1), module.Journal.add
+    monkeypatch.setattr(module.Journal, "add", lambda *given: add(*given) or written.release())
+    detect = detector.detect
+
+    def watched(photograph):
+        written.acquire(timeout=60)
+        before.append(len(list(read_results(out))))
+        return detect(photograph)
+
+    detector.detect = watched
+    predict(detector, [str(folder)], out)
+    assert before == [0, 1, 2]
+
+
+def test_run_json_says_what_made_the_results(checkpoint, folder, tmp_path):
+    predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["sha256"] == sha256(checkpoint.read_bytes()).hexdigest() and run["model"] == "BrightnessModel"
+    assert run["settings"]["threshold"] == 0.5 and run["settings"]["gain"] == 1.0
+    assert run["command"] and run["versions"]["torch"]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no"), ZeroDivisionError("odd"), RecursionError("deep"), KeyError("x")])
+@pytest.mark.parametrize("place", ["read", "detect"])
+def test_whatever_goes_wrong_with_one_photo_is_its_line(checkpoint, folder, tmp_path, error, place):
+    detector = load(checkpoint, device="cpu")
+    plain = getattr(detector, place)
+
+    def failing(photo):
+        if "deep" in str(photo if place == "read" else photo.name):
+            raise error
+        return plain(photo)
+
+    setattr(detector, place, failing)
+    assert predict(detector, [str(folder)], tmp_path / "out") == {"uncalibrated": 2, FAILED: 1}
+    (failed,) = errors(tmp_path / "out")
+    assert type(error).__name__ in failed["error"] and failed["image"].endswith("deep/a.png")
+
+
+def test_a_full_disk_ends_the_run(checkpoint, folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_previews", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+
+
+def test_odd_names_are_predicted_and_printed(checkpoint, folder, tmp_path, capsys):
+    odd = [os.fsencode(folder) + b"/\xff\xfe.png", os.fsencode(folder) + b"/" + b"x" * 245 + b".png"]
+    for name in odd:
+        (folder / "a.png").rename(os.fsdecode(name))
+        (folder / "a.png").write_bytes(open(name, "rb").read())
+    assert not predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")[FAILED]
+    assert "\\udcff" in capsys.readouterr().out
+    assert len(bytes_of(tmp_path / "out", "*_uncertainty.png")) == 5
+
+
+def test_links_are_replaced_and_not_followed(checkpoint, folder, tmp_path):
+    out = tmp_path / "out"
+    (out / "deep").mkdir(parents=True)
+    targets = ["deep/a_mask.png", "results.jsonl", "run.json", "report.html"]
+    precious = [tmp_path / f"precious {number}" for number in range(len(targets))]
+    for name, target in zip(targets, precious, strict=True):
+        (out / name).symlink_to(target)
+    (out / "deep" / "a_mask.png").resolve().write_text("mine")
+    predict(load(checkpoint, device="cpu"), [str(folder)], out)
+    assert not any((out / name).is_symlink() for name in targets)
+    assert [path.exists() for path in precious] == [True, False, False, False] and precious[0].read_text() == "mine"
+
+
+def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_path, caplog):
+    detector, out, seen = load(checkpoint, device="cpu"), tmp_path / "out", []
+    (folder / "broken.jpg").write_bytes(b"no image")
+    detect = detector.detect
+
+    def interrupted(photograph):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(photograph.name)
+        return detect(photograph)
+
+    detector.detect = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        predict(detector, [str(folder)], out)
+    assert len(list(read_results(out))) == 3 and (out / "report.html").exists()  # two done, one failed
+    with open(out / "results.jsonl", "ab") as file:
+        file.write(b'{"image": "cut o')
+    first = (out / "a.png_mask.png").stat().st_mtime_ns
+    detector.detect = detect
+    caplog.set_level("INFO")
+    assert predict(detector, [str(folder)], out, skip_existing=True) == {"uncalibrated": 1, FAILED: 1}
+    assert "2 photos were done already" in caplog.text
+    lines = [entry["image"] for entry in read_results(out)]
+    assert len(lines) == len(set(lines)) == 4 and (out / "a.png_mask.png").stat().st_mtime_ns == first
+
+
+def test_skip_existing_predicts_a_photo_that_changed(checkpoint, folder, tmp_path):
+    detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
+    predict(detector, [str(folder)], out)
+    Image.new("RGB", (90, 60), "white").save(folder / "a.png")
+    assert predict(detector, [str(folder)], out, skip_existing=True) == {"uncalibrated": 1}
+    assert {entry["image"]: entry["area"] for entry in read_results(out)}[str(folder / "a.png")] == 1
+
+
+def test_a_photo_that_comes_later_takes_no_others_name(checkpoint, folder, tmp_path):
+    detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
+    predict(detector, [str(folder / "a.png")], out)
+    predict(detector, [str(folder / "deep" / "a.png")], out)
+    predict(detector, [str(folder / "a.png")], out)
+    masks = {entry["image"]: entry["mask"] for entry in read_results(out)}
+    assert masks == {str(folder / "a.png"): "a_mask.png", str(folder / "deep" / "a.png"): "a.png_mask.png"}
+
+
+def test_results_of_another_model_or_of_others_are_kept(checkpoint, folder, tmp_path):
+    out = tmp_path / "out"
+    predict(load(checkpoint, device="cpu"), [str(folder)], out)
+    before = bytes_of(out)
+    with pytest.raises(DiffIMLError, match="holds results with another threshold; choose another --output_dir"):
+        predict(load(checkpoint, device="cpu", threshold=0.9), [str(folder)], out)
+    assert bytes_of(out) == before
+    for name, text, told in (
+        ("run.json", "{}", "describes no run of ours"),
+        ("results.jsonl", "mine\n", "without run.json"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(text)
+        with pytest.raises(DiffIMLError, match=told):
+            predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / name)
+        assert (tmp_path / name / name).read_text() == text
+
+
+def test_overlays_are_turned_and_masks_are_not(checkpoint, folder, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(folder / "a.png").save(folder / "turned.jpg", exif=exif)
+    predict(load(checkpoint, device="cpu"), [str(folder / "turned.jpg")], tmp_path / "out")
+    assert read(tmp_path / "out" / "turned_mask.png").shape == (60, 90)
+    assert read(tmp_path / "out" / "turned_overlay.jpg").shape == (90, 60, 3)
+    (entry,) = read_results(tmp_path / "out")
+    assert (entry["size"], entry["orientation"]) == ([90, 60], 6)
+
+
+def test_progress_is_a_line_a_minute_where_there_is_no_terminal(checkpoint, folder, tmp_path, monkeypatch, caplog):
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    caplog.set_level("INFO")
+    predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    assert [line for line in caplog.messages if "to go" in line] == [
+        "2 of 3 photos, 0.025 a second, 1 min to go",
+    ]
+
+
+def test_pixels_in_memory_are_bounded(monkeypatch):
+    monkeypatch.setattr(module, "_PIXELS", 100)
+    queue = module._Queue()
+    assert not queue.full_with(1000)  # one alone never is
+    queue.put("a", None, 60)
+    assert queue.full_with(50) and not queue.full_with(40)
+    assert queue.get() == ("a", None) and not queue.full_with(1000)

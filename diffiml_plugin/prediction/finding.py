@@ -1,0 +1,163 @@
+"""From the words of a command line to image files, and to a name for what is written of each."""
+
+import glob
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from diffiml_plugin.data.images import FORMATS, readable_formats
+from diffiml_plugin.errors import DiffIMLError
+
+_logger = logging.getLogger(__name__)
+_LIST = "-"
+_LONGEST_NAME = 200  # bytes; file systems take 255, and _uncertainty.png is to follow
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Image files.
+
+    Attributes:
+        files: each with its path relative to the folder it was found in; for a file, its name. Each file once.
+        left_out: what else the folders hold, counted by its kind.
+    """
+
+    files: list[tuple[Path, Path]]
+    left_out: Counter[str]
+
+    def described(self) -> str:
+        """What was left out, in one clause; empty if nothing was."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.left_out.most_common())
+        heic = any(kind in FORMATS["HEIF"] for kind in self.left_out)
+        return kinds + (" (HEIC needs pillow-heif: pip install 'diffiml-plugin[heic]')" if heic else "")
+
+
+def find_photos(words: Sequence[str], output_dir: Path) -> Photos:
+    """The files named, and those with a suffix of `readable_formats` anywhere below the folders named.
+
+    Linked folders are followed, and each folder is entered once. Hidden files and folders are left out, and so is what
+    an earlier run wrote into `output_dir`, where that is a folder inside one of those searched.
+
+    Args:
+        words: files, folders, patterns (`photos/*.jpg`), or `-`: a list on stdin, one path a line, `#` for comments.
+
+    Returns:
+        the photos. Where the relative paths of two are one, all are relative to the folder that holds every file.
+
+    Raises:
+        DiffIMLError: an address of the web, a path that does not exist, a pattern that fits nothing, a folder without
+            images, or an `output_dir` that would put masks among the images, where NAME_mask.png may be the truth.
+    """
+    output = output_dir.resolve()
+    found: dict[Path, tuple[Path, Path]] = {}
+    left_out: Counter[str] = Counter()
+    entered = {output}
+    for path in _expanded(words):
+        if not path.is_dir():
+            found.setdefault(path.resolve(), (path, Path(path.name)))
+        elif path.resolve() == output:
+            raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
+        elif path.resolve() not in entered:
+            inside = Photos([(file, file.relative_to(path)) for file in _below(path, entered, left_out)], left_out)
+            if not inside.files:
+                raise DiffIMLError(f"{path} holds no image in it or below; it holds {inside.described() or 'nothing'}")
+            for file, relative in inside.files:
+                found.setdefault(file.resolve(), (file, relative))
+    if not found:
+        raise DiffIMLError("the list on stdin names no image; write one path a line")
+    if len({relative for _, relative in found.values()}) < len(found):
+        common = os.path.commonpath([place.parent for place in found])
+        found = {place: (file, place.relative_to(common)) for place, (file, _) in found.items()}
+    if {(output / relative).parent for _, relative in found.values()} & {place.parent for place in found}:
+        raise DiffIMLError(f"--output_dir {output_dir} would put masks among the images; choose another")
+    return Photos(list(found.values()), left_out)
+
+
+def _expanded(words: Iterable[str]) -> Iterator[Path]:
+    """What a list on stdin names need not be there: a line that is wrong does not end a batch."""
+    for word in words:
+        if word == _LIST:
+            lines = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf").splitlines()
+            yield from (Path(os.fsdecode(line)) for line in map(bytes.strip, lines) if line and line[:1] != b"#")
+        elif "://" in word:
+            raise DiffIMLError(f"{word} is an address; download the photo, and name its file")
+        elif os.path.exists(word):
+            yield Path(word)
+        elif glob.has_magic(word):
+            matches = sorted(glob.glob(word, recursive=True))
+            if not matches:
+                raise DiffIMLError(f"{word} fits no file; expected a pattern such as 'photos/*.jpg'")
+            yield from map(Path, matches)
+        else:
+            raise DiffIMLError(
+                f"{word} does not exist; expected an image, a folder of images, a pattern, or - for a list"
+            )
+
+
+def _below(folder: Path, entered: set[Path], left_out: Counter[str]) -> Iterator[Path]:
+    """The images in `folder` and below, in order; adds to `entered`, which it does not enter again, and `left_out`."""
+    suffixes = {suffix for name in readable_formats() for suffix in FORMATS[name]}
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_closed):
+        if (real := Path(place).resolve()) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file, suffix = Path(place, name), os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                left_out["hidden"] += 1
+            elif suffix not in suffixes:
+                left_out[suffix or "without a suffix"] += 1
+            elif file.is_file() or file.is_symlink():  # a link that leads nowhere is an image's that is missing
+                yield file
+            else:
+                left_out["no regular files"] += 1
+
+
+def _closed(error: OSError) -> None:
+    _logger.warning(f"{error.filename} cannot be searched: {error.strerror}")
+
+
+def unique_names(relatives: Iterable[Path], taken: Iterable[str] = ()) -> list[Path]:
+    """A name for what is written of each image, no two of them alike where upper and lower case are one.
+
+    It is the image's path without its suffix; with it where that is another's too; and numbered where that is not
+    enough. One that is too long for a file system is cut, and a digest of it added.
+
+    Args:
+        relatives: no two alike.
+        taken: names that are given away.
+    """
+    whole = [_shortened(relative) for relative in relatives]
+    stems = Counter(_key(path.with_suffix("")) for path in whole)
+    given = {name.casefold() for name in taken}
+    others = {_key(path) for path in whole} | given
+    names = []
+    for path in whole:
+        stem = path.with_suffix("")
+        name = start = stem if stems[_key(stem)] == 1 and _key(stem) not in others else path
+        number = 1
+        while _key(name) in given:
+            number += 1
+            name = start.with_name(f"{start.name}-{number}")
+        given.add(_key(name))
+        names.append(name)
+    return names
+
+
+def _key(path: Path) -> str:
+    return str(path).casefold()
+
+
+def _shortened(path: Path) -> Path:
+    name = os.fsencode(path.name)
+    if len(name) <= _LONGEST_NAME:
+        return path
+    cut = name[: _LONGEST_NAME - 17].decode(errors="ignore")
+    return path.with_name(f"{cut}-{sha256(name).hexdigest()[:16]}{path.suffix[:8]}")

@@ -1,0 +1,155 @@
+"""report.html: what a folder of results holds, as a page to look through."""
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment
+from matplotlib import colormaps
+
+from diffiml_plugin.data.images import as_viewed
+from diffiml_plugin.files import write_picture, write_text
+from diffiml_plugin.prediction.journal import MASK, RUN, Entry, read_results
+from diffiml_plugin.prediction.result import Result
+
+PAGE, PREVIEWS = "report.html", "report_files"
+_LAYOUT = Path(__file__).with_name("gallery.html")
+_EMBEDDED = 100  # photos whose pictures the page holds itself; of more it shows those in PREVIEWS
+_LONGEST, _THUMB = 1280, 360  # pixels, the longer side of a picture
+_STOPS = 9  # of a colour map
+_COLOURS = {"probability": "inferno", "uncertainty": "viridis"}
+_TURNED = {
+    2: "mirrored",
+    3: "turned by 180°",
+    4: "mirrored upside down",
+    5: "mirrored, turned by 90° to the left",
+    6: "turned by 90° to the right",
+    7: "mirrored, turned by 90° to the right",
+    8: "turned by 90° to the left",
+}
+
+
+def write_previews(start: Path, result: Result) -> None:
+    """Writes what the page shows of a photo, turned as a viewer does, beginning with `start`. Raises OSError."""
+    pictures: dict[str, npt.NDArray[Any]] = {"photo": result.image, "probability": _grey(result.probability)}
+    if result.uncertainty is not None:
+        pictures["uncertainty"] = _grey(2 * result.uncertainty)
+    for kind, picture in pictures.items():
+        shown = as_viewed(_shrunk(picture, _LONGEST), result.orientation)
+        write_picture(start.with_name(f"{start.name}_{kind}.jpg"), shown, quality=85)
+    write_picture(start.with_name(f"{start.name}_thumb.jpg"), _shrunk(result.overlay(), _THUMB), quality=80)
+
+
+def write_gallery(folder: Path) -> None:
+    """Writes the page of all results in a folder. Raises DiffIMLError if it cannot be written."""
+    entries = {entry["image"]: entry for entry in read_results(folder)}
+    done = [entry for entry in entries.values() if "error" not in entry]
+    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    page = environment.from_string(_LAYOUT.read_text(encoding="utf-8")).render(
+        title="Where photos were tampered with",
+        lead=f"{len(done)} photos, by {run['model']} ({Path(run['checkpoint']).name}, SHA-256 {run['sha256'][:12]}).",
+        threshold=run["settings"]["threshold"],
+        maps=[{"id": name, "tables": _tables(colours)} for name, colours in _COLOURS.items()],
+        legends=_legends(),
+        data=[_photo(folder, entry, len(done) <= _EMBEDDED) for entry in done],
+        failures=[entry["error"] for entry in entries.values() if "error" in entry],
+    )
+    write_text(folder / PAGE, page + "\n")
+
+
+def _photo(folder: Path, entry: Entry, embedded: bool) -> dict[str, Any]:
+    """What the page's script knows of a photo."""
+    name = entry["mask"].removesuffix(MASK)
+    width, height = entry["size"]
+    shown = f"{height}x{width}" if entry["orientation"] > 4 else f"{width}x{height}"
+    turned = _TURNED.get(entry["orientation"])
+    facts = {
+        "area": f"{entry['area']:.2%} of the photo",
+        "regions": str(len(entry["regions"])),
+        "stored": f"{width}x{height} pixels",
+        "shown": f"{shown}, {turned} (EXIF {entry['orientation']})" if turned else "as stored (EXIF 1)",
+        "file": entry["image"],
+        "SHA-256": entry["sha256"],
+    }
+    kinds = {"mask": "png", "binary": "png", "overlay": "jpg"}
+    return {
+        **{key: entry[key] for key in ("probability", "score", "verdict", "sentence", "area")},
+        "name": Path(entry["image"]).name,
+        "facts": facts,
+        "links": {kind: _address(f"{name}_{kind}.{suffix}") for kind, suffix in kinds.items()},
+        "pictures": dict(_pictures(folder, name, embedded)),
+    }
+
+
+def _pictures(folder: Path, name: str, embedded: bool) -> Iterator[tuple[str, str]]:
+    for kind in ("thumb", "photo", "probability", "uncertainty"):
+        place = f"{PREVIEWS}/{name}_{kind}.jpg"
+        if not (folder / place).exists():
+            continue
+        if embedded:
+            yield kind, f"data:image/jpeg;base64,{base64.b64encode((folder / place).read_bytes()).decode()}"
+        else:
+            yield kind, _address(place)
+
+
+def _address(place: str) -> str:
+    return quote(os.fsencode(place))
+
+
+def _legends() -> Mapping[str, Mapping[str, Any]]:
+    """By the name of a view: its button's label, its picture, and the ends of its colours."""
+    return {
+        "mask": {"label": "overlay", "picture": "probability", "gradient": "", "scale": []},
+        "probability": {
+            "label": "probability",
+            "picture": "probability",
+            "gradient": _gradient(_COLOURS["probability"]),
+            "scale": ["0", "probability that a pixel was tampered with", "1"],
+        },
+        "uncertainty": {
+            "label": "uncertainty",
+            "picture": "uncertainty",
+            "gradient": _gradient(_COLOURS["uncertainty"]),
+            "scale": ["0", "standard deviation over the members", "0.5"],
+        },
+    }
+
+
+def _stops(colours: str) -> npt.NDArray[np.float64]:
+    """[_STOPS, 3] in [0, 1]."""
+    return colormaps[colours](np.linspace(0, 1, _STOPS))[:, :3]
+
+
+def _tables(colours: str) -> dict[str, str]:
+    """Of each channel, as a filter of SVG takes them."""
+    return {
+        channel: " ".join(f"{value:.3f}" for value in column)
+        for channel, column in zip("RGB", _stops(colours).T, strict=True)
+    }
+
+
+def _gradient(colours: str) -> str:
+    stops = ", ".join(f"rgb({red:.0f} {green:.0f} {blue:.0f})" for red, green, blue in 255 * _stops(colours))
+    return f"linear-gradient(to right, {stops})"
+
+
+def _grey(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return np.round(255 * values).astype(np.uint8)
+
+
+def _shrunk(picture: npt.NDArray[np.uint8], longest: int) -> npt.NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    factor = longest / max(height, width)
+    if factor >= 1:
+        return picture
+    size = max(1, round(factor * width)), max(1, round(factor * height))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)

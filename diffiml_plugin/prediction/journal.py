@@ -1,0 +1,118 @@
+"""results.jsonl, with a line the moment an image is done, and run.json, which says what made them."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from diffiml_plugin import __version__
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import replacing, write_text
+
+RESULTS, RUN = "results.jsonl", "run.json"
+MASK = "_mask.png"
+_PACKAGES = ("torch", "numpy", "pillow", "timm", "imdlbenco")
+Entry = dict[str, Any]
+
+
+class Journal:
+    """The results in an output folder: those of earlier runs with the same model and settings, and this run's.
+
+    Args:
+        folder: of the results; it exists.
+        description: as `Detector.description`.
+
+    Attributes:
+        digests: image -> the SHA-256 it had when an earlier run was done with it; those that failed are not in it.
+        names: image -> what its files were called then, without the ending.
+
+    Raises:
+        DiffIMLError: the folder holds results of another model or of other settings, or no results of ours.
+    """
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]):
+        self.folder, self._lock = folder, Lock()
+        _require_same(folder, description)
+        done = [entry for entry in read_results(folder) if "error" not in entry]
+        self.digests: dict[str, str] = {entry["image"]: entry["sha256"] for entry in done}
+        self.names: dict[str, str] = {entry["image"]: entry["mask"].removesuffix(MASK) for entry in done}
+        versions = {"diffiml_plugin": __version__, "python": platform.python_version(), **_versions()}
+        run = {**description, "versions": versions, "command": shlex.join(sys.argv)}
+        write_text(folder / RUN, json.dumps(run, indent=1, default=str) + "\n")
+
+    def begin(self, images: Collection[str], skip_existing: bool) -> None:
+        """Opens results.jsonl, without the earlier entries of `images`; with `skip_existing` those that failed go."""
+        with replacing(self.folder / RESULTS) as file:
+            for entry in read_results(self.folder):
+                if entry["image"] not in images or (skip_existing and "error" not in entry):
+                    file.write(_line(entry))
+        self._file = open(self.folder / RESULTS, "ab", buffering=0)  # a line leaves the process at once
+
+    def add(self, entry: Entry) -> None:
+        """Writes a line; from any thread. Raises OSError."""
+        with self._lock:
+            self._file.write(_line(entry))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_results(folder: Path) -> Iterator[Entry]:
+    """The entries of results.jsonl; of one image, the last counts. A last line that was cut off is left out.
+
+    Raises:
+        DiffIMLError: another line is no entry.
+    """
+    path = folder / RESULTS
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                entry = json.loads(line)
+                valid = isinstance(entry["image"], str) and ("error" in entry or isinstance(entry["mask"], str))
+            except (ValueError, TypeError, KeyError):
+                valid = False
+            if not valid:
+                raise DiffIMLError(f"{path}, line {number}, is no result of ours; choose another --output_dir")
+            yield entry
+
+
+def _require_same(folder: Path, description: Mapping[str, Any]) -> None:
+    path = folder / RUN
+    if not path.exists():
+        if (folder / RESULTS).exists():
+            raise DiffIMLError(f"{folder} holds {RESULTS} without {RUN}; choose another --output_dir")
+        return
+    try:
+        before = _deciding(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DiffIMLError(f"{path} describes no run of ours; choose another --output_dir") from error
+    now = _deciding(json.loads(json.dumps(description, default=str)))
+    if differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        raise DiffIMLError(f"{folder} holds results with another {', '.join(differing)}; choose another --output_dir")
+
+
+def _deciding(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": (run["model"], run["sha256"]), **run["settings"]}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # an extra
+            continue
+    return found
+
+
+def _line(entry: Entry) -> bytes:
+    return json.dumps(entry).encode() + b"\n"
