@@ -129,6 +129,8 @@ def test_a_report_of_everything(runs, tmp_path):
 
     html = (tmp_path / "report" / "report.html").read_text()
     assert not re.search(r"(src|href)=['\"](?!data:)", html) and "prediction" in html and "Best and worst" in html
+    own, _, published = html.partition("<details>")
+    assert "Your tests" in own and "Table 2" not in own and "Table 2" in published
     assert html.count("<img") == 1 + 2 * 3 * 3  # curves; in two sets three images with truth and prediction
     latex = (tmp_path / "report" / "report.tex").read_text()
     tables = [latex.count(word) for word in (r"\begin{table}", r"\resizebox", r"\end{tabular}}", r"\end{table}")]
