@@ -27,6 +27,7 @@ EQUATIONS = {  # as help texts name them
     "Alg. 2": "mask = D(mean of z⁽¹⁾ ... z⁽ᴺ⁾), each sampled in S steps from noise of its own",
 }
 _TRANSCRIPT = re.compile(r"(?<=\n\n)    \$ .*\n(?:    .*\n)*")
+_ADDRESS = re.compile(r"\b(?:[\w-]+\.)+[a-z]{2,4}\b(?:/[\w./~-]*[\w/~-])?")
 _LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -133,7 +134,7 @@ def _dataset(entry: DatasetEntry) -> str:
         "MVSS protocol": entry.mvss,
         "CAT-Net protocol": entry.catnet,
         "licence": entry.licence,
-        "where to ask": entry.source,
+        "where to ask": _ADDRESS.sub(r"[\g<0>](https://\g<0>)", entry.source),
         "the download": entry.layout,
     }
     if entry.also:
