@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 from diffiml_plugin.data.images import read_header
-from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import file_digest, make_folder
+from diffiml_plugin.errors import DiffIMLError, visible
+from diffiml_plugin.files import claimed, file_digest
 from diffiml_plugin.prediction.detector import Detector, Photograph
 from diffiml_plugin.prediction.finding import find_photos, unique_names
 from diffiml_plugin.prediction.gallery import PREVIEWS, write_gallery, write_previews
@@ -87,16 +87,21 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
     photos = find_photos(words, output_dir)
     if left_out := photos.described():
         _logger.info(f"not read: {left_out}")
-    make_folder(output_dir)
-    journal = Journal(output_dir, detector.description)
-    run = _Run(detector, output_dir, journal, skip_existing)
-    jobs = _named(photos.files, journal)
-    journal.begin({str(file) for file, _ in photos.files}, skip_existing)
-    try:
-        run.all(jobs)
-    finally:
-        journal.close()
-        write_gallery(output_dir)
+    with claimed(output_dir):
+        for half_written in output_dir.rglob(".*.tmp"):  # by a run that was killed
+            half_written.unlink(missing_ok=True)
+        journal = Journal(output_dir, detector.description)
+        run = _Run(detector, output_dir, journal, skip_existing)
+        jobs = _named(photos.files, journal)
+        journal.begin({str(file) for file, _ in photos.files}, skip_existing)
+        try:
+            run.all(jobs)
+        except KeyboardInterrupt:
+            _logger.info(f"{run.verdicts.total()} of {len(jobs)} photos are done, and --skip_existing goes on")
+            raise
+        finally:
+            journal.close()
+            write_gallery(output_dir)
     return run.verdicts
 
 
@@ -172,7 +177,7 @@ class _Run:
             entry = entry_of(str(job.file), photograph.digest, result, seconds)
             self.journal.add({**entry, "mask": files["mask"].relative_to(self.folder).as_posix()})
             self._count(result.verdict)
-            tqdm.write(printable(result.sentence))
+            tqdm.write(visible(result.sentence))
         except Exception as error:
             self._fail(job, error)
 
@@ -210,11 +215,6 @@ def entry_of(image: str, digest: str, result: Result, seconds: float) -> Entry:
         "regions": [asdict(region) for region in result.regions[:_MOST_REGIONS]],
         "seconds": round(seconds, 4),
     }
-
-
-def printable(text: str) -> str:
-    """The text without what no terminal takes: the bytes of a file's name that are no UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _pixels(file: Path) -> int:

@@ -18,6 +18,7 @@ from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models.checkpoints import RELEASED, save_checkpoint
 from diffiml_plugin.prediction import detector as detector_module
 from diffiml_plugin.prediction import files as module
+from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import FAILED, predict
 from diffiml_plugin.prediction.journal import read_results
 from diffiml_plugin.weights.files import read_metadata
@@ -330,19 +331,37 @@ def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_pat
         seen.append(photograph.name)
         return detect(photograph)
 
+    caplog.set_level("INFO")
     detector.detect = interrupted
     with pytest.raises(KeyboardInterrupt):
         predict(detector, [str(folder)], out)
     assert len(list(read_results(out))) == 3 and (out / "report.html").exists()  # two done, one failed
+    assert "3 of 4 photos are done, and --skip_existing goes on" in caplog.text
     with open(out / "results.jsonl", "ab") as file:
         file.write(b'{"image": "cut o')
     first = (out / "a.png_mask.png").stat().st_mtime_ns
+    half_written = out / "deep" / ".0123456789abcdef.1.1.tmp"
+    half_written.parent.mkdir(exist_ok=True)
+    half_written.touch()
     detector.detect = detect
-    caplog.set_level("INFO")
     assert predict(detector, [str(folder)], out, skip_existing=True) == {"uncalibrated": 1, FAILED: 1}
     assert "2 photos were done already" in caplog.text
     lines = [entry["image"] for entry in read_results(out)]
     assert len(lines) == len(set(lines)) == 4 and (out / "a.png_mask.png").stat().st_mtime_ns == first
+    assert not half_written.exists()
+
+
+def test_two_runs_do_not_share_a_folder(checkpoint, folder, tmp_path):
+    detector, detect = load(checkpoint, device="cpu"), Detector.detect
+
+    def another(photograph):
+        owner = json.loads((tmp_path / "out" / ".lock").read_text())
+        assert owner["pid"] == os.getpid()
+        return detect(detector, photograph)
+
+    detector.detect = another
+    assert not predict(detector, [str(folder)], tmp_path / "out")[FAILED]
+    assert not (tmp_path / "out" / ".lock").exists()
 
 
 def test_skip_existing_predicts_a_photo_that_changed(checkpoint, folder, tmp_path):
