@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv beside this folder and installs the package into it, once; what is there already is kept.
 # usage: shell/install.sh [EXTRA]      EXTRA: dev, demo ..., as in pyproject.toml
+#        PIP_CONSTRAINT=$PWD/constraints.txt shell/install.sh      the very versions that were tested (Python 3.11)
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
