@@ -11,7 +11,7 @@ import stat
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 from zipfile import ZipFile
 
 import yaml
@@ -22,7 +22,7 @@ JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
 _YAML_NODES = 100_000  # with every alias written out
 _LARGEST = 2**63 - 1  # of whole numbers
-_LONGEST = 1000  # characters of a word, entries of a list
+_LONGEST = 10_000  # characters of a word, entries of a list
 
 
 def require_file(path: str | Path, limit: int | None = None) -> int:
@@ -144,7 +144,8 @@ def checked(said: object, known: Mapping[str, Any], place: str, others: bool = F
     """The fields that a file says, if each is known and of its type. The one way from a file to an argument.
 
     Args:
-        known: the type of each field: bool, int, float (finite), str, dict, a union of those, or list or tuple of one.
+        known: the type of each field: bool, int, float (finite), str, dict, a TypedDict, Any, a union of those, or a
+            list, tuple or dict of one.
         place: how messages begin.
         others: let fields that are not known stand, of any type; nothing may be made of them.
 
@@ -177,6 +178,17 @@ def _fits(value: object, kind: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in inner)
+    if kind is Any:
+        return True
+    if is_typeddict(kind):
+        fields = get_type_hints(kind)
+        return (
+            isinstance(value, dict)
+            and kind.__required_keys__ <= value.keys()
+            and all(_fits(value[name], fields[name]) for name in fields.keys() & value.keys())
+        )
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(key, inner[0]) and _fits(v, inner[1]) for key, v in value.items())
     if origin in (list, tuple):
         return isinstance(value, (list, tuple)) and len(value) <= _LONGEST and all(_fits(v, inner[0]) for v in value)
     if kind in (int, float):

@@ -1,5 +1,6 @@
 import os
 import zipfile
+from typing import TypedDict
 
 import pytest
 
@@ -80,7 +81,11 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
         stored.require_unzipped(tmp_path / "x.npz", 10**6 - 1)
 
 
-KNOWN = {"size": int | None, "rate": float, "padded": bool, "name": str, "stages": list[int]}
+class Point(TypedDict):
+    f1: float
+
+
+KNOWN = {"size": int | None, "rate": float, "padded": bool, "name": str, "stages": list[int], "sets": dict[str, Point]}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +100,11 @@ KNOWN = {"size": int | None, "rate": float, "padded": bool, "name": str, "stages
         ({"rate": "0.1"}, "rate is '0.1'"),
         ({"padded": 1}, "padded is 1; expected bool"),
         ({"name": ["x"]}, r"name is \['x'\]; expected str"),
-        ({"name": "x" * 1001}, "name is 'xxx"),
+        ({"name": "x" * 10_001}, "name is 'xxx"),
         ({"stages": ["x"]}, "stages"),
+        ({"sets": [1]}, "sets"),
+        ({"sets": {"a": {}}}, "sets"),
+        ({"sets": {"a": {"f1": "x"}}}, "sets"),
         ({"sise": 1}, "a field 'sise' that this version does not know; did you mean 'size'.*update the package"),
         ({3: 1}, "a field 3"),
     ],
@@ -107,5 +115,5 @@ def test_what_is_unknown_or_of_another_type_does_not_pass(said, expected):
 
 
 def test_what_is_known_and_of_its_type_passes():
-    said = {"size": None, "rate": 1, "padded": False, "name": "x", "stages": [1, 2]}
+    said = {"size": None, "rate": 1, "padded": False, "name": "x", "stages": [1, 2], "sets": {"a": {"f1": 1.0}}}
     assert stored.checked(said, KNOWN, "here") == said

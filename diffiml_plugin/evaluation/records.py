@@ -7,15 +7,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 from accelerate.utils import gather_object
 
 from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.files import write_text
+from diffiml_plugin.stored import checked, parse_json, read_text
 
 RESULTS = "results.json"
+_LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
 
 
 def records_file(results: Path) -> Path:
@@ -24,8 +27,14 @@ def records_file(results: Path) -> Path:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file that `write_records` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The records of a file that `write_records` wrote. Raises DiffIMLError if it holds anything else."""
+    known, records = get_type_hints(Record), []
+    for number, line in enumerate(read_text(path, _LIMIT).splitlines(), 1):
+        place = f"{path}, line {number}"
+        records.append(cast(Record, checked(parse_json(line, place), known, place, others=True)))
+        if missing := [name for name in ("dataset", "index", "name", "path", "mask") if name not in records[-1]]:
+            raise DiffIMLError(f"{place} lacks {missing[0]}; make the file again")
+    return records
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

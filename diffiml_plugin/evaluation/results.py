@@ -1,6 +1,10 @@
 """The shapes of what tests leave behind: records, one for each image, and the results files."""
 
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Any, TypedDict, get_type_hints
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.stored import checked, read_json
 
 Summary = dict[str, float]  # figures of one dataset, or their means, by name
 
@@ -89,3 +93,18 @@ class Swept(Header):
     """sweep.json of `benco sweep`."""
 
     rows: list[SweepRow]
+
+
+_LATER = {"weights", "left_out", "threshold"}  # which earlier versions did not write
+
+
+def read_results(path: Path, kind: type) -> dict[str, Any]:
+    """A results file of that kind: Tested, Perturbed or Swept.
+
+    Raises:
+        DiffIMLError: it cannot be read, or is not of that kind.
+    """
+    content = checked(read_json(path), get_type_hints(kind), str(path), others=True)
+    if missing := kind.__required_keys__ - content.keys() - _LATER:
+        raise DiffIMLError(f"{path} lacks {', '.join(sorted(missing))}; make it again")
+    return content

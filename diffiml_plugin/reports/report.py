@@ -15,7 +15,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
-from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, read_results
 from diffiml_plugin.files import write_text
 from diffiml_plugin.models import zoo
 from diffiml_plugin.models.inputs import InputSettings
@@ -34,10 +34,12 @@ from diffiml_plugin.reports.tables import (
     test_table,
 )
 from diffiml_plugin.settings import CommonSettings
-from diffiml_plugin.stored import read_json
+from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, for_markdown
 
 _logger = logging.getLogger(__name__)
+_COST = {"model": str, "settings": dict, "GFLOPs": dict[str, float], "params_M": dict[str, float]}
+_KINDS = {RESULTS: Tested, robust.RESULTS: Perturbed, sweep.RESULTS: Swept}
 _TITLE = "What your runs found"
 _READ_AS = (
     "Bold: the best value of several. Brackets: bootstrap 95 % intervals over images; where two of them overlap, the "
@@ -102,7 +104,9 @@ def _read_all(paths: Sequence[str]) -> tuple[dict[str, list[Run]], list[tuple[Pa
             if file.name in runs:
                 name = str(file.parent.relative_to(path)) if path.is_dir() else "."
                 name = file.parent.resolve().name if name == "." else name
-                runs[file.name].append(Run(file, _read(file), read_records(records_file(file)), name))
+                runs[file.name].append(
+                    Run(file, read_results(file, _KINDS[file.name]), read_records(records_file(file)), name)
+                )
             else:
                 costs += ((file, row) for row in _read_costs(file))
     return {kind: _told_apart(found) for kind, found in runs.items()}, costs
@@ -125,9 +129,9 @@ def _read_costs(path: Path) -> list[Mapping[str, Any]]:
     """The rows of a file of `benco complexity --json`, which is one row or a list of them."""
     content = _read(path)
     rows = content if isinstance(content, list) else [content]
-    if not all(isinstance(row, dict) and "GFLOPs" in row for row in rows):
+    if not all(isinstance(row, dict) and _COST.keys() <= row.keys() for row in rows):
         raise DiffIMLError(f"{path} is not of benco complexity --json; of other verbs pass the --output_dir")
-    return rows
+    return [checked(row, _COST, str(path), others=True) for row in rows]
 
 
 def _cost_name(file: Path, cost: Mapping[str, Any]) -> str:
@@ -189,9 +193,9 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[Result | None]:
         return [None] * len(records)
     card = look_up(run.results["model"])
     sampling = (*sweep.SWEPT, "noise_seed") if card and card.samples else ()
-    flags = {name: settings[name] for name in sampling}
     given = {field.name: settings[field.name] for field in fields(InputSettings) if field.name in settings}
     try:
+        flags = {name: settings[name] for name in sampling}
         detector = Detector(checkpoint, CommonSettings(**given), run.results["model"], flags)
         found = list(detector.predict(Path(record["path"]) for record in records))
     except Exception as error:  # the zoo's models fail in ways of their own, and the figures stand without pictures
