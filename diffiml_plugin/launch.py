@@ -1,7 +1,9 @@
 """Processes and devices: starts torchrun, or joins what torchrun or SLURM started."""
 
+import logging
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +16,7 @@ from accelerate.utils import DistributedType
 
 from diffiml_plugin.errors import DiffIMLError
 
+_logger = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=12)  # the other processes wait while the first looks at every file of a large corpus
 Sample = dict[str, Any]
 _Value = TypeVar("_Value")
@@ -51,12 +54,19 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
     if gpus == 1:
         return None
     from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
         run.run(run.parse_args(["--standalone", f"--nproc_per_node={gpus}", "-m", "diffiml_plugin", *arguments]))
     except ChildFailedError as error:
-        return max(1, error.get_first_failure()[1].exitcode)  # a signal counts as negative
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            _logger.error(f"process {rank} of {gpus} was killed by {name}, and the others were ended; was memory full?")
+        return max(1, failure.exitcode)
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
     return 0
 
 
@@ -99,6 +109,37 @@ def start_inference(device: str) -> PartialState:
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
     return PartialState(cpu=cpu, timeout=_PATIENCE)
+
+
+def host_group(processes: int) -> Any:
+    """Of all processes, to speak without their GPUs; None if there is one process."""
+    return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE) if processes > 1 else None
+
+
+def highest(value: int, group: Any) -> int:
+    """The highest value of the processes of a `host_group`, all of which must call it together."""
+    if group is None:
+        return value
+    values = torch.tensor(value)
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=group)
+    return int(values)
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Inside, if `enabled`, torch computes the same to the bit whatever the number of cores: on one thread, and by
+    deterministic algorithms, without which it raises RuntimeError.
+    """
+    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(before)
 
 
 def _forget_earlier(cpu: bool) -> None:

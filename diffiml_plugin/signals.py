@@ -25,12 +25,12 @@ class Request:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Inside, SIGTERM raises `Stopped`, as Ctrl-C raises KeyboardInterrupt."""
+    """Inside, SIGTERM and Ctrl-C raise `Stopped`."""
 
     def stop(number: int, _: Any) -> None:
         raise Stopped(number)
 
-    with _handled(stop, signal.SIGTERM):
+    with _handled(stop, signal.SIGTERM, signal.SIGINT):
         yield
 
 

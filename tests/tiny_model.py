@@ -11,13 +11,13 @@ from diffiml_plugin.framework.imdlbenco import MODELS
 class TinyIML(nn.Module):
     architecture = "two convolutions, no statistics of the batch"
 
-    def __init__(self, width: int = 4, poison: str = "", image_size: int = 0):
+    def __init__(self, width: int = 4, poison: str = "", image_size: int = 0, dropout: float = 0.0):
         super().__init__()
-        self.poison, self.image_size = poison, image_size
+        self.poison, self.image_size, self.dropout = poison, image_size, nn.Dropout(dropout)
         self.layers = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, image, mask=None, label=None, name=None, *args, **kwargs):
-        logits = self.layers(image)
+        logits = self.layers(self.dropout(image))
         if self.poison in (name or ()):
             logits = logits * float("nan")
         probability = logits.sigmoid()

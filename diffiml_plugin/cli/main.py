@@ -24,6 +24,8 @@ What a user can mend is raised as `DiffIMLError` or `OSError`: one line on stder
 import importlib
 import logging
 import os
+import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,16 +91,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as the shell reports SIGPIPE
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; importing it takes seconds
+        if (mend := _mend(error)) is None:
             raise
-        _logger.error(
-            "the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the "
-            f"images, or compute on --device cpu; {wanted_memory(error)}"
-        )
+        _logger.error(mend)
         return 2
     except (DiffIMLError, OSError) as error:
         _logger.error(str(error).rpartition("DiffIMLError: ")[2])  # a loader's worker sends its traceback along
         return 2
+
+
+def _mend(error: RuntimeError) -> str | None:
+    """What a user can do about an error of torch's, which is told by its text: importing torch takes seconds."""
+    first, text = str(error).partition("\n")[0], f"{error}\n{error.__cause__}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the images, or "
+            f"compute on --device cpu; {wanted_memory(error)}"
+        )
+    if re.search(r"shared memory|</torch_\d", text):
+        size = shutil.disk_usage("/dev/shm").total >> 20
+        return (
+            f"the processes that load images have no shared memory left (/dev/shm holds {size} MB); start the "
+            "container with --shm-size 2g or --ipc host, or pass --num_workers 0"
+        )
+    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
+        return f"a process that loads images was killed; was memory full? Lower --num_workers ({first})"
+    if re.search(r"gloo|NCCL|closed by peer", first):
+        return f"another process of this run has ended, and this one with it ({first}); go on with --resume auto"
+    return None
 
 
 def _run(argv: list[str]) -> int:

@@ -6,6 +6,7 @@ TensorBoard files, config.yaml and run.json.
 """
 
 import argparse
+import shlex
 import sys
 from dataclasses import fields
 
@@ -27,8 +28,15 @@ def run(args: argparse.Namespace) -> int:
     status = launch.spawn(settings.gpus, settings.device, sys.argv[1:])
     if status is not None:
         return status
+    from diffiml_plugin.models.checkpoints import BEST, LAST
     from diffiml_plugin.training.engine import train
 
-    train(settings, args.model_flags)
+    done = train(settings, args.model_flags)
+    if launch.is_main_process():
+        best = done.folder / BEST
+        kept = f"best weights, of F1 {done.f1:.4f}: {best}" if best.exists() else f"weights: {done.folder / LAST}"
+        shown = shlex.quote(str(best if best.exists() else done.folder / LAST))
+        print(kept, f"figures: benco test --checkpoint_path {shown} --test_data_path LIST", sep="\n")
+        print(f"masks: benco predict PHOTO --checkpoint_path {shown}")
     launch.leave()
     return 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from diffiml_plugin import signals
 from diffiml_plugin.codec.drawn_masks import MaskMixture
 from diffiml_plugin.codec.metrics import MEANS, averaging, encode_maps, latent_statistics, reconstruction_f1
 from diffiml_plugin.codec.settings import DistillSettings
@@ -23,6 +24,7 @@ from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS, LightVAE
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.method.protocols import LatentCodec
+from diffiml_plugin.signals import Stopped
 from diffiml_plugin.training.log import Log
 from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
 from diffiml_plugin.training.resume import STATE, require_own, restoring, save_state, state_to_resume
@@ -51,7 +53,8 @@ def distill(
 ) -> LightVAE | ReleaseLightVAE:
     """Trains a LightVAE, ours or the release's.
 
-    At every validation it stores the codec, its log and the state to go on from in `output_dir`.
+    At every validation it stores the codec, its log and the state to go on from in `output_dir`; the state also where
+    Ctrl-C or SIGTERM ends it, which raises `Stopped`.
 
     Args:
         held_out: masks [H, W] in {0, 1} to validate on, brought to `image_size`.
@@ -84,7 +87,13 @@ def distill(
     scale_masks = _scale_masks(mixture, settings.image_size, np.random.default_rng(settings.seed))
     batches = _batches(mixture, settings, run.step, run.device)
     checked = int(run.progress() * settings.checks)
-    with tqdm(None, "distill", settings.steps, False, initial=run.step, unit="step", disable=None) as bar:
+
+    def keep() -> None:
+        save_state(output_dir / STATE, {"settings": configuration, **run.state()})
+
+    keep()  # from here on the folder is this run's
+    bar = tqdm(None, "distill", settings.steps, False, initial=run.step, unit="step", disable=None)
+    with bar, signals.noted() as request:
         while True:
             progress = run.progress()
             if progress * settings.checks >= checked + 1 or progress >= 1:  # 3. validate and store
@@ -94,14 +103,16 @@ def distill(
                     set_latent_scale(codec, scale_masks)
                 figures = validation(codec, held_out)
                 done = {"steps": run.step, "minutes": round(run.minutes(), 1), "validation": figures}
-                save_lightvae(output_dir / WEIGHTS, codec, provenance | done)
-                save_state(output_dir / STATE, {"settings": configuration, **run.state()})
                 log.add({"step": run.step, **figures})
+                save_lightvae(output_dir / WEIGHTS, codec, provenance | done)
+                keep()
                 listed = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
                 say(f"step {run.step} ({progress:.0%}): {listed}")
-                seed_all(settings.seed, run.step)  # so that a resumed run needs no stored random state
             if progress >= 1:
                 return codec
+            if request.number:
+                keep()
+                raise Stopped(request.number, f"go on with --resume auto, from the state in {output_dir}")
             loss = run.update(*next(batches), progress)  # 4. one step of Eq. 6
             if (run.step - 1) % _LOGGED == 0:
                 log.add(run.record(loss))
@@ -143,6 +154,7 @@ class _Run:
             DiffIMLError: the loss is not finite; names the step.
         """
         settings, student = self.settings, self.learner.model
+        seed_all(settings.seed, self.step)  # so that a resumed run needs no stored random state
         maps = maps.to(self.device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
         teacher_latents = None if self.teacher is None else _teacher_latents(self.teacher, maps, edges)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
@@ -184,7 +196,6 @@ class _Run:
         """Goes on where `state` was taken."""
         self.learner.restore(state)
         self._minutes_before = state["minutes"]
-        seed_all(self.settings.seed, self.step)
 
 
 def _student(settings: DistillSettings) -> LightVAE | ReleaseLightVAE:

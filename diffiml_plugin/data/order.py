@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,9 @@ from diffiml_plugin.launch import Sample
 
 if TYPE_CHECKING:  # it imports the framework, without which masks are drawn too
     from diffiml_plugin.data.pairs import PairsDataset
+
+
+_GRACE = 20  # seconds that a loader's process lives after SIGTERM; SLURM kills after 30
 
 
 class Samples(Protocol):
@@ -70,35 +74,49 @@ class MicroBatch:
     """One process's share of one forward pass; `weight` makes the summed losses the mean over the whole update."""
 
     indices: tuple[int, ...]
-    images: int  # 0: the index is there only to keep step with the other processes
+    images: int  # that count; 0: the index is there only to keep step with the other processes
     weight: float
     last: bool  # of its update
+    number: int  # in the epoch: the same images have the same one, however many processes there are
 
 
 def plan_epoch(
-    images: int, key: tuple[int, ...], batch_size: int, accumulation: int, rank: int = 0, processes: int = 1
+    images: int,
+    key: tuple[int, ...],
+    batch_size: int,
+    accumulation: int,
+    rank: int = 0,
+    processes: int = 1,
+    least: int = 1,
 ) -> list[MicroBatch]:
     """An epoch in shuffled order, each image once, cut into updates of batch_size × accumulation × processes images.
 
     The last update may hold fewer images; its gradient is the mean over those. All processes get equally many
     micro-batches: one for which no image is left repeats one with weight 0.
+
+    Args:
+        least: images of a micro-batch; one that has fewer shows them again.
     """
     order = np.random.default_rng(key).permutation(images)
     total = batch_size * accumulation * processes
     plan = []
     for start in range(0, images, total):
         update = order[start : start + total]
-        steps = math.ceil(len(update) / (batch_size * processes))
-        shares = np.array_split(update, steps * processes)[rank::processes]
-        plan += [
-            MicroBatch(
-                tuple(int(index) for index in (share if len(share) else update[:1])),
-                images=len(share),
-                weight=len(share) * processes / len(update),
-                last=step == steps - 1,
+        parts = np.array_split(update, math.ceil(len(update) / batch_size))
+        steps = math.ceil(len(parts) / processes)
+        for step in range(steps):
+            number = step * processes + rank
+            share = parts[number] if number < len(parts) else update[:0]
+            shown = share if len(share) else update[:1]
+            plan.append(
+                MicroBatch(
+                    tuple(int(index) for index in np.resize(shown, max(least, len(shown)))),
+                    images=len(share),
+                    weight=len(share) * processes / len(update),
+                    last=step == steps - 1,
+                    number=start // batch_size + number,
+                )
             )
-            for step, share in enumerate(shares)
-        ]
     return plan
 
 
@@ -118,7 +136,8 @@ def make_loader(
     dataset: SeededDataset, epoch: int, batches: list[tuple[int, ...]], workers: int, device: torch.device
 ) -> DataLoader:
     """A loader that yields the samples of each tuple of indices as one batch, in that order."""
-    return _loader(dataset, [[(epoch, index) for index in batch] for batch in batches], workers, device)
+    keys = [[(epoch, index) for index in batch] for batch in batches]
+    return _loader(dataset, keys, min(workers, len(batches)), device)
 
 
 def _loader(
@@ -128,7 +147,6 @@ def _loader(
     device: torch.device,
     persistent: bool = False,
 ) -> DataLoader:
-    workers = min(workers, len(batches))
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -141,11 +159,7 @@ def _loader(
 
 
 class EpochLoader:
-    """As `make_loader`, for one epoch after another; its workers, which take seconds to start, stay.
-
-    Args:
-        workers: at most; no more are started than the first epoch has batches.
-    """
+    """As `make_loader`, for one epoch after another; its workers, which take seconds to start, stay."""
 
     def __init__(self, dataset: SeededDataset, workers: int, device: torch.device):
         self.dataset, self.workers, self.device = dataset, workers, device
@@ -168,5 +182,10 @@ def worker_count(asked: int | None) -> int:
 
 
 def start_worker(_: int) -> None:
-    """What each loader process begins with."""
+    """What each loader process begins with.
+
+    Ctrl-C and SLURM's SIGTERM reach it too, but its batches are wanted until the main process has stored its state.
+    """
     cv2.setNumThreads(0)  # its threads do not survive the fork
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

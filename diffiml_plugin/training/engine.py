@@ -2,10 +2,13 @@
 
 import errno
 import logging
+import math
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from diffiml_plugin import launch
+from diffiml_plugin import launch, signals
 from diffiml_plugin.data import pairs as data
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.lists import each_once, read_test_sets
@@ -31,12 +34,13 @@ from diffiml_plugin.data.order import (
 from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.errors import DiffIMLError, wanted_memory
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process, testing_mode
-from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
+from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
 from diffiml_plugin.files import claimed
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, forward_explained, require_inputs
+from diffiml_plugin.signals import Stopped
 from diffiml_plugin.training.optimization import (
     Learner,
     LossMeter,
@@ -46,10 +50,19 @@ from diffiml_plugin.training.optimization import (
     keeping,
     learning_rate,
 )
-from diffiml_plugin.training.resume import STATE, Writer, require_own, restoring, save_state, snapshot, state_to_resume
+from diffiml_plugin.training.resume import (
+    STATE,
+    Writer,
+    require_own,
+    require_same,
+    restoring,
+    save_state,
+    snapshot,
+    state_to_resume,
+)
 from diffiml_plugin.training.settings import TrainSettings
-from diffiml_plugin.training.sources import read_training_set
-from diffiml_plugin.training.tracking import EpochRecord, Tracker, describe_run, picture_strips
+from diffiml_plugin.training.sources import contents, read_training_set
+from diffiml_plugin.training.tracking import EpochRecord, PassRecord, Tracker, describe_run, picture_strips
 from diffiml_plugin.weights.files import save_weights
 
 _logger = logging.getLogger(__name__)
@@ -78,7 +91,8 @@ def train(
             known; a loss that is not finite; full memory or a full disk.
     """
     try:
-        with claimed(settings.output_dir) if launch.is_main_process() else nullcontext():
+        claim = claimed(settings.output_dir) if launch.is_main_process() else nullcontext()
+        with claim, launch.deterministic(settings.deterministic):
             require_own(Path(settings.output_dir), settings.resume, (checkpoints.LAST, checkpoints.BEST))
             return _Run(settings, dict(model_flags or {}), dataset).train()
     except torch.cuda.OutOfMemoryError as error:
@@ -93,6 +107,13 @@ def train(
             f"the disk of {settings.output_dir} is full; free some space and go on with --resume auto "
             "(earlier checkpoints are untouched)"
         ) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):  # torch's
+            raise
+        raise DiffIMLError(
+            f"{settings.model} normalises over the images of a batch, and --batch_size {settings.batch_size} gives it "
+            "one; raise that to 2 or more"
+        ) from error
 
 
 def _checkpoint_encoder(card: RegisteredModel, model: nn.Module) -> None:
@@ -103,7 +124,8 @@ def _checkpoint_encoder(card: RegisteredModel, model: nn.Module) -> None:
     """
     if card.backbone is None:
         raise DiffIMLError(f"--checkpoint_encoder is of DiffIML's encoders; {card.name} has none: leave it out")
-    card.backbone(model).set_grad_checkpointing()
+    encoder: Any = card.backbone(model)
+    encoder.set_grad_checkpointing()
 
 
 class _Step(nn.Module):
@@ -161,6 +183,7 @@ class _Run:
             if check:
                 self.inputs.warn_if_cut(checked.longest, card.size_multiple)
         self.tests = {name: data.make_test_set(listed, self.inputs, card) for name, listed in lists.items()}
+        self.content = contents([dataset, *self.tests.values()]) if check else ""
         require_inputs(model, self.dataset[0, 0])
 
         # 4. The optimizer.
@@ -171,14 +194,20 @@ class _Run:
         self.recomputed = list(backbone.buffers()) if backbone and settings.checkpoint_encoder else []
         optimizer = adamw(model, settings.lr, settings.weight_decay, backbone, settings.encoder_lr)
         self.learner = Learner(model, optimizer, settings.ema_decay)
-        self.loader = EpochLoader(self.dataset, worker_count(settings.num_workers), self.device)
-        self.watch, self.writer = LossWatch(), Writer()
-        self.waited = 0.0  # seconds of the last epoch without a batch to train on
-        self.epoch = 0  # epochs done
+        in_statistics = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+        self.least = min(2 if in_statistics else 1, settings.batch_size)  # images that have a variance
+        self.updates = math.ceil(len(self.dataset) / settings.total_batch_size)  # of an epoch
+        workers = min(worker_count(settings.num_workers), self.updates * self.accumulation)
+        self.loader = EpochLoader(self.dataset, workers, self.device)
+        self.watch, self.meter, self.writer = LossWatch(), LossMeter(), Writer()
+        self.votes = launch.host_group(self.processes)
+        self.epoch = self.done = 0  # epochs done, and updates of the present one
         self.best: float | None = None  # pixel-F1
+        self.resumed = bool(state)
         if state:
             with restoring():
                 self._restore(state)
+        self.kept_at = time.monotonic()
         # DDP need not look for the graph of a model that is the same in each step; accumulating changes it.
         self.accelerator.ddp_handler.static_graph = card.samples and self.accumulation == 1
         self.step, self.learner.optimizer = self.accelerator.prepare(_Step(model), optimizer)
@@ -188,11 +217,20 @@ class _Run:
         if self.accelerator.is_main_process:
             describe_run(self.folder, self.configuration)
             log_dir = Path(self.settings.log_dir or self.folder)
-            self.tracker = Tracker(self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch)
+            self.tracker = Tracker(
+                self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch, self.learner.updates
+            )
             self.tracker.describe(self.configuration)
         try:
-            while self.epoch < self.settings.epochs:
-                self._train_and_keep_epoch()
+            if not self.resumed:
+                self._keep()  # from here on the folder is this run's
+            with signals.noted() as self.request:
+                while self.epoch < self.settings.epochs:
+                    self._train_and_keep_epoch()
+        except KeyboardInterrupt as stopped:
+            self.writer.wait()
+            number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
+            raise Stopped(number, f"go on with --resume auto, from the state in {self.folder}") from None
         finally:
             if self.tracker:
                 self.tracker.close()
@@ -200,56 +238,83 @@ class _Run:
         return Trained(self.folder, self.best)
 
     def _train_and_keep_epoch(self) -> None:
-        started = time.monotonic()
-        losses = self._train_epoch(self.epoch)
-        seconds = time.monotonic() - started
-        record: EpochRecord = {
-            "epoch": self.epoch,
-            "loss": losses,
-            "update": self.learner.updates,
-            "lr": self.learner.rate,
-            "images_per_second": round(len(self.dataset) / seconds, 2),
-            "data_wait": round(self.waited / seconds, 3),
-        }
-        self.epoch += 1
-        if self.tests and (self.epoch == self.settings.epochs or self.epoch % self.settings.test_period == 0):
-            self._validate(record)
+        record: EpochRecord = {"epoch": self.epoch, **self._train_epoch()}
+        if self.tests and (self.epoch + 1 == self.settings.epochs or (self.epoch + 1) % self.settings.test_period == 0):
+            self._keep_or_stop(now=True)
+            with signals.raised():  # it may take longer than who stops it waits
+                self._validate(record)
+        self.epoch, self.done, self.meter = self.epoch + 1, 0, LossMeter()
         if self.tracker:
             self.tracker.epoch(record)  # first: a resumed run drops the lines of epochs that it repeats
-            self._save(record.get("f1"))
+        self._keep(self._weights_to_keep(record.get("f1")), record.get("f1"))
         self.accelerator.wait_for_everyone()
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the data; returns the mean of each loss."""
-        settings, rank = self.settings, self.accelerator.process_index
-        # Noise and dropout follow from (seed, epoch, rank), so that a resumed run needs no stored random state.
-        seed_all(settings.seed, epoch, rank, 1)
+    def _train_epoch(self) -> PassRecord:
+        """What is left of one pass over the data."""
+        settings, epoch, started = self.settings, self.epoch, time.monotonic()
         plan = plan_epoch(
-            len(self.dataset), (settings.seed, epoch), settings.batch_size, self.accumulation, rank, self.processes
+            len(self.dataset),
+            (settings.seed, epoch),
+            settings.batch_size,
+            self.accumulation,
+            self.accelerator.process_index,
+            self.processes,
+            self.least,
         )
+        period = max(1, self.updates // settings.log_per_epoch_count)
+        plan = plan[self.done * self.accumulation :]
         batches = self.loader.epoch(epoch, [micro.indices for micro in plan])
-        updates = sum(micro.last for micro in plan)
-        period = max(1, updates // settings.log_per_epoch_count)
-        meter, done, self.waited = LossMeter(), 0, 0.0
+        waited = 0.0  # seconds without a batch to train on
         self.step.train()
         for micro in plan:
             asked = time.monotonic()
-            batch = next(batches)
-            self.waited += time.monotonic() - asked
+            batch = unpack(next(batches), self.device)
+            waited += time.monotonic() - asked
+            # Noise and dropout follow from the images' place in the order alone: a resumed run needs no stored
+            # random state, and the number of processes does not matter.
+            seed_all(settings.seed, epoch, micro.number, 1)
             with nullcontext() if micro.last else self.accelerator.no_sync(self.step):
-                meter.add(self._backward(micro, unpack(batch, self.device)), micro.images)
+                self.meter.add(self._backward(micro, batch), micro.images)
             if self.tracker:
                 self.tracker.step(micro.images * self.processes)
             if micro.last:
-                progress, warmup = (epoch + done / updates) / settings.epochs, settings.warmup_epochs / settings.epochs
-                self.learner.update(learning_rate(progress, settings.lr, settings.min_lr, warmup))
-                done += 1
-                if done == updates or done % period == 0:
-                    self.watch.look()
-                    losses = meter.point()
-                    if self.tracker:
-                        self.tracker.losses(losses, self.learner.rate, self.learner.updates)
-        return meter.mean()
+                self.learner.update(self._rate())
+                self.done += 1
+                if self.done == self.updates or self.done % period == 0:
+                    self._point()
+                self._keep_or_stop()
+        seconds = time.monotonic() - started
+        images = sum(micro.images for micro in plan) * self.processes
+        return {
+            "loss": self.meter.mean(),
+            "update": self.learner.updates,
+            "lr": self.learner.rate,
+            "images_per_second": round(images / seconds, 2),
+            "data_wait": round(waited / seconds, 3),
+        }
+
+    def _rate(self) -> float:
+        """The learning rate at this point of the run."""
+        settings = self.settings
+        progress = (self.epoch + self.done / self.updates) / settings.epochs
+        return learning_rate(progress, settings.lr, settings.min_lr, settings.warmup_epochs / settings.epochs)
+
+    def _point(self) -> None:
+        self.watch.look()
+        losses = self.meter.point()
+        if self.tracker:
+            self.tracker.losses(losses, self.learner.rate, self.learner.updates)
+
+    def _keep_or_stop(self, now: bool = False) -> None:
+        """Between two updates: stores the state, `now`, when it is time, or where a signal asks any process to end."""
+        minutes = (time.monotonic() - self.kept_at) / 60
+        due = now or (self.accelerator.is_main_process and 0 < self.settings.save_minutes < minutes)
+        asked = launch.highest(2 if self.request.number else int(due), self.votes)
+        if asked:
+            self.watch.look()
+            self._keep()
+        if asked == 2:
+            raise Stopped(self.request.number or signal.SIGTERM)
 
     def _backward(self, micro: MicroBatch, batch: dict[str, Any]) -> dict[str, Tensor]:
         batch.pop("index")
@@ -262,9 +327,9 @@ class _Run:
 
     def _validate(self, record: EpochRecord) -> None:
         """Adds the figures of each test set, and the pixel-F1 that decides which weights are best."""
-        model, state = self.learner.tested, self.accelerator.state
+        model, state, score = self.learner.tested, self.accelerator.state, partial(score_batch, complete=True)
         record["test"] = {
-            name: summarise(evaluate(model, dataset, self.settings, state, "fp32", name))
+            name: summarise(evaluate(model, dataset, self.settings, state, "fp32", name, score))
             for name, dataset in self.tests.items()
         }
         if self.tracker:
@@ -280,29 +345,40 @@ class _Run:
         batch.pop("index")
         with testing_mode(self.learner.tested), launch.autocast(self.device, "fp32"):
             output = self.learner.tested(**batch, details=True, uncertainty=True)
-        tracker.pictures(picture_strips(batch, output), self.epoch)
+        tracker.pictures(picture_strips(batch, output), self.learner.updates)
 
-    def _save(self, f1: float | None) -> None:
-        """Last, best and every n-th weights, then the state to go on from."""
+    def _weights_to_keep(self, f1: float | None) -> list[str]:
+        """The names under which an epoch's weights are stored: last, best and every n-th."""
         names = [checkpoints.LAST]
         if f1 is not None and (self.best is None or f1 > self.best):
             self.best = f1
             names.append(checkpoints.BEST)
         if self.epoch % self.settings.save_period == 0:
             names.append(f"epoch_{self.epoch:04d}.safetensors")
+        return names
+
+    def _keep(self, names: Sequence[str] = (), f1: float | None = None) -> None:
+        """Stores the weights under these names, then the state to go on from. All processes must call it together."""
+        losses = self.meter.state()
+        self.kept_at = time.monotonic()
+        if not self.accelerator.is_main_process:
+            return
         facts = {"input": asdict(self.inputs), "epoch": self.epoch, "f1": f1, "ema": bool(self.learner.ema_decay)}
         description = checkpoints.described(self.settings.model, self.flags, **facts)
         scaler = self.accelerator.scaler
         tested, state = snapshot(
             (
-                self.learner.tested.state_dict(),
+                self.learner.tested.state_dict() if names else {},
                 {
                     **self.learner.state(),
                     "settings": self.configuration,
                     "scaler": scaler and scaler.state_dict(),
                     "epoch": self.epoch,
+                    "done": self.done,
+                    "losses": losses,
                     "best": self.best,
-                    "images": len(self.dataset),
+                    "device": self.device.type,
+                    "content": self.content,
                 },
             )
         )
@@ -318,10 +394,21 @@ class _Run:
         self.learner.restore(state)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch = state["epoch"]
-        if state.get("images", len(self.dataset)) != len(self.dataset) and self.accelerator.is_main_process:
-            _logger.warning(f"the run had {state['images']} training images and goes on with {len(self.dataset)}")
-        if self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve():
-            self.best = state["best"]  # else those weights are in another folder
-        elif state["best"] is not None and self.accelerator.is_main_process:
+        self.epoch, self.done = state["epoch"], state.get("done", 0)
+        here = self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve()
+        self.best = state["best"] if here else None
+        if not self.accelerator.is_main_process:
+            return
+        if "losses" in state:
+            self.meter.restore(state["losses"])
+        require_same(state, self.device.type, self.content)
+        if not here and state["best"] is not None:
             _logger.info(f"the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}")
+        before, epochs = state["settings"]["epochs"], self.settings.epochs
+        if self.epoch >= epochs:
+            _logger.info(f"the run in {self.folder} is finished, {epochs} epochs of {epochs}; --epochs makes it longer")
+        elif before != epochs:
+            _logger.info(
+                f"the run of {before} epochs goes on to {epochs}; its learning rate, {self.learner.rate:.2g} at the "
+                f"last update, follows the schedule of {epochs} epochs from here on, at {self._rate():.2g}"
+            )

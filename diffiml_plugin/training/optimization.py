@@ -34,7 +34,7 @@ def adamw(
     """
     from timm.optim import create_optimizer_v2, param_groups_weight_decay  # LightVAE's training does without timm
 
-    one_kernel = {"fused": True} if next(model.parameters()).is_cuda else {}
+    one_kernel: dict[str, Any] = {"fused": True} if next(model.parameters()).is_cuda else {}
     if backbone is None or backbone_lr is None:
         return create_optimizer_v2(model, "adamw", lr=lr, weight_decay=weight_decay, **one_kernel)
     apart = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
@@ -155,7 +155,7 @@ def require_finite(loss: Tensor, updates: int, images: Sequence[str] = (), times
 class LossWatch:
     """Watches losses for NaN without waiting for the device at each: it looks at many at a time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._unseen: list[tuple[Tensor, int, Sequence[str], Tensor | None]] = []
 
     def add(self, loss: Tensor, updates: int, images: Sequence[str], timesteps: Tensor | None) -> None:
@@ -182,10 +182,7 @@ class LossMeter:
 
     def point(self) -> dict[str, float]:
         """The means since the last point. All processes must call it together."""
-        mine = {name: float(value) for name, value in self._since_point.sums.items()}
-        point = _Sums()
-        for sums, images in gather_object([(mine, self._since_point.images)]):
-            point.add(sums, images)
+        point = self._gathered()
         self._total.add(point.sums, point.images)
         self._since_point = _Sums()
         return point.means()
@@ -194,16 +191,34 @@ class LossMeter:
         """The means over all points."""
         return self._total.means()
 
+    def state(self) -> dict[str, Any]:
+        """What `restore`, on one process, goes on from. All processes must call it together."""
+        return {"since_point": self._gathered().stored(), "total": self._total.stored()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        self._since_point, self._total = (_Sums(*state[part]) for part in ("since_point", "total"))
+
+    def _gathered(self) -> "_Sums":
+        """The sums since the last point of all processes."""
+        gathered = _Sums()
+        for sums, images in gather_object([self._since_point.stored()]):
+            gathered.add(sums, images)
+        return gathered
+
 
 class _Sums:
-    def __init__(self) -> None:
-        self.sums: dict[str, Any] = defaultdict(float)  # numbers, or tensors of one
-        self.images = 0
+    def __init__(self, sums: Mapping[str, float] | None = None, images: int = 0) -> None:
+        self.sums: dict[str, Any] = defaultdict(float, sums or {})  # numbers, or tensors of one
+        self.images = images
 
     def add(self, sums: Mapping[str, float | Tensor], images: int) -> None:
         self.images += images
         for name, value in sums.items():
             self.sums[name] = self.sums[name] + value
+
+    def stored(self) -> tuple[dict[str, float], int]:
+        return {name: float(value) for name, value in self.sums.items()}, self.images
 
     def means(self) -> dict[str, float]:
         return {name: value / self.images for name, value in self.sums.items()}

@@ -23,24 +23,32 @@ _FIELDS: dict[str, Any] = {
     "scaler": dict | None,
     "update": int,
     "epoch": int,
-    "images": int,
+    "done": int,
+    "losses": dict,
+    "device": str,
+    "content": str,
     "best": float | None,
 }
-# What a continued run may change: where and how it runs, not what is trained.
+# What a continued run may change: what leaves its result. Of the data, the content counts (`require_same`), and of the
+# weights that it started from nothing is left to read.
 _MAY_CHANGE = {
-    "batch_size",
     "cache",
     "checkpoint_encoder",
+    "checkpoint_path",
+    "data_path",
     "device",
     "find_unused_parameters",
     "gpus",
+    "keep_going",
     "log_dir",
     "log_per_epoch_count",
     "num_workers",
     "output_dir",
     "resume",
+    "save_minutes",
     "save_period",
     "test_batch_size",
+    "test_data_path",
 }
 
 
@@ -146,6 +154,8 @@ def state_to_resume(
     checked(state, _FIELDS, str(path), others=True)
     stored = {**defaults, **state["settings"]}
     compared = (stored.keys() & settings.keys()) - _MAY_CHANGE
+    if settings.get("epochs", 0) > stored.get("epochs", 0):  # a run goes on to more
+        compared -= {"epochs"}
     changed = sorted(name for name in compared if stored[name] != settings[name])
     if changed:
         listed = ", ".join(f"--{name} {shown(stored[name])} (now {shown(settings[name])})" for name in changed)
@@ -153,3 +163,21 @@ def state_to_resume(
             f"{path} was trained with other settings: {listed}; give those, or start anew in another --output_dir"
         )
     return state
+
+
+def require_same(state: Mapping[str, Any], device: str, content: str) -> None:
+    """Raises DiffIMLError if the state is of another kind of device, whose noise differs, or of data of other content.
+
+    Args:
+        state: whose version may not have stored these.
+    """
+    if (before := state.get("device", device)) != device:
+        raise DiffIMLError(
+            f"the run began on --device {before}, and {device} draws other noise; go on there, or start anew from its "
+            "last weights by --checkpoint_path"
+        )
+    if state.get("content", content) != content:
+        raise DiffIMLError(
+            "the run's images or masks are not what they were: other files, another order or other sizes; bring them "
+            "back, or start anew from its last weights by --checkpoint_path"
+        )

@@ -86,10 +86,16 @@ class TrainSettings(CommonSettings):
     )
     test_period: int = flag(4, "epochs between validations", group=WRITTEN)
     save_period: int = flag(25, "epochs between kept checkpoints", group=WRITTEN)
+    save_minutes: float = flag(
+        10.0, "minutes between stored states inside an epoch, to go on from (0: at its end only)", group=WRITTEN
+    )
     log_per_epoch_count: int = flag(20, "loss points per epoch in TensorBoard", group=WRITTEN)
     log_dir: str = flag("", "folder for TensorBoard (output_dir)", group=WRITTEN)
     checkpoint_encoder: bool = flag(
         False, "keep no activations of the encoder's blocks: a third slower, and half the memory or less", group=RUN
+    )
+    deterministic: bool = flag(
+        False, "the same weights to the bit on any number of cores: one thread, deterministic algorithms", group=RUN
     )
     find_unused_parameters: bool = flag(False, "let DDP search for parameters a step did not use", group=RUN)
     resume: str = flag(
@@ -110,6 +116,7 @@ class TrainSettings(CommonSettings):
             require(self, name, lambda value: value >= 1, "a positive number")
         for name in ("crop_size", "synth_window", "synth_samples"):
             require(self, name, lambda value: value is None or value >= 1, "a positive number")
+        require(self, "save_minutes", lambda value: value >= 0, "0 or more")
         require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
         require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")
         require(self, "lr", lambda value: value > 0, "above 0")

@@ -1,7 +1,9 @@
 """What a model is trained on: lists, balanced lists and streams of tampered photographs."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import albumentations as albu
 
 from diffiml_plugin.data.cache import PixelCache
 from diffiml_plugin.data.examined import check_lists
-from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, read_list
+from diffiml_plugin.data.lists import NEGATIVE, SYNTH_PREFIX, ImageList, read_balanced, read_list
 from diffiml_plugin.data.order import Samples
 from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments, reads_images
 from diffiml_plugin.errors import DiffIMLError
@@ -85,3 +87,21 @@ def read_training_set(
             inputs.warn_if_cut(checked.longest)
     found = [dataset(source) for source in sources]
     return BalancedPairsDataset(found, settings.samples_per_set) if balanced else found[0]
+
+
+def contents(datasets: Iterable[Samples]) -> str:
+    """A digest of what datasets are made of: names and sizes of their files in order, wherever those lie."""
+    described = sha256()
+    for dataset in datasets:
+        for part in getattr(dataset, "dataset_list", [dataset]):
+            files = part.photographs.files if isinstance(part, SyntheticTampering) else _listed_files(part)
+            for file in files:
+                size = os.stat(file).st_size if file != NEGATIVE else 0
+                described.update(f"{os.path.basename(file)}|{size}\n".encode(errors="surrogateescape"))
+        described.update(f"{len(dataset)}\n".encode())
+    return described.hexdigest()
+
+
+def _listed_files(dataset: Samples) -> list[str]:
+    """Of a user's own dataset, none."""
+    return [*getattr(dataset, "tp_path", ()), *getattr(dataset, "gt_path", ())]

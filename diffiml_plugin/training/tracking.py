@@ -42,13 +42,18 @@ _PACKAGES = (
 )
 
 
-class _Epoch(TypedDict):
-    epoch: int
+class PassRecord(TypedDict):
+    """One pass over the data."""
+
     loss: dict[str, float]  # by name, the means over the epoch
     update: int  # optimizer steps so far
     lr: float
-    images_per_second: float
-    data_wait: float  # share of the time in which training waited for data
+    images_per_second: float  # of an epoch that was interrupted, since then
+    data_wait: float  # share of that time in which training waited for data
+
+
+class _Epoch(PassRecord):
+    epoch: int
 
 
 class EpochRecord(_Epoch, total=False):
@@ -65,11 +70,14 @@ class Tracker:
         folder: of log.jsonl; lines of epochs from `first_epoch` on, of a run that is resumed, are dropped.
         log_dir: of the TensorBoard files.
         epochs, images: of the whole run, and of one epoch.
+        updates: of the weights so far. What TensorBoard has of later ones, which a resumed run repeats, it drops.
     """
 
-    def __init__(self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0):
+    def __init__(
+        self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0, updates: int = 0
+    ):
         self.log, self.epochs = Log(folder, "epoch", first_epoch), epochs
-        self.writer = SummaryWriter(str(log_dir))
+        self.writer = SummaryWriter(str(log_dir), purge_step=updates + 1 if updates else None)
         self.started, self.first_epoch = time.monotonic(), first_epoch
         done = first_epoch * images
         self.bar = tqdm(total=epochs * images, initial=done, unit="img", disable=None, dynamic_ncols=True)
@@ -96,9 +104,9 @@ class Tracker:
         self.log.add(record)
         for dataset, summary in record.get("test", {}).items():
             for figure in summary.keys() - {"images", "tampered"}:
-                self.writer.add_scalar(f"{figure}/{dataset}", summary[figure], record["epoch"])
+                self.writer.add_scalar(f"{figure}/{dataset}", summary[figure], record["update"])
         if "f1" in record:
-            self.writer.add_scalar("F1", record["f1"], record["epoch"])
+            self.writer.add_scalar("F1", record["f1"], record["update"])
         self.writer.flush()
 
         shown = {name: f"{value:.4f}" for name, value in [*record["loss"].items()][:1]}
@@ -114,9 +122,9 @@ class Tracker:
             self.bar.set_description(f"epoch {done}/{self.epochs}", refresh=False)
             self.bar.set_postfix(shown)
 
-    def pictures(self, strips: Tensor, epoch: int) -> None:
+    def pictures(self, strips: Tensor, update: int) -> None:
         """Shows strips [B, 3, H, W] in [0, 1], one below the other."""
-        self.writer.add_image("test/strips", torch.cat([*strips], dim=1), epoch)
+        self.writer.add_image("test/strips", torch.cat([*strips], dim=1), update)
 
     def close(self) -> None:
         """Ends the line and the files."""

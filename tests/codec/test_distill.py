@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -18,7 +19,9 @@ from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import LightVAE
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.method.sdvae import SDVAE
+from diffiml_plugin.signals import Stopped
 from diffiml_plugin.training.log import LOG
+from diffiml_plugin.training.optimization import Learner
 from diffiml_plugin.weights.codecs import load_codec
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae
@@ -155,6 +158,24 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, held_out):
         run(folder, held_out)
     with pytest.raises(DiffIMLError, match=r"--lr 0.01 \(now 0.5\)"):
         run(folder, held_out, resume="auto", lr=0.5)
+    codec, resumed = run(folder, held_out, resume="auto")
+    assert [entry["step"] for entry in resumed] == [entry["step"] for entry in log]
+    assert all(torch.equal(codec.state_dict()[name], value) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("at", [1, 7, 20])
+def test_a_run_that_a_signal_stops_goes_on_to_the_same_weights(tmp_path, held_out, monkeypatch, at):
+    whole, log = run(tmp_path / "whole", held_out)
+    update, folder = Learner.update, tmp_path / "stopped"
+
+    def counted(self, rate):
+        update(self, rate)
+        if self.updates == at:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="SIGTERM; go on with --resume auto"):
+        patch.setattr(Learner, "update", counted)
+        run(folder, held_out)
     codec, resumed = run(folder, held_out, resume="auto")
     assert [entry["step"] for entry in resumed] == [entry["step"] for entry in log]
     assert all(torch.equal(codec.state_dict()[name], value) for name, value in whole.state_dict().items())

@@ -1,6 +1,8 @@
 import json
+import os
 import random
 import shutil
+import signal
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffiml_plugin.cli.main import _mend
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.data.order import EpochLoader, SeededDataset, make_loader, plan_epoch, plan_test
 from diffiml_plugin.data.packed import unpack
@@ -166,6 +169,23 @@ def test_plan_takes_each_image_once_and_weighs_them_alike(images, batch, accumul
         start += size
 
 
+@pytest.mark.parametrize("images", [12, 13, 17, 1])
+def test_the_number_of_processes_changes_no_micro_batch(images):
+    """Twelve images an update, in batches of two: the same ones under the same numbers, from which noise follows."""
+
+    def numbered(processes):
+        plans = [plan_epoch(images, (0, 0), 2, 6 // processes, rank, processes) for rank in range(processes)]
+        return {micro.number: micro.indices for plan in plans for micro in plan if micro.images}
+
+    assert numbered(1) == numbered(2) == numbered(3)
+    assert [*numbered(1)] == list(range(len(numbered(1))))
+
+
+def test_a_last_batch_of_one_image_shows_it_twice_where_batches_need_a_variance():
+    *_, alone = plan_epoch(5, (0, 0), 2, 1, least=2)
+    assert len(alone.indices) == 2 and len(set(alone.indices)) == 1 and alone.images == 1 and alone.weight == 1
+
+
 def split(plan):
     updates = [[]]
     for micro in plan:
@@ -258,6 +278,30 @@ def test_only_a_foreign_post_function_makes_workers_normalise(tiny_dataset):
     for post, dtype in ((None, torch.uint8), (diffiml_post_func, torch.uint8), (lambda sample: None, torch.float32)):
         card = replace(DIFFIML, post_function=post)
         assert make_test_set(listed, InputSettings(64), card)[0]["image"].dtype == dtype
+
+
+def test_workers_go_on_when_a_signal_asks_all_processes_to_end(augmented):
+    loader = make_loader(SeededDataset(augmented, seed=1), 0, [(0,), (1,), (2,)] * 3, 1, CPU)
+    batches = iter(loader)
+    found = [next(batches)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(batches._workers[0].pid, number)
+    assert len([*found, *batches]) == 9
+
+
+class Crashing(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGBUS)  # as writing to a full /dev/shm does
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_full_shared_memory_is_said_with_its_mend():
+    with pytest.raises(RuntimeError) as error:
+        list(make_loader(SeededDataset(Crashing(), seed=1), 0, [(0,)], 1, CPU))
+    assert "--shm-size 2g or --ipc host, or pass --num_workers 0" in _mend(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,9 +1,12 @@
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import wraps
 from pathlib import Path
 from statistics import fmean
 
@@ -20,9 +23,10 @@ from diffiml_plugin.files import LOCK
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.prediction.pictures import HEADING
+from diffiml_plugin.signals import Stopped
 from diffiml_plugin.training import engine as training
 from diffiml_plugin.training.engine import train
-from diffiml_plugin.training.optimization import accumulation, learning_rate
+from diffiml_plugin.training.optimization import Learner, accumulation, learning_rate
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.tracking import Tracker
 
@@ -96,6 +100,8 @@ def test_tensorboard_has_curves_strips_and_settings(settings):
     assert "hparams" in plugins and "F1" in events.Tags()["scalars"]
     (shown,) = events.Tensors("config/text_summary")
     assert "epochs: 2" in shown.tensor_proto.string_val[0].decode()
+    figures = {"pixel-level AUC/tiny", "pixel-level F1 at best threshold/tiny"}
+    assert figures <= set(events.Tags()["scalars"])  # a weak model's progress
 
 
 def test_accumulated_small_batches_equal_the_big_batch(settings, tmp_path):
@@ -114,25 +120,45 @@ def test_worker_count_does_not_matter(settings, tmp_path):
 
 
 class Stop(Exception):
-    pass
+    """In place of a kill: what is stored is all that is left."""
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, ema_decay):
-    settings = replace(settings, ema_decay=ema_decay, epochs=3)
-    straight = train(replace(settings, output_dir=str(tmp_path / "straight"))).folder
+def stop_after(monkeypatch, updates, stop):
+    """Calls `stop` at the end of that many updates from now."""
+    update, done = Learner.update, []
 
-    report = Tracker.epoch
+    def counted(self, rate):
+        update(self, rate)
+        done.append(rate)
+        if len(done) == updates:
+            stop()
 
-    def stop(self, record):
-        report(self, record)
-        if record["epoch"] == 1:
-            raise Stop
+    monkeypatch.setattr(Learner, "update", counted)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(Tracker, "epoch", stop)
-        train(settings)
-    resumed = train(replace(settings, resume="auto")).folder
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash():
+    raise Stop
+
+
+@pytest.mark.parametrize(
+    ("stop", "at", "ema_decay"), [(terminate, 1, 0.9), (crash, 2, 0.9), (crash, 4, 0.0), (terminate, 5, 0.0)]
+)
+def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, ema_decay, stop, at):
+    """Stopped at one of the four updates of an epoch, which differ in their dropout; stored after each."""
+    settings = replace(settings, ema_decay=ema_decay, batch_size=1, total_batch_size=2, data_path=seven(settings))
+    settings = replace(settings, save_minutes=1e-9)
+    flags = {"dropout": 0.3}
+    straight = train(replace(settings, output_dir=str(tmp_path / "straight")), flags).folder
+    with monkeypatch.context() as patch, pytest.raises((Stop, Stopped)) as stopped:
+        stop_after(patch, at, stop)
+        train(settings, flags)
+    if stop == terminate:
+        assert stopped.value.status == 143 and "go on with --resume auto" in str(stopped.value)
+    resumed = train(replace(settings, resume="auto"), flags).folder
     for name in ("last", "best"):
         assert equal(weights(straight, name), weights(resumed, name))
     lines = [
@@ -140,6 +166,68 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
     ]
     assert lines[0] == lines[1]
     assert len(json.loads((resumed / "run.json").read_text())) == 2
+    assert points(resumed) == points(straight)
+
+
+def seven(settings):
+    """A list of seven pairs, of which an epoch makes four updates of two."""
+    pairs = json.loads(Path(settings.data_path).read_text())
+    path = Path(settings.data_path).with_name("seven.json")
+    path.write_text(json.dumps((pairs * 2)[:7]))
+    return str(path)
+
+
+def points(folder):
+    """The steps of each curve of TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_a_run_that_is_stopped_in_validation_goes_on_to_it(settings, tmp_path, monkeypatch):
+    straight = train(replace(settings, output_dir=str(tmp_path / "straight"))).folder
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="^interrupted; go on with --resume auto"):
+        patch.setattr(training, "evaluate", lambda *_: signal.raise_signal(signal.SIGINT))
+        train(settings)
+    state = torch.load(f"{settings.output_dir}/training_state.pt", weights_only=True)
+    assert (state["epoch"], state["done"]) == (0, 2)
+    assert equal(weights(straight), weights(train(replace(settings, resume="auto")).folder))
+
+
+def test_a_run_goes_on_to_more_epochs_and_a_finished_one_says_so(settings, caplog):
+    caplog.set_level("INFO")
+    train(settings)
+    folder = train(replace(settings, resume="auto")).folder
+    assert "is finished, 2 epochs of 2; --epochs makes it longer" in caplog.text
+    train(replace(settings, resume="auto", epochs=4))
+    assert [record["epoch"] for record in log(folder)] == [0, 1, 2, 3]
+    assert "the run of 2 epochs goes on to 4; its learning rate, 0.0015 at the last update" in caplog.text
+    assert "follows the schedule of 4 epochs from here on, at 0.005" in caplog.text
+    with pytest.raises(DiffIMLError, match=r"--epochs 4 \(now 3\)"):
+        train(replace(settings, resume="auto", epochs=3))
+
+
+def test_the_same_data_elsewhere_goes_on_and_other_data_does_not(settings, tmp_path):
+    train(settings)
+    (tmp_path / "tiny").rename(tmp_path / "mounted")
+    place = str(tmp_path / "mounted" / "list.json")
+    moved = replace(settings, resume="auto", epochs=3, data_path=place, test_data_path=place)
+    train(moved)
+    Image.new("RGB", (96, 64)).save(tmp_path / "mounted" / "Tp" / "0.png")
+    with pytest.raises(DiffIMLError, match="images or masks are not what they were"):
+        train(replace(moved, epochs=4))
+
+
+def test_what_a_resumed_run_may_not_change(settings):
+    path = train(settings).folder / "training_state.pt"
+    for changed in ({"batch_size": 1}, {"deterministic": True}):
+        with pytest.raises(DiffIMLError, match=f"other settings: --{next(iter(changed))}"):
+            train(replace(settings, resume="auto", **changed))
+    torch.save({**torch.load(path, weights_only=True), "device": "cuda"}, path)
+    with pytest.raises(DiffIMLError, match="began on --device cuda, and cpu draws other noise"):
+        train(replace(settings, resume="auto"))
 
 
 def test_without_tampered_images_no_weights_are_called_best(settings, tmp_path):
@@ -151,16 +239,13 @@ def test_without_tampered_images_no_weights_are_called_best(settings, tmp_path):
     assert "f1" not in log(done.folder)[-1]
 
 
-def test_a_run_that_goes_on_elsewhere_with_fewer_images(settings, tmp_path, caplog):
+def test_a_run_goes_on_in_another_folder(settings, tmp_path, caplog):
     caplog.set_level("INFO")
     settings = replace(settings, epochs=3, test_period=3)
     kept = train(settings).folder / "training_state.pt"
     torch.save({**torch.load(kept), "epoch": 2, "best": 2.0}, kept)  # never beaten
-    pairs = json.loads(open(settings.data_path).read())
-    (tmp_path / "tiny" / "list.json").write_text(json.dumps(pairs[1:]))
     folder = train(replace(settings, resume=str(kept), output_dir=str(tmp_path / "elsewhere"))).folder
     assert (folder / "best.safetensors").exists()  # the first folder's is not here
-    assert "had 4 training images and goes on with 3" in caplog.text
     assert "best weights so far, of F1 2.0000, stay" in caplog.text
 
 
@@ -252,8 +337,8 @@ def test_a_run_of_a_version_with_fewer_settings_goes_on(settings):
 
 def test_resume_refuses_other_settings_and_names_them(settings):
     train(settings)
-    with pytest.raises(DiffIMLError, match=r"other settings: --epochs 2 \(now 3\), --lr 0.01 \(now 0.02\); give those"):
-        train(replace(settings, resume="auto", epochs=3, lr=0.02))
+    with pytest.raises(DiffIMLError, match=r"other settings: --epochs 2 \(now 1\), --lr 0.01 \(now 0.02\); give those"):
+        train(replace(settings, resume="auto", epochs=1, lr=0.02))
     with pytest.raises(DiffIMLError, match=r"--width 4 \(now 5\)"):
         train(replace(settings, resume="auto"), {"width": 5})
 
@@ -292,6 +377,55 @@ def test_two_runs_at_once_are_refused(settings, child_environment):
         other.communicate("done\n")
 
 
+@pytest.fixture
+def normalising(monkeypatch):
+    """TinyIML with a layer that normalises one value of each image over the batch."""
+    norm = torch.nn.BatchNorm1d(1)
+    forward = MODELS.get("TinyIML").forward
+
+    def normalised(self, image, *args, **kwargs):
+        return forward(self, image + norm(image.mean((1, 2, 3))[:, None])[..., None, None], *args, **kwargs)
+
+    init = MODELS.get("TinyIML").__init__
+
+    @wraps(init)
+    def with_norm(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.norm = norm
+
+    monkeypatch.setattr(MODELS.get("TinyIML"), "__init__", with_norm)
+    monkeypatch.setattr(MODELS.get("TinyIML"), "forward", normalised)
+
+
+def test_a_last_batch_of_one_image_has_a_variance(settings, normalising):
+    settings = replace(settings, total_batch_size=2, data_path=seven(settings), test_data_path="")
+    assert log(train(settings, {"width": 4}).folder)[-1]["update"] == 8
+
+
+def test_batches_of_one_image_without_a_variance_are_refused(settings, normalising):
+    with pytest.raises(DiffIMLError, match="TinyIML normalises over the images of a batch, and --batch_size 1 gives"):
+        train(replace(settings, batch_size=1))
+
+
+def test_deterministic_training_does_not_depend_on_the_cores(settings, tmp_path, monkeypatch):
+    seen, update = [], Learner.update
+
+    def watched(self, rate):
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        update(self, rate)
+
+    monkeypatch.setattr(Learner, "update", watched)
+
+    def trained(threads):
+        torch.set_num_threads(threads)
+        own = replace(settings, deterministic=True, epochs=1, output_dir=str(tmp_path / str(threads)))
+        folder = train(own).folder
+        assert torch.get_num_threads() == threads and not torch.are_deterministic_algorithms_enabled()
+        return weights(folder)
+
+    assert equal(trained(1), trained(2)) and set(seen) == {(1, True)}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(settings):
     with pytest.raises(DiffIMLError, match=r"the loss is nan at step \d, images .*2.png.*, t \[0, 1\]"):
         train(settings, {"poison": "2.png"})
@@ -328,14 +462,15 @@ def test_what_a_run_writes_last_is_whole_when_it_ends(settings, monkeypatch):
 
     def slow(path, state):
         order.append(("begins", state["epoch"]))
-        while state["epoch"] == 1 and len(order) < 2:
+        while state["epoch"] == 1 and 1 not in order:
             time.sleep(0.01)  # until the second epoch is there
         save(path, state)
 
     report = Tracker.epoch
     monkeypatch.setattr(Tracker, "epoch", lambda self, record: order.append(record["epoch"]) or report(self, record))
     monkeypatch.setattr(training, "save_state", slow)
-    folder = train(settings).folder
+    folder = train(replace(settings, test_data_path="")).folder
+    order = [entry for entry in order if entry != ("begins", 0)]
     assert order == [0, ("begins", 1), 1, ("begins", 2)]
     state = torch.load(folder / "training_state.pt", weights_only=True)
     assert state["epoch"] == 2 and equal(state["model"], weights(folder))
