@@ -73,9 +73,7 @@ class Tracker:
         updates: of the weights so far. What TensorBoard has of later ones, which a resumed run repeats, it drops.
     """
 
-    def __init__(
-        self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0, updates: int = 0
-    ):
+    def __init__(self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0, updates: int = 0):
         self.log, self.epochs = Log(folder, "epoch", first_epoch), epochs
         self.writer = SummaryWriter(str(log_dir), purge_step=updates + 1 if updates else None)
         self.started, self.first_epoch = time.monotonic(), first_epoch
