@@ -1,6 +1,5 @@
 """What runs offline asks for no network, not even in vain."""
 
-import json
 import socket
 
 import pytest
@@ -43,7 +42,6 @@ def test_an_attempt_is_seen(asked):
 def test_every_verb_that_computes(asked, tmp_path, tiny_dataset, stored, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny, photos, pairs = str(stored()), str(tiny_dataset / "Tp"), str(tiny_dataset / "list.json")
-    (tmp_path / "statement.json").write_text(json.dumps({"data": "none"}))
     small = "--device cpu --image_size 64".split()
     scored = [*small, "--test_data_path", pairs, "--num_workers", "0"]
     sampled = ["--checkpoint_path", "small", *scored]
@@ -58,7 +56,7 @@ def test_every_verb_that_computes(asked, tmp_path, tiny_dataset, stored, monkeyp
         ["sweep", "--vary", "ensemble_size=1", "--noise_seeds", "1", "--output_dir", "swept", *sampled],
         ["predict", photos, "--output_dir", "masks", *small],
         ["report", "tested", "--output_dir", "report"],
-        ["release", tiny, "given.safetensors", "--statement", "statement.json"],
+        ["release", tiny, "given.safetensors", "--data", "none"],
         ["complexity", *small],
     ):
         assert main(words) in (0, 1), words

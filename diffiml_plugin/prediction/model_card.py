@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.files import write_text
-from diffiml_plugin.table import Table
+from diffiml_plugin.table import Table, for_markdown
 from diffiml_plugin.weights.files import load_weights
 
 _NOT_STATED = "Not stated."
@@ -37,21 +37,22 @@ def model_card(metadata: Mapping[str, Any], name: str, parameters: int) -> str:
     Raises:
         DiffIMLError: a calibration that is damaged.
     """
-    model, config = metadata["model"], metadata.get("config", {})
-    parts = ", ".join(config[part] for part in ("encoder", "denoiser", "latent_codec") if part in config)
+    model, config = metadata.get("model", "a model"), metadata.get("config", {})
+    parts = ", ".join(str(config[part]) for part in ("encoder", "denoiser", "latent_codec") if part in config)
+    limits = for_markdown(metadata.get("limits", ""))
     sections = {
-        "Data": metadata.get("data"),
+        "Data": for_markdown(metadata.get("data", "")),
         "Figures": _figures(_measured(metadata)),
         "Calibration": _calibration(metadata),
-        "Limits": "\n".join(filter(None, (metadata.get("limits") and f"- {metadata['limits']}", _LIMITS))),
-        "Licence": metadata.get("licence"),
+        "Limits": "\n".join(filter(None, (limits and f"- {limits}", _LIMITS))),
+        "Licence": for_markdown(metadata.get("licence", "")),
     }
     return (
         "\n\n".join(
             [
                 f"---\n{_header(metadata, name)}\n---",
                 f"# {name}",
-                f"{model}{parts and f' ({parts})'}, {parameters / 1e6:.1f} M parameters: it says of a "
+                f"{for_markdown(model + (parts and f' ({parts})'))}, {parameters / 1e6:.1f} M parameters: it says of a "
                 "photograph which of its pixels were manipulated.",
                 f"    from diffiml_plugin import load\n    load({name!r})('photo.jpg').sentence",
                 *(f"## {title}\n\n{text or _NOT_STATED}" for title, text in sections.items()),
@@ -120,7 +121,7 @@ def _calibration(metadata: Mapping[str, Any]) -> str:
     }
     return (
         f"On {calibration.authentic} authentic and {calibration.tampered} tampered pictures of "
-        f"{', '.join(metadata.get('calibrated_on', ()))}. A pixel counts as manipulated above "
+        f"{for_markdown(', '.join(metadata.get('calibrated_on', ())))}. A pixel counts as manipulated above "
         f"{metadata.get('threshold', 0.5):g}. A picture is called tampered above a probability of "
         f"{calibration.tampered_above:.2f}; nothing is found below {calibration.nothing_below:.2f}.\n\n"
         f"{Table.of('', cells).markdown()}"

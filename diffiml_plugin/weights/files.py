@@ -25,7 +25,12 @@ _FIELDS: dict[str, Any] = {
     "input": dict,
     "threshold": float | None,
     "calibration": dict | None,
+    "calibrated_on": list[str],
     "provenance": dict,
+    "data": str,
+    "licence": str,
+    "limits": str,
+    "figures": dict[str, dict[str, list[float]]] | dict[str, float | None],
 }
 _SHOWN = 3  # keys of each kind that an error quotes
 

@@ -11,6 +11,7 @@ import torch
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.models.checkpoints import BEST, read_checkpoint, restore, save_checkpoint
 from diffiml_plugin.models.registry import DIFFIML, find_model, registered_models
+from diffiml_plugin.prediction.model_card import write_card
 from diffiml_plugin.weights.files import load_into, save_weights
 from diffiml_plugin.weights.foreign import read_foreign, unpickle
 from diffiml_plugin.weights.lightvae import load_lightvae
@@ -180,3 +181,23 @@ def test_diffimls_own_header_passes_whole(tmp_path):
     stored = read_checkpoint(tmp_path / BEST)
     assert stored.flags.keys() == flags.keys() - {"encoder_weights", "codec_weights"}
     assert stored.settle({}, {})["codec_weights"].value == "none"
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ({"data": ["x"]}, r"data is \['x'\]; expected str"),
+        ({"figures": {"a": {"f1": "x"}}}, "figures is"),
+        ({"calibrated_on": "everything"}, "calibrated_on is 'everything'"),
+    ],
+)
+def test_a_card_is_written_of_plain_facts(field, expected, stored, tmp_path):
+    with pytest.raises(DiffIMLError, match=expected):
+        write_card(stored({"model": "DiffIML", **field}), tmp_path / "card.md", "x")
+
+
+def test_a_card_obeys_no_text(stored, tmp_path):
+    text = "<script>x</script> ![x](https://x.org/x.png)"
+    header = {"model": text, "config": {"encoder": text}, "data": text, "limits": text, "calibrated_on": [text]}
+    card = write_card(stored(header), tmp_path / "card.md", "x").read_text()
+    assert "<script>" not in card and "](https" not in card and card.count("&lt;script&gt;") == 4
