@@ -42,6 +42,7 @@ VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
     "test": ("test", "score a checkpoint on one or more datasets"),
     "predict": ("predict", "masks for your own images"),
     "calibrate": ("calibrate", "a threshold for masks, and the probability that an image was tampered with"),
+    "serve": ("serve", "a page on this computer that looks at the photos you give it"),
     "robust": ("robust", "score a checkpoint under JPEG compression, blur and noise"),
     "sweep": ("sweep", "score a checkpoint under many sampling settings, its encoder run once"),
     "complexity": ("complexity", "parameters and FLOPs of a model"),

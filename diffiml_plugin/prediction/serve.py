@@ -1,0 +1,176 @@
+"""`benco serve`: a page on this computer that looks at photos, one at a time. None stays, and nothing is sent out."""
+
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.prediction.detector import Detector
+from diffiml_plugin.prediction.examiner import Examiner
+
+_logger = logging.getLogger(__name__)
+_HERE = ("127.0.0.1", "localhost", "::1")
+_WAITING = 8  # photos that may wait for the model; more are turned away
+_LOOK = 60  # seconds between two looks for uploads that were left behind
+_HEADERS = {
+    # Whatever the page holds, the browser asks no other computer for anything.
+    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+_SILENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+_INTRODUCTION = """# Which parts of a photo were manipulated?
+
+Give a photo as its file was made. A screenshot, a picture that was pasted or one that a messenger passed on has lost
+most of the traces. Up to {max_upload_mb:g} MB and {time_limit_s:g} seconds. The photo stays on {place}, and is deleted
+when the answer is there."""
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Where the page is, and what it takes.
+
+    Attributes:
+        host, port: of the page. 127.0.0.1 is reached from this computer alone; port 0 is a free one.
+        max_upload_mb: of a photo's file.
+        time_limit_s: for a photo, from its turn on.
+
+    Raises:
+        DiffIMLError: a value outside its range.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    max_upload_mb: float = 50
+    time_limit_s: float = 120
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise DiffIMLError(f"--port {self.port} is outside [0, 65535]; 0 takes a free one")
+        for name in ("max_upload_mb", "time_limit_s"):
+            if not 0 < getattr(self, name) <= 1e5:
+                raise DiffIMLError(f"--{name} {getattr(self, name)} is outside (0, 100000]")
+
+
+def serve(make_detector: Callable[[], Detector], settings: ServeSettings) -> None:
+    """Serves the page until a signal ends it.
+
+    Args:
+        make_detector: called in a process of its own; must pickle.
+
+    Raises:
+        DiffIMLError: gradio is missing; as `make_detector`; the address is not free.
+    """
+    if not find_spec("gradio"):
+        raise DiffIMLError("the page needs the package gradio; pip install 'diffiml-plugin[app]'")
+    with _listening(settings) as listener, tempfile.TemporaryDirectory(prefix="diffiml-") as folder:
+        tempfile.tempdir = folder  # where uploads are received
+        os.environ.update(_SILENT, GRADIO_TEMP_DIR=folder)  # gradio reads them when it is imported
+        with Examiner(make_detector, settings.time_limit_s) as examiner:
+            application = _application(examiner, settings, Path(folder))
+            host, port = listener.getsockname()[:2]
+            print(f"the page is at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it", flush=True)
+            import uvicorn
+
+            uvicorn.Server(uvicorn.Config(application, log_level="warning")).run([listener])
+
+
+def _listening(settings: ServeSettings) -> socket.socket:
+    """Raises DiffIMLError if nothing can listen there."""
+    if settings.host not in _HERE:
+        _logger.warning(f"whoever reaches {settings.host} can use the page: it has no password and no encryption")
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port)[0][0]
+        return socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        raise DiffIMLError(
+            f"no page can be at --host {settings.host} --port {settings.port}: {error.strerror}; choose another"
+        ) from error
+
+
+def _application(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
+    """What answers a browser; all files that it writes are in `folder`."""
+    import gradio
+    from fastapi import FastAPI
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    _fetch_nothing()
+    application = gradio.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        _page(examine, settings, folder),
+        "/",
+        max_file_size=int(settings.max_upload_mb * 1e6),
+        theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no font is fetched
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+    )
+    if settings.host in _HERE:  # a page elsewhere whose name was made to lead here is turned away
+        application.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_HERE, "[::1]"])
+    return _with_headers(application)
+
+
+def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
+    import gradio
+
+    def answer(photo: dict[str, Any] | None) -> str:
+        if photo is None:
+            return ""
+        file = Path(photo["path"]).resolve()
+        if not file.is_relative_to(folder.resolve()):
+            raise gradio.Error("that is no upload")
+        try:
+            return examine(file, str(photo.get("orig_name") or file.name))
+        except DiffIMLError as error:
+            raise gradio.Error(escape(str(error)), print_exception=False) from error  # which the page reads as HTML
+        finally:
+            file.unlink(missing_ok=True)
+
+    place = "this computer" if settings.host in _HERE else "the computer that serves this page"
+    with gradio.Blocks(title="DiffIML", analytics_enabled=False, delete_cache=(_LOOK, _LOOK)) as page:
+        gradio.Markdown(_INTRODUCTION.format(place=place, **vars(settings)))
+        photo = gradio.Image(
+            type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="a photo", buttons=[]
+        )
+        found = gradio.HTML()
+        # Without its preprocessing, which opens the file: `data.images` does, within its bounds.
+        photo.change(answer, photo, found, preprocess=False, api_name="examine", concurrency_limit=1)
+    return page.queue(max_size=_WAITING)
+
+
+def _fetch_nothing() -> None:
+    """gradio would download an address that is given as a file."""
+    from gradio import Error, processing_utils
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise Error("addresses are not fetched; upload the file", print_exception=False)
+
+    for name in ("ssrf_protected_download", "async_ssrf_protected_download"):
+        setattr(processing_utils, name, refuse)
+
+
+def _with_headers(application: Any) -> Any:
+    """The ASGI application with `_HEADERS` on each answer."""
+    headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        async def send_on(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = [pair for pair in message["headers"] if pair[0].decode().lower() not in _HEADERS]
+                message = {**message, "headers": [*own, *headers]}
+            await send(message)
+
+        await application(scope, receive, send_on)
+
+    return answering

@@ -1,0 +1,306 @@
+"""The page over HTTP and in a browser, of a server in a process of its own."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from html import escape, unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.prediction import examiner, serve
+from diffiml_plugin.prediction.detector import Detector
+from diffiml_plugin.settings import CommonSettings
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+WATCH = """
+import socket
+def watched(original):
+    def connect(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
+            with open({log!r}, "a") as file:
+                print(address, file=file)
+        return original(self, address)
+    return connect
+socket.socket.connect = watched(socket.socket.connect)
+socket.socket.connect_ex = watched(socket.socket.connect_ex)
+resolve = socket.getaddrinfo
+def getaddrinfo(host, *arguments, **options):
+    if host not in (None, "127.0.0.1", "::1", "localhost"):
+        with open({log!r}, "a") as file:
+            print(host, file=file)
+    return resolve(host, *arguments, **options)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def record_in(answer: str) -> dict:
+    return json.loads(base64.b64decode(re.search(r'href="data:application/json;base64,([^"]+)"', answer)[1]))
+
+
+def test_the_answer_holds_all_of_it_and_escapes_the_name(tiny_model, stored, photo):
+    detector = Detector(stored(), CommonSettings(device="cpu"))
+    answer = examiner._examined(detector, photo, HOSTILE)
+    assert HOSTILE not in answer and escape(HOSTILE) in answer
+    assert not re.search(r"(src|href)=\"(?!data:)", answer)
+    record = record_in(answer)
+    assert record["image"] == HOSTILE and record["sha256"] == sha256(photo.read_bytes()).hexdigest()
+    assert record["bytes"] == photo.stat().st_size and record["size"] == [50, 30]
+    assert record["model"]["model"] == "TinyIML" and record["model"]["settings"]["threshold"] == 0.5
+    assert record["model"]["checkpoint"] == "TinyIML.safetensors" and "torch" in record["versions"]
+    assert record["sentence"] in unescape(answer)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"port": 70000}, {"port": -1}, {"max_upload_mb": 0}, {"time_limit_s": -1}, {"time_limit_s": float("nan")}]
+)
+def test_limits_that_are_none_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(DiffIMLError, match=rf"--{name} {wrong[name]} is outside"):
+        serve.ServeSettings(**wrong)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    with pytest.raises(DiffIMLError, match=r"needs the package gradio; pip install 'diffiml-plugin\[app\]'"):
+        serve.serve(lambda: None, serve.ServeSettings())
+
+
+def test_an_address_that_is_taken_is_refused():
+    with serve._listening(serve.ServeSettings(port=0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(DiffIMLError, match=f"no page can be at --host 127.0.0.1 --port {port}: .*; choose another"):
+            serve._listening(serve.ServeSettings(port=port))
+
+
+def test_other_computers_are_let_in_with_a_warning(caplog):
+    serve._listening(serve.ServeSettings("0.0.0.0", 0)).close()
+    assert "whoever reaches 0.0.0.0 can use the page" in caplog.text
+
+
+class Server:
+    """`benco serve` of a small model of random weights, in a folder of its own."""
+
+    def __init__(self, folder: Path, checkpoint: Path, environment: dict[str, str], *flags: str):
+        self.temporary, self.calls = folder / "temporary", folder / "calls.txt"
+        self.temporary.mkdir()
+        (folder / "watch").mkdir()
+        (folder / "watch" / "sitecustomize.py").write_text(WATCH.format(log=str(self.calls)))
+        path = os.pathsep.join([str(folder / "watch"), environment["PYTHONPATH"]])
+        words = ["serve", "--checkpoint_path", str(checkpoint), "--port", "0", "--device", "cpu", *flags]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "diffiml_plugin", *words],
+            env={**environment, "PYTHONPATH": path, "TMPDIR": str(self.temporary), "HOME": str(folder)},
+            stdout=subprocess.PIPE,
+            stderr=(folder / "errors.txt").open("w"),
+            text=True,
+        )
+        line = self.process.stdout.readline()
+        assert "the page is at http://" in line, (folder / "errors.txt").read_text()
+        self.address = re.search(r"http://[\w.:]+", line)[0]
+
+    def upload(self, content: bytes, name: str = "photo.png") -> requests.Response:
+        return requests.post(f"{self.address}/gradio_api/upload", files={"files": (name, content)})
+
+    def examine(self, photo: dict) -> tuple[str, str]:
+        """The kind of the last event, and its data."""
+        calls = f"{self.address}/gradio_api/call/examine"
+        event = requests.post(calls, json={"data": [photo]}).json()["event_id"]
+        lines = requests.get(f"{calls}/{event}").text.strip().splitlines()
+        return lines[-2].removeprefix("event: "), lines[-1].removeprefix("data: ")
+
+    def files(self) -> list[Path]:
+        return [path for path in self.temporary.rglob("*") if path.is_file()]
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    import torch
+
+    from diffiml_plugin.models.checkpoints import save_checkpoint
+    from diffiml_plugin.models.registry import find_model
+
+    torch.manual_seed(1)
+    card = find_model("DiffIML")
+    flags = card.resolve({"encoder": "resnet10t", "num_inference_steps": 1, "ensemble_size": 2})
+    path = tmp_path_factory.mktemp("weights") / "x.safetensors"
+    save_checkpoint(path, card.build(flags), card.name, flags, input={"if_padding": True, "padding_mode": "reflect"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, checkpoint, child_environment):
+    pytest.importorskip("gradio")
+    running = Server(tmp_path_factory.mktemp("server"), checkpoint, child_environment, "--max_upload_mb", "0.05")
+    yield running
+    running.process.kill()
+    running.process.wait()
+
+
+@pytest.mark.slow
+def test_a_photo_is_answered_and_forgotten(server, photo):
+    (path,) = server.upload(photo.read_bytes()).json()
+    assert Path(path).is_relative_to(server.temporary)
+    kind, data = server.examine({"path": path, "orig_name": HOSTILE})
+    (answer,) = json.loads(data)
+    assert kind == "complete" and HOSTILE not in answer and escape(HOSTILE) in answer
+    assert record_in(answer)["sha256"] == sha256(photo.read_bytes()).hexdigest()
+    assert answer.count("data:image/jpeg") == 3 and server.files() == []
+
+
+@pytest.mark.slow
+def test_what_is_no_photo_is_refused_in_a_sentence(server):
+    (path,) = server.upload(b"no photo").json()
+    kind, data = server.examine({"path": path, "orig_name": "x.png"})
+    assert kind == "error" and "x.png cannot be read as an image" in data and "diffiml-" not in data
+    assert server.files() == []
+
+
+@pytest.mark.slow
+def test_too_large_a_file_is_refused(server):
+    assert server.upload(bytes(60_000)).status_code == 413 and server.files() == []
+
+
+@pytest.mark.slow
+def test_only_uploads_are_opened(server, photo):
+    for path in (str(photo), "http://192.0.2.1/photo.png", "https://example.org/photo.png"):
+        kind, data = server.examine({"path": path, "orig_name": "x.png"})
+        assert kind == "error" and "sha256" not in data
+    assert photo.is_file() and not server.calls.exists()
+
+
+@pytest.mark.slow
+def test_pages_elsewhere_are_kept_out(server):
+    answer = requests.get(server.address)
+    assert answer.ok and "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert requests.get(server.address, headers={"Host": "elsewhere.example"}).status_code == 400
+
+
+@pytest.mark.slow
+def test_a_photo_that_takes_too_long_ends_and_the_next_is_answered(tmp_path, checkpoint, photo):
+    from functools import partial
+
+    make = partial(Detector, str(checkpoint), CommonSettings(device="cpu"))
+    with examiner.Examiner(make, 1e-6) as examine:
+        with pytest.raises(DiffIMLError, match="x.png took longer than 1e-06 s; shrink it, or raise --time_limit_s"):
+            examine(photo, "x.png")
+        examine.time_limit_s = 600
+        assert "data:image" in examine(photo, "x.png")
+        examine.process.kill()  # as the kernel does where memory is full
+        examine.process.join()
+        assert "data:image" in examine(photo, "x.png")
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_start_is_said_at_once(tmp_path):
+    from functools import partial
+
+    with pytest.raises(DiffIMLError, match="checkpoint .*nowhere does not exist"):
+        examiner.Examiner(partial(Detector, str(tmp_path / "nowhere"), CommonSettings(device="cpu")), 1)
+
+
+class Browser:
+    """Chromium without a window, told what to do over two pipes (the DevTools protocol)."""
+
+    def __init__(self, profile: Path):
+        self.count = 0
+        theirs_in, self.out = os.pipe()
+        self.into, theirs_out = os.pipe()
+        words = f"exec {CHROMIUM} --headless --no-sandbox --disable-gpu --remote-debugging-pipe"
+        command = f"{words} --user-data-dir='{profile}' 3<&{theirs_in} 4>&{theirs_out}"
+        with (profile.parent / "browser.txt").open("w") as log:
+            self.process = subprocess.Popen(["bash", "-c", command], pass_fds=(theirs_in, theirs_out), stderr=log)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self.session: dict = {}
+        target = self("Target.createTarget", url="about:blank")["targetId"]
+        self.session = {"sessionId": self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+
+    def __call__(self, method: str, **parameters) -> dict:
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": parameters, **self.session}
+        os.write(self.out, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = json.loads(self._received())
+            if answer.get("id") == self.count:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def _received(self) -> bytes:
+        parts = []
+        while (byte := os.read(self.into, 1)) != b"\0":
+            assert byte, "the browser ended"
+            parts.append(byte)
+        return b"".join(parts)
+
+    def evaluate(self, script: str):
+        result = self("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait_for(self, selector: str) -> None:
+        """Until there is such an element; 2 minutes at most."""
+        found = self.evaluate(
+            "new Promise(done => { let tries = 0; const look = () => document.querySelector("
+            f"{json.dumps(selector)}) ? done(true) : ++tries > 1200 ? done(false) : setTimeout(look, 100); look(); }})"
+        )
+        assert found, self.evaluate("document.body.innerText")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_in_a_browser(server, photo, tmp_path):
+    (tmp_path / "profile").mkdir()
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser("Page.navigate", url=server.address)
+        browser.wait_for("input[type=file]")
+        root = browser("DOM.getDocument")["root"]["nodeId"]
+        field = browser("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
+        browser("DOM.setFileInputFiles", nodeId=field, files=[str(photo)])
+        browser.wait_for(".views img")
+        assert "photo.png: uncalibrated" in browser.evaluate("document.querySelector('.verdict').textContent")
+        widths = browser.evaluate("[...document.querySelectorAll('.views img')].map(picture => picture.naturalWidth)")
+        assert widths == [50, 50, 50]
+        address = browser.evaluate("document.querySelector('a[download$=\".json\"]').href")
+        record = json.loads(base64.b64decode(address.partition("base64,")[2]))
+        assert record["sha256"] == sha256(photo.read_bytes()).hexdigest()
+        loaded = browser.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+        assert not [name for name in loaded if not name.startswith((server.address, "data:", "blob:"))]
+        if folder := os.environ.get("DIFFIML_SCREENSHOTS"):
+            picture = browser("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+            Path(folder, "serve.png").write_bytes(base64.b64decode(picture))
+    finally:
+        browser.process.kill()
+        browser.process.wait()
+    assert server.files() == []
+
+
+@pytest.mark.slow
+def test_nothing_is_left_when_it_ends(server):
+    """Last in this file: it ends the server."""
+    assert server.end() == 143 and list(server.temporary.iterdir()) == []
+    assert not server.calls.exists(), server.calls.read_text()
