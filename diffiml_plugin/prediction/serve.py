@@ -141,7 +141,12 @@ def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
     with gradio.Blocks(title="DiffIML", analytics_enabled=False, delete_cache=(_LOOK, _LOOK)) as page:
         gradio.Markdown(_INTRODUCTION.format(place=place, **vars(settings)))
         photo = gradio.Image(
-            type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="a photo", buttons=[]
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "clipboard", "webcam"],
+            label="A photo",
+            buttons=[],
+            height=260,
         )
         found = gradio.HTML()
         # Without its preprocessing, which opens the file: `data.images` does, within its bounds.
