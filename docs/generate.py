@@ -7,14 +7,16 @@ import argparse
 import importlib
 import posixpath
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tabulate import tabulate
 
 from diffiml_plugin.cli.command_line import read_command_line
 from diffiml_plugin.cli.config_file import package_index
 from diffiml_plugin.cli.main import VERBS
 from diffiml_plugin.datasets.catalogue import CATALOGUE, FRAMEWORK_LAYOUTS, DatasetEntry
-from diffiml_plugin.table import Table
 
 ROOT = Path(__file__).parents[1]
 TOP = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "MODEL_CARD.md", "RESULTS.md")
@@ -113,7 +115,7 @@ def _datasets() -> str:
 The eleven of the paper's Table 1, and {len(CATALOGUE) - 11} more of real forgeries. None is downloaded for you: each
 page says whom to ask. MVSS and CAT-Net are the two protocols, and a set's part in them.
 
-{Table(head, rows).markdown()}
+{_table(head, rows)}
 
 ## Formats
 
@@ -141,7 +143,7 @@ def _dataset(entry: DatasetEntry) -> str:
         facts["other names"] = ", ".join(entry.also)
     if entry.kinds:
         facts["kinds, by file name"] = ", ".join(f"`{start}`: {kind}" for start, kind in entry.kinds)
-    table = Table(["", entry.name], list(facts.items())).markdown().replace("*", r"\*")
+    table = _table(["", entry.name], list(facts.items())).replace("*", r"\*")
     return f"""# {entry.name}
 
 {table}
@@ -164,7 +166,7 @@ def _verbs() -> str:
 
 Every verb of `benco`, and each of its flags, as the parser knows them. `benco VERB --help` prints the same.
 
-{Table(["verb", "what it does"], rows).markdown()}
+{_table(["verb", "what it does"], rows)}
 
 Any flag can stand in a YAML file, `--config FILE`. A flag on the command line wins over it, and `--dry_run` prints what
 would run and where each value comes from.
@@ -183,7 +185,7 @@ def _flags(verb: str) -> str:
         ]
         if rows:
             title = {"positional arguments": "what it takes", "options": "flags"}.get(group.title, group.title)
-            parts += [f"## {title[0].upper()}{title[1:]}", Table(["flag", "default", "what it sets"], rows).markdown()]
+            parts += [f"## {title[0].upper()}{title[1:]}", _table(["flag", "default", "what it sets"], rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -211,8 +213,14 @@ def _configurations() -> str:
 Those that travel with the package: `--config NAME`. `benco VERB --config NAME --dry_run` prints what one says. A cost
 stands where it was measured.
 
-{Table(["name", "verb", "what it is", "cost"], rows).markdown()}
+{_table(["name", "verb", "what it is", "cost"], rows)}
 """
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """As `table.Table.markdown`, but for cells that are Markdown themselves."""
+    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in rows]
+    return tabulate(cells, head, "pipe")
 
 
 def _bullets(lines: tuple[str, ...]) -> str:

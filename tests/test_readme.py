@@ -122,6 +122,7 @@ def test_the_site_is_built_without_a_warning(tmp_path, child_environment):
     for page in ("datasets/casiav1", "flags/codec-report", "configurations", "python", "RESULTS", "howto/gpus"):
         assert (tmp_path / page / "index.html").is_file()
     assert "$ benco" not in (tmp_path / "first_steps" / "index.html").read_text()  # commands can be copied
+    assert 'href="casiav1/"' in (tmp_path / "datasets" / "index.html").read_text()
     flags = (tmp_path / "flags" / "train" / "index.html").read_text()
     assert "--prior_rate" in flags and "zₜ = √ᾱₜ (z₀ + λ ξ)" in flags
 
