@@ -220,7 +220,9 @@ def test_a_prediction_is_one_graph(images, settings):
 @pytest.mark.parametrize("members", [1, 5])
 def test_operators_of_a_prediction(images, members):
     """What a device would launch: 412 of the condition (MiT-B3), 147 for each step's denoiser, and no time branch."""
-    model = DiffIML(DiffIMLConfig(denoiser="light", ensemble_size=members), build_encoder("segformer_b3"), LightVAE()).eval()
+    model = DiffIML(
+        DiffIMLConfig(denoiser="light", ensemble_size=members), build_encoder("segformer_b3"), LightVAE()
+    ).eval()
     model.to(memory_format=torch.channels_last)  # as the adapter does; otherwise the encoder copies
     noise = model.draw_noise(["a"], images.shape[-2:])
     with torch.no_grad(), CountedOperators() as counted:
