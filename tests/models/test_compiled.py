@@ -69,7 +69,7 @@ def test_stored_half_precision_gives_what_autocast_gives():
     model = build()
     cast = predict(model, "bf16")
     speed_up(model, CPU, "bf16", "off")
-    assert model.diffiml.denoiser.latent_in.weight.dtype == torch.bfloat16
+    assert model.diffiml.denoiser.condition_in.weight.dtype == torch.bfloat16
     assert model.diffiml.denoiser.unet.out[0].weight.dtype == torch.float32  # a norm
     assert {parameter.dtype for parameter in model.diffiml.codec.parameters()} == {torch.float32}
     torch.testing.assert_close(predict(model, "bf16"), cast, atol=1e-6, rtol=0)

@@ -45,7 +45,7 @@ class BaseModelTester:
             if self.card.post_function:
                 self.card.post_function(sample)
         batch = torch.utils.data.default_collate(samples)
-        return {**batch, "label": torch.ones(2, dtype=torch.int64), "name": ["a", "b"]}
+        return {**batch, "label": torch.ones(2, dtype=torch.int64), "noise_key": ["a", "b"]}
 
     def test_a_prediction_is_a_mask_of_probabilities_and_a_score(self, model, batch):
         output = model(**batch)

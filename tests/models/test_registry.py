@@ -25,6 +25,7 @@ def test_flags_come_before_settings_of_the_run_before_defaults():
     assert find_model("TinyIML").resolve({"width": 8}, {"image_size": 64, "width": 2, "lr": 1}) == {
         "width": 8,
         "poison": "",
+        "dropout": 0.0,
         "image_size": 64,
     }
 
