@@ -13,7 +13,7 @@ from diffiml_plugin.models.cost import CountedOperators, complexity
 from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
-SMALL = {"encoder": "segformer_b0"}
+SMALL = {"denoiser": "light", "encoder": "segformer_b0"}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_an_unknown_flag_is_refused():
 
 def test_what_is_counted(rows):
     """Against a trace of the whole prediction, which is what runs."""
-    flags = {**SMALL, "denoiser": "light", "num_inference_steps": 3, "ensemble_size": 2}
+    flags = {**SMALL, "num_inference_steps": 3, "ensemble_size": 2}
     with untrained():
         model, _ = build_untrained(DIFFIML, flags, 64)
         batch = blank_batch(model, 64)
