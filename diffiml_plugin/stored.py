@@ -122,10 +122,21 @@ def _written_out(node: Any, sizes: dict[int, float]) -> float:
     """Values of a YAML node with every alias replaced by what it stands for; infinite if it stands in itself."""
     if id(node) not in sizes:
         sizes[id(node)] = math.inf  # until all of it is counted
+        _require_keys_once(node)
         children = node.value if isinstance(node.value, list) else ()
         flat = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
         sizes[id(node)] = 1 + sum(_written_out(child, sizes) for child in flat)
     return sizes[id(node)]
+
+
+def _require_keys_once(node: Any) -> None:
+    """Raises YAMLError if a mapping says a key twice, of which the last would win in silence."""
+    if isinstance(node, yaml.MappingNode):
+        known = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in known:
+                raise yaml.MarkedYAMLError(problem=f"the key {shown(key.value)} again", problem_mark=key.start_mark)
+            known.add(key.value)
 
 
 def require_unzipped(path: str | Path, limit: int) -> None:

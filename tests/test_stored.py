@@ -117,3 +117,9 @@ def test_what_is_unknown_or_of_another_type_does_not_pass(said, expected):
 def test_what_is_known_and_of_its_type_passes():
     said = {"size": None, "rate": 1, "padded": False, "name": "x", "stages": [1, 2], "sets": {"a": {"f1": 1.0}}}
     assert stored.checked(said, KNOWN, "here") == said
+
+
+def test_a_key_twice_is_refused_in_yaml_too():
+    assert stored.parse_yaml("a: {b: 1}\nc: {b: 1}\n", "x") == {"a": {"b": 1}, "c": {"b": 1}}
+    with pytest.raises(DiffIMLError, match="x is not YAML in line 2, column 1: the key 'a' again"):
+        stored.parse_yaml("a: 1\na: 2\n", "x")

@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.argv[1:] = argv
         return framework_main() or 0
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             with signals.raised():

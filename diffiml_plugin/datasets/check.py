@@ -15,7 +15,7 @@ from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.images import SUFFIXES
 from diffiml_plugin.data.lists import NEGATIVE, SYNTH_PREFIX, ImageList, read_balanced, read_list, read_test_sets
 from diffiml_plugin.datasets.catalogue import DatasetEntry, known_entry
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.table import Table
 
 _TELLING, _SURE = 0.6, 3  # AUC of headers that is told: this much, and so many standard errors above chance
@@ -79,7 +79,7 @@ def table(reports: list[DatasetReport]) -> str:
             groups[fault.kind, fault.harmful].append(fault.text)
         for (kind, harmful), texts in groups.items():
             more = f" ({len(texts) - 1} more)" if len(texts) > 1 else ""
-            lines.append(f"{report.name}: {kind}{'' if harmful else ', harmless'}: {texts[0]}{more}")
+            lines.append(visible(f"{report.name}: {kind}{'' if harmful else ', harmless'}: {texts[0]}{more}"))
     return "\n".join(lines)
 
 
