@@ -39,6 +39,8 @@ def here(world, tmp_path, monkeypatch) -> Path:
     _copy(world, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["benco"])
+    for variable in ("DATA_ROOT", "RUNS", "STUDY_DATA", "PHOTOS"):  # which packaged configurations name
+        monkeypatch.setenv(variable, "elsewhere")
     return tmp_path
 
 

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.weights.codecs import load_codec
 
     device = start_inference(args.device).device
-    codec = load_codec("lightvae", args.codec_weights).to(device)
     files = find_masks(args.masks)
+    codec = load_codec("lightvae", args.codec_weights).to(device)
     masks = dict(zip(map(str, files), read_masks(files, args.binarise), strict=True))
     if args.image_size:
         masks = {name: resized(mask, args.image_size) for name, mask in masks.items()}

@@ -44,13 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.files import require_writable
     from diffiml_plugin.models.cost import complexity
+    from diffiml_plugin.models.registry import find_model
 
     flags = args.model_flags
     if args.json:
         require_writable(args.json)
     if args.zoo is not None:
         return _run_zoo(args, flags)
-    row = complexity(args.model, flags, 512 if args.image_size is None else args.image_size, args.count or "whole")
+    image_size = 512 if args.image_size is None else args.image_size
+    find_model(args.model).require_size(image_size)
+    row = complexity(args.model, flags, image_size, args.count or "whole")
     print(_table(row, args.count))
     _write(args.json, row)
     return 0

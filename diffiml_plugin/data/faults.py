@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.data.images import refusal, unscaled
+from diffiml_plugin.data.images import opening, refusal, unscaled
 from diffiml_plugin.data.lists import NEGATIVE
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels
@@ -45,7 +45,7 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
             )
         if mask != NEGATIVE:
             path = mask
-            with Image.open(mask) as opened:
+            with opening(mask) as opened:
                 if opened.size != size:
                     on_its_side = opened.size == size[::-1]
                     mend = "turn the mask" if on_its_side else f"resize the mask (nearest neighbour; {_PREPARE})"
@@ -56,17 +56,19 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
                     faults.append(Fault("size", mask, text))
                 else:
                     faults += _mask_faults(opened, mask)
-    except FileNotFoundError:
-        faults.append(Fault("missing", path, f"{path} does not exist; mend the list that names it"))
     except Exception as error:  # of this one file; a damaged one can raise anything
-        text = f"{path} cannot be decoded ({error or type(error).__name__}); replace it or remove the pair"
-        faults.append(Fault("undecodable", path, text))
+        if isinstance(error.__cause__, FileNotFoundError):
+            faults.append(Fault("missing", path, f"{path} does not exist; mend the list that names it"))
+        else:
+            reason = str(error).removeprefix(f"{path} ").removeprefix("cannot be read as an image: ")
+            text = f"{path} cannot be decoded ({reason or type(error).__name__}); replace it or remove the pair"
+            faults.append(Fault("undecodable", path, text))
     return size, faults
 
 
 def _decode(path: str) -> tuple[tuple[int, int], bytes, str]:
     """Width and height, EXIF block and what `read_image` refuses about an image whose whole stream can be read."""
-    with Image.open(path) as image:
+    with opening(path) as image:
         size = image.size
         image.draft("L", (1, 1))  # few pixels are made of a JPEG, which is quicker
         image.load()

@@ -100,7 +100,7 @@ def read_header(path: Path) -> tuple[int, int, int]:
     Raises:
         DiffIMLError: as `read_image`, of what can be known before decoding.
     """
-    with _open(path) as image:
+    with opening(path) as image:
         return *image.size, orientation_of(image)
 
 
@@ -120,13 +120,13 @@ def as_viewed(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _opened(path: Path) -> Image.Image:
-    with _open(path) as image:
+    with opening(path) as image:
         image.load()
     return image
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
+def opening(path: str | Path) -> Iterator[Image.Image]:
     """The image of a file of a format of FORMATS, not yet decoded.
 
     Raises:
@@ -141,9 +141,11 @@ def _open(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise DiffIMLError(f"{path} has more than {_MOST_PIXELS} pixels, the most that are read; shrink it") from error
     except UnidentifiedImageError as error:
-        raise DiffIMLError(f"{path} cannot be read as an image: {_unidentified(path)}") from error
+        raise DiffIMLError(f"{path} cannot be read as an image: {_unidentified(Path(path))}") from error
     except DiffIMLError:
         raise
+    except MemoryError as error:
+        raise DiffIMLError(f"{path} does not fit into the memory; shrink it") from error
     except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, struct.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DiffIMLError(f"{path} cannot be read as an image: {reason}") from error

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from diffiml_plugin.data.images import SUFFIXES
+from diffiml_plugin.data.images import SUFFIXES, opening
 from diffiml_plugin.data.lists import NEGATIVE, read_list
 from diffiml_plugin.errors import DiffIMLError
 
@@ -95,12 +94,9 @@ def _binary(path: Path, binarise: bool) -> tuple[np.ndarray, str]:
 
 def _read(path: Path, palette: bool) -> np.ndarray:
     """[H, W, channels] without alpha; with `palette` the indices of a palette image, else its colours."""
-    try:
-        with Image.open(path) as image:
-            shown = image if palette or image.mode not in ("P", "PA") else image.convert("RGB")
-            levels = np.asarray(shown)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DiffIMLError(f"{path} cannot be read as an image: {error}") from error
+    with opening(path) as image:
+        shown = image if palette or image.mode not in ("P", "PA") else image.convert("RGB")
+        levels = np.asarray(shown)
     if levels.dtype.kind not in "bui":
         raise DiffIMLError(f"{path} holds real numbers; expected a grey image of integers")
     channels = [index for index, band in enumerate(shown.getbands()) if band != "A"]

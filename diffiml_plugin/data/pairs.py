@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from diffiml_plugin.data.cache import PixelCache
-from diffiml_plugin.data.images import open_image, read_image, read_mask
+from diffiml_plugin.data.images import open_image, opening, read_image, read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import file_digest
@@ -52,7 +51,7 @@ class PairsDataset(JsonDataset):
         """Height and width of sample `index`, in pixels."""
         if self.inputs.one_size:
             return self.output_size
-        with Image.open(self.tp_path[index]) as image:
+        with opening(self.tp_path[index]) as image:
             return self.inputs.frame(*image.size[::-1])
 
     def __getitem__(self, index: int) -> Sample:

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from diffiml_plugin.data.examined import in_parallel
 from diffiml_plugin.data.faults import Fault, examine
-from diffiml_plugin.data.images import SUFFIXES
+from diffiml_plugin.data.images import SUFFIXES, opening
 from diffiml_plugin.data.lists import NEGATIVE, SYNTH_PREFIX, ImageList, read_balanced, read_list, read_test_sets
 from diffiml_plugin.datasets.catalogue import DatasetEntry, known_entry
 from diffiml_plugin.errors import DiffIMLError, visible
+from diffiml_plugin.stored import require_file
 from diffiml_plugin.table import Table
 
 _TELLING, _SURE = 0.6, 3  # AUC of headers that is told: this much, and so many standard errors above chance
@@ -144,7 +144,7 @@ def _check(name: str, listed: ImageList, seen: dict[bytes, str]) -> DatasetRepor
 def _header(path: str) -> bytes | None:
     """A digest of what a file's header says of its compression: format and quantisation tables."""
     try:
-        with Image.open(path) as image:
+        with opening(path) as image:
             return hashlib.blake2b(repr((image.format, getattr(image, "quantization", None))).encode()).digest()
     except Exception:
         return None  # a fault of its own
@@ -179,8 +179,9 @@ def _telling_headers(listed: ImageList, headers: Sequence[bytes | None]) -> Iter
 
 def _digest(path: str) -> bytes | None:
     try:
+        require_file(path)
         return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-    except OSError:
+    except (DiffIMLError, OSError, MemoryError):
         return None  # a fault of its own
 
 

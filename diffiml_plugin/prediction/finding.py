@@ -53,21 +53,21 @@ def find_photos(words: Sequence[str], output_dir: Path) -> Photos:
         DiffIMLError: an address of the web, a path that does not exist, a pattern that fits nothing, a folder without
             images, or an `output_dir` that would put masks among the images, where NAME_mask.png may be the truth.
     """
-    output = output_dir.resolve()
+    output = _real(output_dir)
     found: dict[Path, tuple[Path, Path]] = {}
     left_out: Counter[str] = Counter()
     entered = {output}
     for path in _expanded(words):
         if not path.is_dir():
-            found.setdefault(path.resolve(), (path, Path(path.name)))
-        elif path.resolve() == output:
+            found.setdefault(_real(path), (path, Path(path.name)))
+        elif _real(path) == output:
             raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
-        elif path.resolve() not in entered:
+        elif _real(path) not in entered:
             inside = Photos([(file, file.relative_to(path)) for file in _below(path, entered, left_out)], left_out)
             if not inside.files:
                 raise DiffIMLError(f"{path} holds no image in it or below; it holds {inside.described() or 'nothing'}")
             for file, relative in inside.files:
-                found.setdefault(file.resolve(), (file, relative))
+                found.setdefault(_real(file), (file, relative))
     if not found:
         raise DiffIMLError("the list on stdin names no image; write one path a line")
     if len({relative for _, relative in found.values()}) < len(found):
@@ -76,6 +76,14 @@ def find_photos(words: Sequence[str], output_dir: Path) -> Photos:
     if {(output / relative).parent for _, relative in found.values()} & {place.parent for place in found}:
         raise DiffIMLError(f"--output_dir {output_dir} would put masks among the images; choose another")
     return Photos(list(found.values()), left_out)
+
+
+def _real(path: str | Path) -> Path:
+    """The path without links; of a link to itself as it is, of which `Path.resolve` raises RuntimeError."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a null character; no such file
+        return Path(path).absolute()
 
 
 def _expanded(words: Iterable[str]) -> Iterator[Path]:
@@ -103,7 +111,7 @@ def _below(folder: Path, entered: set[Path], left_out: Counter[str]) -> Iterator
     """The images in `folder` and below, in order; adds to `entered`, which it does not enter again, and `left_out`."""
     suffixes = {suffix for name in readable_formats() for suffix in FORMATS[name]}
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_closed):
-        if (real := Path(place).resolve()) in entered:
+        if (real := _real(place)) in entered:
             folders.clear()
             continue
         entered.add(real)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from diffiml_plugin.data.images import SUFFIXES, read_image
+from diffiml_plugin.data.images import SUFFIXES, opening, read_image
 from diffiml_plugin.data.masks import read_label_map
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.tampering.cutting import Labelled, labelled_objects
@@ -90,8 +89,8 @@ class Photographs:
             image = read_image(file)
             labels = read_label_map(map_file) if map_file else None
             tables = _tables(file)
-        except DiffIMLError as error:
-            return str(error)
+        except Exception as error:  # of this one file, whatever it is
+            return str(error) if isinstance(error, DiffIMLError) else f"{file} cannot be read ({error!r})"
         height, width = image.shape[:2]
         if min(height, width) < _TINY:
             return f"{file} is {width}x{height} pixels, expected {_TINY} or more each way"
@@ -126,6 +125,6 @@ def _listed(source: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path 
 
 def _tables(file: Path) -> Tables | None:
     """A JPEG's quantisation tables of luma and chroma, None of other formats."""
-    with Image.open(file) as image:
+    with opening(file) as image:
         tables = getattr(image, "quantization", None)
     return tuple(tuple(tables[key]) for key in sorted(tables))[:2] if tables else None
