@@ -1023,7 +1023,7 @@ CASES = (
         "figures of another form",
         "report reported",
         REFUSED,
-        "error: reported/results.json holds no figures of ours; make it again",
+        "error: reported/results.json is []; expected fields by their names",
     ),
     Case("a folder that is not there", "study gone", REFUSED, "error: gone holds no ROW/SEED/test/results.json"),
     Case("a folder without runs", "study nothing", REFUSED, "error: nothing holds no ROW/SEED/test/results.json"),
