@@ -1337,6 +1337,12 @@ CASES = (
         REFUSED,
         "error: checkpoint gone.safetensors does not exist",
     ),
+    Case(
+        "weights that are not there",
+        "serve --checkpoint_path gone.pth --device cpu",
+        REFUSED,
+        "error: checkpoint gone.pth does not exist",
+    ),
 )
 
 
