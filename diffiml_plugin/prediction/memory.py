@@ -22,8 +22,8 @@ _WHOLE = 4_000_000  # pixels of the largest photo that is not cut, where no memo
 _SIDE = 1536  # pixels of a tile's side then
 _SMALLEST, _STEP = 512, 256  # pixels of the smallest tile's side; sides are multiples of the step
 _TRIED = 512  # pixels, side of the image whose pass is measured
-_BESIDE = 40  # bytes a pixel of a photo takes beside the pass: read, as maps, tinted and encoded
-_SPARE = 1.25  # what the allocator and the kernels take for themselves, as a factor
+_BESIDE = 25  # bytes a pixel of a photo takes beside the pass: read, as maps, tinted and encoded
+_SPARE = 1.15  # what the allocator and the kernels take for themselves, as a factor
 
 
 @dataclass(frozen=True)

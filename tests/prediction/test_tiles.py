@@ -1,6 +1,11 @@
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from diffiml_plugin import load
 from diffiml_plugin.prediction.tiles import OVERLAP, Tiling
 
 
@@ -27,3 +32,27 @@ def test_the_border_of_a_tile_does_not_count():
     first, second = tiling.weights[1]
     assert (first[-32:] == 0).all() and (second[:32] == 0).all()
     assert first[0] == 1 and second[-1] == 1  # where the photo ends nothing else can say it
+
+
+@pytest.fixture
+def forgery(tmp_path):
+    """A photo of three megapixels with an ellipse out of another one, saved once, and its mask."""
+    folder = Path(__file__).parents[3] / "shared" / "data" / "real" / "IMD2020_45" / "Au"
+    files = [folder / name for name in ("1b7c47_orig.jpg", "1bax4h_orig.jpg")]
+    if not all(file.is_file() for file in files):
+        pytest.skip(f"no photos in {folder}")
+    photo, other = (np.array(Image.open(file).convert("RGB"))[:1696, :1824] for file in files)
+    mask = cv2.ellipse(np.zeros(photo.shape[:2], np.uint8), (900, 800), (260, 190), 30, 0, 360, 255, -1)
+    photo[mask > 0] = cv2.resize(other, None, fx=1.25, fy=1.25)[: len(photo), : photo.shape[1]][mask > 0]
+    Image.fromarray(photo).save(tmp_path / "forgery.jpg", quality=92)
+    return tmp_path / "forgery.jpg", mask > 0
+
+
+@pytest.mark.slow
+def test_tiles_find_what_the_whole_photo_does(forgery):
+    file, truth = forgery
+    detector = load("small", device="cpu", num_inference_steps=1, ensemble_size=1, tta=False)
+    photograph = detector.read(file)
+    masks = [detector._maps(photograph, side).probability > detector.threshold for side in (None, 1024)]
+    whole, tiled = (2 * (mask & truth).sum() / (mask.sum() + truth.sum()) for mask in masks)
+    assert whole > 0.5 and abs(whole - tiled) <= 0.01
