@@ -137,8 +137,9 @@ def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
         finally:
             file.unlink(missing_ok=True)
 
+    longest = int((_WAITING + 1) * settings.time_limit_s) + _LOOK  # seconds that an upload may wait for its turn
     place = "this computer" if settings.host in _HERE else "the computer that serves this page"
-    with gradio.Blocks(title="DiffIML", analytics_enabled=False, delete_cache=(_LOOK, _LOOK)) as page:
+    with gradio.Blocks(title="DiffIML", analytics_enabled=False, delete_cache=(_LOOK, longest)) as page:
         gradio.Markdown(_INTRODUCTION.format(place=place, **vars(settings)))
         photo = gradio.Image(
             type="filepath",
