@@ -124,10 +124,13 @@ def _examined(detector: Detector, file: Path, name: str) -> str:
         **entry_of(name, photograph.digest, result, time.perf_counter() - started),
         "bytes": file.stat().st_size,
         "examined": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "model": {**detector.description, "checkpoint": Path(detector.description["checkpoint"]).name},
+        "model": {**detector.description, "checkpoint": Path(str(detector.description["checkpoint"])).name},
         "versions": {package: version(package) for package in ("diffiml-plugin", "torch", "pillow")},
     }
-    views = {"What was found, in red": result.overlay(), "Probability: white is 1": result.probability}
+    views: dict[str, np.ndarray] = {
+        "What was found, in red": result.overlay(),
+        "Probability: white is 1": result.probability,
+    }
     if result.uncertainty is not None:
         views["Uncertainty: white where samples differ most"] = 2 * result.uncertainty
     template = Path(__file__).with_name("answer.html").read_text(encoding="utf-8")

@@ -165,15 +165,14 @@ def _fix_padding(network: nn.Module) -> None:
         if not isinstance(child, Conv2dSame):
             _fix_padding(child)
             continue
-        padding = []  # left, right, top, bottom
-        for kernel, stride in reversed(list(zip(child.kernel_size, child.stride, strict=True))):
-            missing = max(0, kernel - stride)
-            padding += [missing // 2, missing - missing // 2]
+        (tall, wide), (down, across) = child.kernel_size, child.stride
+        x, y = max(0, wide - across), max(0, tall - down)  # missing pixels, the odd one on the right and below
+        padding = nn.ZeroPad2d((x // 2, x - x // 2, y // 2, y - y // 2))
         plain = nn.Conv2d(
-            child.in_channels, child.out_channels, child.kernel_size, child.stride, groups=child.groups, bias=False
+            child.in_channels, child.out_channels, (tall, wide), (down, across), groups=child.groups, bias=False
         )
         plain.weight, plain.bias = child.weight, child.bias
-        network.register_module(name, nn.Sequential(nn.ZeroPad2d(padding), plain))
+        network.register_module(name, nn.Sequential(padding, plain))
 
 
 def _parts(diffiml: DiffIML) -> list[_Part]:
