@@ -39,6 +39,7 @@ def test_an_attempt_is_seen(asked):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tiny_model")
 def test_every_verb_that_computes(asked, tmp_path, tiny_dataset, stored, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny, photos, pairs = str(stored()), str(tiny_dataset / "Tp"), str(tiny_dataset / "list.json")

@@ -4,8 +4,10 @@ import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import safetensors.torch
 import torch
@@ -69,6 +71,8 @@ def unpickle(path: str | Path) -> Any:
                 raise DiffIMLError(f"{identity(path)} is {name}, not the file of weights itself; fetch that")
         if start.startswith(b"PK"):
             require_unzipped(path, size)  # torch.save packs nothing, so what unpacks to more is a trap
+        if _asks_for_memory(path, start.startswith(b"PK")):
+            raise DiffIMLError(f"{identity(path)} asks for memory that it does not fill; fetch weights from elsewhere")
         try:
             with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments so
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -81,6 +85,16 @@ def unpickle(path: str | Path) -> Any:
                 f"{identity(path)} holds more than tensors and plain values ({named[1] or named[2]}), and nothing of "
                 "it was run; ask for a file of the weights alone"
             ) from error
+
+
+def _asks_for_memory(path: str | Path, zipped: bool) -> bool:
+    """Whether a pickle calls `bytearray`, which PyTorch lets it do, of any size; no file of weights needs that."""
+    if zipped:
+        with ZipFile(path) as archive:
+            pickles = (archive.read(entry) for entry in archive.infolist() if entry.filename.endswith(".pkl"))
+            return any(b"bytearray" in content for content in pickles)
+    with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        return content.find(b"bytearray") >= 0
 
 
 def _is_named_tensor(name: object, value: object, size: int) -> bool:

@@ -22,8 +22,8 @@ def load_sdvae(source: str | Path = PUBLISHED) -> SDVAE:
 
     source = PUBLISHED if source == "default" else source
     try:
-        vae = AutoencoderKL.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
+        vae = AutoencoderKL.from_pretrained(str(source), use_safetensors=True)
+    except Exception as error:  # diffusers answers an odd config.json in any way
         raise DiffIMLError(
             f"cannot load the SD VAE {str(source)!r} ({type(error).__name__}); give a folder with config.json and "
             f"diffusion_pytorch_model.safetensors of https://huggingface.co/{PUBLISHED}, or connect to the network"

@@ -1,4 +1,5 @@
 import importlib
+import json
 import sys
 
 import pytest
@@ -64,6 +65,15 @@ def test_a_folder_is_loaded_and_a_missing_one_explained(tmp_path, monkeypatch):
     with pytest.raises(DiffIMLError, match="diffusion_pytorch_model.safetensors"):
         load_sdvae(tmp_path / "absent")
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(DiffIMLError, match="cannot load the SD VAE"):
+        load_sdvae(tmp_path / "vae")
+
+
+@pytest.mark.parametrize("odd", [{"norm_num_groups": 0}, {"block_out_channels": None}, {"act_fn": "exec"}])
+def test_an_odd_configuration_of_a_folder_is_no_traceback(odd, tmp_path):
+    tiny_vae().save_pretrained(tmp_path / "vae")
+    file = tmp_path / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | odd))
     with pytest.raises(DiffIMLError, match="cannot load the SD VAE"):
         load_sdvae(tmp_path / "vae")
 

@@ -159,6 +159,19 @@ def test_pickled_traps_are_refused(tmp_path):
             read_foreign(tmp_path / f"{name}.pth")
 
 
+class Reserved:
+    def __reduce__(self):
+        return bytearray, (10**7,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_reserves_no_memory(zipped, tmp_path, monkeypatch):
+    torch.save({"x": Reserved()}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    monkeypatch.setattr(torch, "load", lambda *args, **options: pytest.fail("was read"))
+    with pytest.raises(DiffIMLError, match="asks for memory that it does not fill"):
+        unpickle(tmp_path / "x.pth")
+
+
 def test_a_checkpoint_is_a_regular_file(tmp_path):
     os.mkfifo(tmp_path / "x.pth")
     os.mkfifo(tmp_path / "x.safetensors")
