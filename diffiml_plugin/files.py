@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # `--help` says nothing with these
     from matplotlib.figure import Figure
 
 
-def make_folder(path: str | Path) -> Path:
+def make_folder(path: str | os.PathLike[str]) -> Path:
     """Makes the folder of `--output_dir`. Raises DiffIMLError if nothing can be written there."""
     folder = Path(path)
     try:

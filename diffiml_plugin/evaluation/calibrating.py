@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +106,8 @@ class Answers:
     @property
     def rates(self) -> Rates:
         """Of images of both kinds."""
-        shares = (float(found[self.label == kind].mean()) for found, kind in ((self.called, 0), (self.cleared, 1)))
-        return Rates(*shares, self.ece, self.cllr)
+        false_alarms, misses = self.called[self.label == 0].mean(), self.cleared[self.label == 1].mean()
+        return Rates(float(false_alarms), float(misses), self.ece, self.cllr)
 
     @property
     def ece(self) -> float:
@@ -147,7 +148,7 @@ class Fitted:
 
     def table(self) -> Table:
         """A row for each set and for all of them, cross-validated, and again with each set left out."""
-        rows = {}
+        rows: dict[str, dict[str, Any]] = {}
         for kind, answers in (("", self.crossed), (", left out", self.left_out)):
             if answers is not None:
                 names = sorted(set(answers.sets.tolist())) if self.left_out else []
@@ -180,7 +181,7 @@ def fit(records: Sequence[Record], bounds: Bounds) -> Fitted:
         tampered_above=above,
         nothing_below=below,
         crossed=crossed.rates,
-        left_out=left_out and left_out.rates,
+        left_out=left_out.rates if left_out else None,
         **counts,
     )
     return Fitted(calibration, crossed, left_out)

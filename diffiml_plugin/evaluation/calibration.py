@@ -105,24 +105,24 @@ class Calibration:
     """A logistic regression on FEATURES, and how often its verdicts are wrong; stored in a checkpoint's metadata.
 
     Attributes:
+        crossed: cross-validated on the images that it was calibrated on.
         weights, intercept: the logit of the probability is weights · features + intercept.
         tampered_above, nothing_below: an image is called tampered above the one, and nothing is found in it below the
             other.
-        authentic, tampered: number of images that it was calibrated on.
-        crossed: cross-validated on them.
-        left_out: the same with each of their sets left out; None where there are too few.
+        authentic, tampered: number of those images.
+        left_out: as `crossed`, with each of their sets left out; None where there are too few.
 
     Raises:
         DiffIMLError: a value outside its range.
     """
 
+    crossed: Rates
     weights: tuple[float, ...] = _between(-1e4, 1e4)
     intercept: float = _between(-1e5, 1e5)
     tampered_above: float = _between(0, 1)
     nothing_below: float = _between(0, 1)
     authentic: int = _between(1, 10**9)
     tampered: int = _between(1, 10**9)
-    crossed: Rates
     left_out: Rates | None = None
 
     def __post_init__(self) -> None:

@@ -105,6 +105,6 @@ def read_results(path: Path, kind: type) -> dict[str, Any]:
         DiffIMLError: it cannot be read, or is not of that kind.
     """
     content = checked(read_json(path), get_type_hints(kind), str(path), others=True)
-    if missing := kind.__required_keys__ - content.keys() - _LATER:
+    if missing := vars(kind)["__required_keys__"] - content.keys() - _LATER:
         raise DiffIMLError(f"{path} lacks {', '.join(sorted(missing))}; make it again")
     return content

@@ -4,6 +4,7 @@ Feature maps travel as [B, H, W, C]; convolutions see them as [B, C, H, W] throu
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,7 @@ class MixTransformer(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """In training, keep the input of each block alone, and compute the rest anew in the backward pass."""
+        stage: Any
         for stage in self.stages:
             stage.checkpoints = enable
 
