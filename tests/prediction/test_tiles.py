@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from diffiml_plugin import load
+from diffiml_plugin.prediction.memory import _SIDE
 from diffiml_plugin.prediction.tiles import OVERLAP, Tiling
 
 
@@ -53,6 +54,6 @@ def test_tiles_find_what_the_whole_photo_does(forgery):
     file, truth = forgery
     detector = load("small", device="cpu", num_inference_steps=1, ensemble_size=1, tta=False)
     photograph = detector.read(file)
-    masks = [detector._maps(photograph, side).probability > detector.threshold for side in (None, 1024)]
+    masks = [detector._maps(photograph, side).probability > detector.threshold for side in (None, _SIDE)]
     whole, tiled = (2 * (mask & truth).sum() / (mask.sum() + truth.sum()) for mask in masks)
     assert whole > 0.5 and abs(whole - tiled) <= 0.01
