@@ -67,15 +67,17 @@ def test_the_regression_is_scikit_learns_on_plain_features():
     calibration = fit(data, Bounds()).calibration
     x, y = np.array([record["features"] for record in data]), np.array([record["label"] for record in data])
     scaled = (x - x.mean(0)) / x.std(0)
-    expected = LogisticRegression(class_weight="balanced").fit(scaled, y).predict_proba(scaled)[:, 1]
+    expected = LogisticRegression(C=0.1, class_weight="balanced").fit(scaled, y).predict_proba(scaled)[:, 1]
     assert [calibration.probability(features) for features in x] == pytest.approx(expected.tolist(), abs=1e-6)
     assert (calibration.authentic, calibration.tampered) == (60, 60)
 
 
 def test_what_is_said_of_an_image_was_learnt_without_it():
-    """On features that tell nothing, figures of the images that were fitted would look better than chance."""
-    noise = fit(records(40, 0.0), Bounds())
-    assert noise.crossed.cllr > 1 and noise.left_out.cllr > 1
+    """On features that tell nothing, the images that were fitted look better than they are."""
+    data = records(40, 0.0)
+    noise = fit(data, Bounds())
+    fitted = answers([noise.calibration.probability(r["features"]) for r in data], [r["label"] for r in data])
+    assert min(noise.crossed.cllr, noise.left_out.cllr) > fitted.cllr + 0.05
     assert fit(records(40, 3.0), Bounds()).crossed.cllr < 0.3
 
 
