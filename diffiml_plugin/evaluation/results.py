@@ -98,7 +98,7 @@ class Swept(Header):
 _LATER = {"weights", "left_out", "threshold"}  # which earlier versions did not write
 
 
-def read_results(path: Path, kind: type) -> dict[str, Any]:
+def read_results(path: Path, kind: Any) -> dict[str, Any]:
     """A results file of that kind: Tested, Perturbed or Swept.
 
     Raises:
