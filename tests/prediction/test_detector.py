@@ -93,7 +93,7 @@ def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_mo
     assert Detector(path, CPU, threshold=0.7).threshold == 0.7
 
 
-CALIBRATION = Calibration((0.0,) * 6, 3.5, 0.9, 0.2, 40, 60, Rates(0.05, 0.1, 0.04, 0.5))
+CALIBRATION = Calibration(Rates(0.05, 0.1, 0.04, 0.5), (0.0,) * 6, 3.5, 0.9, 0.2, 40, 60)
 
 
 def test_a_calibration_holds_for_the_settings_that_it_was_made_with(tiny_model, stored, photo, caplog):

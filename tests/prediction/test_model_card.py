@@ -8,7 +8,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration, Rates
 from diffiml_plugin.prediction.model_card import model_card
 
-CALIBRATION = Calibration((0.0,) * 6, 0.5, 0.9, 0.2, 40, 60, Rates(0.05, 0.1, 0.04, 0.5), Rates(0.07, 0.2, 0.1, 0.8))
+CALIBRATION = Calibration(Rates(0.05, 0.1, 0.04, 0.5), (0.0,) * 6, 0.5, 0.9, 0.2, 40, 60, Rates(0.07, 0.2, 0.1, 0.8))
 METADATA = {
     "model": "DiffIML",
     "config": {"encoder": "resnet10t", "denoiser": "light"},

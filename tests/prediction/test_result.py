@@ -51,7 +51,7 @@ def test_its_text_is_short(result):
 def calibrated(result, intercept):
     """Every picture's probability is sigmoid(intercept)."""
     return replace(
-        result, calibration=Calibration((0.0,) * 6, intercept, 0.9, 0.2, 40, 60, Rates(0.05, 0.1, 0.04, 0.5))
+        result, calibration=Calibration(Rates(0.05, 0.1, 0.04, 0.5), (0.0,) * 6, intercept, 0.9, 0.2, 40, 60)
     )
 
 
