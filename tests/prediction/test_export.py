@@ -21,7 +21,7 @@ from diffiml_plugin.settings import CommonSettings
 
 CPU = CommonSettings(device="cpu")
 SAME = "tf_mobilenetv3_small_minimal_100"  # an encoder whose padding depends on the image's size
-SETTINGS = {"encoder": SAME, "num_inference_steps": 2, "ensemble_size": 3}
+SETTINGS = {"encoder": SAME, "denoiser": "light", "num_inference_steps": 2, "ensemble_size": 3}
 SIZES = ((64, 96), (160, 128))  # not the one that graphs are traced at
 
 
