@@ -151,6 +151,6 @@ def _shrunk(view: np.ndarray) -> np.ndarray:
 def _data(view: np.ndarray, format: str) -> str:
     """A picture, uint8 or values in [0, 1], as an address that holds it."""
     pixels = view if view.dtype == np.uint8 else np.round(255 * view).astype(np.uint8)
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, format)
-    return f"data:image/{format.lower()};base64,{b64encode(buffer.getvalue()).decode()}"
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return f"data:image/{format.lower()};base64,{b64encode(file.getvalue()).decode()}"

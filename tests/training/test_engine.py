@@ -331,7 +331,7 @@ def test_a_run_of_a_version_with_fewer_settings_goes_on(settings):
     torch.save(state, path)
     assert train(replace(settings, resume="auto")).folder == path.parent
     torch.save(state, path)
-    with pytest.raises(DiffIMLError, match=r"--padding_mode constant \(now reflect\)"):
+    with pytest.raises(DiffIMLError, match=r"--padding_mode 'constant' \(now 'reflect'\)"):
         train(replace(settings, resume="auto", if_padding=True, padding_mode="reflect"))
 
 
@@ -470,8 +470,8 @@ def test_what_a_run_writes_last_is_whole_when_it_ends(settings, monkeypatch):
     monkeypatch.setattr(Tracker, "epoch", lambda self, record: order.append(record["epoch"]) or report(self, record))
     monkeypatch.setattr(training, "save_state", slow)
     folder = train(replace(settings, test_data_path="")).folder
-    order = [entry for entry in order if entry != ("begins", 0)]
-    assert order == [0, ("begins", 1), 1, ("begins", 2)]
+    assert [entry for entry in order if entry in (("begins", 1), ("begins", 2))] == [("begins", 1), ("begins", 2)]
+    assert order.index(1) < order.index(("begins", 2))
     state = torch.load(folder / "training_state.pt", weights_only=True)
     assert state["epoch"] == 2 and equal(state["model"], weights(folder))
 

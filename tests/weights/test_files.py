@@ -124,7 +124,7 @@ def test_load_into(stored):
 
 def test_another_architecture_is_one_error_that_names_both(stored):
     model = Model(5)
-    model[1].config = DiffIMLConfig(encoder="segformer_b0")
+    model[1].config = DiffIMLConfig(encoder="segformer_b0", denoiser="light")
     before = model[0].weight.clone()
     with pytest.raises(DiffIMLError) as error:
         load_into(model, load_weights(stored)[0], stored)
