@@ -11,13 +11,16 @@ def words(tiny_model, stored, tmp_path):
     return ["release", str(stored()), str(tmp_path / "given.safetensors")]
 
 
+IMAGE = {"dataset": "val", "index": 0, "name": "a.png", "path": "a.png", "mask": "mask.png"}
+
+
 def tampered(f1: float, auc: float) -> dict:
-    return {"dataset": "val", "label": 1, "f1": f1, "auc": auc, "false_alarm_area": None, "score": 0.9}
+    return {**IMAGE, "label": 1, "f1": f1, "auc": auc, "false_alarm_area": None, "score": 0.9}
 
 
 def test_statement_and_figures_stand_in_the_file_and_in_its_card(words, tmp_path, capsys):
     records = [tampered(0.4, 0.8), tampered(0.6, 0.9)]
-    records.append({"dataset": "val", "label": 0, "f1": None, "auc": None, "false_alarm_area": 0.25, "score": 0.1})
+    records.append({**IMAGE, "label": 0, "f1": None, "auc": None, "false_alarm_area": 0.25, "score": 0.1})
     (tmp_path / "per_image.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     stated = ["--data", "squares", "--licence", "mine", "--limits", "circles are missed"]
     assert main([*words, *stated, "--results", str(tmp_path / "results.json")]) == 0

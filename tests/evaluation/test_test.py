@@ -429,5 +429,5 @@ def test_one_image_too_large_for_the_memory_is_said():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     model.forward = model
-    with pytest.raises(DiffIMLError, match="full with one image of 4x8 pixels: CUDA out of memory"):
+    with pytest.raises(DiffIMLError, match="full with one image of 4x8 pixels: 2.00 GiB more were wanted"):
         _scored(model, {**batch_of([np.eye(4)], "a"), "image": torch.zeros(1, 3, 4, 8)}, score_batch)

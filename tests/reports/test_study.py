@@ -17,6 +17,7 @@ def record(name, f1, mask="mask.png", area=None):
         **({} if f1 is None else {"kind": KINDS[name]}),
         "path": f"/data/{name}",
         "dataset": "val",
+        "index": list(KINDS).index(name) if name in KINDS else len(KINDS),
         "name": name,
         "mask": mask,
         "label": int(f1 is not None),
