@@ -60,7 +60,7 @@ class DiffIMLConfig(EncoderConfig):
         DiffIMLError: a value outside its range, with the range.
     """
 
-    denoiser: str = _setting("release", "release: the authors' U-Net | light: ours, a tenth of the work")
+    denoiser: str = _setting("release", "release: the authors' U-Net | light: ours, a tenth of the work of a call")
     latent_codec: str = _setting("lightvae", "latent codec: lightvae: ours | lightvae-release: the authors' | sd-vae")
     codec_layout: str = _setting(
         "",

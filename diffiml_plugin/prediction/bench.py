@@ -86,7 +86,7 @@ def _shares(settings: Bench) -> tuple[dict[str, float], float]:
     with tempfile.TemporaryDirectory() as folder, built(settings, "light") as (model, method):
         photographs, checkpoint = Path(folder, "photographs"), Path(folder, "weights.safetensors")
         _write_photographs(photographs, side)
-        flags = DIFFIML.resolve({"encoder": settings.encoder})
+        flags = DIFFIML.resolve({"encoder": settings.encoder, "denoiser": "light"})
         save_checkpoint(checkpoint, model, DIFFIML.name, flags, input={"image_size": side})
         files = sorted(photographs.iterdir())
         listed = ImageList("photographs", tuple(map(str, files)), (NEGATIVE,) * len(files))
