@@ -10,6 +10,7 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.prediction.detector import Detector
@@ -71,9 +72,12 @@ def serve(make_detector: Callable[[], Detector], settings: ServeSettings) -> Non
     """
     if not find_spec("gradio"):
         raise DiffIMLError("the page needs the package gradio; pip install 'diffiml-plugin[app]'")
-    with _listening(settings) as listener, tempfile.TemporaryDirectory(prefix="diffiml-") as folder:
-        tempfile.tempdir = folder  # where uploads are received
-        os.environ.update(_SILENT, GRADIO_TEMP_DIR=folder)  # gradio reads them when it is imported
+    with (
+        _listening(settings) as listener,
+        tempfile.TemporaryDirectory(prefix="diffiml-") as folder,
+        patch.object(tempfile, "tempdir", folder),  # where uploads are received
+        patch.dict(os.environ, _SILENT, GRADIO_TEMP_DIR=folder),  # gradio reads them when it is imported
+    ):
         with Examiner(make_detector, settings.time_limit_s) as examiner:
             application = _application(examiner, settings, Path(folder))
             host, port = listener.getsockname()[:2]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from hashlib import sha256
 from html import escape, unescape
 from pathlib import Path
@@ -212,6 +213,21 @@ def test_a_photo_that_takes_too_long_ends_and_the_next_is_answered(tmp_path, che
         examine.process.kill()  # as the kernel does where memory is full
         examine.process.join()
         assert "data:image" in examine(photo, "x.png")
+
+
+def test_the_process_is_as_before_when_the_page_is_gone(monkeypatch):
+    """Loader processes that start later would look for a folder that is not there any more, and wait for ever."""
+
+    def refuse(make_detector, seconds):
+        assert tempfile.gettempdir() == os.environ["GRADIO_TEMP_DIR"] != before[0]
+        raise DiffIMLError("no model")
+
+    monkeypatch.setattr(serve, "find_spec", lambda name: True)
+    monkeypatch.setattr(serve, "Examiner", refuse)
+    before = tempfile.gettempdir(), dict(os.environ)
+    with pytest.raises(DiffIMLError, match="no model"):
+        serve.serve(lambda: None, serve.ServeSettings(port=0))
+    assert (tempfile.gettempdir(), dict(os.environ)) == before
 
 
 @pytest.mark.slow
