@@ -48,6 +48,16 @@ def add_model_arguments(parser: Parser, model: str, restores: bool = False) -> t
     return model, [flag.name for flag in flags]
 
 
+def add_trained_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which trained model answers: `--checkpoint_path`, `small` unless told otherwise, and `--model`."""
+    parser.add_argument(
+        "--checkpoint_path",
+        default="small",
+        help="weights: a file, a training's folder, or small, the model that travels with the package",
+    )
+    parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
+
+
 def add_fields(parser: Parser, settings: type, skip: Container[str] = (), title: str = "") -> None:
     """A flag for each field of a dataclass: its type and default, and help, choices and title of its metadata."""
     for flag in sorted(_field_flags(settings), key=lambda flag: TITLES.index(flag.group)):

@@ -5,6 +5,7 @@ The folder holds its own README.md. The graphs are tried before the verb ends: t
 
 import argparse
 
+from diffiml_plugin.cli.arguments import add_trained_model_arguments
 from diffiml_plugin.settings import CommonSettings
 
 USES_MODEL = RESTORES = True
@@ -12,11 +13,7 @@ USES_MODEL = RESTORES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `cli.main`."""
-    parser.add_argument(
-        "--checkpoint_path",
-        default="small",
-        help="weights: a file, a training's folder, or small, the model that travels with the package",
-    )
+    add_trained_model_arguments(parser)
     parser.add_argument(
         "--format",
         choices=("onnx", "torch_export"),
@@ -24,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="onnx: for onnxruntime, without torch (needs the extra [export]) | torch_export: for torch alone",
     )
     parser.add_argument("--output_dir", default="exported", help="folder for the graphs and their sampler")
-    parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
     parser.add_argument("--image_size", type=int, help="side in pixels that photos are brought to (as trained)")
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from diffiml_plugin.cli.arguments import add_trained_model_arguments
 from diffiml_plugin.settings import COMPILE_MODES, DEVICES, PRECISIONS, CommonSettings
 
 USES_MODEL = RESTORES = True
@@ -14,18 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a photo, a folder with sub-folders, a pattern, or - for a list on stdin",
     )
-    parser.add_argument(
-        "--checkpoint_path",
-        default="small",
-        help="weights: a file, a training's folder, or small, the model that travels with the package",
-    )
+    add_trained_model_arguments(parser)
     parser.add_argument(
         "--output_dir", default="predictions", help="folder for masks, results.jsonl, run.json and report.html"
     )
     parser.add_argument(
         "--skip_existing", action="store_true", help="go on with an earlier run: leave out the photos that are done"
     )
-    parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
     parser.add_argument("--threshold", type=float, help="a pixel above it is tampered (the checkpoint's own, or 0.5)")
     parser.add_argument("--image_size", type=int, help="side in pixels that the model works at (as trained)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")

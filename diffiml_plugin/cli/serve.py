@@ -5,6 +5,7 @@ No photo stays, and neither the page nor the program asks another computer for a
 
 import argparse
 
+from diffiml_plugin.cli.arguments import add_trained_model_arguments
 from diffiml_plugin.settings import DEVICES, PRECISIONS, CommonSettings
 
 USES_MODEL = RESTORES = True
@@ -12,16 +13,11 @@ USES_MODEL = RESTORES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `cli.main`."""
-    parser.add_argument(
-        "--checkpoint_path",
-        default="small",
-        help="weights: a file, a training's folder, or small, the model that travels with the package",
-    )
+    add_trained_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address of the page; 127.0.0.1: for this computer alone")
     parser.add_argument("--port", type=int, default=7860, help="of the page; 0: a free one")
     parser.add_argument("--max_upload_mb", type=float, default=50, help="of a photo's file, in MB")
     parser.add_argument("--time_limit_s", type=float, default=120, help="for a photo, in seconds")
-    parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
     parser.add_argument("--threshold", type=float, help="a pixel above it is tampered (the checkpoint's own, or 0.5)")
     parser.add_argument("--image_size", type=int, help="side in pixels that the model works at (as trained)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
