@@ -56,7 +56,8 @@ def write_gallery(folder: Path) -> None:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     page = environment.from_string(_LAYOUT.read_text(encoding="utf-8")).render(
         title="Where photos were tampered with",
-        lead=f"{len(done)} photos, by {run['model']} ({Path(run['checkpoint']).name}, SHA-256 {run['sha256'][:12]}).",
+        lead=f"{len(done)} photo{'s' * (len(done) != 1)}, by {run['model']} "
+        f"({Path(run['checkpoint']).name}, SHA-256 {run['sha256'][:12]}).",
         threshold=run["settings"]["threshold"],
         maps=[{"id": name, "tables": _tables(colours)} for name, colours in _COLOURS.items()],
         legends=_legends(),
