@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.data.images import opening, refusal, unscaled
+from diffiml_plugin.data.images import opening, orientation_of, refusal, unscaled
 from diffiml_plugin.data.lists import NEGATIVE
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels
@@ -34,7 +34,7 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
     """
     path, size, faults = image, (0, 0), []
     try:
-        size, exif, refused = _decode(image)
+        size, exif, orientation, refused = _decode(image)
         if refused:
             faults.append(Fault("undecodable", image, f"{image} {refused}"))
         if not _is_exif(exif):
@@ -45,6 +45,12 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
             )
         if mask != NEGATIVE:
             path = mask
+            if orientation != 1:
+                text = (
+                    f"{image} is turned or mirrored by viewers (EXIF orientation {orientation}), but read as it is "
+                    f"stored; look whether {mask} was drawn on the stored pixels, and turn it if not"
+                )
+                faults.append(Fault("orientation", image, text, harmful=False))
             with opening(mask) as opened:
                 if opened.size != size:
                     on_its_side = opened.size == size[::-1]
@@ -66,13 +72,14 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
     return size, faults
 
 
-def _decode(path: str) -> tuple[tuple[int, int], bytes, str]:
-    """Width and height, EXIF block and what `read_image` refuses about an image whose whole stream can be read."""
+def _decode(path: str) -> tuple[tuple[int, int], bytes, int, str]:
+    """Width and height, EXIF block and orientation, and what `read_image` refuses about an image whose whole stream can
+    be read."""
     with opening(path) as image:
         size = image.size
         image.draft("L", (1, 1))  # few pixels are made of a JPEG, which is quicker
         image.load()
-        return size, image.info.get("exif", b""), refusal(image) or unscaled(image)
+        return size, image.info.get("exif", b""), orientation_of(image), refusal(image) or unscaled(image)
 
 
 def _is_exif(block: bytes) -> bool:

@@ -28,7 +28,8 @@ from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of,
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import beginning, inside, write_picture, write_text
 
-_USABLE = ("EXIF", "16-bit", "inverted", "empty", "grey region")  # told by `check`; a copy would not be better
+# Told by `check`; a copy would not be better.
+_USABLE = ("EXIF", "orientation", "16-bit", "inverted", "empty", "grey region")
 _LOG = "changes.txt"  # in the folder of corrected masks, which it marks as made here
 _MASK = re.compile(r"mask|segmentation|ground.?truth|(^|[/_ -])gt\d*([/_. -]|$)", re.IGNORECASE)  # in a path
 

@@ -56,6 +56,21 @@ def test_each_kind_of_faulty_mask(dataset, miniatures, tmp_path, kind, change, h
     assert "faulty_mask.png" in fault.text
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_that_viewers_turn_is_told_of_beside_a_mask(dataset, miniatures, tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    miniatures.photograph(tmp_path / "stored.png")
+    with Image.open(tmp_path / "stored.png") as photograph:
+        photograph.save(tmp_path / "turned.jpg", exif=exif)
+        photograph.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "authentic.jpg", exif=exif)
+    report = dataset(["turned.jpg", "0_mask.png"], ["authentic.jpg", NEGATIVE])
+    told = [(fault.kind, Path(fault.path).name, fault.harmful) for fault in report.faults]
+    assert told == ([("orientation", "turned.jpg", False)] if orientation != 1 else [])
+    shown = f"mine: orientation, harmless: {tmp_path / 'turned.jpg'} is turned or mirrored by viewers (EXIF orientation"
+    assert (f"{shown} {orientation})" in table([report])) == (orientation != 1)
+
+
 def test_missing_and_undecodable_files(dataset, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     report = dataset(["gone.png", NEGATIVE], ["text.png", NEGATIVE], ["0.png", "gone_mask.png"])
