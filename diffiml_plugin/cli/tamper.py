@@ -43,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
-    from diffiml_plugin.data.pairs import framework_arguments, test_transform
     from diffiml_plugin.errors import DiffIMLError
-    from diffiml_plugin.models.inputs import InputSettings
+    from diffiml_plugin.models.inputs import Inputs, InputSettings
     from diffiml_plugin.tampering.settings import read_strength
     from diffiml_plugin.tampering.stream import LIST, SyntheticTampering, write_tampered
 
@@ -62,12 +61,12 @@ def run(args: argparse.Namespace) -> int:
         raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
     stream = SyntheticTampering(
         args.photographs,
+        Inputs(InputSettings()),
         samples=args.images,
         kinds=args.kinds.split(",") if args.kinds else None,
         authentic=args.authentic,
         window=args.window,
         settings=read_strength(args.strength),
-        **framework_arguments(InputSettings(), test_transform(), None),
     )
     listing = write_tampered(stream, folder, args.seed)
     print(f"list: {listing}")

@@ -27,6 +27,7 @@ class PairsDataset(JsonDataset):
     Its samples are the framework's, to the last bit and type, in half the time.
 
     Args:
+        listed: an `ImageList`, or what a subclass's `_init_dataset_path` takes.
         transform, post: as `framework_arguments` takes them.
         normalised: False leaves images in uint8, for `packed.unpack` to normalise on the device.
         cache: of what was decoded.
@@ -35,7 +36,7 @@ class PairsDataset(JsonDataset):
 
     def __init__(
         self,
-        listed: ImageList,
+        listed: Any,
         inputs: Inputs,
         transform: Any = None,
         post: Callable[[dict], None] | None = None,

@@ -14,7 +14,7 @@ import numpy as np
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.lists import read_list
 from diffiml_plugin.data.order import seed_all
-from diffiml_plugin.data.pairs import framework_arguments, test_transform
+from diffiml_plugin.data.pairs import test_transform
 from diffiml_plugin.demo.photographs import photographs
 from diffiml_plugin.demo.report import write_report
 from diffiml_plugin.errors import DiffIMLError
@@ -23,7 +23,7 @@ from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.evaluation.test import test
 from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
-from diffiml_plugin.models.inputs import InputSettings
+from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import find_model
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import predict
@@ -71,11 +71,13 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     def stream(part: str, images: int) -> SyntheticTampering:
         return SyntheticTampering(
             [photo.path for photo in photographs(part)],
+            Inputs(inputs),
+            test_transform(),
+            card.post_function,
             samples=images,
             authentic=0,
             window=inputs.image_size,
             settings=VISIBLE,
-            **framework_arguments(inputs, test_transform(), card.post_function),
         )
 
     def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """A stream of tampered images made from clean photographs, and a fixed set of them on disk."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from diffiml_plugin.data.pairs import PairsDataset
 from diffiml_plugin.files import beginning, inside, write_picture, write_text
-from diffiml_plugin.framework.imdlbenco import JsonDataset
+from diffiml_plugin.models.inputs import Inputs
 from diffiml_plugin.tampering.photographs import Photographs
 from diffiml_plugin.tampering.settings import KINDS, REALISTIC, TamperSettings, require_kind
 from diffiml_plugin.tampering.styles import Style, restricted
@@ -22,7 +23,7 @@ _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer tha
 _MAX_SIDE_OF_STYLES = 2048  # pixels; styles inpaint small boxes alone
 
 
-class SyntheticTampering(JsonDataset):
+class SyntheticTampering(PairsDataset):
     """The framework's sample dict, from photographs tampered on the fly.
 
     The host of sample `index` is photograph `index % len(photographs)`, in styles after a fixed shuffle, so that a few
@@ -32,6 +33,7 @@ class SyntheticTampering(JsonDataset):
     Args:
         photographs: a folder (a `regions` folder beside it, if any, holds label maps, STEM.png), or a list of
             files, whose regions are drawn.
+        inputs, transform, post, normalised: as `PairsDataset` takes them.
         samples: images per epoch; None means one per photograph.
         kinds: the manipulations to draw from: of `settings.KINDS`, or of `styles.KINDS` where there are styles. None
             draws from all of the former, or in the proportions of each style.
@@ -40,7 +42,6 @@ class SyntheticTampering(JsonDataset):
             out and shrunk to it before tampering. None takes the whole photograph.
         settings: ranges for `tamper`, which shrinks photographs to 1024 pixels where they are longer; or styles by
             name for `draw_picture`.
-        framework: what IMDLBenCo's datasets takes: is_resizing, output_size, post_funcs...
 
     Raises:
         DiffIMLError: as `Photographs` does; an unknown kind.
@@ -49,13 +50,16 @@ class SyntheticTampering(JsonDataset):
     def __init__(
         self,
         photographs: str | Path | Sequence[Path],
+        inputs: Inputs,
+        transform: Any = None,
+        post: Callable[[dict], None] | None = None,
+        normalised: bool = True,
         *,
         samples: int | None = None,
         kinds: Sequence[str] | None = None,
         authentic: float = 0.1,
         window: int | None = None,
         settings: TamperSettings | Mapping[str, Style] = REALISTIC,
-        **framework: Any,
     ):
         self.authentic, self.window = authentic, window
         self.settings: TamperSettings | list[Style]
@@ -71,7 +75,7 @@ class SyntheticTampering(JsonDataset):
         self.hosts = np.random.default_rng(0).permutation(count) if in_styles else np.arange(count)
         self.longest_side = window or self.photographs.longest_side  # of an image of the stream, in pixels
         self.samples = samples or len(self.photographs)
-        super().__init__(photographs, **framework)
+        super().__init__(photographs, inputs, transform, post, normalised)
 
     def draw(self, index: int, rng: np.random.Generator) -> Tampered:
         """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if it was not tampered."""
@@ -99,7 +103,7 @@ class SyntheticTampering(JsonDataset):
     def _get_image(self, index: int) -> tuple:
         made = self.draw(index, np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint64)))
         name, size = self.name(index, made), made.mask.shape[::-1]
-        # One channel costs the framework a fifth of three's time; of settings, the draws of `GridCrop` count on three.
+        # Of settings, the draws of `GridCrop` count on three channels.
         channels = 3 if isinstance(self.settings, TamperSettings) else 1
         mask = np.repeat(made.mask[..., None] * 255, channels, axis=2)
         return made.image, mask, int(made.kind != "authentic"), size, size, name, name

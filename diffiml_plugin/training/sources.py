@@ -13,7 +13,7 @@ from diffiml_plugin.data.cache import PixelCache
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.lists import NEGATIVE, SYNTH_PREFIX, ImageList, read_balanced, read_list
 from diffiml_plugin.data.order import Samples
-from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, framework_arguments, reads_images
+from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, reads_images
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
 from diffiml_plugin.models.inputs import Inputs, InputSettings
@@ -64,12 +64,15 @@ def read_training_set(
             return PairsDataset(source, Inputs(shown), transform, post, reads_images(post), cache)
         stream = SyntheticTampering(
             source,
+            Inputs(shown),
+            transform,
+            post,
+            reads_images(post),
             samples=settings.synth_samples,
             kinds=settings.synth_kinds.split(",") if settings.synth_kinds else None,
             window=settings.synth_window,
             authentic=settings.synth_authentic,
             settings=read_strength(settings.synth_strength),
-            **framework_arguments(shown, transform, post),
         )
         if check and not crop_size:
             inputs.warn_if_cut(stream.longest_side)

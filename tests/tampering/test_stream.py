@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from diffiml_plugin.data.pairs import framework_arguments
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.tampering.settings import TamperSettings, read_strength
 
@@ -25,11 +24,11 @@ def folder(tmp_path):
 
 
 def make(photographs, **settings):
-    from diffiml_plugin.models.inputs import InputSettings
+    from diffiml_plugin.models.inputs import Inputs, InputSettings
     from diffiml_plugin.training.sources import train_transform
 
     return synthetic.SyntheticTampering(
-        photographs, **{**framework_arguments(InputSettings(64), train_transform(), None), **settings}
+        photographs, Inputs(InputSettings(64)), **{"transform": train_transform(), **settings}
     )
 
 
@@ -57,7 +56,7 @@ def test_samples_do_not_depend_on_workers_or_global_state(folder, strength):
 
 
 def test_sample_is_the_frameworks_dict(folder):
-    sample = make(folder, post_funcs=lambda made: made.update(seen=True))[0]
+    sample = make(folder, post=lambda made: made.update(seen=True))[0]
     assert sample["image"].shape == (3, 64, 64) and sample["image"].dtype == torch.float32
     assert sample["mask"].shape == (1, 64, 64) and sample["seen"]
     assert {"label", "name", "shape", "origin_shape"} <= sample.keys()
