@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import threading
 from hashlib import sha256
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from diffiml_plugin.api import load
+from diffiml_plugin.cli.main import main
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import test as testing
@@ -352,6 +354,28 @@ def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_pat
     lines = [entry["image"] for entry in read_results(out)]
     assert len(lines) == len(set(lines)) == 4 and (out / "a.png_mask.png").stat().st_mtime_ns == first
     assert not half_written.exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_with_what_is_done(checkpoint, folder, tmp_path, monkeypatch, capfd, number, status):
+    out, detect, seen = tmp_path / "out", Detector.detect, []
+    words = ["predict", str(folder), "--checkpoint_path", str(checkpoint), "--output_dir", str(out), "--device", "cpu"]
+
+    def signalled(detector, photograph):
+        seen.append(photograph.name)
+        if len(seen) == 3:
+            os.kill(os.getpid(), number)
+        return detect(detector, photograph)
+
+    monkeypatch.setattr(Detector, "detect", signalled)
+    assert main(words) == status
+    assert "2 of 3 photos are done, and --skip_existing goes on" in capfd.readouterr().err
+    done = list(read_results(out))
+    assert {entry["image"] for entry in done} == set(seen[:2]) and "a.png" in (out / "report.html").read_text()
+    assert all(read(out / entry["mask"]).shape == (60, 90) for entry in done)
+    assert not [*out.rglob(".*.tmp"), *out.glob(".lock")]
+    assert main([*words, "--skip_existing"]) == 0
+    assert seen[3:] == seen[2:3] and len(list(read_results(out))) == 3
 
 
 def test_two_runs_do_not_share_a_folder(checkpoint, folder, tmp_path):
