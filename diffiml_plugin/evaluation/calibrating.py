@@ -199,7 +199,7 @@ class _Data:
     def folds(self, of: npt.NDArray[np.int64] | None = None) -> list[_Split]:
         """Ten folds, or as many as there are images of the rarer kind, with the mix of sets and kinds of the whole."""
         of = np.arange(len(self.label)) if of is None else of
-        strata = np.array([f"{kind:g} {name}" for kind, name in zip(self.label[of], self.sets[of], strict=True)])
+        strata = self._strata(of)
         names, counts = np.unique(strata, return_counts=True)
         rare = np.isin(strata, names[counts < _FOLDS])  # too few to be spread by themselves
         strata[rare] = [f"{kind:g}" for kind in self.label[of][rare]]
@@ -217,13 +217,25 @@ class _Data:
                 yield np.flatnonzero(~mine), np.flatnonzero(mine)
 
     def regression(self, of: npt.NDArray[np.int64]) -> tuple[_Floats, float]:
-        """Weights [f] and intercept; both kinds count the same, however many there are."""
+        """Weights [f] and intercept; images count as `_shares` says."""
         scaler = StandardScaler().fit(self.features[of])
-        model = LogisticRegression(C=_RIDGE, class_weight="balanced").fit(
-            scaler.transform(self.features[of]), self.label[of]
+        model = LogisticRegression(C=_RIDGE).fit(
+            scaler.transform(self.features[of]), self.label[of], sample_weight=len(of) * self._shares(of)
         )
         weights = model.coef_[0] / scaler.scale_
         return weights, float(model.intercept_[0] - weights @ scaler.mean_)
+
+    def _shares(self, of: npt.NDArray[np.int64]) -> _Floats:
+        """What each image counts, [n], 1 in all: both kinds the same, and within a kind a set as the root of its number
+        of images, since they are alike, and what comes next may be of none of the sets."""
+        _, stratum, counts = np.unique(self._strata(of), return_inverse=True, return_counts=True)
+        shares = counts[stratum] ** -0.5
+        tampered = self.label[of] == 1
+        return shares / np.where(tampered, 2 * shares[tampered].sum(), 2 * shares[~tampered].sum())
+
+    def _strata(self, of: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+        """The kind and set of each image, in a word."""
+        return np.array([f"{kind:g} {name}" for kind, name in zip(self.label[of], self.sets[of], strict=True)])
 
     def probability(self, made_of: npt.NDArray[np.int64], of: npt.NDArray[np.int64]) -> _Floats:
         """Those of some images, by the regression of others."""

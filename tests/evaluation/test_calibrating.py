@@ -72,6 +72,19 @@ def test_the_regression_is_scikit_learns_on_plain_features():
     assert (calibration.authentic, calibration.tampered) == (60, 60)
 
 
+def test_kinds_count_the_same_and_sets_as_the_root_of_their_images():
+    data = [record for record in records(120, 0.8, "aaaab") if record["label"] or record["dataset"] == "b"]
+    calibration = fit(data, Bounds()).calibration
+    x, y = np.array([record["features"] for record in data]), np.array([record["label"] for record in data])
+    scaled, mean = (x - x.mean(0)) / x.std(0), len(data) / 2
+    tampered = math.sqrt(48) + math.sqrt(12)  # of a and b; 12 authentic ones are of b
+    counts = {(1, "a"): mean / tampered / math.sqrt(48), (1, "b"): mean / tampered / math.sqrt(12), (0, "b"): mean / 12}
+    weights = [counts[record["label"], record["dataset"]] for record in data]
+    assert sum(weights) == pytest.approx(len(data))
+    expected = LogisticRegression(C=0.1).fit(scaled, y, sample_weight=weights).predict_proba(scaled)[:, 1]
+    assert [calibration.probability(features) for features in x] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 def test_what_is_said_of_an_image_was_learnt_without_it():
     """On features that tell nothing, the images that were fitted look better than they are."""
     data = records(40, 0.0)
