@@ -24,6 +24,7 @@ def start(words: list[str], output: Path, **environment: str) -> multiprocessing
 
 def _run(words: list[str], output: Path, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # as the command's own; this process inherits the server's
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -120,7 +120,10 @@ def _mend(error: RuntimeError) -> str | None:
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
         return f"a process that loads images was killed; was memory full? Lower --num_workers ({first})"
     if re.search(r"gloo|NCCL|closed by peer", first):
-        return f"another process of this run has ended, and this one with it ({first}); go on with --resume auto"
+        return (
+            f"another process of this run has ended, and this one with it ({first}); start it again, a training "
+            "with --resume auto"
+        )
     return None
 
 

@@ -19,6 +19,7 @@ torch.tensor = lambda *args, device=None, **kwargs: tensor(*args, device=device 
 torch.distributed.init_process_group = lambda backend, **kwargs: join("gloo", **kwargs)
 parallel = torch.nn.parallel.DistributedDataParallel
 torch.nn.parallel.DistributedDataParallel = lambda module, device_ids, **kwargs: parallel(module, **kwargs)
+torch.nn.SyncBatchNorm.convert_sync_batchnorm = lambda module: module
 """
 MODEL = "--model DiffIML --encoder segformer_b0 --codec_weights none --ensemble_size 1 --num_inference_steps 1"
 COMMON = f"{MODEL} --image_size 64 --if_resizing --test_batch_size 2 --num_workers 0 --device cpu --world_size 1"

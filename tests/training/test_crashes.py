@@ -1,15 +1,21 @@
 """Processes that are killed, and processes beside each other."""
 
+import itertools
 import json
 import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -154,17 +160,62 @@ def test_sigterm_stops_all_processes_after_one_update(start, flags, tmp_path):
     assert equal(*(tmp_path / folder / "last.safetensors" for folder in ("straight", "run")), tolerance=1e-5)
 
 
-def test_processes_batches_and_workers_change_no_figure(start, stored, tiny_dataset, tmp_path):
+@pytest.fixture
+def scoring(stored, tmp_path):
+    """Flags that score a small DiffIML on seven images of two shapes, three of them authentic."""
     small = {"encoder": "segformer_b0", "codec_weights": "none", "ensemble_size": 2, "num_inference_steps": 2}
-    checkpoint, found = stored("DiffIML", **small), []
-    for processes, batch, workers in ((1, 3, 0), (1, 1, 2), (2, 2, 1), (3, 1, 0), (3, 3, 2)):
+    random, pairs = np.random.default_rng(0), []
+    for number in range(7):
+        image = random.integers(0, 256, (64, 96, 3) if number % 3 else (80, 48, 3), dtype=np.uint8)
+        mask = np.zeros(image.shape[:2], np.uint8)
+        mask[4 * number : 40, 8:32] = 255
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / f"mask{number}.png")
+        pairs.append([f"{number}.png", f"mask{number}.png" if number < 4 else "Negative"])
+    (tmp_path / "list.json").write_text(json.dumps(pairs))
+    return {"checkpoint_path": stored("DiffIML", **small), "test_data_path": tmp_path / "list.json", "device": "cpu"}
+
+
+def figures_equal(start, tmp_path, scoring, verb, grid):
+    """Scores with each (processes, batch, workers) of the grid, and compares the records of each image."""
+    found = []
+    for processes, batch, workers in grid:
         folder = tmp_path / f"{processes}{batch}{workers}"
-        flags = {"checkpoint_path": checkpoint, "test_data_path": tiny_dataset / "list.json", "device": "cpu"}
-        flags |= {"test_batch_size": batch, "num_workers": workers, "output_dir": folder}
-        assert set(finished(start(words("test", **flags), processes))) == {0}
-        found.append([json.loads(line) for line in (folder / "per_image.jsonl").open()])
+        flags = scoring | {"test_batch_size": batch, "num_workers": workers, "output_dir": folder}
+        assert set(finished(start(words(verb, **flags), processes))) == {0}
+        (file,) = folder.glob("*per_image.jsonl")
+        found.append([json.loads(line) for line in file.open()])
     for other in found[1:]:
         for one, same in zip(found[0], other, strict=True):
-            assert one.keys() == same.keys()
+            assert one.keys() == same.keys() and one["f1"] == same["f1"]
             for key, value in one.items():
-                assert same[key] == (pytest.approx(value, abs=1e-6) if isinstance(value, float | list) else value)
+                assert same[key] == (pytest.approx(value, abs=1e-6) if isinstance(value, float | list) else value), key
+
+
+def test_processes_batches_and_workers_change_no_figure(start, scoring, tmp_path):
+    figures_equal(start, tmp_path, scoring, "test", itertools.product((1, 2, 3), (1, 3), (0, 2)))
+
+
+def test_nor_any_under_perturbations_in_frames_of_their_own(start, scoring, tmp_path):
+    scoring |= {"if_padding": True, "padding_mode": "reflect"}
+    figures_equal(start, tmp_path, scoring, "robust", [(1, 1, 0), (1, 3, 2), (2, 3, 0), (3, 1, 2)])
+
+
+def test_a_killed_process_of_gpus_ends_the_job_with_its_reason(scoring, child_environment, tmp_path):
+    """`--gpus 2` on a machine that says it has two, which then compute on the CPU."""
+    code = "import torch; torch.cuda.device_count = lambda: 2; from diffiml_plugin.cli.main import main; exit(main())"
+    flags = scoring | {"num_workers": 0, "device": "auto", "gpus": 2, "output_dir": tmp_path / "out"}
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, *words("robust", **flags)],
+        env=child_environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("out/*unfinished/*.1.jsonl")):
+        assert job.poll() is None, "it has ended"
+        time.sleep(0.05)
+    (second,) = (child for child in psutil.Process(job.pid).children() if child.environ()["RANK"] == "1")
+    second.kill()
+    _, said = job.communicate(timeout=30)
+    assert job.returncode > 0 and "process 1 of 2 was killed by SIGKILL, and the others were ended" in said
+    assert "Traceback" not in said
