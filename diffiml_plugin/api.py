@@ -35,6 +35,7 @@ def load(
     threshold: float | None = None,
     precision: str = "auto",
     compile: str = "auto",
+    max_memory: float | None = None,
     model: str = "",
     **settings: Any,
 ) -> Detector:
@@ -50,6 +51,8 @@ def load(
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated. None: the checkpoint's own, else 0.5.
         precision: of encoder and denoiser: auto (bf16 on a GPU), fp32, bf16 or fp16.
         compile: auto (on a GPU), on or off: compile DiffIML and capture CUDA graphs.
+        max_memory: GB that a prediction may take, as `Detector` says: larger photos go in smaller tiles; None: photos of
+            more than 4 megapixels in tiles of 1536x1536.
         model: its name in the framework's registry, for a file that does not say.
         settings: of the model's constructor, where they change how it runs: DiffIML's ensemble_size,
             num_inference_steps, sampler, tta, noise_seed. The rest is as stored.
@@ -60,7 +63,8 @@ def load(
     """
     with of_arguments():
         common = CommonSettings(image_size=image_size, device=device)
-        return Detector(_place(name_or_path, revision), common, model, settings, threshold, precision, compile)
+        place = _place(name_or_path, revision)
+        return Detector(place, common, model, settings, threshold, precision, compile, max_memory)
 
 
 def _place(name_or_path: str | os.PathLike[str], revision: str | None) -> str:

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -33,6 +34,13 @@ def test_a_detector_of_the_model_that_travels_with_the_package(photo, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_max_memory_cuts_a_photo_that_goes_whole_without():
+    photo = np.zeros((1200, 1200, 3), np.uint8)
+    used = psutil.Process().memory_info().rss / 1e9
+    assert load("small", **SMALL).read(photo).prepared
+    assert not load("small", max_memory=used + 0.3, **SMALL).read(photo).prepared
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -43,6 +51,7 @@ def test_a_detector_of_the_model_that_travels_with_the_package(photo, tmp_path):
         ({"image_size": 33}, "image_size 33 is not a multiple of 32, which DiffIML needs; try 32"),
         ({"image_size": -1}, "image_size -1 must be a positive number"),
         ({"threshold": 2.0}, r"threshold 2.0 is outside \[0, 1\]"),
+        ({"max_memory": 0}, "max_memory 0 is not above 0; it is in GB"),
         ({"precision": "fp64"}, "precision fp64 is not one of"),
         ({"model": "MVSSNet"}, "holds a DiffIML, not a MVSSNet; leave model out"),
         ({"encoder": "resnet50"}, "was trained with encoder tf_efficientnet_lite0.*leave the argument out"),
