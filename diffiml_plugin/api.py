@@ -51,8 +51,8 @@ def load(
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated. None: the checkpoint's own, else 0.5.
         precision: of encoder and denoiser: auto (bf16 on a GPU), fp32, bf16 or fp16.
         compile: auto (on a GPU), on or off: compile DiffIML and capture CUDA graphs.
-        max_memory: GB that a prediction may take, as `Detector` says: larger photos go in smaller tiles; None: photos of
-            more than 4 megapixels in tiles of 1536x1536.
+        max_memory: GB that a prediction may take, as `Detector` says; larger photos go in tiles. None: those of more
+            than 4 megapixels, in tiles of 1536x1536.
         model: its name in the framework's registry, for a file that does not say.
         settings: of the model's constructor, where they change how it runs: DiffIML's ensemble_size,
             num_inference_steps, sampler, tta, noise_seed. The rest is as stored.

@@ -28,6 +28,7 @@ from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, require_inputs
+from diffiml_plugin.models.tiles import Tiled
 from diffiml_plugin.stored import read_json
 
 # Where and how it runs, not what is computed.
@@ -85,9 +86,10 @@ class Scoring:
                 found, done = [], set()
                 self._unfinished.remove(key)
             with self._unfinished.open(key) as keep:
+                test_set = make_test_set(listed, self.inputs, self.card, transform)
                 found += evaluate(
-                    model or self.model,
-                    make_test_set(listed, self.inputs, self.card, transform),
+                    model or Tiled(self.model, test_set.inputs),
+                    test_set,
                     self.settings,
                     self.state,
                     self.settings.precision,

@@ -1,10 +1,10 @@
 """From photos to results."""
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,15 +26,14 @@ from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.files import file_digest, make_folder
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, to_device
-from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
 from diffiml_plugin.models.opened import OpenedModel, open_model
 from diffiml_plugin.models.registry import require_inputs
+from diffiml_plugin.models.tiles import Maps, Tile, Tiling, in_tiles, whole_side
 from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
 from diffiml_plugin.prediction.model_card import write_card
 from diffiml_plugin.prediction.result import Result
-from diffiml_plugin.prediction.tiles import JPEG_BLOCK, Tile, Tiling
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
 from diffiml_plugin.weights import hub
 
@@ -67,15 +66,6 @@ class Photograph:
     image: npt.NDArray[np.uint8]
     orientation: int
     prepared: tuple[Sample, Geometry] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Maps:
-    """A model's answer of one photo, or a part of it: [H, W] float32 each, and its score."""
-
-    probability: npt.NDArray[np.float32]
-    uncertainty: npt.NDArray[np.float32] | None
-    score: float | None
 
 
 class Detector:
@@ -126,7 +116,7 @@ class Detector:
         self.calibration = _calibration(opened)
         self.model, self.precision = opened.build().to(self.device), precision
         speed_up(self.model, self.device, precision, compile_mode)
-        self.memory = PassMemory(self._run_on, self.device, max_memory)
+        self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs))
         values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": precision}
         self.description = {
             "model": opened.card.name,
@@ -250,34 +240,27 @@ class Detector:
         """[V, D, N, C, h, w] for an input of that height and width in pixels."""
         return method_of(self.model).draw_noise([digest], size)[0]
 
-    def _maps(self, photograph: Photograph, side: int | None) -> _Maps:
-        """Of a photo, whole or in tiles of `side` pixels; these start from one noise, of the whole photo."""
+    def _maps(self, photograph: Photograph, side: int | None) -> Maps:
+        """Of a photo, whole or in tiles of `side` pixels."""
         if side is None:
             return self._predicted(photograph.name, *(photograph.prepared or self._prepared(photograph)))
         height, width = photograph.image.shape[:2]
-        tiles = Tiling(height, width, side, math.lcm(self.inputs.multiple or 1, JPEG_BLOCK))
-        frames = [(tile, self.inputs.frame(tile.height, tile.width)) for tile in tiles]
-        size = [max(start) for start in zip(*((t.top + h, t.left + w) for t, (h, w) in frames), strict=True)]
-        noise = self._noise(photograph.digest, size) if self.card.samples else None
-        total, spread, scores = np.zeros(tiles.shape, np.float32), np.zeros(tiles.shape, np.float32), []
-        for tile, frame in frames:
-            own = None if noise is None else _part(noise, tile, frame)
-            part = self._predicted(photograph.name, *self._prepared(photograph, tile, own))
-            tiles.add(total, tile, part.probability)
-            if part.uncertainty is not None:
-                tiles.add(spread, tile, part.uncertainty)
-            scores.append(part.score)
-        known = [score for score in scores if score is not None]
-        return _Maps(total, None if part.uncertainty is None else spread, max(known, default=None))
+        tiles = Tiling(height, width, side, self.inputs.multiple)
 
-    def _predicted(self, name: str, sample: Sample, geometry: Geometry) -> _Maps:
+        def predict(tile: Tile, noise: Tensor | None) -> Maps:
+            return self._predicted(photograph.name, *self._prepared(photograph, tile, noise))
+
+        draw_noise = partial(self._noise, photograph.digest) if self.card.samples else None
+        return in_tiles(tiles, self.inputs.frame, draw_noise, predict)
+
+    def _predicted(self, name: str, sample: Sample, geometry: Geometry) -> Maps:
         require_inputs(self.model, sample)
         with testing_mode(self.model), launch.autocast(self.device, self.precision):
             output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)
         if not output["pred_mask"].isfinite().all():
             raise DiffIMLError(f"the prediction for {name} is not finite; the weights have probably diverged")
         uncertainty, score = output.get("uncertainty"), output.get("pred_label")
-        return _Maps(
+        return Maps(
             geometry.undo(output["pred_mask"][0, 0]),
             None if uncertainty is None else geometry.undo(uncertainty[0, 0]),
             None if score is None else float(score),
@@ -288,7 +271,7 @@ class Detector:
         photograph = Photograph("a test image", "", image, 1)
         self._predicted(photograph.name, *self._prepared(photograph))
 
-    def _result(self, photograph: Photograph, maps: _Maps) -> Result:
+    def _result(self, photograph: Photograph, maps: Maps) -> Result:
         return Result(
             os.path.basename(photograph.name),
             photograph.image,
@@ -299,14 +282,6 @@ class Detector:
             self.calibration,
             photograph.orientation,
         )
-
-
-def _part(noise: Tensor, tile: Tile, frame: tuple[int, int]) -> Tensor:
-    """A tile's part of the noise of the whole photo, [V, D, N, C, h, w]; the mirrored view's from the other side."""
-    top, left, height, width = (side // LATENT_STRIDE for side in (tile.top, tile.left, *frame))
-    mirrored = noise.shape[-1] - left - width
-    rows = noise[..., top : top + height, :]
-    return torch.stack([view[..., x : x + width] for view, x in zip(rows, (left, mirrored), strict=False)])
 
 
 def _calibration(opened: OpenedModel) -> Calibration | None:

@@ -16,10 +16,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.models.tiles import WHOLE
 
 _logger = logging.getLogger(__name__)
-_WHOLE = 4_000_000  # pixels of the largest photo that is not cut, where no memory is given
-_SIDE = 1536  # pixels of a tile's side then
 _SMALLEST, _STEP = 512, 256  # pixels of the smallest tile's side; sides are multiples of the step
 _TRIED = 512  # pixels, side of the image whose pass is measured
 _BESIDE = 25  # bytes a pixel of a photo takes beside the pass: read, as maps, tinted and encoded
@@ -40,10 +39,13 @@ class PassMemory:
     Args:
         run: a pass over an image [H, W, 3] uint8.
         limit: GB, of the device's memory or, on the CPU, of the process; None: none.
+        side: pixels of a tile's side where there is no limit.
     """
 
-    def __init__(self, run: Callable[[npt.NDArray[np.uint8]], None], device: torch.device, limit: float | None):
-        self.run, self.device, self.limit = run, device, limit
+    def __init__(
+        self, run: Callable[[npt.NDArray[np.uint8]], None], device: torch.device, limit: float | None, side: int
+    ):
+        self.run, self.device, self.limit, self.unlimited_side = run, device, limit, side
         self.largest_said = 0
         if limit is not None:  # `holds` may be asked beside the model
             self.holds(np.zeros((1, 1, 3), np.uint8))
@@ -51,7 +53,7 @@ class PassMemory:
     def holds(self, image: npt.NDArray[np.uint8]) -> bool:
         """Whether a photo [H, W, 3] passes whole."""
         pixels = image.shape[0] * image.shape[1]
-        return pixels <= (_WHOLE if self.limit is None else self._fitting(pixels))
+        return pixels <= (WHOLE if self.limit is None else self._fitting(pixels))
 
     def side(self, image: npt.NDArray[np.uint8], name: str) -> int:
         """The side in pixels of the tiles that a photo is cut into; says what it takes, of each that is larger than
@@ -61,7 +63,7 @@ class PassMemory:
             DiffIMLError: the limit is too low for any.
         """
         pixels = image.shape[0] * image.shape[1]
-        side = _SIDE
+        side = self.unlimited_side
         if self.limit is not None:
             side = isqrt(max(0, int(self._fitting(pixels)))) // _STEP * _STEP
             if side < _SMALLEST:

@@ -40,6 +40,7 @@ from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, forward_explained, require_inputs
+from diffiml_plugin.models.tiles import Tiled
 from diffiml_plugin.signals import Stopped
 from diffiml_plugin.training.optimization import (
     Learner,
@@ -329,7 +330,7 @@ class _Run:
         """Adds the figures of each test set, and the pixel-F1 that decides which weights are best."""
         model, state, score = self.learner.tested, self.accelerator.state, partial(score_batch, complete=True)
         record["test"] = {
-            name: summarise(evaluate(model, dataset, self.settings, state, "fp32", name, score))
+            name: summarise(evaluate(Tiled(model, dataset.inputs), dataset, self.settings, state, "fp32", name, score))
             for name, dataset in self.tests.items()
         }
         if self.tracker:

@@ -12,7 +12,9 @@ from IMDLBenCo.evaluation import PixelF1
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
+from diffiml_plugin import load
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
+from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.data.pairs import PairsDataset, make_test_set, test_transform
 from diffiml_plugin.errors import DiffIMLError
@@ -344,6 +346,31 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
         (alone,) = score_batch(model(**batch), batch)
         assert record["f1"] == pytest.approx(alone["f1"], abs=1e-3) and record["label"] == 1
         assert record["score"] == pytest.approx(alone["score"], abs=1e-3)
+
+
+@pytest.mark.parametrize(("mode", "tta"), [("constant", False), ("reflect", True)])
+def test_a_large_image_is_tested_in_the_tiles_it_is_predicted_in(tmp_path, settings, stored, monkeypatch, mode, tta):
+    for module in ("models.tiles", "prediction.memory"):
+        monkeypatch.setattr(f"diffiml_plugin.{module}.WHOLE", 90 * 500)
+    monkeypatch.setattr("diffiml_plugin.models.tiles.SIDE", 384)
+    random, pairs = np.random.default_rng(0), []
+    for number, size in enumerate([(96, 510), (90, 500), (93, 507)]):
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"i{number}.png")
+        Image.fromarray(np.where(random.random(size) < 0.5, 255, 0).astype(np.uint8)).save(tmp_path / f"m{number}.png")
+        pairs.append([f"i{number}.png", f"m{number}.png"])
+    (tmp_path / "list.json").write_text(json.dumps(pairs))
+    path = stored("DiffIML", **{**SMALL, "codec_weights": "default"}, tta=tta)
+    weights, metadata = load_weights(path)
+    save_weights(path, weights, {**metadata, "input": {"image_size": 64, "if_padding": True, "padding_mode": mode}})
+    testing.test(
+        replace(settings, checkpoint_path=str(path), test_data_path=str(tmp_path / "list.json"), test_batch_size=200)
+    )
+    detector = load(path, device="cpu")
+    assert [detector.read(tmp_path / image).prepared is None for image, _ in pairs] == [True, False, True]
+    for record, (image, mask) in zip(records(settings), pairs, strict=True):
+        result, truth = detector(tmp_path / image), read_mask(tmp_path / mask) > 0
+        f1 = 2 * (result.mask & truth).sum() / (result.mask.sum() + truth.sum())
+        assert record["f1"] == pytest.approx(f1, abs=1e-4) and record["score"] == pytest.approx(result.score, abs=1e-4)
 
 
 def test_testing_in_training_mode_needs_one_process(settings):

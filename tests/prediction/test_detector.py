@@ -12,8 +12,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration, Rates
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
-from diffiml_plugin.prediction.detector import Detector, Failure, _part
-from diffiml_plugin.prediction.tiles import Tile
+from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.settings import CommonSettings
 
 CPU = CommonSettings(device="cpu")
@@ -171,13 +170,6 @@ def test_tiles_of_a_model_that_sees_single_pixels_give_the_whole_photos_answer(t
     assert tiled.score == pytest.approx(whole.score)
 
 
-def test_tiles_start_from_the_noise_of_the_whole_photo():
-    noise = torch.arange(2 * 64 * 96).view(2, 1, 1, 1, 64, 96)  # two views of a photo of 512x768
-    part = _part(noise, Tile(128, 256, 200, 256), (224, 256))
-    assert torch.equal(part[0], noise[0, ..., 16:44, 32:64])
-    assert torch.equal(part[1].flip(-1), noise[1].flip(-1)[..., 16:44, 32:64])  # the mirrored view's, seen upright
-
-
 @pytest.mark.parametrize("tta", [False, True])
 def test_one_tile_is_the_whole(stored, tta):
     path = stored("DiffIML", encoder="resnet10t", num_inference_steps=2, ensemble_size=2, tta=tta)
@@ -211,8 +203,8 @@ def pointwise(tmp_path, monkeypatch):
 
 
 def test_a_large_photo_goes_in_tiles_and_says_what_it_takes(pointwise, monkeypatch, caplog):
-    monkeypatch.setattr("diffiml_plugin.prediction.memory._WHOLE", 600 * 600)
-    monkeypatch.setattr("diffiml_plugin.prediction.memory._SIDE", 512)
+    monkeypatch.setattr("diffiml_plugin.prediction.memory.WHOLE", 600 * 600)
+    monkeypatch.setattr("diffiml_plugin.models.tiles.SIDE", 512)
     caplog.set_level("INFO")
     detector = pointwise()
     large, small = (np.zeros((side, 700, 3), np.uint8) for side in (900, 400))

@@ -3,11 +3,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diffiml_plugin import load
-from diffiml_plugin.prediction.memory import _SIDE
-from diffiml_plugin.prediction.tiles import OVERLAP, Tiling
+from diffiml_plugin.models.tiles import OVERLAP, SIDE, Tile, Tiling, _part
 
 
 @pytest.mark.parametrize("size", [(100, 90), (512, 512), (513, 700), (1500, 2111), (4000, 777)], ids=str)
@@ -35,6 +35,13 @@ def test_the_border_of_a_tile_does_not_count():
     assert first[0] == 1 and second[-1] == 1  # where the photo ends nothing else can say it
 
 
+def test_tiles_start_from_the_noise_of_the_whole_photo():
+    noise = torch.arange(2 * 64 * 96).view(2, 1, 1, 1, 64, 96)  # two views of a photo of 512x768
+    part = _part(noise, Tile(128, 256, 200, 256), (224, 256))
+    assert torch.equal(part[0], noise[0, ..., 16:44, 32:64])
+    assert torch.equal(part[1].flip(-1), noise[1].flip(-1)[..., 16:44, 32:64])  # the mirrored view's, seen upright
+
+
 @pytest.fixture
 def forgery(tmp_path):
     """A photo of three megapixels with an ellipse out of another one, saved once, and its mask."""
@@ -54,6 +61,6 @@ def test_tiles_find_what_the_whole_photo_does(forgery):
     file, truth = forgery
     detector = load("small", device="cpu", num_inference_steps=1, ensemble_size=1, tta=False)
     photograph = detector.read(file)
-    masks = [detector._maps(photograph, side).probability > detector.threshold for side in (None, _SIDE)]
+    masks = [detector._maps(photograph, side).probability > detector.threshold for side in (None, SIDE)]
     whole, tiled = (2 * (mask & truth).sum() / (mask.sum() + truth.sum()) for mask in masks)
     assert whole > 0.5 and abs(whole - tiled) <= 0.01
