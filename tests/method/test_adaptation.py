@@ -12,7 +12,7 @@ from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae import LightVAE
 from diffiml_plugin.method.segmenter import Segmenter
 
-ATTENTION = ["test_vit", "vit_tiny_patch16_dinov3_qkvb", "segformer_b0", "pvt_v2_b0"]
+ATTENTION = ["test_vit", "vit_small_patch16_dinov3_qkvb", "segformer_b0", "pvt_v2_b0"]
 
 
 def adapted(name, freeze=False, rank=0):

@@ -103,8 +103,8 @@ class TestViTThatPoolsByAttention(EncoderTester):
 
 
 class TestDinoV3(EncoderTester):
-    name = "vit_tiny_patch16_dinov3_qkvb"  # rotary positions
-    channels = (48, 96, 192, 192)
+    name = "vit_small_patch16_dinov3_qkvb"  # rotary positions
+    channels = (96, 192, 384, 384)
 
 
 class TestNoiseResidualsInViT(EncoderTester):
@@ -112,7 +112,7 @@ class TestNoiseResidualsInViT(EncoderTester):
     channels = (16, 32, 64, 64)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_dinov3_qkvb"])
+@pytest.mark.parametrize("name", ["test_vit", "vit_small_patch16_dinov3_qkvb"])
 @torch.no_grad()
 def test_a_vits_pyramid_stands_on_timms_last_map(name):
     encoder, image = build_encoder(name).eval(), torch.randn(2, 3, 64, 96)
