@@ -51,8 +51,8 @@ def push(folder: Path, name: str, private: bool) -> str:
         hub = huggingface_hub.HfApi()
         hub.create_repo(name, private=private, exist_ok=True)
         return hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Weights and model card").oid
-    except (OSError, HFValidationError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, RuntimeError) as error:  # the last of an upload that failed
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise DiffIMLError(
             f"cannot push to {name} ({type(error).__name__}: {reason:.150}); log in by `hf auth login`, as someone who "
             "may write there"

@@ -1,10 +1,11 @@
-"""Against a stand-in of the hub: its HTTP interface for downloads, on this machine, and its cache."""
+"""Against a stand-in of the hub: its HTTP interface for downloads and uploads, on this machine, and its cache."""
 
+import base64
 import hashlib
+import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import constants
@@ -16,15 +17,20 @@ from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
-NAME, COMMIT = "org/tiny", "0123456789abcdef0123456789abcdef01234567"
+NAME, COMMIT, TOKEN = "org/tiny", "0123456789abcdef0123456789abcdef01234567", "hf_mine"
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves /NAME/resolve/REVISION/FILE as the hub does: commit and hash in the headers, 404 with its codes."""
+    """Serves /NAME/resolve/REVISION/FILE as the hub does: commit and hash in the headers, 404 with its codes; and takes
+    commits, whose weights come through its store of large files, from who has TOKEN."""
 
+    protocol_version = "HTTP/1.1"
     files: dict[str, bytes]
+    large: dict[str, bytes]  # by SHA-256
     asked: list[str]
+    made: list[dict]
+    full = False
 
     def do_HEAD(self):
         self.answer(with_body=False)
@@ -56,6 +62,49 @@ class Hub(BaseHTTPRequestHandler):
         if with_body:
             self.wfile.write(body)
 
+    def do_PUT(self):
+        body = self.body()
+        if self.full:
+            return self.say({"error": "no room"}, 413)
+        self.large[self.path.rpartition("/")[2]] = body
+        self.say({})
+
+    def do_POST(self):
+        body, place = self.body(), f"http://{self.headers['Host']}"
+        if self.path == "/api/validate-yaml":
+            return self.say({"errors": [], "warnings": []})
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            return self.say({"error": "you may not write here"}, 403)
+        if self.path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            return self.say({"url": f"{place}/{NAME}"})
+        if self.path == f"/api/models/{NAME}/preupload/main":
+            mode = {hub.WEIGHTS: "lfs", hub.CARD: "regular"}
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            return self.say({"files": [{"path": p, "uploadMode": mode[p], "shouldIgnore": False} for p in paths]})
+        if self.path == f"/{NAME}.git/info/lfs/objects/batch":
+            objects = json.loads(body)["objects"]
+            upload = [{**one, "actions": {"upload": {"href": f"{place}/large/{one['oid']}"}}} for one in objects]
+            return self.say({"transfer": "basic", "objects": upload})
+        assert self.path == f"/api/models/{NAME}/commit/main"
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                self.files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                self.files[value["path"]] = self.large[value["oid"]]
+        self.say({"success": True, "commitOid": COMMIT, "commitUrl": f"{place}/{NAME}/commit/{COMMIT}"})
+
+    def body(self):
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def say(self, answer, status=200):
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *args):
         pass
 
@@ -70,13 +119,14 @@ def saved(tiny_model, stored, tmp_path):
 def served(saved, tmp_path, monkeypatch):
     """The stand-in, with the saved folder in it; the hub's client asks it, and keeps a cache of its own."""
     files = {file.name: file.read_bytes() for file in saved.iterdir()}
-    handler = type("ThisHub", (Hub,), {"files": files, "asked": []})
+    handler = type("ThisHub", (Hub,), {"files": files, "large": {}, "asked": [], "made": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     place = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", place)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", place + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a store of its own protocol
     monkeypatch.chdir(tmp_path)
     yield handler
     server.shutdown()
@@ -163,21 +213,27 @@ def test_a_path_comes_before_a_name_of_the_hub(served, saved, tmp_path):
     assert not served.asked
 
 
-def test_a_push_uploads_what_is_saved(tiny_model, stored, monkeypatch):
-    calls = {}
+def test_what_is_pushed_is_loaded_by_its_commit(tiny_model, stored, served, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    served.files.clear()
+    detector = load(stored(), device="cpu")
+    commit = detector.push_to_hub(NAME, private=True)
+    (made,) = served.made
+    assert (made["organization"], made["name"]) == tuple(NAME.split("/"))
+    assert made.get("visibility") == "private" or made["private"]  # as older clients say it
+    assert served.files.keys() == {hub.WEIGHTS, hub.CARD} and f"# {NAME}" in served.files[hub.CARD].decode()
+    pushed = load(NAME, revision=commit, device="cpu")
+    assert np.array_equal(pushed(PHOTO).probability, detector(PHOTO).probability)
+    assert pushed.opened.path.parent.name == commit == COMMIT
 
-    class Api:
-        def create_repo(self, name, private, exist_ok):
-            calls["made"] = name, private, exist_ok
 
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            calls["files"] = {file.name: file.read_text(errors="replace") for file in folder_path.iterdir()}
-            return type("Commit", (), {"oid": COMMIT})
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert load(stored(), device="cpu").push_to_hub(NAME, private=True) == COMMIT
-    assert calls["made"] == (NAME, True, True) and calls["files"].keys() == {hub.WEIGHTS, hub.CARD}
-    assert f"# {NAME}" in calls["files"][hub.CARD]
+@pytest.mark.parametrize(("token", "full", "told"), [("hf_anothers", False, "403"), (TOKEN, True, "uploading 'model")])
+def test_a_push_that_the_hub_refuses_is_one_sentence(tiny_model, stored, served, monkeypatch, token, full, told):
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(served, "full", full)
+    with pytest.raises(DiffIMLError, match=f"cannot push to org/tiny .*{told}.*hf auth login") as refused:
+        load(stored(), device="cpu").push_to_hub(NAME)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_push_that_fails_is_one_sentence(tiny_model, stored, monkeypatch):
