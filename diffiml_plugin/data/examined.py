@@ -87,9 +87,8 @@ def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
     """
     pairs = list(zip(listed.images, listed.masks, strict=True))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "diffiml_plugin", "checked")
-    file = cache / f"{_digest(pairs)}.json"
-    rules = [RULES, PIL.__version__, *(sha256(Path(module).read_bytes()).hexdigest() for module in DECIDING)]
-    state = _digest([rules, *in_parallel(_state, [path for pair in pairs for path in pair], "looking")])
+    file = cache / f"{digest_of(pairs)}.json"
+    state = digest_of([rules(), *in_parallel(state_of, [path for pair in pairs for path in pair], "looking")])
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept["state"] == state:
@@ -107,7 +106,14 @@ def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
     return longest, harmful
 
 
-def _state(path: str) -> tuple[int, int] | None:
+def rules(*modules: str) -> list[object]:
+    """By which files are judged: what changes with Pillow, with a module of DECIDING, and with `modules`."""
+    files = (*DECIDING, *modules)
+    return [RULES, PIL.__version__, *(sha256(Path(module).read_bytes()).hexdigest() for module in files)]
+
+
+def state_of(path: str) -> tuple[int, int] | None:
+    """Size and time of change of a file, which tell that it is still the same; None if there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -115,7 +121,8 @@ def _state(path: str) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _digest(value: object) -> str:
+def digest_of(value: object) -> str:
+    """A hash of plain values."""
     return sha256(json.dumps(value).encode()).hexdigest()
 
 

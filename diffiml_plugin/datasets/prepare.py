@@ -4,18 +4,20 @@ import csv
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from diffiml_plugin.data.examined import in_parallel
+from diffiml_plugin.data.examined import digest_of, in_parallel, rules, state_of
 from diffiml_plugin.data.faults import examine
 from diffiml_plugin.data.images import SUFFIXES, read_image
 from diffiml_plugin.data.lists import NEGATIVE, read_list, repeated
+from diffiml_plugin.datasets import layouts
 from diffiml_plugin.datasets.catalogue import (
     FRAMEWORK_LAYOUTS,
     NAMES,
@@ -26,11 +28,15 @@ from diffiml_plugin.datasets.catalogue import (
 )
 from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import beginning, inside, write_picture, write_text
+from diffiml_plugin.files import LOCK, beginning, claimed, inside, write_picture, write_text
+from diffiml_plugin.stored import checked, parse_json, read_text
 
 # Told by `check`; a copy would not be better.
 _USABLE = ("EXIF", "orientation", "16-bit", "inverted", "empty", "grey region")
 _LOG = "changes.txt"  # in the folder of corrected masks, which it marks as made here
+_UNFINISHED = "unfinished.jsonl"  # beside it, until the list is written: what became of each pair
+_LARGEST_UNFINISHED = 2**30  # bytes: some million pairs
+_FIELDS = {"key": str, "image": str, "mask": str | None, "notes": list[str], "corrected": bool, "empty": bool}
 _MASK = re.compile(r"mask|segmentation|ground.?truth|(^|[/_ -])gt\d*([/_. -]|$)", re.IGNORECASE)  # in a path
 
 
@@ -50,11 +56,14 @@ class Prepared:
     left_out: int
 
 
-class _Mended(NamedTuple):
-    """The mask to use, None to leave the pair out, and what to log."""
+@dataclass(frozen=True)
+class _Settled:
+    """What became of a pair: the image and the mask to list, and what to log. `mask` None: it is left out."""
 
+    image: str
     mask: str | None
-    note: str = ""
+    notes: list[str]
+    corrected: bool = False
     empty: bool = False
 
 
@@ -77,7 +86,7 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     No file below `root` is changed. Masks that the framework would misread are binarised and resized to their image
     (nearest neighbour) as PNG files in a folder beside the list, called as the list with `_masks`; images that a
     variant shrinks are in another, with `_images`. A pair that stands there twice is listed once; what is wrong with
-    a file leaves its pair out, and has its line in the log.
+    a file leaves its pair out, and has its line in the log. Started again after an interruption, it goes on.
 
     Args:
         name: in the catalogue, a variant there, or any other for a dataset that is in one of the framework's forms.
@@ -87,7 +96,8 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
 
     Raises:
         DiffIMLError: no known layout there, or one whose images and masks do not pair up; nothing to list; a list
-            or a folder in the way; masks or other datasets beside one whose images are all authentic.
+            or a folder in the way, or in use by another process; masks or other datasets beside one whose images are
+            all authentic.
     """
     variant = known_variant(name)
     entry = known_entry(variant.of if variant else name)
@@ -95,12 +105,27 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     if Path(name).name != name:
         raise DiffIMLError(f"{name!r} is no name of a dataset but a path; name it, and give its folder by --root")
     output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
-    cache, images = _masks_of(output), _beside(output, "images")
-    _require_own(output, cache, images)
     root = Path(os.path.abspath(root))
+    places = [*folders_of(name, root), *folders_of(entry.name if entry else name, root), root]
+    _require_own(output)
+    with claimed(_masks_of(output)):
+        for half_written in _images_of(output).glob(".*.tmp"):  # by a run that was killed
+            half_written.unlink()
+        return _prepared(name, entry, variant, places, output, tampered_only)
 
+
+def _prepared(
+    name: str,
+    entry: DatasetEntry | None,
+    variant: DatasetVariant | None,
+    places: Sequence[Path],
+    output: Path,
+    tampered_only: bool,
+) -> Prepared:
+    """As `prepare`, of the first of `places` that holds the dataset; the last is the root."""
     # 1. The pairs: in the folder of that name, else anywhere below.
-    for place in (*folders_of(name, root), *folders_of(entry.name if entry else name, root), root):
+    cache, images, root = _masks_of(output), _images_of(output), places[-1]
+    for place in places:
         found, reader = _find(entry, place, *_files(place, {output, cache, images}, entry), variant)
         if found.pairs:
             break
@@ -118,59 +143,92 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     notes = [f"left out: {found.pairs[number][0]}: listed before" for number in sorted(again)]
     pairs = [pair for number, pair in enumerate(found.pairs) if number not in again]
 
-    # 2. The masks.
-    write_text(cache / _LOG, "")  # from here on, the folder is known as made here
-    mended: list[_Mended] = list(in_parallel(lambda pair: _mend(*pair, reader, _copy_of(*pair, cache)), pairs, name))
-    records: list[tuple[str, str]] = [
-        (image, use.mask) for (image, _), use in zip(pairs, mended, strict=True) if use.mask
-    ]
+    # 2. The masks, and smaller images. What an interrupted run was done with stays.
+    log, side = cache / _LOG, variant.longest_side if variant else None
+    if not log.exists():
+        write_text(log, "")  # from here on, the folder is known as made here
+    unfinished = _Unfinished(cache / _UNFINISHED, (cache, images), side)
+    settled = list(in_parallel(unfinished.each_once(lambda pair: _settle(*pair, reader, side, output)), pairs, name))
     notes += [f"left out: {line}" for line in found.left_out] + found.misnamed
-    notes += [use.note for use in mended if use.note]
+    notes += [note for pair in settled for note in pair.notes]
+    records = [(pair.image, pair.mask) for pair in settled if pair.mask]
     if not records:
         raise DiffIMLError(f"no pair of {name} in {root} can be used; the first of {len(notes)}: {notes[0]}")
-    if variant and (side := variant.longest_side):
-
-        def smaller(record: tuple[str, str]) -> tuple[str, str] | str:
-            try:
-                return _shrunk(*record, side, *(_copy_of(*record, folder) for folder in (images, cache)))
-            except OSError:  # of writing
-                raise
-            except Exception as error:  # of this one file, whatever it is
-                return f"left out: {record[0]}: {error}"
-
-        shrunk = list(zip(records, in_parallel(smaller, records, name), strict=True))
-        notes += [made for _, made in shrunk if isinstance(made, str)]
-        pairs_made = [(old, new) for old, new in shrunk if not isinstance(new, str)]
-        notes += [f"{old[0]}: shrunk to {side} pixels -> {new[0]}" for old, new in pairs_made if new[0] != old[0]]
-        records = [new for _, new in pairs_made]
 
     # 3. The list and the log.
-    write_text(cache / _LOG, "".join(f"{note}\n" for note in notes))
+    write_text(log, "".join(f"{note}\n" for note in notes))
     write_text(output, "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
+    unfinished.remove()
     authentic = sum(mask == NEGATIVE for _, mask in records)
-    corrected = sum(use.mask not in (None, mask) for (_, mask), use in zip(pairs, mended, strict=True))
-    empty = sum(use.empty for use in mended)
+    corrected, empty = sum(pair.corrected for pair in settled), sum(pair.empty for pair in settled)
     left_out = len(found.left_out) + len(found.pairs) - len(records)
-    return Prepared(output, cache / _LOG, authentic, len(records) - authentic, corrected, empty, left_out)
-
-
-def _beside(output: Path, what: str) -> Path:
-    return output.with_name(f"{output.name.removesuffix('.json')}_{what}")
+    return Prepared(output, log, authentic, len(records) - authentic, corrected, empty, left_out)
 
 
 def _masks_of(output: Path) -> Path:
     """The folder of corrected masks and of the log, beside a list that this command made."""
-    return _beside(output, "masks")
+    return output.with_name(f"{output.name.removesuffix('.json')}_masks")
 
 
-def _require_own(output: Path, *folders: Path) -> None:
+def _images_of(output: Path) -> Path:
+    """The folder of images that a variant shrinks."""
+    return output.with_name(f"{output.name.removesuffix('.json')}_images")
+
+
+def _require_own(output: Path) -> None:
     """Raises DiffIMLError if the list or a folder beside it is there, and was not made by this command."""
-    if not (_masks_of(output) / _LOG).exists():
-        for place in (output, *(folder for folder in folders if folder.is_dir() and any(folder.iterdir()))):
-            if os.path.lexists(place):
-                raise DiffIMLError(
-                    f"{place} was not made by this command and is not overwritten; choose another --output"
-                )
+    if (_masks_of(output) / _LOG).exists():
+        return
+    folders = [folder for folder in (_masks_of(output), _images_of(output)) if folder.is_dir()]
+    for place in (output, *(folder for folder in folders if set(os.listdir(folder)) - {LOCK})):
+        if os.path.lexists(place):
+            raise DiffIMLError(f"{place} was not made by this command and is not overwritten; choose another --output")
+
+
+class _Unfinished:
+    """What became of each pair, on the disk the moment it is known; removed when the list is.
+
+    Args:
+        path: of the file.
+        folders: of the copies; a line that names any other is not of this run.
+        side: that images are shrunk to, if any.
+    """
+
+    def __init__(self, path: Path, folders: tuple[Path, Path], side: int | None):
+        self._path, self._folders = path, {str(folder) for folder in folders}
+        self._deciding = [rules(__file__, layouts.__file__), side]
+        self._known: dict[str, _Settled] = {}
+        for line in read_text(path, _LARGEST_UNFINISHED).splitlines() if path.exists() else ():
+            with suppress(DiffIMLError, KeyError, TypeError):  # a line that was cut off
+                content = checked(parse_json(line, str(path)), _FIELDS, str(path))
+                key = content.pop("key")
+                self._known[key] = _Settled(**content)
+
+    def each_once(self, settle: Callable[[tuple[str, str]], _Settled]) -> Callable[[tuple[str, str]], _Settled]:
+        """`settle`, which is not called for a pair that an interrupted run was done with; runs in any thread."""
+
+        def once(pair: tuple[str, str]) -> _Settled:
+            key = self._key(*pair)
+            if (known := self._known.get(key)) and self._is_there(known, *pair):
+                return known
+            settled = settle(pair)
+            line = json.dumps({"key": key, **asdict(settled)})
+            with open(self._path, "ab", buffering=0) as file:
+                file.write(f"\n{line}\n".encode())  # the line before may be cut off
+            return settled
+
+        return once
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def _key(self, image: str, mask: str) -> str:
+        masks = sorted(map(str, Path(mask).iterdir())) if os.path.isdir(mask) else [mask]
+        return digest_of([self._deciding, image, mask, *map(state_of, (image, *masks))])
+
+    def _is_there(self, settled: _Settled, image: str, mask: str) -> bool:
+        made = {settled.image, settled.mask} - {image, mask, None}
+        return all(os.path.dirname(file) in self._folders and os.path.isfile(file) for file in made if file)
 
 
 def _files(folder: Path, skip: set[Path], entry: DatasetEntry | None) -> tuple[Files, list[Path]]:
@@ -241,31 +299,50 @@ def _copy_of(image: str, mask: str, folder: Path) -> Path:
     return inside(folder, f"{beginning(Path(image).stem)}_{key}.png")
 
 
-def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) -> _Mended:
+def _settle(image: str, mask: str, read_encoded: MaskReader | None, side: int | None, output: Path) -> _Settled:
+    """Corrects the mask and shrinks image and mask to a longest side, each where that is due."""
+    mended = _mend(image, mask, read_encoded, _copy_of(image, mask, _masks_of(output)))
+    if mended.mask is None or side is None:
+        return mended
+    copies = [_copy_of(image, mended.mask, folder) for folder in (_images_of(output), _masks_of(output))]
+    try:
+        smaller, its_mask = _shrunk(image, mended.mask, side, *copies)
+    except OSError:  # of writing
+        raise
+    except Exception as error:  # of this one file, whatever it is
+        return replace(mended, mask=None, notes=[*mended.notes, f"left out: {image}: {error}"])
+    if smaller == image:
+        return mended
+    shrunk = f"{image}: shrunk to {side} pixels -> {smaller}"
+    return replace(mended, image=smaller, mask=its_mask, notes=[*mended.notes, shrunk])
+
+
+def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) -> _Settled:
     size, faults = examine(image, NEGATIVE if read_encoded else mask)
-    note = next((fault.text for fault in faults if fault.kind == "empty"), "")
+    notes = [fault.text for fault in faults if fault.kind == "empty"]
     faults = [fault for fault in faults if fault.kind not in _USABLE]
     unreadable = next((fault for fault in faults if fault.kind in ("missing", "undecodable")), None)
     if unreadable:
-        return _Mended(None, f"left out: {image}: {unreadable.text}")
+        return _Settled(image, None, [f"left out: {image}: {unreadable.text}"])
     if mask == NEGATIVE or not (faults or read_encoded):
-        return _Mended(mask, note, empty=bool(note))
+        return _Settled(image, mask, notes, empty=bool(notes))
     try:
         tampered = (read_encoded or read_levels)(mask)
         height, width = tampered.shape
         changes = ["binarised"]
         if (width, height) != size:
             if (height, width) == size:
-                return _Mended(None, f"left out: {image}: {mask} lies on its side ({width}x{height}); turn it by hand")
+                told = f"left out: {image}: {mask} lies on its side ({width}x{height}); turn it by hand"
+                return _Settled(image, None, [told])
             tampered = cv2.resize(tampered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
             changes.append(f"resized from {width}x{height} to {size[0]}x{size[1]}")
     except Exception as error:  # of this one file, whatever it is
-        return _Mended(None, f"left out: {image}: {mask} cannot be read ({error})")
+        return _Settled(image, None, [f"left out: {image}: {mask} cannot be read ({error})"])
     empty = not tampered.any()
     if empty:
         changes.append(f"empty, so {image} counts as authentic")
     write_picture(copy, tampered.astype(np.uint8) * np.uint8(255))
-    return _Mended(str(copy), f"{mask}: {', '.join(changes)} -> {copy}", empty)
+    return _Settled(image, str(copy), [f"{mask}: {', '.join(changes)} -> {copy}"], True, empty)
 
 
 def _shrunk(image: str, mask: str, longest_side: int, image_copy: Path, mask_copy: Path) -> tuple[str, str]:

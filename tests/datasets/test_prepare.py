@@ -1,6 +1,9 @@
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,10 +11,12 @@ from PIL import Image
 
 from diffiml_plugin.data.faults import THRESHOLD
 from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.datasets import prepare as preparing
 from diffiml_plugin.datasets.catalogue import CATALOGUE
 from diffiml_plugin.datasets.check import check_datasets
 from diffiml_plugin.datasets.prepare import prepare
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import claimed
 
 NAMES = [entry.name for entry in CATALOGUE]
 
@@ -322,3 +327,64 @@ def test_a_part_of_tampered_coco(miniatures, tmp_path):
     (tmp_path / "tampCOCO" / "sp_COCO_train_list.txt").unlink()
     with pytest.raises(DiffIMLError, match="holds tampCOCO_sp in no known layout"):
         prepare("tampCOCO_sp", tmp_path)
+
+
+@pytest.fixture
+def many(miniatures, tmp_path):
+    """NIST16 in its variant, whose images are shrunk and whose masks are inverted."""
+    miniatures.fabricate("NIST16", tmp_path / "NIST16")
+    for image in (tmp_path / "NIST16" / "probe").iterdir():
+        miniatures.photograph(image, (1100, 40))
+    return tmp_path
+
+
+def test_an_interrupted_run_loses_nothing_and_writes_nothing_twice(many, monkeypatch):
+    output = many / "made" / "list.json"
+    prepare("NIST16_1024", many, output)
+    expected = contents(output.parent)
+    shutil.rmtree(output.parent)
+    settle, settled = preparing._settle, []
+
+    def interrupted(*pair):
+        if pair[0].endswith("2.jpg"):
+            raise KeyboardInterrupt
+        settled.append(settle(*pair))
+        return settled[-1]
+
+    monkeypatch.setattr(preparing, "_settle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("NIST16_1024", many, output)
+    monkeypatch.setattr(preparing, "_settle", lambda *pair: settled.append(settle(*pair)) or settled[-1])
+    with open(output.with_name("list_masks") / "unfinished.jsonl", "a") as file:
+        file.write('{"key": "cut o')
+    prepare("NIST16_1024", many, output)
+    assert len({pair.image for pair in settled}) == len(settled) == 2  # each once
+    assert contents(output.parent) == expected
+
+
+@pytest.mark.parametrize("change", ["the image", "a copy", "another folder"])
+def test_what_is_no_longer_so_is_made_again(many, monkeypatch, change):
+    output = many / "list.json"
+    monkeypatch.setattr(preparing._Unfinished, "remove", lambda self: None)  # as if it were cut at the very end
+    prepare("NIST16_1024", many, output)
+    (image, mask), _ = json.loads(output.read_text())
+    unfinished = many / "list_masks" / "unfinished.jsonl"
+    if change == "the image":
+        os.utime(many / "NIST16" / "probe" / "NC2016_0001.jpg", (0, 0))
+    elif change == "a copy":
+        os.remove(mask)
+    else:
+        unfinished.write_text(unfinished.read_text().replace(mask, str(many / "NIST16" / "mine.png")))
+    os.utime(image, (0, 0))
+    prepare("NIST16_1024", many, output)
+    assert os.stat(image).st_mtime > 0 and os.path.exists(mask)
+    assert json.loads(output.read_text())[0] == [image, mask]
+
+
+def test_two_runs_at_once_do_not_share_a_list(many):
+    with claimed(many / "list_masks"):
+        code = "from diffiml_plugin.cli.main import main; raise SystemExit(main())"
+        words = ["datasets", "prepare", "NIST16", "--root", str(many), "--output", str(many / "list.json")]
+        found = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert found.returncode == 2 and f"list_masks is in use by process {os.getpid()} on" in found.stderr
+    assert not (many / "list.json").exists()
