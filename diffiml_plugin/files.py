@@ -32,11 +32,12 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 LOCK = ".lock"  # in a folder that a run writes: who it is
+_LONGEST_LOCK = 2**16  # bytes
 
 
 @contextmanager
 def claimed(path: str | Path) -> Iterator[Path]:
-    """The folder of `--output_dir`, made where it is missing, in which this process alone writes until the block ends.
+    """A folder, made where it is missing, in which this process alone writes until the block ends.
 
     The claim ends with the process, however that ends. What a process that died left half written is removed, and a
     folder that was made and stays empty.
@@ -74,7 +75,7 @@ def _lock(folder: Path) -> BinaryIO:
             file.close()
             raise DiffIMLError(
                 f"{folder} is in use by process {owner.get('pid')} on {owner.get('host')} ({owner.get('command')}); "
-                f"wait until that ends, or choose another --output_dir (if it died long ago, remove {path})"
+                f"wait until that ends, or write elsewhere (if it died long ago, remove {path})"
             )
         with suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
@@ -107,8 +108,8 @@ def _locked(file: BinaryIO) -> bool:
 def _owner(file: BinaryIO) -> dict[str, Any]:
     file.seek(0)
     try:
-        return dict(json.loads(file.read()))
-    except (ValueError, TypeError):  # none has written it yet
+        return dict(json.loads(file.read(_LONGEST_LOCK)))
+    except (ValueError, TypeError, RecursionError):  # none has written it yet
         return {}
 
 
@@ -120,7 +121,7 @@ def _lives(owner: dict[str, Any]) -> bool:
         os.kill(int(owner["pid"]), 0)
     except ProcessLookupError:
         return False
-    except (KeyError, ValueError, PermissionError):
+    except (KeyError, TypeError, ValueError, OverflowError, PermissionError):
         pass
     return True
 

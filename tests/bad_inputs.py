@@ -234,7 +234,11 @@ def make_world(folder: Path) -> None:
     scored = {"model": "TinyIML", "checkpoint": "older.safetensors", "weights": "0" * 64}
     for verb, name in (("test", "results"), ("robust", "robust"), ("sweep", "sweep")):
         write(f"scored/{verb}/{name}.json", json.dumps(scored))
+    write("scored/calibrate/calibration.json", json.dumps(scored))
     write("foreign/results.json", "{}")
+    write("foreign/run/config.yaml", "mine: true\n")
+    write("foreign/card.md", "mine")
+    save("truths/a_mask.png", mask)
     write("foreign/codec/lightvae.safetensors", _weights({}))
     write("foreign/training/best.safetensors", _weights({"model": "TinyIML"}))
     write("tampered/list.json", "[]")
@@ -782,19 +786,19 @@ CASES = (
         "figures of another checkpoint in the output folder",
         f"{SET} --output_dir scored/test",
         REFUSED,
-        "error: scored/test/results.json holds the figures of other weights ...; give model.safetensors a folder of its own by --output_dir",
+        "error: scored/test/results.json is of other weights ...; give model.safetensors a folder of its own, or remove that file",
     ),
     Case(
         "another program's results.json in the output folder",
         f"{SET} --output_dir foreign",
         REFUSED,
-        "error: foreign/results.json holds no figures of ours; choose another --output_dir, or remove it",
+        "error: foreign/results.json holds no figures of ours; choose another folder, or remove it",
     ),
     Case(
         "figures of another checkpoint in the output folder",
         "robust --device cpu --num_workers 0 --checkpoint_path model.safetensors --test_data_path set/list.json --output_dir scored/robust",
         REFUSED,
-        "error: scored/robust/robust.json holds the figures of other weights ...; give model.safetensors a folder of its own",
+        "error: scored/robust/robust.json is of other weights ...; give model.safetensors a folder of its own",
     ),
     Case(
         "images that are not there",
@@ -806,7 +810,7 @@ CASES = (
         "figures of another checkpoint in the output folder",
         f"{SWEEP} --output_dir scored/sweep --vary ensemble_size=1,2",
         REFUSED,
-        "error: scored/sweep/sweep.json holds the figures of other weights ...; give model.safetensors a folder of its own",
+        "error: scored/sweep/sweep.json is of other weights ...; give model.safetensors a folder of its own",
     ),
     Case("nothing to vary", SWEEP, REFUSED, "error: the following arguments are required: --vary"),
     Case(
@@ -834,6 +838,12 @@ CASES = (
         "error: TinyIML has no sampling settings to sweep; pass a checkpoint of DiffIML",
     ),
     Case("no such photo", f"{PREDICT} gone.png", REFUSED, "error: gone.png does not exist"),
+    Case(
+        "a mask of the user's in the output folder",
+        f"{PREDICT} one_photo --output_dir truths",
+        REFUSED,
+        "error: truths/a_mask.png is there already, and of no run of ours; choose another --output_dir",
+    ),
     Case("a folder without images", f"{PREDICT} nothing", REFUSED, "error: nothing holds no"),
     Case(
         "broken images among others",
@@ -954,6 +964,12 @@ CASES = (
         "error: foreign/training holds best.safetensors of a run without its training_state.pt, which would be overwritten",
     ),
     Case(
+        "a configuration of the user's in the output folder",
+        f"{TRAIN} set --output_dir foreign/run",
+        REFUSED,
+        "error: foreign/run holds config.yaml of a run without its training_state.pt, which would be overwritten",
+    ),
+    Case(
         "an output folder that is a file",
         f"{TRAIN} set --output_dir file",
         REFUSED,
@@ -1000,6 +1016,12 @@ CASES = (
         "release model.safetensors weights/empty.safetensors",
         REFUSED,
         "error: weights/empty.safetensors exists; the last path is the file to write: name a new one, or remove that",
+    ),
+    Case(
+        "a card's name that is taken",
+        "release model.safetensors foreign/card.safetensors",
+        REFUSED,
+        "error: foreign/card.md exists, where the card goes; name another file, or remove that",
     ),
     Case(
         "figures without a mean",
@@ -1093,6 +1115,12 @@ CASES = (
         "datasets check set/list.json --json gone/report.json",
         REFUSED,
         "error: cannot write gone/report.json: gone: No such file or directory; make that folder, or choose another file",
+    ),
+    Case(
+        "the list itself as the file to write",
+        "datasets check set/list.json --json set/list.json",
+        REFUSED,
+        "error: set/list.json was not made by this command and is not overwritten; name another file",
     ),
     Case(
         "training data that are not there",
@@ -1287,6 +1315,12 @@ CASES = (
         "error: cannot write gone/cost.json: gone: No such file or directory; make that folder, or choose another file",
     ),
     Case(
+        "a file of another program to write",
+        "complexity --model TinyIML --json statement.json",
+        REFUSED,
+        "error: statement.json was not made by this command and is not overwritten; name another file",
+    ),
+    Case(
         "an unknown target",
         "reproduce tabel2",
         REFUSED,
@@ -1316,7 +1350,25 @@ CASES = (
         REFUSED,
         "error: cannot write gone/bench.json: gone: No such file or directory; make that folder, or choose another file",
     ),
+    Case(
+        "a file of another program to write",
+        "bench --json statement.json --device cpu",
+        REFUSED,
+        "error: statement.json was not made by this command and is not overwritten; name another file",
+    ),
     Case("too few images", f"{CALIBRATE} --output out.safetensors --output_dir out", REFUSED, "images"),
+    Case(
+        "figures of other weights in the output folder",
+        f"{CALIBRATE} --output out.safetensors --output_dir scored/calibrate",
+        REFUSED,
+        "error: scored/calibrate/calibration.json is of other weights ('older.safetensors', as it was then); give",
+    ),
+    Case(
+        "a file of other weights as output",
+        f"{CALIBRATE} --output weights/another_model.safetensors --output_dir out",
+        REFUSED,
+        "error: weights/another_model.safetensors holds other weights; name a new file, or remove that",
+    ),
     Case(
         "weights that are not there",
         "calibrate --device cpu --checkpoint_path gone.pth --test_data_path set/list.json",

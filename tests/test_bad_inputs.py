@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +56,35 @@ def test_a_bad_input_is_told_in_a_sentence(case, here, capsys):
     assert "Traceback" not in said
     assert not (here / "executed").exists()
     assert before.items() <= _contents(here).items()  # nothing that was there is another
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"{table.TRAIN} set --output_dir out",
+        f"{table.SET} --output_dir out",
+        f"{table.SET.replace('test', 'robust', 1)} --output_dir out",
+        f"{table.SWEEP} --vary ensemble_size=1 --output_dir out",
+        f"{table.CALIBRATE} --output new.safetensors --output_dir out",
+        f"{table.PREDICT} photos --output_dir out",
+        "tamper photos --output_dir out",
+        "datasets prepare mine --root set --output out.json",
+        "distill --device cpu --output_dir out",
+        "codec-report --masks set/Gt --device cpu --output out",
+        "demo --device cpu --output_dir out",
+    ],
+)
+def test_two_runs_at_once_do_not_write_to_one_folder(words, here, capsys, child_environment):
+    folder = "out_masks" if "prepare" in words else "out"
+    code = f"import diffiml_plugin.files as files\nwith files.claimed('{folder}'): print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": child_environment}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        other.stdout.readline()
+        before = _contents(here)
+        assert main(shlex.split(words)) == 2
+        assert f"error: {folder} is in use by process {other.pid} on" in capsys.readouterr().err.replace(f"{here}/", "")
+        assert _contents(here) == before
+        other.communicate(b"\n")
 
 
 def test_every_verb_has_its_rows():

@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ with claimed(sys.argv[1]):
 
 def test_a_folder_is_one_processes_alone(tmp_path, child_environment):
     with holder(tmp_path, child_environment) as other:
-        with pytest.raises(DiffIMLError, match=f"in use by process {other.pid} on {platform.node()}.*--output_dir"):
+        with pytest.raises(DiffIMLError, match=f"in use by process {other.pid} on {platform.node()}.*write elsewhere"):
             with claimed(tmp_path):
                 pass
         other.communicate()
@@ -125,6 +126,14 @@ def test_without_locks_of_the_file_system_the_owner_counts(tmp_path, monkeypatch
     else:
         with pytest.raises(DiffIMLError, match=f"in use by process {pid} on {host}"), claimed(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("said", ['{"pid": 1e400, "host": "HERE"}', '{"pid": [], "host": "HERE"}', "[" * 10**5, "3"])
+def test_an_odd_lock_is_no_traceback(tmp_path, monkeypatch, said):
+    monkeypatch.setattr("fcntl.lockf", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+    (tmp_path / LOCK).write_text(said.replace("HERE", platform.node()))
+    with suppress(DiffIMLError), claimed(tmp_path):
+        pass
 
 
 def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):

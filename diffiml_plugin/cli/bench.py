@@ -38,13 +38,16 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.models.speed import Bench
     from diffiml_plugin.prediction.bench import bench
     from diffiml_plugin.reports.bench import figures, plot, table
+    from diffiml_plugin.stored import require_own_json
 
     def keep(known: dict[str, Any]) -> None:
         if args.json:
             write_text(Path(args.json), json.dumps(known, indent=1) + "\n")
 
-    for file in filter(None, (args.json, args.plot)):
-        require_writable(file)
+    if args.json:
+        require_own_json(args.json, "shares_ms")
+    if args.plot:
+        require_writable(args.plot)
     settings = Bench(start_inference(args.device).device, args.image_size, args.seconds, tuple(args.zoo), args.encoder)
     results = bench(settings, keep)
     print(table(results))

@@ -152,10 +152,11 @@ def _check(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from diffiml_plugin.datasets.check import check_datasets, table
-    from diffiml_plugin.files import require_writable, write_text
+    from diffiml_plugin.files import write_text
+    from diffiml_plugin.stored import require_own_json
 
     if args.json:
-        require_writable(args.json)
+        require_own_json(args.json, "faults")
     reports = check_datasets(args.target, args.trained_on)
     print(table(reports))
     if args.json:

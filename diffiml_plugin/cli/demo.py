@@ -38,10 +38,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.demo.demo import demo
+    from diffiml_plugin.files import claimed
 
     names = [field.name for field in fields(TrainSettings) if field.name not in _NOT_HERE]
     settings = TrainSettings(**{name: getattr(args, name) for name in names})
-    result = demo(settings, args.model_flags, args.train_images, args.test_images)
+    with claimed(settings.output_dir):
+        result = demo(settings, args.model_flags, args.train_images, args.test_images)
     print(f"F1 before training: {result.before:.4f}")
     print(f"F1 of the best constant answer: {result.constant:.4f}")
     print(f"F1 after training, on unseen photographs: {result.after:.4f}")

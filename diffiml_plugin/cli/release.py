@@ -26,15 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
+    from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.models.release import release
     from diffiml_plugin.prediction.model_card import write_card
 
+    target = Path(args.target)
+    if (card := target.with_suffix(".md")).exists():
+        raise DiffIMLError(f"{card} exists, where the card goes; name another file, or remove that")
     statement = {name: text for name in _STATED if (text := getattr(args, name))}
     if args.results:
         statement["figures"] = _figures(Path(args.results))
-    target = Path(args.target)
     release(args.checkpoint_path, target, statement)
-    card = write_card(target, target.with_suffix(".md"), target.stem)
+    write_card(target, card, target.stem)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; its card: {card}")
     return 0
 

@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"==> {number} of {len(steps)}{', done before' if done else ''}: {step}", file=sys.stderr, flush=True)
         if done:
             continue
-        if made := _made_by(step):
-            made.unlink(missing_ok=True)  # an older one, which the verb would not overwrite
+        for older in _made_by(step):  # which the verb would not overwrite
+            older.unlink(missing_ok=True)
         status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
         if status:
             _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
@@ -109,27 +109,28 @@ def _is_done(step: Step) -> bool:
     """Whether what the step makes is there and no older than what it is made from; a training resumes by itself."""
     from diffiml_plugin.tampering.stream import LIST
 
-    verb, args, made = step.words[0], step.args, _made_by(step)
+    verb, args = step.words[0], step.args
     if verb == "tamper":
         return Path(args.output_dir, LIST).exists()
-    if verb == "calibrate":
-        return bool(args.output) and _is_newer(Path(args.output), [args.checkpoint_path])
-    if made is None:
+    if not (made := _made_by(step)):
         return False
     if verb == "release":
-        return _is_newer(made, args.checkpoint_path, args.results)
-    return _is_newer(made, [args.checkpoint_path]) and _was_made_by(made, step)
+        return _is_newer(made[0], args.checkpoint_path, args.results)
+    return _is_newer(made[0], [args.checkpoint_path]) and (verb == "calibrate" or _was_made_by(made[0], step))
 
 
-def _made_by(step: Step) -> Path | None:
-    """The file that says of itself what it was made from: a release, or figures; None of other verbs."""
+def _made_by(step: Step) -> list[Path]:
+    """The files that are of the weights they were made from: releases, calibrations, figures; none of other verbs."""
     from diffiml_plugin.evaluation import records, robust, sweep
+    from diffiml_plugin.prediction import calibrate
 
     verb, args = step.words[0], step.args
     if verb == "release":
-        return Path(args.target)
+        return [Path(args.target), Path(args.target).with_suffix(".md")]
+    if verb == "calibrate" and args.output:
+        return [Path(args.output), Path(args.output_dir, calibrate.REPORT)]
     scored = {"test": records.RESULTS, "robust": robust.RESULTS, "sweep": sweep.RESULTS}
-    return Path(args.output_dir, scored[verb]) if verb in scored else None
+    return [Path(args.output_dir, scored[verb])] if verb in scored else []
 
 
 def _is_newer(made: Path, checkpoints: Iterable[str], other: str | None = None) -> bool:

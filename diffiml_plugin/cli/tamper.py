@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.files import claimed
     from diffiml_plugin.models.inputs import Inputs, InputSettings
     from diffiml_plugin.tampering.settings import read_strength
     from diffiml_plugin.tampering.stream import LIST, SyntheticTampering, write_tampered
@@ -56,9 +57,6 @@ def run(args: argparse.Namespace) -> int:
     ):
         if not holds:
             raise DiffIMLError(f"--{name} {getattr(args, name)} must be {expected}")
-    folder = Path(args.output_dir)
-    if (folder / LIST).exists():
-        raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
     stream = SyntheticTampering(
         args.photographs,
         Inputs(InputSettings()),
@@ -68,10 +66,13 @@ def run(args: argparse.Namespace) -> int:
         window=args.window,
         settings=read_strength(args.strength),
     )
-    listing = write_tampered(stream, folder, args.seed)
-    print(f"list: {listing}")
-    if args.contact_sheet:
-        print(f"contact sheet: {_write_sheet(listing)}")
+    with claimed(args.output_dir) as folder:
+        if (folder / LIST).exists():
+            raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
+        listing = write_tampered(stream, folder, args.seed)
+        print(f"list: {listing}")
+        if args.contact_sheet:
+            print(f"contact sheet: {_write_sheet(listing)}")
     return 0
 
 

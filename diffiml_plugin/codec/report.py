@@ -23,7 +23,8 @@ from diffiml_plugin.codec.metrics import (
     latent_statistics,
 )
 from diffiml_plugin.data.masks import resized
-from diffiml_plugin.files import write_text
+from diffiml_plugin.evaluation.results import require_own
+from diffiml_plugin.files import claimed, write_text
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS
@@ -31,7 +32,9 @@ from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.reports.page import Section, Strip, write_page
 from diffiml_plugin.table import Table
+from diffiml_plugin.weights.files import tensors_digest
 
+RESULTS, _PAGE = "codec.json", "codec.html"
 NOISE_LEVELS = (0.1, 0.2, 0.3)  # standard deviations, on unit-variance latents
 _WORST = 10
 
@@ -65,9 +68,19 @@ def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int,
         size: side in pixels of the map that time, FLOPs and the empty mask are measured on, and that masks are
             brought to where means of them are (cut to a multiple of 8).
 
+    Raises:
+        DiffIMLError: what stands there is of another codec, or another process writes there.
+
     Returns:
         what codec.json holds; latent statistics are a list of eight, the mask's channels, then the edge map's.
     """
+    with claimed(output_dir):
+        weights = tensors_digest(codec.state_dict())
+        require_own(output_dir / RESULTS, weights, "this codec", [output_dir / _PAGE])
+        return _reported(codec, weights, masks, size, output_dir)
+
+
+def _reported(codec: LatentCodec, weights: str, masks: Mapping[str, np.ndarray], size: int, output_dir: Path) -> dict:
     maps = {"mask": list(masks.values()), "edge": [edge_map(mask) for mask in masks.values()]}
     found = {target: reconstruct(codec, maps[target], target) for target in TARGETS}
     empty = reconstruct(codec, [np.zeros((size, size), np.uint8)], "mask")
@@ -78,6 +91,7 @@ def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int,
     f1, side = found["mask"].f1, size - size % LATENT_STRIDE
     squares = [resized(mask, side) for mask in maps["mask"]]
     result = {
+        "weights": weights,
         "reconstruction": {"f1_mean": f1.mean(), "f1_p5": np.percentile(f1, 5), "f1_min": f1.min(), "images": len(f1)},
         "means": {str(members): asdict(averaging(codec, squares, members)) for members in MEANS if members <= len(f1)},
         "noise": {str(level): _noisy_f1(codec, found["mask"], level) for level in NOISE_LEVELS},
@@ -89,10 +103,10 @@ def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int,
         "params_M": costs["LightVAE"].params_M,
         "time_ratio_sd_over_light": costs["SD VAE"].seconds / costs["LightVAE"].seconds,
     }
-    write_text(output_dir / "codec.json", json.dumps(result, indent=1) + "\n")
+    write_text(output_dir / RESULTS, json.dumps(result, indent=1) + "\n")
     empty_spread = empty.latents[0].std((2, 3)).max().item()
     _write_page(
-        output_dir / "codec.html",
+        output_dir / _PAGE,
         result,
         found,
         costs,

@@ -31,7 +31,7 @@ class PixelCache:
         key = sha256(f"{decode.__name__}|{path.resolve()}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()
         file = self.folder / key[:2] / f"{key[2:]}.npy"
         try:
-            return np.load(file)
+            return np.array(np.load(file, mmap_mode="r"))  # as large as the file is, whatever its header says
         except (OSError, ValueError):  # none yet, or one that a crash of the machine cut short
             pixels = decode(path)
         if self.writable:

@@ -20,6 +20,7 @@ from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.lists import ImageList, without
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
+from diffiml_plugin.stored import read_json
 
 _logger = logging.getLogger(__name__)
 RULES = 2  # raised when what counts as a fault changes, and neither Pillow nor a module of DECIDING says so
@@ -90,7 +91,7 @@ def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
     file = cache / f"{digest_of(pairs)}.json"
     state = digest_of([rules(), *in_parallel(state_of, [path for pair in pairs for path in pair], "looking")])
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = read_json(file)
         if kept["state"] == state:
             return kept["longest"], [(number, Fault(**fault)) for number, fault in kept["faults"]]
     found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))

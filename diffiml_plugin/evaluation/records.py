@@ -18,7 +18,8 @@ from diffiml_plugin.files import write_text
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 RESULTS = "results.json"
-_LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
+_FIELDS = get_type_hints(Record)
+LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
 
 
 def records_file(results: Path) -> Path:
@@ -28,13 +29,18 @@ def records_file(results: Path) -> Path:
 
 def read_records(path: Path) -> list[Record]:
     """The records of a file that `write_records` wrote. Raises DiffIMLError if it holds anything else."""
-    known, records = get_type_hints(Record), []
-    for number, line in enumerate(read_text(path, _LIMIT).splitlines(), 1):
+    records = []
+    for number, line in enumerate(read_text(path, LIMIT).splitlines(), 1):
         place = f"{path}, line {number}"
-        records.append(cast(Record, checked(parse_json(line, place), known, place, others=True)))
+        records.append(as_record(parse_json(line, place), place))
         if missing := [name for name in ("dataset", "index", "name", "path", "mask") if name not in records[-1]]:
             raise DiffIMLError(f"{place} lacks {missing[0]}; make the file again")
     return records
+
+
+def as_record(said: object, place: str) -> Record:
+    """What a file says, if it is a record. Raises DiffIMLError, which begins with `place`."""
+    return cast(Record, checked(said, _FIELDS, place, others=True))
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -55,11 +61,11 @@ class Unfinished:
 
     def read(self, key: str) -> list[Record]:
         """The records that any process left under `key`, the same on every process."""
-        lines = [line for file in self._files(key) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line for file in self._files(key) for line in read_text(file, LIMIT).splitlines()]
         records: list[Record] = []
         for line in dict.fromkeys(gather_object(lines)):  # other nodes may have disks of their own, or share this one
-            with suppress(ValueError):
-                records += json.loads(line)
+            with suppress(DiffIMLError, TypeError):
+                records += [as_record(said, key) for said in parse_json(line, key)]
         return records
 
     @contextmanager

@@ -19,7 +19,7 @@ from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
 from diffiml_plugin.evaluation.records import RESULTS, Unfinished, digest, records_file, stamp, write_records
-from diffiml_plugin.evaluation.results import Header, Record
+from diffiml_plugin.evaluation.results import Header, Record, require_own
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.files import file_digest, make_folder, write_text
@@ -29,7 +29,6 @@ from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, require_inputs
 from diffiml_plugin.models.tiles import Tiled
-from diffiml_plugin.stored import read_json
 
 # Where and how it runs, not what is computed.
 _NO_CONFIGURATION = (
@@ -132,7 +131,7 @@ def open_scoring(
     """
     path = find_checkpoint(settings.checkpoint_path)
     weights = file_digest(path)
-    _keep_anothers(Path(settings.output_dir, results_file), path, weights)
+    require_own(Path(settings.output_dir, results_file), weights, path)
     if not settings.test_data_path:
         raise DiffIMLError("give the test data by --test_data_path")
     sets = read_test_sets(settings.test_data_path)
@@ -178,22 +177,6 @@ def _of_the_list(name: str, listed: ImageList, index: int) -> Record:
     if kind:
         said["kind"] = kind
     return said
-
-
-def _keep_anothers(results: Path, checkpoint: Path, weights: str) -> None:
-    """Raises DiffIMLError if `results` is there and does not say that it is of these weights."""
-    if not results.exists():
-        return
-    try:
-        header = read_json(results)
-        scored, of = header["weights"], f"a {header['model']}, {header['checkpoint']} as it was then"
-    except (ValueError, KeyError, TypeError) as error:
-        raise DiffIMLError(f"{results} holds no figures of ours; choose another --output_dir, or remove it") from error
-    if scored != weights:
-        raise DiffIMLError(
-            f"{results} holds the figures of other weights ({of}); give {checkpoint} a folder of its own by "
-            "--output_dir, or remove that file"
-        )
 
 
 class _Mirrored(nn.Module):

@@ -1,14 +1,12 @@
 """What a training run leaves behind: weights that say how to rebuild their model, and the state to go on from."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diffiml_plugin import weights
 from diffiml_plugin.errors import DiffIMLError
@@ -18,7 +16,7 @@ from diffiml_plugin.models.registry import REGISTRY, RegisteredModel, find_model
 from diffiml_plugin.settings import FLAG, Setting, layer, values_of
 from diffiml_plugin.stored import checked, require_file, shown
 from diffiml_plugin.weights import hub
-from diffiml_plugin.weights.files import load_into, load_weights, read_metadata, save_weights
+from diffiml_plugin.weights.files import load_into, load_weights, no_larger_than, read_metadata, save_weights
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.release import refuse_unconverted
 
@@ -96,7 +94,7 @@ class Checkpoint:
                 or only one that is far larger than the file.
         """
         state_dict, _ = read_weights(self.path)
-        with _no_larger_than(sum(tensor.numel() for tensor in state_dict.values())):
+        with no_larger_than(_PARTS * sum(tensor.numel() for tensor in state_dict.values()) + _SPARE, self.path):
             try:
                 model = self.card.build(flags, pretrained=False)
             except (DiffIMLError, MemoryError):
@@ -217,30 +215,6 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     raise DiffIMLError(
         f"{path} has no {BEST} (made when --test_data_path holds tampered images); it has {others}: name a file"
     )
-
-
-@contextmanager
-def _no_larger_than(stored: int) -> Iterator[None]:
-    """Inside, no model is built that has far more parameters than the `stored` numbers of its file.
-
-    Raises:
-        DiffIMLError: it has. The memory of its further ones was not touched.
-    """
-    left = _PARTS * stored + _SPARE
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal left
-        left -= 0 if parameter is None else parameter.numel()
-        if left < 0:
-            raise DiffIMLError(
-                f"the file holds {stored} numbers, far fewer than the model that its header describes; write it again"
-            )
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -21,14 +21,16 @@ from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
 from diffiml_plugin.evaluation.calibration import FEATURES, features
-from diffiml_plugin.evaluation.records import digest, stamp, write_records
-from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.records import LIMIT, as_record, digest, stamp, write_records
+from diffiml_plugin.evaluation.results import Record, require_own
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.files import make_folder, require_writable, write_figure, write_text
+from diffiml_plugin.files import claimed, require_writable, write_figure, write_text
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.prediction.result import Result
+from diffiml_plugin.stored import parse_json, read_text
+from diffiml_plugin.weights.files import load_weights, require_no_others, tensors_digest
 
 RECORDS, REPORT, TABLE, DIAGRAM = "calibration.jsonl", "calibration.json", "calibration.md", "reliability.png"
 _logger = logging.getLogger(__name__)
@@ -51,11 +53,19 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
         bounds: what the answers may cost.
 
     Raises:
-        DiffIMLError: too few images; lists of faulty files; a target that cannot be written. All before the first
-            prediction.
+        DiffIMLError: too few images; lists of faulty files; a target that cannot be written; other weights there, or
+            figures of others in `output_dir`. All before the first prediction.
     """
-    make_folder(output_dir)
+    with claimed(output_dir):
+        return _calibrated(detector, lists, output_dir, target, bounds)
+
+
+def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, target: Path, bounds: Bounds) -> Fitted:
     require_writable(target)
+    tensors, _ = load_weights(detector.opened.path)
+    require_no_others(target, tensors)
+    weights = tensors_digest(tensors)  # the file's own changes where it is the target
+    require_own(output_dir / REPORT, weights, detector.opened.path)
     pairs = _pairs(lists)
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)
@@ -65,7 +75,7 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
     sets = sorted({record["dataset"] for record in records})
     stored = {"calibration": asdict(fitted.calibration), "calibrated_on": sets}
     detector.opened.save(target, threshold=threshold, **stored)
-    _report(fitted, threshold, detector.opened, output_dir)
+    _report(fitted, threshold, detector.opened, weights, output_dir)
     return fitted
 
 
@@ -84,7 +94,7 @@ def _records(detector: Detector, pairs: Sequence[tuple[str, str, str]], file: Pa
     opened = detector.opened
     model = [sha256(opened.path.read_bytes()).hexdigest(), opened.flags, asdict(opened.inputs), FEATURES]
     keys = [digest([model, stamp(image), stamp(mask), image]) for _, image, mask in pairs]
-    known = {record["key"]: record for record in _kept(file)}
+    known = {record["key"]: record for record in _kept(file) if "key" in record}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
     results = detector.predict(Path(image) for _, (_, image, _) in missing)
     bar = tqdm(results, "calibrate", len(missing), unit="img", disable=None)
@@ -104,8 +114,8 @@ def _kept(file: Path) -> list[Record]:
     """The whole lines that an earlier run left."""
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = read_text(file, LIMIT).splitlines(keepends=True)
+    return [as_record(parse_json(line, str(file)), str(file)) for line in lines if line.endswith("\n")]
 
 
 def _record(result: Result, mask: str) -> Record:
@@ -125,14 +135,16 @@ def _record(result: Result, mask: str) -> Record:
     return {**record, "score": result.score, "features": features(result.probability, result.uncertainty).tolist()}
 
 
-def _report(fitted: Fitted, threshold: float, opened: OpenedModel, folder: Path) -> None:
+def _report(fitted: Fitted, threshold: float, opened: OpenedModel, weights: str, folder: Path) -> None:
     calibration = fitted.calibration
     facts = {
         "command": shlex.join(sys.argv),
+        "model": opened.card.name,
         "checkpoint": str(opened.path),
         "threshold": threshold,
-        "weights": dict(zip(FEATURES, calibration.weights, strict=True)),
         **asdict(calibration),
+        "weights": weights,
+        "regression": dict(zip(FEATURES, calibration.weights, strict=True)),
     }
     write_text(folder / REPORT, json.dumps(facts, indent=1) + "\n")
     write_text(folder / TABLE, f"{fitted.table().markdown()}\n\n{_READ_AS}\n")

@@ -17,8 +17,9 @@ from torch.export import Dim, ExportedProgram
 
 from diffiml_plugin import __version__
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.results import require_own
 from diffiml_plugin.evaluation.scores import THRESHOLD
-from diffiml_plugin.files import file_digest, make_folder, write_text
+from diffiml_plugin.files import claimed, file_digest, write_text
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE, SIZE_MULTIPLE, DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
@@ -28,6 +29,7 @@ from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.weights.files import read_metadata
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}  # and the suffix of its files
+CONFIG, _README, _SAMPLER = "config.json", "README.md", "sample.py"
 _NAMES = ("condition", "step", "decoder")
 TOLERANCE = 1e-3  # of a probability, between the graphs and the model that they were made from
 _TRACED, _TRIED = (96, 160), ((32, 64), (160, 128))  # heights and widths in pixels
@@ -113,13 +115,19 @@ def export(
 
     Raises:
         DiffIMLError: as `open_model`; another model than DiffIML; a package that is missing; a part that cannot be
-            exported, or that computes something else then; a folder that cannot be written.
+            exported, or that computes something else then; a folder that cannot be written, or is of other weights.
     """
     _require_packages(format)
     opened = open_model(checkpoint_path, settings, torch.device("cpu"), model, model_flags)
     if not opened.card.samples:
         raise DiffIMLError(f"{opened.path} holds a {opened.card.name}; only DiffIML is exported")
-    folder = make_folder(output_dir)
+    with claimed(output_dir) as folder:
+        weights = file_digest(opened.path)
+        require_own(folder / CONFIG, weights, opened.path, [folder / _README, folder / _SAMPLER])
+        return _exported(opened, weights, format, folder)
+
+
+def _exported(opened: OpenedModel, weights: str, format: str, folder: Path) -> Exported:
     diffiml = method_of(opened.build().eval().to(memory_format=torch.contiguous_format)).requires_grad_(False)
     tried = [_trial(diffiml, size) for size in _TRIED]
     _fix_padding(diffiml)
@@ -132,7 +140,7 @@ def export(
                 f"the {file.stem} of this model ({diffiml.config.encoder}, {diffiml.config.latent_codec}) cannot be "
                 f"exported as {format}: {_first_line(error)}"
             ) from error
-    config = _configuration(opened, diffiml.config, format)
+    config = {"checkpoint": opened.path.name, "weights": weights, **_configuration(opened, diffiml.config, format)}
     graphs = _open(folder, format)
     masks = [numpy_sampler.sample(graphs, config, image, noise)[0] for image, noise, _ in tried]
     difference = float(max(np.abs(mask - own).max() for mask, (_, _, own) in zip(masks, tried, strict=True)))
@@ -142,10 +150,10 @@ def export(
             "do not use them, and try the other --format"
         )
     page = jinja2.Template(Path(__file__).with_name("exported.md").read_text(encoding="utf-8"), trim_blocks=True)
-    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
-    write_text(folder / "README.md", page.render(config) + "\n")
-    write_text(folder / "sample.py", Path(numpy_sampler.__file__).read_text(encoding="utf-8"))
-    return Exported([*files, *(folder / name for name in ("config.json", "README.md", "sample.py"))], difference)
+    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+    write_text(folder / _README, page.render(config) + "\n")
+    write_text(folder / _SAMPLER, Path(numpy_sampler.__file__).read_text(encoding="utf-8"))
+    return Exported([*files, *(folder / name for name in (CONFIG, _README, _SAMPLER))], difference)
 
 
 def _require_packages(format: str) -> None:
@@ -192,6 +200,7 @@ def _parts(diffiml: DiffIML) -> list[_Part]:
 
 
 def _write(part: _Part, file: Path) -> None:
+    file.unlink(missing_ok=True)  # a link is not followed
     program = torch.export.export(part.module.eval(), tuple(part.arguments.values()), dynamic_shapes=part.sides)
     if file.suffix == FORMATS["torch_export"]:
         torch.export.save(program, file)
@@ -218,8 +227,6 @@ def _configuration(opened: OpenedModel, config: DiffIMLConfig, format: str) -> d
     return {
         "format": format,
         "model": {
-            "file": opened.path.name,
-            "sha256": file_digest(opened.path),
             "exported_by": f"diffiml-plugin {__version__}",
             **{name: stored[name] for name in ("data", "licence", "limits") if name in stored},
         },

@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from diffiml_plugin.data.images import read_header
 from diffiml_plugin.errors import DiffIMLError, visible
-from diffiml_plugin.files import claimed, file_digest
+from diffiml_plugin.files import LOCK, claimed, file_digest, inside
 from diffiml_plugin.prediction.detector import Detector, Photograph
 from diffiml_plugin.prediction.finding import find_photos, unique_names
-from diffiml_plugin.prediction.gallery import PREVIEWS, write_gallery, write_previews
-from diffiml_plugin.prediction.journal import Entry, Journal
-from diffiml_plugin.prediction.result import Result
+from diffiml_plugin.prediction.gallery import PAGE, PREVIEWS, write_gallery, write_previews
+from diffiml_plugin.prediction.journal import RUN, Entry, Journal
+from diffiml_plugin.prediction.result import ENDINGS, Result
 
 _logger = logging.getLogger(__name__)
 FAILED = "failed"
@@ -81,7 +81,7 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
         how many photos got which verdict, or FAILED.
 
     Raises:
-        DiffIMLError: as `find_photos` and `Journal`; the device failed.
+        DiffIMLError: as `find_photos` and `Journal`; files of others in the way; the device failed.
         OSError: nothing can be written any more.
     """
     photos = find_photos(words, output_dir)
@@ -93,6 +93,8 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
         journal = Journal(output_dir, detector.description)
         run = _Run(detector, output_dir, journal, skip_existing)
         jobs = _named(photos.files, journal)
+        if not (output_dir / RUN).exists():
+            _require_free(output_dir, jobs)
         journal.begin({str(file) for file, _ in photos.files}, skip_existing)
         try:
             run.all(jobs)
@@ -112,6 +114,15 @@ def _named(files: Sequence[tuple[Path, Path]], journal: Journal) -> list[_Job]:
     return [
         _Job(file, Path(journal.names[str(file)]) if str(file) in journal.names else next(names)) for file, _ in files
     ]
+
+
+def _require_free(folder: Path, jobs: Sequence[_Job]) -> None:
+    """Raises DiffIMLError if a file is there that would be overwritten; for a folder in which no run of ours wrote."""
+    if set(os.listdir(folder)) == {LOCK}:
+        return
+    for path in (folder / PAGE, *(folder / f"{job.name}{ending}" for job in jobs for ending in ENDINGS)):
+        if os.path.lexists(path):
+            raise DiffIMLError(f"{path} is there already, and of no run of ours; choose another --output_dir")
 
 
 class _Run:
@@ -171,9 +182,9 @@ class _Run:
 
     def _write(self, job: _Job, photograph: Photograph, result: Result, seconds: float) -> None:
         try:
-            target = self.folder / job.name
+            target = inside(self.folder, job.name)
             files = result.save(target.parent, target.name)
-            write_previews(self.folder / PREVIEWS / job.name, result)
+            write_previews(inside(self.folder, Path(PREVIEWS, job.name)), result)
             entry = entry_of(str(job.file), photograph.digest, result, seconds)
             self.journal.add({**entry, "mask": files["mask"].relative_to(self.folder).as_posix()})
             self._count(result.verdict)

@@ -1,7 +1,6 @@
 """report.html: what a folder of results holds, as a page to look through."""
 
 import base64
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.files import write_picture, write_text
 from diffiml_plugin.prediction.journal import MASK, RUN, Entry, read_results
 from diffiml_plugin.prediction.result import Result
+from diffiml_plugin.stored import read_json
 
 PAGE, PREVIEWS = "report.html", "report_files"
 _LAYOUT = Path(__file__).with_name("gallery.html")
@@ -51,7 +51,7 @@ def write_gallery(folder: Path) -> None:
     """Writes the page of all results in a folder. Raises DiffIMLError if it cannot be written."""
     entries = {entry["image"]: entry for entry in read_results(folder)}
     done = [entry for entry in entries.values() if "error" not in entry]
-    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    run = read_json(folder / RUN)
     environment = Environment(autoescape=True, trim_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     page = environment.from_string(_LAYOUT.read_text(encoding="utf-8")).render(

@@ -13,9 +13,26 @@ from typing import Any
 from diffiml_plugin import __version__
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing, write_text
+from diffiml_plugin.stored import checked, parse_json, read_json, require_file
 
 RESULTS, RUN = "results.jsonl", "run.json"
 MASK = "_mask.png"
+_LONGEST_LINE = 2**20  # bytes: a hundred regions take 15,000
+_FIELDS: dict[str, Any] = {  # of an entry with a result; one of a photo that failed has "image" and "error"
+    "image": str,
+    "sha256": str,
+    "size": list[int],
+    "orientation": int,
+    "probability": float | None,
+    "verdict": str,
+    "threshold": float,
+    "area": float,
+    "score": float | None,
+    "sentence": str,
+    "regions": list[dict],
+    "mask": str,
+}
+_RUN = {"model": str, "checkpoint": str, "sha256": str, "settings": dict}
 _PACKAGES = ("torch", "numpy", "pillow", "timm", "imdlbenco")
 Entry = dict[str, Any]
 
@@ -42,11 +59,14 @@ class Journal:
         self.digests: dict[str, str] = {entry["image"]: entry["sha256"] for entry in done}
         self.names: dict[str, str] = {entry["image"]: entry["mask"].removesuffix(MASK) for entry in done}
         versions = {"diffiml_plugin": __version__, "python": platform.python_version(), **_versions()}
-        run = {**description, "versions": versions, "command": shlex.join(sys.argv)}
-        write_text(folder / RUN, json.dumps(run, indent=1, default=str) + "\n")
+        self._run = {**description, "versions": versions, "command": shlex.join(sys.argv)}
 
     def begin(self, images: Collection[str], skip_existing: bool) -> None:
-        """Opens results.jsonl, without the earlier entries of `images`; with `skip_existing` those that failed go."""
+        """Writes run.json, and opens results.jsonl, without the earlier entries of `images`.
+
+        With `skip_existing` only those that failed go.
+        """
+        write_text(self.folder / RUN, json.dumps(self._run, indent=1, default=str) + "\n")
         with replacing(self.folder / RESULTS) as file:
             for entry in read_results(self.folder):
                 if entry["image"] not in images or (skip_existing and "error" not in entry):
@@ -71,14 +91,18 @@ def read_results(folder: Path) -> Iterator[Entry]:
     path = folder / RESULTS
     if not path.exists():
         return
+    require_file(path)
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
+            if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
                 return
             try:
-                entry = json.loads(line)
-                valid = isinstance(entry["image"], str) and ("error" in entry or isinstance(entry["mask"], str))
-            except (ValueError, TypeError, KeyError):
+                entry = parse_json(line.decode(), str(path))
+                wanted = {"image": str, "error": str} if "error" in entry else _FIELDS
+                checked(entry, wanted, str(path), others=True)
+                place = Path(entry.get("mask", ""))
+                valid = wanted.keys() <= entry.keys() and not place.is_absolute() and ".." not in place.parts
+            except (AttributeError, TypeError, ValueError):
                 valid = False
             if not valid:
                 raise DiffIMLError(f"{path}, line {number}, is no result of ours; choose another --output_dir")
@@ -92,8 +116,8 @@ def _require_same(folder: Path, description: Mapping[str, Any]) -> None:
             raise DiffIMLError(f"{folder} holds {RESULTS} without {RUN}; choose another --output_dir")
         return
     try:
-        before = _deciding(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+        before = _deciding(checked(read_json(path), _RUN, str(path), others=True))
+    except (KeyError, ValueError) as error:
         raise DiffIMLError(f"{path} describes no run of ours; choose another --output_dir") from error
     now = _deciding(json.loads(json.dumps(description, default=str)))
     if differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]:

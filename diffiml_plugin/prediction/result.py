@@ -14,6 +14,7 @@ from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
 from diffiml_plugin.files import write_picture
 
+ENDINGS = ("_mask.png", "_binary.png", "_uncertainty.png", "_overlay.jpg")  # of the files that `Result.save` writes
 _SMALLEST_REGION = 64  # pixels; a cell of the latent's grid has as many
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.errors import DiffIMLError
@@ -72,7 +71,7 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
             {f"{run.name}: {', '.join(run.results['datasets'])}": robust_curve(run) for run in perturbed},
             {f"{method}, paper ({FIGURE_4['dataset']})": curve for method, curve in figure4_curves().items()},
         )
-    curves = [page.Strip({"": np.array(Image.open(plot).convert("RGB"))}, _CURVES)] if perturbed else []
+    curves = [page.Strip({"": read_image(plot)}, _CURVES)] if perturbed else []
     named = [(_cost_name(file, cost), cost) for file, cost in costs]
     sections = [
         page.Section("Your tests", tables=comparisons(tests)),

@@ -1,6 +1,5 @@
 """`benco study`: means and spread over seeds of runs that differ in one thing each, and their curves."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,12 +10,13 @@ from matplotlib.figure import Figure
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, read_records
-from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, read_results
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.files import make_folder, write_figure, write_text
+from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, as_code, for_markdown
-from diffiml_plugin.training.log import LOG
+from diffiml_plugin.training.log import read_log
 from diffiml_plugin.training.tracking import RUN
 
 TABLES, PLOT = "study.md", "study.png"
@@ -137,7 +137,7 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
         f1: dict[str, list[float]] = {}
         deviations: dict[str, list[float]] = {}
         for file in (run / "sweep" / sweep.RESULTS for run in runs):
-            for entry in json.loads(file.read_text())["rows"] if file.exists() else ():
+            for entry in read_results(file, Swept)["rows"] if file.exists() else ():
                 setting, cells = f"{entry['setting']}={entry['value']}", entry["datasets"].values()
                 if cells:  # else no image was tampered
                     f1.setdefault(setting, []).append(fmean(cell["f1"] for cell in cells))
@@ -158,7 +158,7 @@ def _robustness(rows: Mapping[str, _Runs]) -> str:
         for column, figure in ((row, _F1), (f"{row}: false alarm", _FALSE_ALARM)):
             found: dict[str, list[float]] = {}
             for file in files:
-                for perturbation, curve in robust.curve_of(json.loads(file.read_text()), figure=figure).items():
+                for perturbation, curve in robust.curve_of(read_results(file, Perturbed), figure=figure).items():
                     for strength in filter(None, curve):  # the clean image is in the first table
                         found.setdefault(f"{perturbation} {strength}", []).append(curve[strength])
             if found:
@@ -184,7 +184,10 @@ def _spread(values: list[float]) -> str | None:
 
 
 def _command(run: Path) -> str:
-    return json.loads((run / RUN).read_text())[0]["command"]
+    starts = read_json(run / RUN)
+    if not (isinstance(starts, list) and starts):
+        raise DiffIMLError(f"{run / RUN} is no list of starts; train anew")
+    return str(checked(starts[0], {"command": str}, str(run / RUN), others=True).get("command", ""))
 
 
 def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
@@ -199,7 +202,7 @@ def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
         for row, runs in rows.items():
             points: dict[int, list[float]] = {}
             for run in runs:
-                for entry in map(json.loads, (run / LOG).read_text().splitlines()):
+                for entry in read_log(run):
                     if (value := read(entry)) is not None:
                         points.setdefault(entry["update"], []).append(value)
             panel.plot(sorted(points), [fmean(points[update]) for update in sorted(points)], label=row)

@@ -42,6 +42,7 @@ from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, forward_explained, require_inputs
 from diffiml_plugin.models.tiles import Tiled
 from diffiml_plugin.signals import Stopped
+from diffiml_plugin.training.log import LOG
 from diffiml_plugin.training.optimization import (
     Learner,
     LossMeter,
@@ -63,7 +64,7 @@ from diffiml_plugin.training.resume import (
 )
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import contents, read_training_set
-from diffiml_plugin.training.tracking import EpochRecord, PassRecord, Tracker, describe_run, picture_strips
+from diffiml_plugin.training.tracking import CONFIG, RUN, EpochRecord, PassRecord, Tracker, describe_run, picture_strips
 from diffiml_plugin.weights.files import save_weights
 
 _logger = logging.getLogger(__name__)
@@ -94,7 +95,9 @@ def train(
     try:
         claim = claimed(settings.output_dir) if launch.is_main_process() else nullcontext()
         with claim, launch.deterministic(settings.deterministic):
-            require_own(Path(settings.output_dir), settings.resume, (checkpoints.LAST, checkpoints.BEST))
+            folder = Path(settings.output_dir)
+            unsigned = () if (folder / RUN).exists() else (CONFIG, LOG)
+            require_own(folder, settings.resume, (checkpoints.LAST, checkpoints.BEST, *unsigned))
             return _Run(settings, dict(model_flags or {}), dataset).train()
     except torch.cuda.OutOfMemoryError as error:
         raise DiffIMLError(

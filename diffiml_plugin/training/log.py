@@ -10,6 +10,7 @@ from diffiml_plugin.files import write_text
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 LOG = "log.jsonl"
+_FIELDS: dict[str, Any] = {"update": int, "loss": dict[str, float], "f1": float}  # of an epoch
 
 
 class Log:
@@ -28,6 +29,17 @@ class Log:
         """Appends a record."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of a training's log. Raises DiffIMLError for a line that is none."""
+    path, entries = folder / LOG, []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        place = f"{path}, line {number}"
+        entries.append(checked(parse_json(line, place), _FIELDS, place, others=True))
+        if missing := _FIELDS.keys() - entries[-1].keys() - {"f1"}:
+            raise DiffIMLError(f"{place} lacks {min(missing)}; train anew")
+    return entries
 
 
 def _count(line: str, key: str) -> float:

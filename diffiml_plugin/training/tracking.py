@@ -27,7 +27,7 @@ from diffiml_plugin.prediction.pictures import headed
 from diffiml_plugin.stored import read_json
 from diffiml_plugin.training.log import Log
 
-RUN = "run.json"
+RUN, CONFIG = "run.json", "config.yaml"
 _TRUTHS = {"mask": "truth", "edge_map": "true edges", "edge_mask": "true edges, a band"}  # key of a batch -> heading
 _PACKAGES = (
     "diffiml-plugin",
@@ -160,13 +160,13 @@ def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
 
     Constructor arguments that are lists have no flag, and are stored with the weights alone.
     """
-    write_text(folder / "config.yaml", _as_yaml(configuration))
-    path = folder / RUN
+    path = folder / RUN  # first: it says that the others are ours
     starts = read_json(path) if path.exists() else []
     if not isinstance(starts, list):
         raise DiffIMLError(f"{path} is no list of starts; remove it, or choose another --output_dir")
     start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
     write_text(path, json.dumps([*starts, start], indent=2) + "\n")
+    write_text(folder / CONFIG, _as_yaml(configuration))
 
 
 def _as_yaml(configuration: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
@@ -76,6 +77,17 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if len(header[_METADATA_KEY]) > _METADATA_LIMIT:
         raise DiffIMLError(f"{place} has more than {_METADATA_LIMIT} characters; write the file again")
     return checked(parse_json(header[_METADATA_KEY], place), _FIELDS, place, others=True)
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """The SHA-256 of names and values alone, whatever the metadata beside them say."""
+    return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
+
+
+def require_no_others(target: Path, tensors: dict[str, Tensor]) -> None:
+    """Raises DiffIMLError if `target` is there and holds anything but these tensors."""
+    if target.exists() and tensors_digest(load_weights(target)[0]) != tensors_digest(tensors):
+        raise DiffIMLError(f"{target} holds other weights; name a new file, or remove that")
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -146,6 +158,30 @@ def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
         return f"{model} ({listed})" if listed else model
 
     return (described(metadata.get("model", "an unnamed model"), stored), described(type(module).__name__, built))
+
+
+@contextmanager
+def no_larger_than(most: int, path: str | Path) -> Iterator[None]:
+    """Inside, no model is built that has more than so many parameters, which `path` cannot fill.
+
+    Raises:
+        DiffIMLError: it has. The memory of its further ones was not touched.
+    """
+    left = most
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise DiffIMLError(
+                f"{path} holds far fewer numbers than the model that it describes has; fetch or write it again"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

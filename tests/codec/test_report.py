@@ -16,6 +16,7 @@ from diffiml_plugin.codec.metrics import (
     latent_statistics,
     reconstruction_f1,
 )
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.lightvae import LightVAE
 
 
@@ -111,10 +112,15 @@ def test_report_holds_the_promised_keys(tmp_path, monkeypatch):
         "latents",
         "params_M",
         "time_ratio_sd_over_light",
+        "weights",
     }
     assert set(result["reconstruction"]) == {"f1_mean", "f1_p5", "f1_min", "images"}
     assert set(result["noise"]) == {"0.1", "0.2", "0.3"}
     assert result["reconstruction"]["images"] == 12 and result["time_ratio_sd_over_light"] > 0
     assert len(result["latents"]["mean"]) == len(result["latents"]["std"]) == 8
+    before = (tmp_path / "out" / "codec.json").read_bytes()
+    with pytest.raises(DiffIMLError, match="codec.json is of other weights"):
+        codec_report.report_codec(LightVAE(width=4), masks, 64, tmp_path / "out")
+    assert (tmp_path / "out" / "codec.json").read_bytes() == before
     page = (tmp_path / "out" / "codec.html").read_text()
     assert page.count('<div class="strip">') == 10 and "random weights" in page and page.count("&gt;.png: F1") == 10

@@ -1,5 +1,6 @@
 import importlib
 import json
+import resource
 import sys
 
 import pytest
@@ -86,3 +87,21 @@ def test_without_diffusers_the_extra_is_named(monkeypatch):
     for module in modules:
         with pytest.raises(DiffIMLError, match=r"pip install 'diffiml-plugin\[sd-vae\]'"):
             importlib.import_module(module)
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"layers_per_block": 10**6}, "far fewer numbers"),
+        ({"latent_channels": 10**6}, "far fewer numbers"),
+        ({"quantization_config": {"load_in_8bit": True}}, "does not know"),
+    ],
+)
+def test_a_configuration_allocates_no_more_than_its_weights_fill(odd, told, tmp_path):
+    tiny_vae().save_pretrained(tmp_path / "vae")
+    file = tmp_path / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | odd))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DiffIMLError, match=f"cannot load the SD VAE .*{told}"):
+        load_sdvae(tmp_path / "vae")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB

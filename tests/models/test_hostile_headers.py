@@ -87,7 +87,7 @@ def test_a_header_reaches_no_network(name, stored, monkeypatch):
             "codec_layout='999999999'",
         ),
         ({"model": "DiffIML", "config": {"lora": 10**9}}, "lora=1000000000"),
-        ({"model": "DiffIML", "config": {"encoder": "segformer_b5"}}, "holds 1 numbers, far fewer than the model"),
+        ({"model": "DiffIML", "config": {"encoder": "segformer_b5"}}, "far fewer numbers than the model"),
         ({"model": "DiffIML", "config": {"future": 1}}, "a field 'future' that this version does not know.*update"),
         ({"model": "DiffIML", "input": {"image_size": -32}}, r"--image_size -32 is outside \[1, 4096\]"),
         ({"model": "DiffIML", "input": {"image_size": 10**6}}, "--image_size 1000000 is outside"),

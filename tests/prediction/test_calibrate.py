@@ -81,7 +81,7 @@ def test_figures_and_diagram_stand_beside_it(checkpoint, squares):
     fitted = calibrate(Detector(checkpoint, CPU), squares, checkpoint.parent / "out", checkpoint, Bounds())
     out = checkpoint.parent / "out"
     report = json.loads((out / REPORT).read_text())
-    assert report["crossed"]["ece"] == fitted.crossed.ece and len(report["weights"]) == 6
+    assert report["crossed"]["ece"] == fitted.crossed.ece and len(report["regression"]) == 6
     assert "even, left out" in (out / TABLE).read_text() and Image.open(out / DIAGRAM).size[0] > 300
 
 

@@ -170,6 +170,21 @@ def test_graphs_that_compute_something_else_are_refused(any_torch, monkeypatch, 
     assert not (tmp_path / "out" / "README.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("config.json", '{"weights": "0"}', "config.json is of other weights"),
+        ("config.json", "{}", "config.json holds no figures of ours"),
+        ("README.md", "mine", "README.md was not made by this command"),
+    ],
+)
+def test_a_folder_of_others_is_left_as_it_is(tmp_path, checkpoint, name, content, told):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DiffIMLError, match=told):
+        exporting.export(str(checkpoint), "torch_export", tmp_path, CPU)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: content}
+
+
 @pytest.fixture(scope="module")
 def exported(request, tmp_path_factory, checkpoint):
     pytest.importorskip("onnxscript")

@@ -314,15 +314,18 @@ def test_odd_names_are_predicted_and_printed(checkpoint, folder, tmp_path, capsy
 
 def test_links_are_replaced_and_not_followed(checkpoint, folder, tmp_path):
     out = tmp_path / "out"
-    (out / "deep").mkdir(parents=True)
+    predict(load(checkpoint, device="cpu"), [str(folder)], out)
     targets = ["deep/a_mask.png", "results.jsonl", "run.json", "report.html"]
     precious = [tmp_path / f"precious {number}" for number in range(len(targets))]
     for name, target in zip(targets, precious, strict=True):
+        content = (out / name).read_bytes()
+        (out / name).unlink()
         (out / name).symlink_to(target)
+        target.write_bytes(content)
     (out / "deep" / "a_mask.png").resolve().write_text("mine")
     predict(load(checkpoint, device="cpu"), [str(folder)], out)
     assert not any((out / name).is_symlink() for name in targets)
-    assert [path.exists() for path in precious] == [True, False, False, False] and precious[0].read_text() == "mine"
+    assert precious[0].read_text() == "mine" and all(path.read_bytes() for path in precious)
 
 
 def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_path, caplog):
@@ -424,6 +427,37 @@ def test_results_of_another_model_or_of_others_are_kept(checkpoint, folder, tmp_
         with pytest.raises(DiffIMLError, match=told):
             predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / name)
         assert (tmp_path / name / name).read_text() == text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"mask": "../precious_mask.png"},
+        {"mask": "/tmp/precious_mask.png"},
+        {"size": 3},
+        {"regions": None},
+        {"probability": "high"},
+        {"image": None},
+        {"sentence": "x" * 2**20},
+    ],
+)
+def test_results_that_are_not_as_we_write_them_are_refused(checkpoint, folder, tmp_path, odd):
+    out = tmp_path / "out"
+    predict(load(checkpoint, device="cpu"), [str(folder / "a.png")], out)
+    (entry,) = read_results(out)
+    (out / "results.jsonl").write_text(json.dumps(entry | odd) + "\n")
+    before = bytes_of(tmp_path)
+    with pytest.raises(DiffIMLError, match="line 1, is no result of ours"):
+        predict(load(checkpoint, device="cpu"), [str(folder / "a.png")], out)
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_linked_sub_folder_is_not_followed(checkpoint, folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "deep").symlink_to(tmp_path / "elsewhere")
+    assert predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")["failed"] == 1
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_overlays_are_turned_and_masks_are_not(checkpoint, folder, tmp_path):

@@ -240,3 +240,13 @@ def test_a_push_that_fails_is_one_sentence(tiny_model, stored, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DiffIMLError, match="cannot push to org/tiny .*hf auth login"):
         load(stored(), device="cpu").push_to_hub(NAME)
+
+
+def test_a_folder_of_other_weights_or_of_others_is_left_as_it_is(saved, stored, tmp_path):
+    detector, before = load(stored(width=5), device="cpu"), (saved / hub.WEIGHTS).read_bytes()
+    with pytest.raises(DiffIMLError, match="model.safetensors holds other weights"):
+        detector.save_pretrained(saved)
+    (tmp_path / hub.CARD).write_text("mine")
+    with pytest.raises(DiffIMLError, match="README.md is there without model.safetensors"):
+        detector.save_pretrained(tmp_path)
+    assert (saved / hub.WEIGHTS).read_bytes() == before and (tmp_path / hub.CARD).read_text() == "mine"

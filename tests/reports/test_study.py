@@ -12,6 +12,9 @@ F1 = {"a": [[0.9, 0.5, 0.1], [0.7, 0.3, 0.2]], "b": [[0.4, 0.4, 0.4]]}  # by row
 KINDS = {"1.jpg": "splice", "copy.jpg": "splice", "removal.jpg": "removal"}  # names say nothing
 
 
+HEADER = {"command": "benco sweep", "configuration": "0", "model": "TinyIML", "checkpoint": "x", "settings": {}}
+
+
 def record(name, f1, mask="mask.png", area=None):
     return {
         **({} if f1 is None else {"kind": KINDS[name]}),
@@ -43,15 +46,19 @@ def runs(tmp_path):
             (run / "log.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     sweep = tmp_path / "runs" / "a" / "0" / "sweep"
     sweep.mkdir()
-    cells = {size: {"val": {"f1": 0.25, "std": std}} for size, std in ((1, None), (3, 0.0625), (5, 0.03125))}
-    cells[3]["other"] = {"f1": 0.25, "std": 0.1875}
+    cells = {
+        size: {"val": {"f1": 0.25, "std": std, "runs": [0.25]}} for size, std in ((1, None), (3, 0.0625), (5, 0.03125))
+    }
+    cells[3]["other"] = {"f1": 0.25, "std": 0.1875, "runs": [0.25]}
     rows = [{"setting": "ensemble_size", "value": size, "datasets": datasets} for size, datasets in cells.items()]
     rows.append({"setting": "tta", "value": True, "datasets": {}})  # no tampered image
-    (sweep / "sweep.json").write_text(json.dumps({"rows": rows}))
+    (sweep / "sweep.json").write_text(json.dumps({**HEADER, "rows": rows}))
     robust = tmp_path / "runs" / "a" / "0" / "robust"
     robust.mkdir()
     point = {"mean": {PIXEL_FIGURES["f1"]: 0.125, "false_alarm_area": 0.375}, "datasets": {}}
-    (robust / "robust.json").write_text(json.dumps({**point, "curves": {"jpeg": [{"strength": 50, **point}]}}))
+    (robust / "robust.json").write_text(
+        json.dumps({**HEADER, **point, "curves": {"jpeg": [{"strength": 50, **point}]}})
+    )
     return tmp_path / "runs"
 
 
@@ -125,3 +132,20 @@ def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(DiffIMLError, match="benco reproduce study"):
         study(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("run.json", "{}", "run.json is no list of starts"),
+        ("run.json", "[3]", "run.json is 3"),
+        ("log.jsonl", "{", "log.jsonl, line 1 is no JSON"),
+        ("log.jsonl", '{"update": 1}', "log.jsonl, line 1 lacks loss"),
+        ("sweep/sweep.json", '{"rows": 3}', "rows is 3"),
+        ("robust/robust.json", "[]", r"robust.json is \[\]"),
+    ],
+)
+def test_files_of_another_form_are_refused(runs, tmp_path, file, content, told):
+    (runs / "a" / "0" / file).write_text(content)
+    with pytest.raises(DiffIMLError, match=told):
+        study(runs, tmp_path / "out")
