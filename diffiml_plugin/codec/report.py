@@ -4,9 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from diffiml_plugin.codec.cost import CodecCost, measure_cost
 from diffiml_plugin.codec.metrics import (
@@ -75,7 +77,7 @@ def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int,
         what codec.json holds; latent statistics are a list of eight, the mask's channels, then the edge map's.
     """
     with claimed(output_dir):
-        weights = tensors_digest(codec.state_dict())
+        weights = tensors_digest(cast(nn.Module, codec).state_dict())
         require_own(output_dir / RESULTS, weights, "this codec", [output_dir / _PAGE])
         return _reported(codec, weights, masks, size, output_dir)
 

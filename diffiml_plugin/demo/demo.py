@@ -18,7 +18,6 @@ from diffiml_plugin.demo.photographs import photographs
 from diffiml_plugin.demo.report import write_report
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
-from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.evaluation.test import test
 from diffiml_plugin.f1 import pixel_f1
@@ -80,7 +79,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
             settings=VISIBLE,
         )
 
-    def tested(checkpoint: Path, name: str) -> list[Record]:
+    def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
         (folder / name / RESULTS).unlink(missing_ok=True)  # of the demo's earlier weights
         test(
             TestSettings(
@@ -91,7 +90,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
                 output_dir=str(folder / name),
             )
         )
-        return read_records(records_file(folder / name / RESULTS))
+        return [dict(record) for record in read_records(records_file(folder / name / RESULTS))]
 
     # 1. Tampered images of photographs that training never sees, and what a model scores that knows nothing.
     unseen = write_tampered(stream("test", test_images), folder / "unseen", settings.seed)
@@ -130,7 +129,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     return result
 
 
-def _mean_f1(records: list[Record]) -> float:
+def _mean_f1(records: list[dict[str, Any]]) -> float:
     return fmean(record["f1"] for record in records)
 
 

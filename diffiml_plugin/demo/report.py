@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.demo.photographs import photographs
-from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.files import write_picture
 from diffiml_plugin.prediction.pictures import heat, strip
 from diffiml_plugin.reports import page
@@ -21,7 +21,7 @@ def write_report(
     path: Path,
     figures: dict[str, float],
     model: str,
-    records: Sequence[Record],
+    records: Sequence[dict[str, Any]],
     predictions: Path,
     shown: int,
 ) -> None:
@@ -58,7 +58,7 @@ def write_report(
     write_picture(path.with_name("pictures.jpg"), np.vstack(picture), quality=92)
 
 
-def _by_kind(records: Sequence[Record]) -> list[list[str]]:
+def _by_kind(records: Sequence[dict[str, Any]]) -> list[list[str]]:
     found = {kind: [record["f1"] for record in records if f"_{kind}_" in record["name"]] for kind in KINDS}
     return [[kind.replace("_", "-"), str(len(f1)), f"{np.mean(f1):.3f}"] for kind, f1 in found.items() if f1]
 

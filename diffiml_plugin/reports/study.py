@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, cast
 
 from matplotlib.figure import Figure
 
@@ -158,7 +158,9 @@ def _robustness(rows: Mapping[str, _Runs]) -> str:
         for column, figure in ((row, _F1), (f"{row}: false alarm", _FALSE_ALARM)):
             found: dict[str, list[float]] = {}
             for file in files:
-                for perturbation, curve in robust.curve_of(read_results(file, Perturbed), figure=figure).items():
+                for perturbation, curve in robust.curve_of(
+                    cast(Perturbed, read_results(file, Perturbed)), figure=figure
+                ).items():
                     for strength in filter(None, curve):  # the clean image is in the first table
                         found.setdefault(f"{perturbation} {strength}", []).append(curve[strength])
             if found:
