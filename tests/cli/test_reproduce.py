@@ -211,7 +211,7 @@ def test_every_table_and_figure_on_miniatures(reproduced, miniatures, tmp_path, 
     ]
     assert len(ours) == 17 and not any("missing" in line for line in ours)
     assert "| DiffIML, segformer_b0, LightVAE, N=5 (64²) | ours |" in text and "| ManTraNet (64²) | ours |" in text
-    assert text.count("### JPEG quality") == 1
+    assert text.count("pixel-F1 by JPEG quality") == 1
 
 
 @pytest.fixture

@@ -632,4 +632,4 @@ def test_diffiml_trains_on_real_photographs(bsds, child_environment, tmp_path):
     found = [json.loads(line) for line in open(tmp_path / "out" / "per_image.jsonl")]
     f1 = fmean(record["f1"] for record in found if record["label"] == 1)
     text = (tmp_path / "report" / "report.md").read_text()
-    assert f"| {f1:.4f} [" in text and "### JPEG quality" in text
+    assert f"| {f1:.4f} [" in text and "pixel-F1 by JPEG quality" in text
