@@ -98,17 +98,16 @@ def test_other_computers_are_let_in_with_a_warning(caplog):
 
 
 class Server:
-    """`benco serve` of a small model of random weights, in a folder of its own."""
+    """`benco serve` in a folder of its own, with these words."""
 
-    def __init__(self, folder: Path, checkpoint: Path, environment: dict[str, str], *flags: str):
+    def __init__(self, folder: Path, environment: dict[str, str], *words: object):
         self.temporary, self.calls = folder / "temporary", folder / "calls.txt"
         self.temporary.mkdir()
         (folder / "watch").mkdir()
         (folder / "watch" / "sitecustomize.py").write_text(WATCH.format(log=str(self.calls)))
         path = os.pathsep.join([str(folder / "watch"), environment["PYTHONPATH"]])
-        words = ["serve", "--checkpoint_path", str(checkpoint), "--port", "0", "--device", "cpu", *flags]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "diffiml_plugin", *words],
+            [sys.executable, "-m", "diffiml_plugin", *map(str, words), "--port", "0", "--device", "cpu"],
             env={**environment, "PYTHONPATH": path, "TMPDIR": str(self.temporary), "HOME": str(folder)},
             stdout=subprocess.PIPE,
             stderr=(folder / "errors.txt").open("w"),
@@ -145,7 +144,7 @@ def checkpoint(tmp_path_factory):
 
     torch.manual_seed(1)
     card = find_model("DiffIML")
-    flags = card.resolve({"encoder": "resnet10t", "num_inference_steps": 1, "ensemble_size": 2})
+    flags = card.resolve({"encoder": "resnet10t", "denoiser": "light", "num_inference_steps": 1, "ensemble_size": 2})
     path = tmp_path_factory.mktemp("weights") / "x.safetensors"
     save_checkpoint(path, card.build(flags), card.name, flags, input={"if_padding": True, "padding_mode": "reflect"})
     return path
@@ -154,7 +153,8 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, checkpoint, child_environment):
     pytest.importorskip("gradio")
-    running = Server(tmp_path_factory.mktemp("server"), checkpoint, child_environment, "--max_upload_mb", "0.05")
+    words = ["serve", "--checkpoint_path", checkpoint, "--max_upload_mb", 2, "--time_limit_s", 600]
+    running = Server(tmp_path_factory.mktemp("server"), child_environment, *words)
     yield running
     running.process.kill()
     running.process.wait()
@@ -172,6 +172,20 @@ def test_a_photo_is_answered_and_forgotten(server, photo):
 
 
 @pytest.mark.slow
+def test_the_command_of_its_page(tmp_path, photo, child_environment):
+    pytest.importorskip("gradio")
+    page = Path(__file__).parents[2] / "docs" / "howto" / "serve.md"
+    (command,) = re.findall(r"^    benco (.*)$", page.read_text(encoding="utf-8"), re.M)
+    server = Server(tmp_path, child_environment, *command.split())
+    try:
+        (path,) = server.upload(photo.read_bytes()).json()
+        kind, data = server.examine({"path": path, "orig_name": "mine.png"})
+        assert kind == "complete" and re.search("mine.png: (tampered|nothing found|cannot say) ", json.loads(data)[0])
+    finally:
+        assert server.end() == 143
+
+
+@pytest.mark.slow
 def test_what_is_no_photo_is_refused_in_a_sentence(server):
     (path,) = server.upload(b"no photo").json()
     kind, data = server.examine({"path": path, "orig_name": "x.png"})
@@ -181,7 +195,7 @@ def test_what_is_no_photo_is_refused_in_a_sentence(server):
 
 @pytest.mark.slow
 def test_too_large_a_file_is_refused(server):
-    assert server.upload(bytes(60_000)).status_code == 413 and server.files() == []
+    assert server.upload(bytes(2_100_000)).status_code == 413 and server.files() == []
 
 
 @pytest.mark.slow
@@ -246,6 +260,7 @@ class Browser:
         theirs_in, self.out = os.pipe()
         self.into, theirs_out = os.pipe()
         words = f"exec {CHROMIUM} --headless --no-sandbox --disable-gpu --remote-debugging-pipe"
+        words += " --use-fake-ui-for-media-stream --use-fake-device-for-media-stream"  # a camera
         command = f"{words} --user-data-dir='{profile}' 3<&{theirs_in} 4>&{theirs_out}"
         with (profile.parent / "browser.txt").open("w") as log:
             self.process = subprocess.Popen(["bash", "-c", command], pass_fds=(theirs_in, theirs_out), stderr=log)
@@ -277,41 +292,78 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def click(self, selector: str) -> None:
+        self.wait_for(selector)
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
     def wait_for(self, selector: str) -> None:
-        """Until there is such an element; 2 minutes at most."""
+        """Until there is such an element; 10 minutes at most."""
         found = self.evaluate(
             "new Promise(done => { let tries = 0; const look = () => document.querySelector("
-            f"{json.dumps(selector)}) ? done(true) : ++tries > 1200 ? done(false) : setTimeout(look, 100); look(); }})"
+            f"{json.dumps(selector)}) ? done(true) : ++tries > 6000 ? done(false) : setTimeout(look, 100); look(); }})"
         )
         assert found, self.evaluate("document.body.innerText")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_in_a_browser(server, photo, tmp_path):
+@pytest.fixture
+def browser(server, tmp_path):
+    """Shows the page."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
     (tmp_path / "profile").mkdir()
     browser = Browser(tmp_path / "profile")
     try:
         browser("Page.navigate", url=server.address)
         browser.wait_for("input[type=file]")
-        root = browser("DOM.getDocument")["root"]["nodeId"]
-        field = browser("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
-        browser("DOM.setFileInputFiles", nodeId=field, files=[str(photo)])
-        browser.wait_for(".views img")
-        assert "photo.png: uncalibrated" in browser.evaluate("document.querySelector('.verdict').textContent")
-        widths = browser.evaluate("[...document.querySelectorAll('.views img')].map(picture => picture.naturalWidth)")
-        assert widths == [50, 50, 50]
-        address = browser.evaluate("document.querySelector('a[download$=\".json\"]').href")
-        record = json.loads(base64.b64decode(address.partition("base64,")[2]))
-        assert record["sha256"] == sha256(photo.read_bytes()).hexdigest()
-        loaded = browser.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
-        assert not [name for name in loaded if not name.startswith((server.address, "data:", "blob:"))]
-        if folder := os.environ.get("DIFFIML_SCREENSHOTS"):
-            picture = browser("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-            Path(folder, "serve.png").write_bytes(base64.b64decode(picture))
+        yield browser
     finally:
         browser.process.kill()
         browser.process.wait()
+
+
+@pytest.mark.slow
+def test_in_a_browser(server, browser, photo):
+    root = browser("DOM.getDocument")["root"]["nodeId"]
+    field = browser("DOM.querySelector", nodeId=root, selector="input[type=file]")["nodeId"]
+    browser("DOM.setFileInputFiles", nodeId=field, files=[str(photo)])
+    browser.wait_for(".views img")
+    assert "photo.png: uncalibrated" in browser.evaluate("document.querySelector('.verdict').textContent")
+    widths = browser.evaluate("[...document.querySelectorAll('.views img')].map(picture => picture.naturalWidth)")
+    assert widths == [50, 50, 50]
+    address = browser.evaluate("document.querySelector('a[download$=\".json\"]').href")
+    record = json.loads(base64.b64decode(address.partition("base64,")[2]))
+    assert record["sha256"] == sha256(photo.read_bytes()).hexdigest()
+    loaded = browser.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert not [name for name in loaded if not name.startswith((server.address, "data:", "blob:"))]
+    if folder := os.environ.get("DIFFIML_SCREENSHOTS"):
+        picture = browser("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        Path(folder, "serve.png").write_bytes(base64.b64decode(picture))
+    assert server.files() == []
+
+
+@pytest.mark.slow
+def test_a_picture_that_is_pasted(server, browser):
+    browser("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    browser("Page.bringToFront")
+    browser.evaluate(
+        "new Promise(done => { const canvas = document.createElement('canvas'); canvas.width = 50; canvas.height = 30; "
+        "canvas.getContext('2d').fillRect(5, 5, 20, 20); canvas.toBlob(done); })"
+        ".then(blob => navigator.clipboard.write([new ClipboardItem({'image/png': blob})]))"
+    )
+    browser.click("button[aria-label='Paste from clipboard']")
+    browser.wait_for(".views img")
+    assert browser.evaluate("document.querySelector('.views img').naturalWidth") == 50
+    assert server.files() == []
+
+
+@pytest.mark.slow
+def test_a_picture_of_the_camera(server, browser):
+    browser.click("button[aria-label='Capture from camera']")
+    browser.click("button:not([aria-label])")
+    shows = "(document.querySelector('video') ?? {}).videoWidth"
+    browser.evaluate(f"new Promise(done => {{ const look = () => {shows} ? done() : setTimeout(look, 100); look(); }})")
+    browser.click("button[aria-label='capture photo']")
+    browser.wait_for(".views img")
     assert server.files() == []
 
 
