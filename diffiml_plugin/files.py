@@ -202,6 +202,12 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def require_unchanged(path: str | Path, digest: str) -> None:
+    """Raises DiffIMLError if a file is no longer the one of that digest, as a training beside may have replaced it."""
+    if file_digest(path) != digest:
+        raise DiffIMLError(f"{path} was replaced while it was in use; start again, or use a copy of it")
+
+
 def _probe(folder: Path) -> None:
     """Raises OSError if no file can be made in the folder."""
     probe = folder / f".probe.{os.getpid()}"

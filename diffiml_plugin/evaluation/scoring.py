@@ -22,7 +22,7 @@ from diffiml_plugin.evaluation.records import RESULTS, Unfinished, digest, recor
 from diffiml_plugin.evaluation.results import Header, Record, require_own
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.files import file_digest, make_folder, write_text
+from diffiml_plugin.files import file_digest, make_folder, require_unchanged, write_text
 from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
@@ -163,6 +163,7 @@ def open_scoring(
         "settings": values,
     }
     model = opened.build().to(state.device)
+    require_unchanged(path, weights)
     speed_up(model, state.device, settings.precision, settings.compile, captures)
     if mirrored:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)

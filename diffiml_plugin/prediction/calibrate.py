@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 
 import matplotlib
@@ -24,7 +23,7 @@ from diffiml_plugin.evaluation.calibration import FEATURES, features
 from diffiml_plugin.evaluation.records import LIMIT, as_record, digest, stamp, write_records
 from diffiml_plugin.evaluation.results import Record, require_own
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.files import claimed, require_writable, write_figure, write_text
+from diffiml_plugin.files import claimed, require_unchanged, require_writable, write_figure, write_text
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel
 from diffiml_plugin.prediction.detector import Detector, Failure
@@ -74,6 +73,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     threshold = mask_threshold(records, bounds.area)
     sets = sorted({record["dataset"] for record in records})
     stored = {"calibration": asdict(fitted.calibration), "calibrated_on": sets}
+    require_unchanged(detector.opened.path, detector.description["sha256"])
     detector.opened.save(target, threshold=threshold, **stored)
     _report(fitted, threshold, detector.opened, weights, output_dir)
     return fitted
@@ -92,7 +92,7 @@ def _records(detector: Detector, pairs: Sequence[tuple[str, str, str]], file: Pa
     Images that cannot be predicted are logged and left out.
     """
     opened = detector.opened
-    model = [sha256(opened.path.read_bytes()).hexdigest(), opened.flags, asdict(opened.inputs), FEATURES]
+    model = [detector.description["sha256"], opened.flags, asdict(opened.inputs), FEATURES]
     keys = [digest([model, stamp(image), stamp(mask), image]) for _, image, mask in pairs]
     known = {record["key"]: record for record in _kept(file) if "key" in record}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]

@@ -23,10 +23,10 @@ from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.evaluation.scores import THRESHOLD
-from diffiml_plugin.files import file_digest, make_folder
+from diffiml_plugin.files import file_digest, make_folder, require_unchanged
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, to_device
-from diffiml_plugin.models.checkpoints import read_weights
+from diffiml_plugin.models.checkpoints import find_checkpoint, read_weights
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
 from diffiml_plugin.models.opened import OpenedModel, open_model
@@ -109,6 +109,8 @@ class Detector:
         if max_memory is not None and not max_memory > 0:
             raise DiffIMLError(f"--max_memory {max_memory} is not above 0; it is in GB")
         self.device = launch.start_inference(settings.device).device
+        path = find_checkpoint(checkpoint_path)
+        digest = file_digest(path)
         self.opened = opened = open_model(checkpoint_path, settings, self.device, model, model_flags)
         if settings.image_size and opened.inputs.if_padding and opened.inputs.padding_mode == "reflect":
             _logger.info("the image size is not used: this model takes images at their own size")
@@ -117,13 +119,14 @@ class Detector:
         self.threshold = THRESHOLD if chosen is None else chosen
         self.calibration = _calibration(opened)
         self.model, self.precision = opened.build().to(self.device), precision
+        require_unchanged(path, digest)
         speed_up(self.model, self.device, precision, compile_mode)
         self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs))
         values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": precision}
         self.description = {
             "model": opened.card.name,
             "checkpoint": str(opened.path),
-            "sha256": file_digest(opened.path),
+            "sha256": digest,
             "settings": {**values, "max_memory": max_memory},
         }
 

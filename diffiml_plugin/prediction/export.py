@@ -19,7 +19,7 @@ from diffiml_plugin import __version__
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import require_own
 from diffiml_plugin.evaluation.scores import THRESHOLD
-from diffiml_plugin.files import claimed, file_digest, write_text
+from diffiml_plugin.files import claimed, file_digest, require_unchanged, write_text
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE, SIZE_MULTIPLE, DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
@@ -129,6 +129,7 @@ def export(
 
 def _exported(opened: OpenedModel, weights: str, format: str, folder: Path) -> Exported:
     diffiml = method_of(opened.build().eval().to(memory_format=torch.contiguous_format)).requires_grad_(False)
+    require_unchanged(opened.path, weights)
     tried = [_trial(diffiml, size) for size in _TRIED]
     _fix_padding(diffiml)
     files = [folder / f"{name}{FORMATS[format]}" for name in _NAMES]

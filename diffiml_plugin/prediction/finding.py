@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from unicodedata import normalize
 
 from diffiml_plugin.data.images import FORMATS, readable_formats
 from diffiml_plugin.errors import DiffIMLError
@@ -144,7 +145,7 @@ def unique_names(relatives: Iterable[Path], taken: Iterable[str] = ()) -> list[P
     """
     whole = [_shortened(relative) for relative in relatives]
     stems = Counter(_key(path.with_suffix("")) for path in whole)
-    given = {name.casefold() for name in taken}
+    given = {_key(Path(name)) for name in taken}
     others = {_key(path) for path in whole} | given
     names = []
     for path in whole:
@@ -160,7 +161,7 @@ def unique_names(relatives: Iterable[Path], taken: Iterable[str] = ()) -> list[P
 
 
 def _key(path: Path) -> str:
-    return str(path).casefold()
+    return normalize("NFC", str(path)).casefold()  # é is one letter, or two code points, by the file system
 
 
 def _shortened(path: Path) -> Path:

@@ -165,6 +165,14 @@ def test_another_checkpoints_figures_are_kept(settings, stored, other, monkeypat
     assert Path(settings.output_dir, "results.json").read_bytes() == left
 
 
+def test_weights_that_are_replaced_while_data_are_read_are_refused(settings, stored, monkeypatch):
+    changing = replace(settings, checkpoint_path=str(stored()))
+    check = scoring.check_lists
+    monkeypatch.setattr(scoring, "check_lists", lambda *lists: (stored(width=4, dropout=0.5), check(*lists))[1])
+    with pytest.raises(DiffIMLError, match="was replaced while it was in use"):
+        testing.test(changing)
+
+
 def test_diffiml_mirrors_by_itself(settings, stored):
     opened = scoring.open_scoring(replace(settings, checkpoint_path=str(stored("DiffIML", **SMALL)), tta=True))
     assert opened.model.diffiml.config.tta and opened.header["settings"]["tta"] is True

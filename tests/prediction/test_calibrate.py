@@ -13,7 +13,7 @@ from diffiml_plugin.models.checkpoints import restore, save_checkpoint
 from diffiml_plugin.prediction.calibrate import DIAGRAM, RECORDS, REPORT, TABLE, calibrate
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.settings import CommonSettings
-from diffiml_plugin.weights.files import load_weights, read_metadata
+from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
 AUTHENTIC, TAMPERED = 20, 14
 CPU = CommonSettings(device="cpu")
@@ -96,6 +96,21 @@ def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, mo
     Image.open(checkpoint.parent / "0.png").transpose(Image.Transpose.ROTATE_90).save(checkpoint.parent / "0.png")
     calibrate(detector, squares, out, target, Bounds())
     assert len(predicted) == 4
+
+
+def test_weights_that_are_replaced_meanwhile_get_no_calibration(checkpoint, squares, monkeypatch):
+    detector = Detector(checkpoint, CPU)
+    predict = detector.predict
+
+    def replacing(files):
+        yield from predict(files)
+        weights, metadata = load_weights(checkpoint)
+        save_weights(checkpoint, {name: tensor + 1 for name, tensor in weights.items()}, metadata)
+
+    monkeypatch.setattr(detector, "predict", replacing)
+    with pytest.raises(DiffIMLError, match="was replaced while it was in use"):
+        calibrate(detector, squares, checkpoint.parent / "out", checkpoint, Bounds())
+    assert "calibration" not in read_metadata(checkpoint)
 
 
 def test_settings_of_the_run_are_stored_since_the_answers_hold_for_them(tiny_model, checkpoint, squares):

@@ -27,9 +27,7 @@ def start(monkeypatch, tmp_path):
     """Starts the command in a process of its own; what it says is in tmp_path / "said"."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    monkeypatch.setenv(
-        "PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep
-    )  # of the server
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)  # of the server
     import forked
 
     started = []
