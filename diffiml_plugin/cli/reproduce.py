@@ -88,9 +88,11 @@ def _steps(args: argparse.Namespace) -> list[Step]:
     passed_on = {group[0].partition("=")[0]: group for group in args.passed_on}
     steps: list[Step] = []
     known: set[str] = set()
+    trained: dict[str, str] = {}  # by the folder that a step trains into: the model
     for verb, *words in commands(args.target, args.rows, args.seeds):
         module = importlib.import_module(f"diffiml_plugin.cli.{verb}")
-        flags = read_command_line(f"benco {verb}", module, words).parser.flags()
+        model = [] if verb == "train" else _model_to_come(words, trained)
+        flags = read_command_line(f"benco {verb}", module, [*words, *model]).parser.flags()
         for flag in passed_on:
             if flag in (*_OF_EACH_STEP, *words):
                 raise DiffIMLError(
@@ -99,10 +101,18 @@ def _steps(args: argparse.Namespace) -> list[Step]:
         known |= flags.keys()
         words = [verb, *words, *(word for flag, group in passed_on.items() if flag in flags for word in group)]
         steps.append(Step(words, parse_arguments(f"benco {verb}", module, words[1:])))
+        if verb == "train":
+            trained[steps[-1].args.output_dir] = steps[-1].args.model
     for flag in passed_on:
         if flag not in known:
             raise DiffIMLError(f"no step of {args.target} has a flag {flag}{nearest(flag, known)}")
     return steps
+
+
+def _model_to_come(words: list[str], trained: dict[str, str]) -> list[str]:
+    """`--model` of a step's checkpoint, if a step before makes that: it has not the default model's flags."""
+    path = words[words.index("--checkpoint_path") + 1] if "--checkpoint_path" in words else ""
+    return [f"--model={trained[folder]}" for folder in (path, os.path.dirname(path)) if trained.get(folder)]
 
 
 def _is_done(step: Step) -> bool:
