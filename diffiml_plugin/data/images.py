@@ -153,6 +153,8 @@ def opening(path: str | Path) -> Iterator[Image.Image]:
 def _unidentified(path: Path) -> str:
     if path.suffix.lower() in FORMATS["HEIF"] and "HEIF" not in readable_formats():
         return "photos in HEIC need pillow-heif; pip install 'diffiml-plugin[heic]'"
+    if path.suffix.lower() == ".txt":
+        return "it is text; `benco predict - < FILE` reads a list of photos"
     return f"it is damaged, or of another format than {', '.join(readable_formats())}"
 
 

@@ -32,6 +32,7 @@ from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
 from diffiml_plugin.models.opened import OpenedModel, open_model
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.models.tiles import Maps, Tile, Tiling, in_tiles, whole_side
+from diffiml_plugin.prediction.finding import is_address
 from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
 from diffiml_plugin.prediction.model_card import write_card
 from diffiml_plugin.prediction.result import Result
@@ -308,9 +309,11 @@ def _calibration(opened: OpenedModel) -> Calibration | None:
 
 def _read(photo: object) -> Photograph:
     if isinstance(photo, (str, os.PathLike)):
+        if is_address(name := os.fspath(photo)):
+            raise DiffIMLError(f"{name} is an address; download the photo, and name its file")
         path = Path(photo)
         orientation = read_header(path)[2]
-        return Photograph(os.fspath(photo), file_digest(path), read_image(path), orientation)
+        return Photograph(name, file_digest(path), read_image(path), orientation)
     orientation = 1
     if isinstance(photo, Image.Image):
         orientation = orientation_of(photo)

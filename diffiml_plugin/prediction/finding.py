@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +94,7 @@ def _expanded(words: Iterable[str]) -> Iterator[Path]:
         if word == _LIST:
             lines = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf").splitlines()
             yield from (Path(os.fsdecode(line)) for line in map(bytes.strip, lines) if line and line[:1] != b"#")
-        elif "://" in word:
+        elif is_address(word):
             raise DiffIMLError(f"{word} is an address; download the photo, and name its file")
         elif os.path.exists(word):
             yield Path(word)
@@ -106,6 +107,11 @@ def _expanded(words: Iterable[str]) -> Iterator[Path]:
             raise DiffIMLError(
                 f"{word} does not exist; expected an image, a folder of images, a pattern, or - for a list"
             )
+
+
+def is_address(path: str) -> bool:
+    """Whether this is an address of the web; of one that became a path, which has one slash less, too."""
+    return bool(re.match(r"[a-z][a-z0-9]+:/", path, re.IGNORECASE)) and not os.path.exists(path)
 
 
 def _below(folder: Path, entered: set[Path], left_out: Counter[str]) -> Iterator[Path]:

@@ -87,6 +87,12 @@ def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
         read_image(tmp_path / "a.heic")
 
 
+def test_a_list_of_photos_is_told_from_one(tmp_path):
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    with pytest.raises(DiffIMLError, match="it is text; `benco predict - < FILE` reads a list of photos"):
+        read_image(tmp_path / "list.txt")
+
+
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path / "pipe.jpg", tmp_path, "/dev/zero"):

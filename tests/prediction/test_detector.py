@@ -1,5 +1,6 @@
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -67,6 +68,8 @@ def test_grey_transparent_and_deep_images_are_read_as_their_files_are(detector, 
         (np.zeros((8, 8, 3)), "the photo is an array of float64 and shape"),
         (np.zeros((8, 8), np.uint8), r"shape \(8, 8\); expected uint8 and \(height, width, 3\)"),
         ("gone.jpg", "gone.jpg cannot be read as an image"),
+        ("https://example.com/a.jpg", "https://example.com/a.jpg is an address; download the photo"),
+        (Path("https://example.com/a.jpg"), "a.jpg is an address; download the photo"),
     ],
 )
 def test_anything_else_is_refused_in_one_sentence(detector, photo, told):
