@@ -7,14 +7,15 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
+
+if TYPE_CHECKING:  # its import takes a second, and `predict` does without
+    from accelerate import Accelerator, PartialState
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=12)  # the other processes wait while the first looks at every file of a large corpus
@@ -85,12 +86,14 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
 
 
-def start(device: str, precision: str, find_unused_parameters: bool = False) -> Accelerator:
+def start(device: str, precision: str, find_unused_parameters: bool = False) -> "Accelerator":
     """This process's device, its process group if there are several, and autocast. For training.
 
     Raises:
         DiffIMLError: the device is not there, or cannot compute in that precision.
     """
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
     name = _precision(precision, cpu)
@@ -104,8 +107,15 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
     return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
 
 
-def start_inference(device: str) -> PartialState:
+def one_device(device: str) -> torch.device:
+    """This process's device, for work that needs no other process."""
+    return torch.device("cpu") if _use_cpu(device) else torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def start_inference(device: str) -> "PartialState":
     """This process's device, and its process group if there are several."""
+    from accelerate import PartialState
+
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
     return PartialState(cpu=cpu, timeout=_PATIENCE)
@@ -144,6 +154,9 @@ def deterministic(enabled: bool) -> Iterator[None]:
 
 def _forget_earlier(cpu: bool) -> None:
     """accelerate keeps a process's first device and precision for good, but a library's user may want two of them."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
     state = PartialState._shared_state
     elsewhere = bool(state) and (state["device"].type == "cpu") != cpu
     alone = bool(state) and state["distributed_type"] == DistributedType.NO
@@ -152,6 +165,8 @@ def _forget_earlier(cpu: bool) -> None:
 
 def leave() -> None:
     """Leaves the process group, if there is one; NCCL complains of processes that just end."""
+    from accelerate import PartialState
+
     PartialState().destroy_process_group()
 
 
@@ -169,7 +184,7 @@ def from_first(compute: Callable[[], _Value]) -> _Value:
     return cast(_Value, value[0])
 
 
-def precision_of(accelerator: Accelerator) -> str:
+def precision_of(accelerator: "Accelerator") -> str:
     """What `start` made of the precision asked for: fp32, bf16 or fp16."""
     return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
 
@@ -184,6 +199,18 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.allow_tf32 = rounded
+
+
+@contextmanager
+def testing_mode(model: nn.Module, no_model_eval: bool = False) -> Iterator[None]:
+    """Without gradients, and in test mode unless `no_model_eval`; afterwards as before."""
+    was_training = model.training
+    model.train(no_model_eval)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def half_precision(device: torch.device, precision: str) -> torch.dtype | None:

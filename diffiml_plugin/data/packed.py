@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from diffiml_plugin.launch import Sample, to_device
+from diffiml_plugin.models.inputs import normalised
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of values in [0, 1]
 _BINARY = {  # key of a sample -> its type in the framework's datasets; 0 and 1 fit into a byte
     "mask": torch.float64,
     "shape_mask": torch.float64,
@@ -26,14 +26,6 @@ def unpack(batch: Sample, device: torch.device) -> Sample:
         if isinstance(value, Tensor) and value.dtype == torch.uint8:
             batch[key] = normalised(value) if key == "image" else value.to(_BINARY.get(key, torch.uint8))
     return batch
-
-
-def normalised(image: Tensor) -> Tensor:
-    """[B, 3, H, W] or [3, H, W] uint8 RGB → ImageNet-normalised float32, to the bit what albumentations makes of it."""
-    mean = 255 * torch.tensor(_MEAN).view(3, 1, 1)
-    scale = (255 * torch.tensor(_STD).view(3, 1, 1)).reciprocal()
-    mean, scale = (part.to(image.device, non_blocking=True) for part in (mean, scale))
-    return (image.float() - mean) * scale
 
 
 def _packed(tensor: Tensor, dtype: torch.dtype) -> Tensor:

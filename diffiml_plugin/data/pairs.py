@@ -46,7 +46,7 @@ class PairsDataset(JsonDataset):
     ):
         super().__init__(listed, **framework_arguments(inputs.settings, transform, post))
         self.inputs, self.keyed, self.cache = inputs, keyed, cache
-        self.post_transform = partial(inputs.transform, normalised=normalised)
+        self.post_transform = partial(inputs.transform, normalise=normalised)
 
     def frame(self, index: int) -> tuple[int, int]:
         """Height and width of sample `index`, in pixels."""

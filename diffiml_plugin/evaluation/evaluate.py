@@ -1,8 +1,7 @@
 """One pass over a dataset: a record for each image."""
 
 import logging
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 
 import torch
 from accelerate import PartialState
@@ -54,7 +53,7 @@ def evaluate(
     )
     records: list[Record] = []
     bar = tqdm(loader, title, leave=False, disable=None if state.is_main_process else True)
-    with testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
+    with launch.testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
         for batch in bar:
             found = _scored(model, unpack(batch, state.device), score)
             records += found
@@ -92,15 +91,3 @@ def require_one_process(settings: CommonSettings, processes: int) -> None:
             f"--no_model_eval tests in training mode, in which {processes} processes would share batch "
             "statistics; leave it out, and test afterwards in one process"
         )
-
-
-@contextmanager
-def testing_mode(model: nn.Module, no_model_eval: bool = False) -> Iterator[None]:
-    """Without gradients, and in test mode unless `no_model_eval`; afterwards as before."""
-    was_training = model.training
-    model.train(no_model_eval)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

@@ -11,7 +11,6 @@ from torch import Tensor
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record, Summary
 from diffiml_plugin.f1 import pixel_f1
-from diffiml_plugin.framework.imdlbenco import ImageAccuracy, ImageAUC, ImageF1
 
 THRESHOLD = 0.5  # fixed, as in the paper; exactly 0.5 counts as authentic
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # what else a test tries
@@ -211,6 +210,8 @@ def _doubled_area(keys: Tensor, hits: Tensor) -> int:
 
 
 def _image_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    from diffiml_plugin.framework.imdlbenco import ImageAccuracy, ImageAUC, ImageF1  # seconds, where none is needed
+
     scores = torch.tensor([record["score"] for record in records], dtype=torch.float64)
     labels = torch.tensor([record["label"] for record in records])
     figures = {}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.method.adaptation import adapt
 from diffiml_plugin.method.config import DiffIMLConfig, EncoderConfig, true_or_false
 from diffiml_plugin.method.diffiml import DiffIML
@@ -189,6 +188,8 @@ def register() -> None:
     A name that another package took first stays with that package, whose users mean its class by it; in our verbs it
     is ours all the same (`models.registry.find_model`).
     """
+    from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS  # seconds, which our own models do without
+
     for name, model in (("DiffIML", DiffIMLModel), ("SegFormerIML", SegFormerIML)):
         if not MODELS.has(name):
             MODELS.register_module(name=name, module=model)

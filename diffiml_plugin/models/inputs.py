@@ -4,18 +4,14 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache
-from typing import Any
+from typing import Any, Literal
 
-import albumentations as albu
 import cv2
 import numpy as np
 import torch
-from albumentations.pytorch import ToTensorV2
 from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.imdlbenco import get_albu_transforms
 from diffiml_plugin.launch import Sample
 from diffiml_plugin.settings import (
     DEFAULT,
@@ -30,6 +26,7 @@ from diffiml_plugin.settings import (
 )
 
 _logger = logging.getLogger(__name__)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of values in [0, 1]
 MAX_IMAGE_SIZE = 4096  # pixels; the side of the largest input
 
 
@@ -146,21 +143,26 @@ class Inputs:
         return (height, width) if self._reflects else (max(height, width, size),) * 2
 
     def transform(
-        self, image: np.ndarray, masks: Sequence[np.ndarray] | None = None, normalised: bool = True
+        self, image: np.ndarray, masks: Sequence[np.ndarray] | None = None, normalise: bool = True
     ) -> dict[str, Any]:
         """An image [H, W, 3] uint8 and masks [H, W] of it → "image" [3, h, w], "masks" [h, w].
 
         Args:
-            normalised: by ImageNet's means and deviations, in float32; else the image stays uint8.
+            normalise: by ImageNet's means and deviations, in float32; else the image stays uint8.
         """
-        extents = image.shape[:2]
-        frame = self.frame(*extents)
-        if not self._reflects:
-            kind = "pad" if self.settings.if_padding else "resize"
-            return _framework_transform(kind, frame, normalised)(image=image, masks=masks)
-        missing = [(0, side - extent) for side, extent in zip(frame, extents, strict=True)]
-        padded = masks and [np.pad(mask, missing) for mask in masks]
-        return _to_tensors(normalised)(image=np.pad(image, [*missing, (0, 0)], "reflect"), masks=padded)
+        frame = self.frame(*image.shape[:2])
+        if self.settings.if_padding:
+            image = _placed(image, frame, "reflect" if self._reflects else "constant")
+            masks = [_placed(mask, frame, "constant") for mask in masks or ()]
+        else:  # as the framework's transforms do it
+            size = frame[::-1]
+            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+            masks = [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) for mask in masks or ()]
+        tensor = torch.from_numpy(image).permute(2, 0, 1)
+        return {
+            "image": normalised(tensor) if normalise else tensor,
+            "masks": [torch.from_numpy(mask) for mask in masks],
+        }
 
     def prepare(self, image: np.ndarray, name: str = "the image") -> tuple[Tensor, Geometry]:
         """One image as the model sees it, and the way back to its own pixels.
@@ -214,13 +216,16 @@ def require_image(image: np.ndarray, name: str) -> None:
         )
 
 
-@cache
-def _framework_transform(kind: str, frame: tuple[int, int], normalised: bool) -> albu.Compose:
-    steps = get_albu_transforms(kind, output_size=frame).transforms
-    return albu.Compose([step for step in steps if normalised or not isinstance(step, albu.Normalize)])
+def normalised(image: Tensor) -> Tensor:
+    """[..., 3, H, W] uint8 RGB → ImageNet-normalised float32, to the bit what albumentations makes of it."""
+    mean = 255 * torch.tensor(_MEAN).view(3, 1, 1)
+    scale = (255 * torch.tensor(_STD).view(3, 1, 1)).reciprocal()
+    mean, scale = (part.to(image.device, non_blocking=True) for part in (mean, scale))
+    return (image.float() - mean) * scale
 
 
-@cache
-def _to_tensors(normalised: bool) -> albu.Compose:
-    steps = [albu.Normalize()] if normalised else []
-    return albu.Compose([*steps, ToTensorV2(transpose_mask=True)])  # the framework's take squares
+def _placed(plane: np.ndarray, frame: tuple[int, int], mode: Literal["constant", "reflect"]) -> np.ndarray:
+    """A plane [H, W, ...] in the upper left of a frame, cut off where that is smaller."""
+    plane = plane[: frame[0], : frame[1]]
+    missing = [(0, side - extent) for side, extent in zip(frame, plane.shape[:2], strict=True)]
+    return np.pad(plane, [*missing, *[(0, 0)] * (plane.ndim - 2)], mode)

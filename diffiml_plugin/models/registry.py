@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffiml_post_func, register
-from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.launch import is_main_process
 from diffiml_plugin.method.config import SIZE_MULTIPLE
 from diffiml_plugin.settings import DEFAULT, FLAG, RUN_ITSELF, Setting, layer, resolve, values_of
@@ -251,9 +250,10 @@ SEGFORMER = RegisteredModel(
     untrained={"encoder_weights": "none"},
 )
 _OURS = {card.name: card for card in (DIFFIML, SEGFORMER)}
-_CONFIGS = Path(inspect.getfile(type(MODELS))).parent / "statics" / "model_zoo" / "configs"
+_FRAMEWORK = "IMDLBenCo"
+_CONFIGS = "statics/model_zoo/configs"  # in the framework's folder
 _ZOO: dict[str, dict[str, Any]] = {  # what the framework's own models do not say of themselves
-    "Cat_Net": {"shipped": {"cfg_file": _CONFIGS / "CAT_full.yaml"}, "published_name": "CAT-Net"},
+    "Cat_Net": {"shipped": {"cfg_file": "CAT_full.yaml"}, "published_name": "CAT-Net"},
     "IML_ViT": {
         "input": {"image_size": 1024, "if_padding": True, "edge_mask_width": 7},
         "published_name": "IML-ViT",
@@ -265,7 +265,7 @@ _ZOO: dict[str, dict[str, Any]] = {  # what the framework's own models do not sa
     "ObjectFormer": {"input": {"image_size": 224}},
     "PSCC_Net": {"input": {"image_size": 256}, "untrained": {"pretrain_path": ""}, "published_name": "PSCC-Net"},
     "SPAN": {"input": {"image_size": 224}, "untrained": {"weight_path": ""}},
-    "Trufor": {"shipped": {"config_path": _CONFIGS / "trufor.yaml"}, "published_name": "TruFor"},
+    "Trufor": {"shipped": {"config_path": "trufor.yaml"}, "published_name": "TruFor"},
 }
 
 
@@ -278,6 +278,8 @@ def find_model(name: str) -> RegisteredModel:
     Raises:
         DiffIMLError: there is none, with the nearest name.
     """
+    if name in _OURS and _FRAMEWORK not in sys.modules:  # which takes seconds to import
+        return _OURS[name]
     cards = registered_models()
     if (card := _pick(cards, name)) is None:
         hint = nearest(name, cards) or f"; the registry has {', '.join(sorted(cards))}"
@@ -296,6 +298,8 @@ def look_up(name: str) -> RegisteredModel | None:
 def registered_models() -> dict[str, RegisteredModel]:
     """Every card by its name: what others registered, then ours."""
     register()
+    from diffiml_plugin.framework.imdlbenco import MODELS
+
     others = {}
     for registered, constructor in MODELS.module_dict.items():
         if registered not in _OURS:
@@ -359,6 +363,8 @@ def nothing_loaded() -> Iterator[None]:
 
 def _card(name: str, registered: str, constructor: Callable[..., nn.Module]) -> RegisteredModel:
     """Of a class that another package registered; what is known of a class of ours holds for those derived from it."""
+    from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
+
     wanted = f"{registered}_post_func".lower()
     post = (f for key, f in POSTFUNCS.module_dict.items() if key.lower() == wanted and f is not diffiml_post_func)
     bases = constructor.__mro__ if isinstance(constructor, type) else ()
@@ -366,8 +372,10 @@ def _card(name: str, registered: str, constructor: Callable[..., nn.Module]) -> 
         if ours.constructor in bases:
             post_function = next(post, ours.post_function)
             return replace(ours, name=name, constructor=constructor, post_function=post_function, table4_rows=({},))
-    multiple = getattr(constructor, "size_multiple", None)
-    return RegisteredModel(name, constructor, next(post, None), multiple, **_ZOO.get(registered, {}))
+    multiple, facts = getattr(constructor, "size_multiple", None), dict(_ZOO.get(registered, {}))
+    folder = Path(inspect.getfile(type(MODELS))).parent / _CONFIGS
+    facts["shipped"] = {flag: folder / file for flag, file in facts.get("shipped", {}).items()}
+    return RegisteredModel(name, constructor, next(post, None), multiple, **facts)
 
 
 def _pick(cards: Mapping[str, RegisteredModel], name: str) -> RegisteredModel | None:

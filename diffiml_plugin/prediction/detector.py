@@ -21,7 +21,6 @@ from diffiml_plugin import launch
 from diffiml_plugin.data.images import orientation_of, read_header, read_image, stored_pixels
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
-from diffiml_plugin.evaluation.evaluate import testing_mode
 from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.files import file_digest, make_folder, require_unchanged
 from diffiml_plugin.framework.adapters import method_of
@@ -109,7 +108,7 @@ class Detector:
             raise DiffIMLError(f"--threshold {threshold} is outside [0, 1]; probabilities are compared with it")
         if max_memory is not None and not max_memory > 0:
             raise DiffIMLError(f"--max_memory {max_memory} is not above 0; it is in GB")
-        self.device = launch.start_inference(settings.device).device
+        self.device = launch.one_device(settings.device)
         path = find_checkpoint(checkpoint_path)
         digest = file_digest(path)
         self.opened = opened = open_model(checkpoint_path, settings, self.device, model, model_flags)
@@ -264,7 +263,7 @@ class Detector:
 
     def _predicted(self, name: str, sample: Sample, geometry: Geometry) -> Maps:
         require_inputs(self.model, sample)
-        with testing_mode(self.model), launch.autocast(self.device, self.precision):
+        with launch.testing_mode(self.model), launch.autocast(self.device, self.precision):
             output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)
         if not output["pred_mask"].isfinite().all():
             raise DiffIMLError(f"the prediction for {name} is not finite; the weights have probably diverged")

@@ -33,7 +33,7 @@ from diffiml_plugin.data.order import (
 )
 from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.errors import DiffIMLError, wanted_memory
-from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process, testing_mode
+from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
 from diffiml_plugin.files import claimed
 from diffiml_plugin.models import checkpoints
@@ -347,7 +347,7 @@ class _Run:
         loader = make_loader(SeededDataset(dataset, self.settings.seed), 0, shown, 0, self.device)
         batch = unpack(next(iter(loader)), self.device)
         batch.pop("index")
-        with testing_mode(self.learner.tested), launch.autocast(self.device, "fp32"):
+        with launch.testing_mode(self.learner.tested), launch.autocast(self.device, "fp32"):
             output = self.learner.tested(**batch, details=True, uncertainty=True)
         tracker.pictures(picture_strips(batch, output), self.learner.updates)
 

@@ -2,7 +2,8 @@ import albumentations as albu
 import numpy as np
 import torch
 
-from diffiml_plugin.data.packed import normalised, pack, unpack
+from diffiml_plugin.data.packed import pack, unpack
+from diffiml_plugin.models.inputs import normalised
 
 CPU = torch.device("cpu")
 
