@@ -33,7 +33,6 @@ from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.models.tiles import Maps, Tile, Tiling, in_tiles, whole_side
 from diffiml_plugin.prediction.finding import is_address
 from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
-from diffiml_plugin.prediction.model_card import write_card
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
 from diffiml_plugin.weights import hub
@@ -173,6 +172,8 @@ class Detector:
         Raises:
             DiffIMLError: a file cannot be written, or the folder holds other weights, or a README.md without any.
         """
+        from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
+
         made = make_folder(folder)
         require_no_others(made / hub.WEIGHTS, read_weights(self.opened.path)[0])
         if (made / hub.CARD).exists() and not (made / hub.WEIGHTS).exists():
