@@ -372,7 +372,7 @@ def test_two_runs_at_once_are_refused(settings, child_environment):
     with subprocess.Popen(command, env=child_environment, stdin=subprocess.PIPE, text=True) as other:
         while not (lock := Path(settings.output_dir, LOCK)).exists() or not lock.read_text():
             time.sleep(0.01)
-        with pytest.raises(DiffIMLError, match=f"in use by process {other.pid} on .*--output_dir"):
+        with pytest.raises(DiffIMLError, match=f"in use by process {other.pid} on .*write elsewhere"):
             train(replace(settings, data_path="nowhere"))
         other.communicate("done\n")
 
