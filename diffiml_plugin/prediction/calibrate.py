@@ -73,7 +73,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     threshold = mask_threshold(records, bounds.area)
     sets = sorted({record["dataset"] for record in records})
     stored = {"calibration": asdict(fitted.calibration), "calibrated_on": sets}
-    require_unchanged(detector.opened.path, detector.description["sha256"])
+    require_unchanged(detector.opened.path, str(detector.description["sha256"]))
     detector.opened.save(target, threshold=threshold, **stored)
     _report(fitted, threshold, detector.opened, weights, output_dir)
     return fitted

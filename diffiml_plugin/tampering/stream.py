@@ -87,13 +87,13 @@ class SyntheticTampering(PairsDataset):
         return draw_picture(self.photographs, number, style, rng, rng.random() >= self.authentic, self.window)
 
     def _tampered(self, number: int, settings: TamperSettings, rng: np.random.Generator) -> Tampered:
-        host, regions = self._read(number, rng)
+        host, regions = self._cut_out(number, rng)
         if rng.random() < self.authentic:
             # Compressed as a tampered one is, or the missing compression would give it away.
             image = jpeg(with_history(host, settings, rng), settings.jpeg_after, rng)
             return Tampered(image, np.zeros(host.shape[:2], np.uint8), "authentic")
         other = (number + rng.integers(1, len(self.photographs))) % len(self.photographs)
-        donor, donor_regions = self._read(other, rng)
+        donor, donor_regions = self._cut_out(other, rng)
         return tamper(host, donor, rng, str(rng.choice(self.kinds)), regions, donor_regions, settings)
 
     def _init_dataset_path(self, path: Any) -> tuple[list[str], list[str]]:
@@ -115,7 +115,7 @@ class SyntheticTampering(PairsDataset):
     def _host(self, index: int) -> int:
         return int(self.hosts[index % len(self.hosts)])
 
-    def _read(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    def _cut_out(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
         photo, regions = self.photographs.read(number), self.photographs.labels(number)
         if self.window is None:
             return photo, regions
