@@ -1165,6 +1165,12 @@ CASES = (
         "error: '../mine' is no name of a dataset but a path; name it, and give its folder by --root",
     ),
     Case(
+        "a name that is a path",
+        "datasets prepare .. --root set",
+        REFUSED,
+        "error: '..' is no name of a dataset but a path; name it, and give its folder by --root",
+    ),
+    Case(
         "a list in the way",
         "datasets prepare mine --root set --output taken.json",
         REFUSED,
@@ -1229,6 +1235,12 @@ CASES = (
         "tamper photos --output_dir out --kinds slice",
         REFUSED,
         "error: kind='slice' is not one of splice, copy_move, removal; did you mean 'splice'?",
+    ),
+    Case(
+        "a window that no memory holds",
+        "tamper photos --output_dir out --window 100000",
+        REFUSED,
+        "error: a window of 100000 pixels is not made; expected 1 to 4096",
     ),
     Case(
         "no images",

@@ -102,7 +102,7 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     variant = known_variant(name)
     entry = known_entry(variant.of if variant else name)
     name = variant.name if variant else entry.name if entry else name
-    if Path(name).name != name:
+    if Path(name).name != name or name == "..":
         raise DiffIMLError(f"{name!r} is no name of a dataset but a path; name it, and give its folder by --root")
     output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
     root = Path(os.path.abspath(root))

@@ -9,7 +9,7 @@ from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import DIFFIML
-from diffiml_plugin.weights.files import load_into
+from diffiml_plugin.weights.files import load_into, refusing
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.lightvae import save_lightvae
 from diffiml_plugin.weights.mit_layouts import is_mit
@@ -43,13 +43,15 @@ def convert(source: Path, target: Path, activation: str = ACTIVATIONS[0], force:
     tensors = read_foreign(source).tensors
     provenance = {"converted_from": source.name}
     if is_release_codec(tensors):
-        codec = codec_from_release(tensors, source, activation)
+        with refusing(source):  # of odd shapes
+            codec = codec_from_release(tensors, source, activation)
         f1 = _require_trained(codec, source, activation, force)
         save_lightvae(target, codec, provenance | {"mask_f1": f1})
         return f"the release's LightVAE, {codec.layout}; pixel-F1 of a mask {f1:.4f}"
     if not is_release_model(tensors):
         raise DiffIMLError(_what_else(source, tensors))
-    config, renamed = from_release(tensors, source, activation)
+    with refusing(source):
+        config, renamed = from_release(tensors, source, activation)
     flags = {**asdict(config), **DIFFIML.untrained}
     model = DIFFIML.build(flags, pretrained=False)
     method = method_of(model.eval())

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffiml_plugin.data.pairs import PairsDataset
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import beginning, inside, write_picture, write_text
 from diffiml_plugin.models.inputs import Inputs
 from diffiml_plugin.tampering.photographs import Photographs
@@ -19,6 +20,7 @@ from diffiml_plugin.tampering.tamper import Tampered, jpeg, tamper, with_history
 from diffiml_plugin.tampering.world import draw_picture
 
 LIST = "list.json"
+LARGEST_WINDOW = 4096  # pixels; larger ones would be of no photograph's own
 _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
 _MAX_SIDE_OF_STYLES = 2048  # pixels; styles inpaint small boxes alone
 
@@ -61,6 +63,8 @@ class SyntheticTampering(PairsDataset):
         window: int | None = None,
         settings: TamperSettings | Mapping[str, Style] = REALISTIC,
     ):
+        if window is not None and not 1 <= window <= LARGEST_WINDOW:
+            raise DiffIMLError(f"a window of {window} pixels is not made; expected 1 to {LARGEST_WINDOW}")
         self.authentic, self.window = authentic, window
         self.settings: TamperSettings | list[Style]
         if isinstance(settings, TamperSettings):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.encoders import RESIDUALS, TimmEncoder
 from diffiml_plugin.weights.efficientnet_layouts import to_timm_layout
-from diffiml_plugin.weights.files import load_into
+from diffiml_plugin.weights.files import load_into, refusing
 from diffiml_plugin.weights.foreign import read_foreign
 from diffiml_plugin.weights.mit_layouts import to_our_layout
 
@@ -42,7 +42,8 @@ def load_encoder_weights(encoder: nn.Module, name: str, source: str | Path) -> N
     if isinstance(encoder, TimmEncoder):
         load_into(encoder.net, _timm_features(encoder, tensors, path), path)
     else:
-        load_into(encoder, to_our_layout(tensors, encoder, path), path)
+        with refusing(path):  # of odd shapes
+            load_into(encoder, to_our_layout(tensors, encoder, path), path)
 
 
 def _draw_xavier(module: nn.Module) -> None:

@@ -9,9 +9,12 @@ import safetensors.torch
 import torch
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.models.checkpoints import BEST, read_checkpoint, restore, save_checkpoint
+from diffiml_plugin.models.converted import convert
 from diffiml_plugin.models.registry import DIFFIML, find_model, registered_models
 from diffiml_plugin.prediction.model_card import write_card
+from diffiml_plugin.weights.encoders import load_encoder_weights
 from diffiml_plugin.weights.files import load_into, save_weights
 from diffiml_plugin.weights.foreign import read_foreign, unpickle
 from diffiml_plugin.weights.lightvae import load_lightvae
@@ -214,3 +217,23 @@ def test_a_card_obeys_no_text(stored, tmp_path):
     header = {"model": text, "config": {"encoder": text}, "data": text, "limits": text, "calibrated_on": [text]}
     card = write_card(stored(header), tmp_path / "card.md", "x").read_text()
     assert "<script>" not in card and "](https" not in card and card.count("&lt;script&gt;") == 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("encoder.0.weight", "encoder.9.weight", "decoder.12.weight"),
+        ("extractor.linear_fuse.0.weight", "unet.concat.weight", "unet.unet.conv_in.weight"),
+    ],
+)
+def test_tensors_without_a_shape_are_not_converted(names, tmp_path):
+    safetensors.torch.save_file({name: torch.zeros(()) for name in names}, tmp_path / "x.safetensors")
+    with pytest.raises(DiffIMLError, match="no file of weights"):
+        convert(tmp_path / "x.safetensors", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("name", ["block1.0.attn.kv.weight", "segformer.encoder.patch_embeddings.0.proj.weight"])
+def test_an_encoders_tensors_without_a_shape_are_refused(name, tmp_path):
+    safetensors.torch.save_file({name: torch.zeros(())}, tmp_path / "x.safetensors")
+    with pytest.raises(DiffIMLError):
+        load_encoder_weights(build_encoder("segformer_b0"), "segformer_b0", tmp_path / "x.safetensors")
