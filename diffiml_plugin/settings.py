@@ -1,5 +1,6 @@
 """The settings of training and testing. Each field is a flag; where IMDLBenCo has one it keeps its name."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,8 +108,10 @@ class CommonSettings:
 
 
 def require(settings: CommonSettings, name: str, holds: Callable[[Any], bool], expected: str) -> None:
-    if not holds(getattr(settings, name)):
-        raise DiffIMLError(f"--{name} {getattr(settings, name)} must be {expected}")
+    """Raises DiffIMLError if a setting has a value that does not hold, or is infinite."""
+    value = getattr(settings, name)
+    if value == math.inf or not holds(value):
+        raise DiffIMLError(f"--{name} {value} must be {expected}{', and finite' if value == math.inf else ''}")
 
 
 def require_choice(name: str, value: str, choices: Sequence[str]) -> None:

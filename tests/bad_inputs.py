@@ -931,6 +931,12 @@ CASES = (
         "error: no model is called 'TinyIMM'; did you mean 'TinyIML'?",
     ),
     Case("a flag that no model has", f"{TRAIN} set --depht 3", REFUSED, "error: unknown flag --depht"),
+    Case(
+        "a rate of learning without an end",
+        f"{TRAIN} set --lr inf",
+        REFUSED,
+        "error: --lr inf must be above 0, and finite",
+    ),
     Case("a rate of learning below 0", f"{TRAIN} set --lr -1", REFUSED, "error: --lr -1.0 must be above 0"),
     Case("no epochs", f"{TRAIN} set --epochs 0", REFUSED, "error: --epochs 0 must be a positive number"),
     Case(
@@ -1297,6 +1303,12 @@ CASES = (
         "error: foreign/codec holds lightvae.safetensors of a run without its training_state.pt",
     ),
     Case(
+        "a size that no memory holds",
+        "codec-report --masks set/Gt --image_size 99968 --device cpu",
+        REFUSED,
+        "error: --image_size 99968 is outside [0, 4096] pixels",
+    ),
+    Case(
         "masks that are not there",
         "codec-report --masks gone --device cpu",
         REFUSED,
@@ -1367,6 +1379,12 @@ CASES = (
         "bench --json statement.json --device cpu",
         REFUSED,
         "error: statement.json was not made by this command and is not overwritten; name another file",
+    ),
+    Case(
+        "a time that is no number",
+        "bench --seconds nan --device cpu",
+        REFUSED,
+        "error: --seconds nan is outside (0, 3600]",
     ),
     Case("too few images", f"{CALIBRATE} --output out.safetensors --output_dir out", REFUSED, "images"),
     Case(

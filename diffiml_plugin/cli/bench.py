@@ -7,7 +7,10 @@ OMP_NUM_THREADS=1: times are then those of this process alone. What is known sta
 
 import argparse
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.settings import DEVICES
+
+_LONGEST = 3600  # seconds of one timing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             write_text(Path(args.json), json.dumps(known, indent=1) + "\n")
 
+    if not 0 < args.seconds <= _LONGEST:
+        raise DiffIMLError(f"--seconds {args.seconds} is outside (0, {_LONGEST}]")
     if args.json:
         require_own_json(args.json, "shares_ms")
     if args.plot:

@@ -3,6 +3,10 @@
 import argparse
 from pathlib import Path
 
+from diffiml_plugin.errors import DiffIMLError
+
+_LARGEST = 4096  # pixels, as of images
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `cli.main`."""
@@ -26,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
+    if not 0 <= args.image_size <= _LARGEST:
+        raise DiffIMLError(f"--image_size {args.image_size} is outside [0, {_LARGEST}] pixels")
     from diffiml_plugin.codec.report import report_codec
     from diffiml_plugin.data.masks import find_masks, read_masks, resized
     from diffiml_plugin.launch import autocast, start_inference

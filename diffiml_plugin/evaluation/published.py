@@ -37,8 +37,8 @@ def table4_name(row: Mapping[str, Any], members: str) -> str:
     settings, side = row["settings"], row["image_size"]
     name = published_name(row["model"])
     if codec := settings.get("latent_codec"):
-        other = [settings[key] for key, value in _AS_PUBLISHED.items() if settings.get(key, value) != value]
-        name = ", ".join([name, *other, _CODECS[codec], members])
+        other = [str(settings[key]) for key, value in _AS_PUBLISHED.items() if settings.get(key, value) != value]
+        name = ", ".join([name, *other, _CODECS.get(str(codec), str(codec)), members])
     return name if side == 512 else f"{name} ({side}²)"
 
 

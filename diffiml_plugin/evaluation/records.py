@@ -14,11 +14,15 @@ from accelerate.utils import gather_object
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.scores import THRESHOLDS
 from diffiml_plugin.files import write_text
-from diffiml_plugin.stored import checked, parse_json, read_text
+from diffiml_plugin.stored import checked, parse_json, read_text, shown
 
 RESULTS = "results.json"
 _FIELDS = get_type_hints(Record)
+_SHARES = {"label", *(name for name, kind in _FIELDS.items() if "float" in str(kind))} - {"score", "features"}
+_ALWAYS = ("dataset", "index", "name", "path", "mask", "label", "score")
+_ROUNDING = 1e-6
 LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
 
 
@@ -33,14 +37,21 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(read_text(path, LIMIT).splitlines(), 1):
         place = f"{path}, line {number}"
         records.append(as_record(parse_json(line, place), place))
-        if missing := [name for name in ("dataset", "index", "name", "path", "mask") if name not in records[-1]]:
+        if missing := [name for name in _ALWAYS if name not in records[-1]]:
             raise DiffIMLError(f"{place} lacks {missing[0]}; make the file again")
     return records
 
 
 def as_record(said: object, place: str) -> Record:
-    """What a file says, if it is a record. Raises DiffIMLError, which begins with `place`."""
-    return cast(Record, checked(said, _FIELDS, place, others=True))
+    """What a file says, if it is a record with figures in range. Raises DiffIMLError, which begins with `place`."""
+    record = checked(said, _FIELDS, place, others=True)
+    for name in _SHARES & record.keys():
+        values = record[name] if isinstance(record[name], list) else [record[name]]
+        if not all(value is None or -_ROUNDING <= value <= 1 + _ROUNDING for value in values):
+            raise DiffIMLError(f"{place}: {name} is {shown(record[name])}; expected 0 to 1")
+        if name.endswith("_by_threshold") and len(values) != len(THRESHOLDS) and values != [None]:
+            raise DiffIMLError(f"{place}: {name} has {len(values)} values; expected {len(THRESHOLDS)}")
+    return cast(Record, record)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

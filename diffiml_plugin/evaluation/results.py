@@ -97,6 +97,7 @@ class Swept(Header):
     rows: list[SweepRow]
 
 
+_SETTINGS = {"experiment": str, "image_size": int, "ensemble_size": int, "num_inference_steps": int}  # that pages use
 _LATER = {"weights", "left_out", "threshold"}  # which earlier versions did not write
 
 
@@ -131,6 +132,7 @@ def read_results(path: Path, kind: Any) -> dict[str, Any]:
         DiffIMLError: it cannot be read, or is not of that kind.
     """
     content = checked(read_json(path), get_type_hints(kind), str(path), others=True)
+    checked(content.get("settings", {}), _SETTINGS, f"{path}: settings", others=True)
     if missing := vars(kind)["__required_keys__"] - content.keys() - _LATER:
         raise DiffIMLError(f"{path} lacks {', '.join(sorted(missing))}; make it again")
     return content

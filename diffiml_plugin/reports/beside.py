@@ -41,7 +41,7 @@ def published_tables(
                     _logger.warning(f"several tests fill {table}/{row}; shown is {run.path}")
                 ours[table][row] = Ours(_by_column(run, PUBLISHED[table]["columns"]), run.name)
     for run in sweeps:
-        for name in run.results["settings"]["experiment"].split():
+        for name in run.results["settings"].get("experiment", "").split():
             if "sweep" in PUBLISHED.get(name, ()):
                 ours[name] |= _swept(run, PUBLISHED[name]["sweep"])
     for name, cost in costs:

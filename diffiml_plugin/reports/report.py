@@ -37,7 +37,13 @@ from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, for_markdown
 
 _logger = logging.getLogger(__name__)
-_COST = {"model": str, "settings": dict, "GFLOPs": dict[str, float | None], "params_M": dict[str, float | None]}
+_COST = {
+    "model": str,
+    "image_size": int,
+    "settings": dict,
+    "GFLOPs": dict[str, float | None],
+    "params_M": dict[str, float | None],
+}
 _KINDS = {RESULTS: Tested, robust.RESULTS: Perturbed, sweep.RESULTS: Swept}
 _TITLE = "What your runs found"
 _READ_AS = (

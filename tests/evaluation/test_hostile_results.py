@@ -1,6 +1,7 @@
 """Results of strangers are data: what does not have the form of ours is refused in a sentence."""
 
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -18,7 +19,16 @@ WHOLE = {
     "datasets": {"a": {"f1": 0.5}},
     "mean": {"f1": 0.5},
 }
-RECORD = {"dataset": "a", "index": 0, "name": "x", "path": "x.png", "mask": "Negative", "f1": None}
+RECORD = {
+    "dataset": "a",
+    "index": 0,
+    "name": "x",
+    "path": "x.png",
+    "mask": "Negative",
+    "f1": None,
+    "label": 0,
+    "score": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -61,3 +71,37 @@ def test_odd_records_are_refused(line, expected, tmp_path):
     (tmp_path / "x.jsonl").write_text(json.dumps(RECORD) + "\n" + line)
     with pytest.raises(DiffIMLError, match=expected):
         read_records(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"f1": 5.0}, "f1 is 5.0; expected 0 to 1"),
+        ({"label": 7}, "label is 7; expected 0 to 1"),
+        ({"mask_area": -1.0}, "mask_area is -1.0; expected 0 to 1"),
+        ({"f1_by_threshold": [1.0]}, "f1_by_threshold has 1 values; expected 19"),
+        ({"f1_by_threshold": [2.0] * 19}, "f1_by_threshold is .*; expected 0 to 1"),
+    ],
+)
+def test_figures_out_of_range_are_refused(change, expected, tmp_path):
+    write_records(tmp_path / "x.jsonl", [RECORD | change])
+    with pytest.raises(DiffIMLError, match=expected):
+        read_records(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("sweep.json", {**WHOLE, "rows": [{"setting": "x", "value": [1], "datasets": {}}]}),
+        ("sweep.json", {**WHOLE, "rows": [], "settings": {"experiment": 3}}),
+        ("robust.json", {**WHOLE, "curves": {"zoom": []}}),
+        ("complexity.json", {"model": "x", "settings": {}, "GFLOPs": {"N=1": 1.0}, "params_M": {"total": None}}),
+        ("complexity.json", {"model": "x", "settings": {"latent_codec": "x"}, "image_size": 512, "GFLOPs": {"N=1": 1.0}}
+         | {"params_M": {"total": 1.0}}),
+    ],
+)  # fmt: skip
+def test_odd_results_end_in_a_sentence_or_a_page(file, content, tmp_path):
+    (tmp_path / file).write_text(json.dumps(content))
+    write_records(records_file(tmp_path / file), [RECORD])
+    with suppress(DiffIMLError):
+        report([str(tmp_path)], tmp_path / "out")
