@@ -26,8 +26,8 @@ DENOISERS, ENSEMBLE_SIZES, STEPS = ("light", "release"), (1, 5), (1, 8)
 _FEWEST, _MOST = 5, 200  # timed calls
 _WARM_UPS = {"cuda": 5, "cpu": 1}  # on a GPU a shape is captured when it comes again
 _ROTATED = 4  # inputs that take turns, so that none is read from a cache that it warmed
-_GAIN = 1.05  # a doubled batch must be so many times faster, or the search for the best ends
-_LARGEST_BATCH = {"cuda": 128, "cpu": 2}
+_GAIN = 1.05  # a larger batch must be so many times faster, or the search for the best ends
+_BATCHES = {"cuda": (4, 16, 64), "cpu": (2,)}  # each is compiled anew, which takes a minute
 _PRODUCT = {"cuda": 8192, "cpu": 1024}  # side of the matrices whose product is the ceiling of arithmetic
 _COPIED = {"cuda": 2**30, "cpu": 2**26}  # bytes copied for the ceiling of traffic
 _LINES = {"N": (1, 2, 5, 10), "S": (1, 2, 4, 8), "image side": (256, 512, 768)}  # one is varied around N=5, S=8, 512
@@ -90,6 +90,7 @@ def built(settings: Bench, denoiser: str) -> Iterator[tuple[nn.Module, DiffIML]]
         model.to(settings.device)
     yield model, method_of(model)
     del model
+    torch.compiler.reset()  # after eight shapes of one network, in all models, it would compile no more
     gc.collect()
     if settings.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -209,10 +210,10 @@ def _measured(settings: Bench, calls: Callable[[int], _Calls]) -> dict[str, Any]
 
 
 def _throughput(settings: Bench, calls: Callable[[int], _Calls], single: float) -> tuple[float, int]:
-    """The most images per second, and at which batch; batches double while that pays and memory lasts."""
+    """The most images per second, and at which batch; batches grow while that pays and memory lasts."""
     found = [(single, 1)]
     with suppress(torch.OutOfMemoryError):
-        while (size := 2 * found[-1][1]) <= _LARGEST_BATCH[settings.device.type]:
+        for size in _BATCHES[settings.device.type]:
             found.append((size / settings.median_of(calls(size)), size))
             if found[-1][0] < _GAIN * found[-2][0]:
                 break
