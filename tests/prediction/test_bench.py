@@ -34,7 +34,7 @@ def test_everything_is_measured_and_kept(brief, tmp_path, capsys):
         "--image_size",
         "64",
         "--seconds",
-        "0",
+        "0.001",
         "--device",
         "cpu",
         "--zoo",
