@@ -208,6 +208,16 @@ def require_unchanged(path: str | Path, digest: str) -> None:
         raise DiffIMLError(f"{path} was replaced while it was in use; start again, or use a copy of it")
 
 
+def require_all_or_none(*files: Path) -> None:
+    """Raises DiffIMLError if some of the files are there and others not, for those are of another program."""
+    there = [file for file in files if os.path.lexists(file)]
+    if there and len(there) < len(files):
+        missing = next(file for file in files if file not in there)
+        raise DiffIMLError(
+            f"{there[0]} is there without {missing.name}, so it is of others; choose another --output_dir"
+        )
+
+
 def _probe(folder: Path) -> None:
     """Raises OSError if no file can be made in the folder."""
     probe = folder / f".probe.{os.getpid()}"

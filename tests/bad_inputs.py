@@ -238,6 +238,9 @@ def make_world(folder: Path) -> None:
     write("foreign/results.json", "{}")
     write("foreign/run/config.yaml", "mine: true\n")
     write("foreign/card.md", "mine")
+    write("foreign/report/report.html", "mine")
+    write("foreign/study/study.md", "mine")
+    write("foreign/demo/predictions/mine.txt", "mine")
     save("truths/a_mask.png", mask)
     write("foreign/codec/lightvae.safetensors", _weights({}))
     write("foreign/training/best.safetensors", _weights({"model": "TinyIML"}))
@@ -1048,6 +1051,12 @@ CASES = (
         "error: nothing holds no results.json, robust.json, sweep.json, complexity.json",
     ),
     Case(
+        "a page of others in the output folder",
+        "report nothing --output_dir foreign/report",
+        REFUSED,
+        "error: foreign/report/report.html is there without report.md, so it is of others; choose another --output_dir",
+    ),
+    Case(
         "figures of another form",
         "report reported",
         REFUSED,
@@ -1055,6 +1064,12 @@ CASES = (
     ),
     Case("a folder that is not there", "study gone", REFUSED, "error: gone holds no ROW/SEED/test/results.json"),
     Case("a folder without runs", "study nothing", REFUSED, "error: nothing holds no ROW/SEED/test/results.json"),
+    Case(
+        "tables of others in the output folder",
+        "study set --output_dir foreign/study",
+        REFUSED,
+        "error: foreign/study/study.md is there without study.png, so it is of others; choose another --output_dir",
+    ),
     Case("rows to compare in another form", "study set --compare a", REFUSED, "error: --compare a: expected ROW=OTHER"),
     Case(
         "an unknown dataset",
@@ -1411,6 +1426,12 @@ CASES = (
         "demo --train_images 0 --output_dir out --device cpu",
         REFUSED,
         "error: --train_images 0 and --test_images 60 must be 1 or more",
+    ),
+    Case(
+        "a folder of the user's in the output folder",
+        "demo --output_dir foreign/demo --device cpu",
+        REFUSED,
+        "error: foreign/demo/predictions is there already, and of no demo; choose another --output_dir",
     ),
     Case("an output folder that is a file", "demo --output_dir file --device cpu", REFUSED, "file"),
     Case(

@@ -1,5 +1,6 @@
 """`benco demo`: trains a small model on photographs at hand, and shows it at work on others it never saw."""
 
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ from diffiml_plugin.training.resume import STATE
 from diffiml_plugin.training.settings import TrainSettings
 
 _SHOWN = 12  # images in the report
+_UNSEEN = "unseen"  # the first of its folders; with it the others are a demo's
+_WRITTEN = ("untrained.safetensors", "before", "after", "training", "predictions", "report.html", "pictures.jpg")
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         test_images: tampered images, of the test photographs alone.
 
     Raises:
-        DiffIMLError: as training does; no images asked for; a photograph is missing.
+        DiffIMLError: as training does; files of others in `output_dir`; no images asked for; a photograph is missing.
     """
     folder, training = Path(settings.output_dir), Path(settings.output_dir, "training")
     if (training / STATE).exists() and not settings.resume:
         raise DiffIMLError(f"{folder} holds a demo already; go on with --resume auto, or choose another --output_dir")
+    if not (folder / _UNSEEN).exists() and (taken := [name for name in _WRITTEN if os.path.lexists(folder / name)]):
+        raise DiffIMLError(f"{folder / taken[0]} is there already, and of no demo; choose another --output_dir")
     if min(train_images, test_images) < 1:
         raise DiffIMLError(f"--train_images {train_images} and --test_images {test_images} must be 1 or more")
     started = time.monotonic()
@@ -93,7 +98,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         return [dict(record) for record in read_records(records_file(folder / name / RESULTS))]
 
     # 1. Tampered images of photographs that training never sees, and what a model scores that knows nothing.
-    unseen = write_tampered(stream("test", test_images), folder / "unseen", settings.seed)
+    unseen = write_tampered(stream("test", test_images), folder / _UNSEEN, settings.seed)
     seed_all(settings.seed)
     flags = card.resolve(model_flags, {**asdict(settings), **asdict(inputs)})
     save_checkpoint(

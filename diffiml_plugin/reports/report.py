@@ -15,7 +15,7 @@ from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
 from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, read_results
-from diffiml_plugin.files import write_text
+from diffiml_plugin.files import require_all_or_none, write_text
 from diffiml_plugin.models import zoo
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import look_up
@@ -66,8 +66,10 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
             files of `benco complexity --json` by any name.
 
     Raises:
-        DiffIMLError: a path without any result, or one that cannot be read.
+        DiffIMLError: a path without any result, or one that cannot be read; files of others where the report goes.
     """
+    files = [output_dir / name for name in ("report.md", "report.tex", "report.html")]
+    require_all_or_none(*files)
     runs, costs = _read_all(paths)
     tests, perturbed, swept = (runs[name] for name in (RESULTS, robust.RESULTS, sweep.RESULTS))
     plot = output_dir / robust.PLOT
@@ -91,9 +93,9 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
     ]
     sections = [section for section in sections if section.tables or section.strips]
     tables = [table for section in sections for table in section.tables]
-    write_text(output_dir / "report.md", _markdown(sections))
-    write_text(output_dir / "report.tex", "\n\n".join(table.latex() for table in tables) + "\n")
-    page.write_page(output_dir / "report.html", _TITLE, _READ_AS, sections)
+    write_text(files[0], _markdown(sections))
+    write_text(files[1], "\n\n".join(table.latex() for table in tables) + "\n")
+    page.write_page(files[2], _TITLE, _READ_AS, sections)
 
 
 def _read_all(paths: Sequence[str]) -> tuple[dict[str, list[Run]], list[tuple[Path, Mapping[str, Any]]]]:

@@ -13,7 +13,7 @@ from diffiml_plugin.evaluation.records import RESULTS, read_records
 from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, read_results
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
-from diffiml_plugin.files import make_folder, write_figure, write_text
+from diffiml_plugin.files import make_folder, require_all_or_none, write_figure, write_text
 from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, as_code, for_markdown
 from diffiml_plugin.training.log import read_log
@@ -36,8 +36,9 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
         list of test images names.
 
     Raises:
-        DiffIMLError: no finished test in `folder`.
+        DiffIMLError: no finished test in `folder`; files of others where the tables go.
     """
+    require_all_or_none(output_dir / TABLES, output_dir / PLOT)
     rows: dict[str, _Runs] = {}
     for results in sorted(folder.glob(f"*/*/test/{RESULTS}")):
         rows.setdefault(results.parents[2].name, []).append(results.parents[1])
