@@ -114,6 +114,9 @@ class Detector:
         if settings.image_size and opened.inputs.if_padding and opened.inputs.padding_mode == "reflect":
             _logger.info("the image size is not used: this model takes images at their own size")
         self.card, self.inputs = opened.card, Inputs(opened.inputs, opened.card.size_multiple)
+        if max_memory is not None and not self._takes_any_size:
+            _logger.warning(f"max_memory {max_memory:g} is not used: this model sees photos of any size at one")
+            max_memory = None
         chosen = opened.threshold if threshold is None else threshold
         self.threshold = THRESHOLD if chosen is None else chosen
         self.calibration = _calibration(opened)

@@ -362,19 +362,19 @@ def test_a_large_image_is_tested_in_the_tiles_it_is_predicted_in(tmp_path, setti
         monkeypatch.setattr(f"diffiml_plugin.{module}.WHOLE", 90 * 500)
     monkeypatch.setattr("diffiml_plugin.models.tiles.SIDE", 384)
     random, pairs = np.random.default_rng(0), []
-    for number, size in enumerate([(96, 510), (90, 500), (93, 507)]):
+    for number, size in enumerate([(96, 510), (90, 500)]):
         Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"i{number}.png")
         Image.fromarray(np.where(random.random(size) < 0.5, 255, 0).astype(np.uint8)).save(tmp_path / f"m{number}.png")
         pairs.append([f"i{number}.png", f"m{number}.png"])
     (tmp_path / "list.json").write_text(json.dumps(pairs))
-    path = stored("DiffIML", **{**SMALL, "codec_weights": "default"}, tta=tta)
+    path = stored("DiffIML", encoder="resnet10t", num_inference_steps=1, ensemble_size=1, tta=tta)
     weights, metadata = load_weights(path)
     save_weights(path, weights, {**metadata, "input": {"image_size": 64, "if_padding": True, "padding_mode": mode}})
     testing.test(
         replace(settings, checkpoint_path=str(path), test_data_path=str(tmp_path / "list.json"), test_batch_size=200)
     )
     detector = load(path, device="cpu")
-    assert [detector.read(tmp_path / image).prepared is None for image, _ in pairs] == [True, False, True]
+    assert [detector.read(tmp_path / image).prepared is None for image, _ in pairs] == [True, False]
     for record, (image, mask) in zip(records(settings), pairs, strict=True):
         result, truth = detector(tmp_path / image), read_mask(tmp_path / mask) > 0
         f1 = 2 * (result.mask & truth).sum() / (result.mask.sum() + truth.sum())

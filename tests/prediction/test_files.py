@@ -77,6 +77,8 @@ def test_a_size_that_changes_nothing_is_said(checkpoint, caplog):
     caplog.set_level("INFO")
     load(checkpoint, image_size=32, device="cpu")
     assert not caplog.messages
+    assert load(checkpoint, max_memory=0.1, device="cpu").memory.limit is None
+    assert "max_memory 0.1 is not used: this model sees photos of any size at one" in caplog.text
     save_checkpoint(
         checkpoint,
         BrightnessModel(),
