@@ -95,7 +95,7 @@ class DiffIMLConfig(EncoderConfig):
     mask_reading: str = _setting(
         "auto", "probability of a decoded value v: sigmoid | clamp: (v + 1) / 2 cut to [0, 1] | auto: the codec's own"
     )
-    noise_seed: int = _setting(0, "key of the sampling noise, beside the image name and the member")
+    noise_seed: int = _setting(0, "key of the sampling noise, beside the image's content and the member")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -68,7 +68,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     pairs = _pairs(lists)
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)
-    records = _records(detector, pairs, output_dir / RECORDS)
+    records = _records(detector, weights, pairs, output_dir / RECORDS)
     fitted = fit(records, bounds)
     threshold = mask_threshold(records, bounds.area)
     sets = sorted({record["dataset"] for record in records})
@@ -86,13 +86,16 @@ def _pairs(lists: Sequence[str]) -> list[tuple[str, str, str]]:
     return [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
 
 
-def _records(detector: Detector, pairs: Sequence[tuple[str, str, str]], file: Path) -> list[Record]:
+def _records(detector: Detector, weights: str, pairs: Sequence[tuple[str, str, str]], file: Path) -> list[Record]:
     """A record with features of each image, in order, from an earlier run where nothing that it depends on changed.
 
     Images that cannot be predicted are logged and left out.
+
+    Args:
+        weights: the digest of the tensors; a file's own changes with its calibration.
     """
     opened = detector.opened
-    model = [detector.description["sha256"], opened.flags, asdict(opened.inputs), FEATURES]
+    model = [weights, opened.flags, asdict(opened.inputs), FEATURES]
     keys = [digest([model, stamp(image), stamp(mask), image]) for _, image, mask in pairs]
     known = {record["key"]: record for record in _kept(file) if "key" in record}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
