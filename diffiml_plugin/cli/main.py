@@ -66,7 +66,6 @@ FRAMEWORK_VERBS = {
 FRAMEWORK_WORDS = (*FRAMEWORK_VERBS, "-v", "--version")
 
 
-@messages_on_stderr()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: `sys.argv`) and returns the exit status.
 
@@ -79,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.argv[1:] = argv
         return framework_main() or 0
+    with messages_on_stderr():  # not around the framework, which prints in colours
+        return _main(argv)
+
+
+def _main(argv: list[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
