@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models import registry as models
 from diffiml_plugin.models.checkpoints import storable
 from diffiml_plugin.models.inputs import InputSettings
@@ -97,7 +98,7 @@ def stub(monkeypatch):
     """Registers a model with the given constructor; gives its card."""
 
     def register(constructor):
-        monkeypatch.setitem(models.MODELS.module_dict, "Stub", constructor)
+        monkeypatch.setitem(MODELS.module_dict, "Stub", constructor)
         return find_model("Stub")
 
     return register
