@@ -96,7 +96,7 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
 
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
-    name = _precision(precision, cpu)
+    name = actual_precision(precision, cpu)
     handlers = [
         DistributedDataParallelKwargs(
             find_unused_parameters=find_unused_parameters,
@@ -215,7 +215,7 @@ def testing_mode(model: nn.Module, no_model_eval: bool = False) -> Iterator[None
 
 def half_precision(device: torch.device, precision: str) -> torch.dtype | None:
     """What `precision` of `settings.PRECISIONS` means on a device; None for fp32."""
-    name = _precision(precision, device.type == "cpu")
+    name = actual_precision(precision, device.type == "cpu")
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
 
 
@@ -229,7 +229,8 @@ def _use_cpu(device: str) -> bool:
     return device == "cpu" or not torch.cuda.is_available()
 
 
-def _precision(precision: str, cpu: bool) -> str:
+def actual_precision(precision: str, cpu: bool) -> str:
+    """What `precision` of `settings.PRECISIONS` comes to, "auto" decided. Raises DiffIMLError for fp16 on the CPU."""
     if precision == "auto":
         return "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and cpu:

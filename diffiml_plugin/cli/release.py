@@ -1,8 +1,8 @@
 """Writes a checkpoint, or the mean of several of one architecture, in half precision to give away, with what its users
 should know, and its model card beside it.
 
-The card is written from the file's metadata: what these flags say, the figures of its test, and its calibration, where
-`benco calibrate` makes one afterwards. `Detector.push_to_hub` uploads both.
+The card is written from the file's metadata: what these flags say, the figures of its test, and the calibration that
+`benco calibrate` gave a checkpoint before. A mean has none. `Detector.push_to_hub` uploads such a file with its card.
 """
 
 import argparse

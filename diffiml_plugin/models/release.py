@@ -12,6 +12,9 @@ from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.registry import look_up
 from diffiml_plugin.weights.files import load_weights, save_weights
 
+_REBUILD = ("model", "input")
+_CALIBRATED = ("threshold", "calibration", "calibrated_on")  # of one model, and of no mean
+
 
 def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str, Any]) -> None:
     """Writes the mean of the weights of checkpoints of ours, in half precision, to give away.
@@ -19,7 +22,7 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
     Of checkpoints that one run led to, the mean often does better than each.
 
     Args:
-        sources: one or more of one architecture; the last one's settings are kept.
+        sources: one or more of one architecture; the last one's settings are kept, and of one alone its calibration.
         statement: what its users should know (data, figures, limits), added to the metadata.
 
     Raises:
@@ -42,9 +45,8 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
     config, card = metadata.get("config", {}), look_up(metadata.get("model", ""))
     if card:
         config = card.without_weights(config)  # the files that training started from stay at home
-    kept: dict[str, Any] = {
-        key: metadata[key] for key in ("model", "input") if key in metadata
-    }  # not the figures of one run's end
+    names = _REBUILD if len(sources) > 1 else _REBUILD + _CALIBRATED
+    kept: dict[str, Any] = {name: metadata[name] for name in names if name in metadata}  # not figures of a run's end
     save_weights(target, mean, {**kept, "config": config, **statement})
 
 

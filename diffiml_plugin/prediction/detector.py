@@ -124,7 +124,8 @@ class Detector:
         require_unchanged(path, digest)
         speed_up(self.model, self.device, precision, compile_mode)
         self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs))
-        values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": precision}
+        actual = launch.actual_precision(precision, self.device.type == "cpu")
+        values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": actual}
         self.description = {
             "model": opened.card.name,
             "checkpoint": str(opened.path),

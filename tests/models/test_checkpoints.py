@@ -174,6 +174,19 @@ def test_models_of_other_latents_or_another_schedule_have_no_mean(tmp_path, flag
         release([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], tmp_path / "mean.safetensors", {})
 
 
+def test_a_calibration_goes_along_with_one_checkpoint_and_not_with_a_mean(tiny, tmp_path):
+    calibrated = {"threshold": 0.35, "calibration": {"intercept": 1.0}, "calibrated_on": ["even"]}
+    weights, metadata = load_weights(tiny[0] / checkpoints.BEST)
+    sources = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for source in sources:
+        save_weights(source, weights, {**metadata, **calibrated})
+    release(sources[:1], tmp_path / "one.safetensors", {})
+    release(sources, tmp_path / "mean.safetensors", {})
+    one, mean = (read_metadata(tmp_path / f"{name}.safetensors") for name in ("one", "mean"))
+    assert {name: one[name] for name in calibrated} == calibrated
+    assert not calibrated.keys() & mean.keys()
+
+
 def test_a_forgotten_target_does_not_cost_the_last_checkpoint(tiny):
     last = tiny[0] / checkpoints.BEST
     before = last.read_bytes()
