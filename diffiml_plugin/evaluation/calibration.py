@@ -166,7 +166,7 @@ class Calibration:
                 f"{answer}; nothing found is below {self.nothing_below:.2f}, tampered above {self.tampered_above:.2f}"
             )
         kind, rate, images = {
-            TAMPERED: ("authentic", "false_alarms", self.authentic),
+            TAMPERED: ("untampered", "false_alarms", self.authentic),
             NOTHING_FOUND: ("tampered", "misses", self.tampered),
         }[verdict]
         unseen = f", {getattr(self.left_out, rate):.1%} in sets left out" if self.left_out else ""

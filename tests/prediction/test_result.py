@@ -60,10 +60,11 @@ def test_the_answer_is_a_sentence_with_the_error_rate_that_belongs_to_it(result)
     assert [answer.verdict for answer in answers] == list(VERDICTS[:3])
     assert [round(answer.image_probability, 2) for answer in answers] == [0.97, 0.08, 0.45]
     assert [answer.sentence for answer in answers] == [
-        "photo.jpg: tampered (0.97); so were 5.0% of 40 authentic pictures",
+        "photo.jpg: tampered (0.97); so were 5.0% of 40 untampered pictures",
         "photo.jpg: nothing found (0.08); so were 10.0% of 60 tampered pictures",
         "photo.jpg: cannot say (0.45); nothing found is below 0.20, tampered above 0.90",
     ]
+    assert not [answer for answer in answers if "authentic" in answer.sentence]  # no answer may be read as that
 
 
 def test_a_model_without_calibration_says_so(result):
