@@ -64,7 +64,9 @@ def test_probability_verdict_and_sentence():
     assert calibration.probability(np.array([0, -2, 0, 0, 0, 0])) == 0.5
     assert calibration.probability(np.full(6, -1e9)) == 0 and calibration.probability(np.full(6, 1e9)) == 1
     assert [calibration.verdict(p) for p in (0.81, 0.8, 0.3, 0.29)] == [TAMPERED, CANNOT_SAY, CANNOT_SAY, NOTHING_FOUND]
-    assert calibration.explain(0.97) == "tampered (0.97); so were 4.0% of 100 untampered pictures, 6.0% in sets left out"
+    assert (
+        calibration.explain(0.97) == "tampered (0.97); so were 4.0% of 100 untampered pictures, 6.0% in sets left out"
+    )
     assert calibration.explain(0.45) == "cannot say (0.45); nothing found is below 0.30, tampered above 0.80"
     single = dataclasses.replace(calibration, left_out=None)
     assert single.explain(0.08) == "nothing found (0.08); so were 10.0% of 80 tampered pictures"
