@@ -4,9 +4,10 @@ import errno
 import json
 import os
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -33,6 +34,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 LOCK = ".lock"  # in a folder that a run writes: who it is
 _LONGEST_LOCK = 2**16  # bytes
+_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.\d+\.(\d+)\.tmp|\.probe\.(\d+)")  # with the writer's process
 
 
 @contextmanager
@@ -49,8 +51,7 @@ def claimed(path: str | Path) -> Iterator[Path]:
     folder = make_folder(path)
     try:
         lock = _lock(folder)
-        for half_written in (*folder.glob(".*.tmp"), *folder.glob(".probe.*")):
-            half_written.unlink(missing_ok=True)
+        remove_half_written(folder.iterdir())
         try:
             yield folder
         finally:
@@ -60,6 +61,15 @@ def claimed(path: str | Path) -> Iterator[Path]:
         if new:
             with suppress(OSError):  # of a folder that holds something
                 folder.rmdir()
+
+
+def remove_half_written(files: Iterable[Path]) -> None:
+    """Removes those that a process which died left half written; what is others', or of one that is running, stays."""
+    for file in list(files):
+        named = _HALF_WRITTEN.fullmatch(file.name)
+        pid = int(named[1] or named[2]) if named else 0
+        if named and (pid == os.getpid() or not _lives({"host": platform.node(), "pid": pid})):
+            file.unlink(missing_ok=True)
 
 
 def _lock(folder: Path) -> BinaryIO:

@@ -103,13 +103,16 @@ def test_a_folder_is_one_processes_alone(tmp_path, child_environment):
 
 def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path, child_environment):
     with holder(tmp_path, child_environment, "os._exit(9)") as other:
-        (tmp_path / ".0123.5.99.tmp").write_text("half")
-        (tmp_path / "a.tmp").write_text("a user's")
+        (tmp_path / f".0123456789abcdef.5.{other.pid}.tmp").write_text("half")
+        (tmp_path / f".0123456789abcdef.5.{os.getppid()}.tmp").write_text("of a process that is writing it")
+        for name in ("a.tmp", ".a.tmp"):
+            (tmp_path / name).write_text("a user's")
         other.communicate()
     assert (tmp_path / LOCK).exists()
     with claimed(tmp_path):
         pass
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tmp"]
+    kept = [f".0123456789abcdef.5.{os.getppid()}.tmp", ".a.tmp", "a.tmp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
 @pytest.mark.parametrize("pid", [None, 1, 2**30])

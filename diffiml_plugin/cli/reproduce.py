@@ -138,7 +138,8 @@ def _made_by(step: Step) -> list[Path]:
     if verb == "release":
         return [Path(args.target), Path(args.target).with_suffix(".md")]
     if verb == "calibrate" and args.output:
-        return [Path(args.output), Path(args.output_dir, calibrate.REPORT)]
+        reports = (calibrate.REPORT, calibrate.TABLE, calibrate.DIAGRAM)
+        return [Path(args.output), *(Path(args.output_dir, name) for name in reports)]
     scored = {"test": records.RESULTS, "robust": robust.RESULTS, "sweep": sweep.RESULTS}
     return [Path(args.output_dir, scored[verb])] if verb in scored else []
 

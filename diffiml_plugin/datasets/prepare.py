@@ -28,7 +28,7 @@ from diffiml_plugin.datasets.catalogue import (
 )
 from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import LOCK, beginning, claimed, inside, write_picture, write_text
+from diffiml_plugin.files import LOCK, beginning, claimed, inside, remove_half_written, write_picture, write_text
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 # Told by `check`; a copy would not be better.
@@ -109,8 +109,7 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     places = [*folders_of(name, root), *folders_of(entry.name if entry else name, root), root]
     _require_own(output)
     with claimed(_masks_of(output)):
-        for half_written in _images_of(output).glob(".*.tmp"):  # by a run that was killed
-            half_written.unlink()
+        remove_half_written(_images_of(output).glob(".*"))
         return _prepared(name, entry, variant, places, output, tampered_only)
 
 

@@ -64,7 +64,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     tensors, _ = load_weights(detector.opened.path)
     require_no_others(target, tensors)
     weights = tensors_digest(tensors)  # the file's own changes where it is the target
-    require_own(output_dir / REPORT, weights, detector.opened.path)
+    require_own(output_dir / REPORT, weights, detector.opened.path, [output_dir / TABLE, output_dir / DIAGRAM])
     pairs = _pairs(lists)
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)
@@ -97,7 +97,7 @@ def _records(detector: Detector, weights: str, pairs: Sequence[tuple[str, str, s
     opened = detector.opened
     model = [weights, opened.flags, asdict(opened.inputs), FEATURES]
     keys = [digest([model, stamp(image), stamp(mask), image]) for _, image, mask in pairs]
-    known = {record["key"]: record for record in _kept(file) if "key" in record}
+    known = {record["key"]: record for record in _kept(file)}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
     results = detector.predict(Path(image) for _, (_, image, _) in missing)
     bar = tqdm(results, "calibrate", len(missing), unit="img", disable=None)
@@ -114,11 +114,14 @@ def _records(detector: Detector, weights: str, pairs: Sequence[tuple[str, str, s
 
 
 def _kept(file: Path) -> list[Record]:
-    """The whole lines that an earlier run left."""
+    """The whole lines that an earlier run left. Raises DiffIMLError if any is no record of this command."""
     if not file.exists():
         return []
     lines = read_text(file, LIMIT).splitlines(keepends=True)
-    return [as_record(parse_json(line, str(file)), str(file)) for line in lines if line.endswith("\n")]
+    records = [as_record(parse_json(line, str(file)), str(file)) for line in lines if line.endswith("\n")]
+    if any("key" not in record for record in records):
+        raise DiffIMLError(f"{file} was not made by this command and is not overwritten; choose another --output_dir")
+    return records
 
 
 def _record(result: Result, mask: str) -> Record:

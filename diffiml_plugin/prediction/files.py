@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from diffiml_plugin.data.images import read_header
 from diffiml_plugin.errors import DiffIMLError, visible
-from diffiml_plugin.files import LOCK, claimed, file_digest, inside
+from diffiml_plugin.files import LOCK, claimed, file_digest, inside, remove_half_written
 from diffiml_plugin.prediction.detector import Detector, Photograph
 from diffiml_plugin.prediction.finding import find_photos, unique_names
 from diffiml_plugin.prediction.gallery import PAGE, PREVIEWS, write_gallery, write_previews
@@ -43,6 +43,11 @@ class _Job:
 
     file: Path
     name: Path
+
+    @property
+    def image(self) -> str:
+        """What the journal calls the photo: the same from any folder, and no other photo's."""
+        return os.path.abspath(self.file)
 
 
 class _Queue:
@@ -88,14 +93,13 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
     if left_out := photos.described():
         _logger.info(f"not read: {left_out}")
     with claimed(output_dir):
-        for half_written in output_dir.rglob(".*.tmp"):  # by a run that was killed
-            half_written.unlink(missing_ok=True)
+        remove_half_written(output_dir.rglob(".*"))
         journal = Journal(output_dir, detector.description)
         run = _Run(detector, output_dir, journal, skip_existing)
         jobs = _named(photos.files, journal)
         if not (output_dir / RUN).exists():
             _require_free(output_dir, jobs)
-        journal.begin({str(file) for file, _ in photos.files}, skip_existing)
+        journal.begin({job.image for job in jobs}, skip_existing)
         try:
             run.all(jobs)
         except KeyboardInterrupt:
@@ -109,10 +113,11 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
 
 def _named(files: Sequence[tuple[Path, Path]], journal: Journal) -> list[_Job]:
     """Each photo with the name it had in earlier runs, or one that no other has."""
-    new = [relative for file, relative in files if str(file) not in journal.names]
+    known = [journal.names.get(os.path.abspath(file)) for file, _ in files]
+    new = [relative for (_, relative), name in zip(files, known, strict=True) if name is None]
     names = iter(unique_names(new, journal.names.values()))
     return [
-        _Job(file, Path(journal.names[str(file)]) if str(file) in journal.names else next(names)) for file, _ in files
+        _Job(file, next(names) if name is None else Path(name)) for (file, _), name in zip(files, known, strict=True)
     ]
 
 
@@ -175,7 +180,7 @@ class _Run:
 
     def _read(self, job: _Job) -> Photograph | None:
         """The photo; None if an earlier run was done with it."""
-        known = self.journal.digests.get(str(job.file)) if self.skip_existing else None
+        known = self.journal.digests.get(job.image) if self.skip_existing else None
         if known and known == file_digest(job.file):
             return None
         return self.detector.read(job.file)
@@ -185,7 +190,7 @@ class _Run:
             target = inside(self.folder, job.name)
             files = result.save(target.parent, target.name)
             write_previews(inside(self.folder, Path(PREVIEWS, job.name)), result)
-            entry = entry_of(str(job.file), photograph.digest, result, seconds)
+            entry = entry_of(job.image, photograph.digest, result, seconds)
             self.journal.add({**entry, "mask": files["mask"].relative_to(self.folder).as_posix()})
             self._count(result.verdict)
             tqdm.write(visible(result.sentence))
@@ -202,7 +207,7 @@ class _Run:
             ) from error
         reason = str(error) if isinstance(error, DiffIMLError) else f"{job.file}: {_reason(error)}"
         _logger.error(reason)
-        self.journal.add({"image": str(job.file), "error": reason})
+        self.journal.add({"image": job.image, "error": reason})
         self._count(FAILED)
 
     def _count(self, verdict: str) -> None:

@@ -15,7 +15,7 @@ from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
 from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, read_results
-from diffiml_plugin.files import require_all_or_none, write_text
+from diffiml_plugin.files import file_digest, require_all_or_none, write_text
 from diffiml_plugin.models import zoo
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import look_up
@@ -168,8 +168,8 @@ def _markdown(sections: Sequence[page.Section]) -> str:
 
 
 def _examples(run: Run) -> list[page.Strip]:
-    """The images of each dataset with the highest and lowest pixel-F1, their truth, and if the weights are there still
-    what the model says."""
+    """The images of each dataset with the highest and lowest pixel-F1, their truth, and what the model says, if its
+    file is still there and the same."""
     shown = []
     for dataset in run.results["datasets"]:
         ranked = sorted(
@@ -197,6 +197,9 @@ def _examples(run: Run) -> list[page.Strip]:
 def _predictions(run: Run, records: Sequence[Record]) -> list[Result | None]:
     checkpoint, settings = run.results["checkpoint"], run.results["settings"]
     if not Path(checkpoint).is_file():
+        return [None] * len(records)
+    if file_digest(checkpoint) != run.results.get("weights"):
+        _logger.warning(f"no predictions shown of {run.name}: {checkpoint} is no longer the weights that were tested")
         return [None] * len(records)
     card = look_up(run.results["model"])
     sampling = (*sweep.SWEPT, "noise_seed") if card and card.samples else ()

@@ -85,6 +85,16 @@ def test_figures_and_diagram_stand_beside_it(checkpoint, squares):
     assert "even, left out" in (out / TABLE).read_text() and Image.open(out / DIAGRAM).size[0] > 300
 
 
+@pytest.mark.parametrize("name", [RECORDS, TABLE, DIAGRAM])
+def test_files_of_others_are_kept(checkpoint, squares, name):
+    out = checkpoint.parent / "out"
+    out.mkdir()
+    (out / name).write_text('{"monday": 3}\n')
+    with pytest.raises(DiffIMLError, match=f"{name} was not made by this command"):
+        calibrate(Detector(checkpoint, CPU), squares, out, checkpoint, Bounds())
+    assert (out / name).read_text() == '{"monday": 3}\n'
+
+
 def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, monkeypatch):
     detector, out, target = Detector(checkpoint, CPU), checkpoint.parent / "out", checkpoint.parent / "new.safetensors"
     whole = calibrate(detector, squares, out, target, Bounds()).calibration

@@ -351,7 +351,7 @@ def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_pat
     with open(out / "results.jsonl", "ab") as file:
         file.write(b'{"image": "cut o')
     first = (out / "a.png_mask.png").stat().st_mtime_ns
-    half_written = out / "deep" / ".0123456789abcdef.1.1.tmp"
+    half_written = out / "deep" / f".0123456789abcdef.1.{2**30}.tmp"
     half_written.parent.mkdir(exist_ok=True)
     half_written.touch()
     detector.detect = detect
@@ -412,6 +412,23 @@ def test_a_photo_that_comes_later_takes_no_others_name(checkpoint, folder, tmp_p
     predict(detector, [str(folder / "a.png")], out)
     masks = {entry["image"]: entry["mask"] for entry in read_results(out)}
     assert masks == {str(folder / "a.png"): "a_mask.png", str(folder / "deep" / "a.png"): "a.png_mask.png"}
+
+
+def test_photos_of_one_relative_path_are_told_apart(checkpoint, folder, tmp_path, monkeypatch):
+    detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
+    for place in (folder, folder / "deep"):
+        monkeypatch.chdir(place)
+        predict(detector, ["a.png"], out)
+    masks = {entry["image"]: entry["mask"] for entry in read_results(out)}
+    assert masks == {str(folder / "a.png"): "a_mask.png", str(folder / "deep" / "a.png"): "a.png_mask.png"}
+
+
+def test_hidden_files_of_others_are_kept(checkpoint, folder, tmp_path):
+    others = tmp_path / "out" / "deep" / ".notes.tmp"
+    others.parent.mkdir(parents=True)
+    others.write_text("mine")
+    predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
+    assert others.read_text() == "mine"
 
 
 def test_results_of_another_model_or_of_others_are_kept(checkpoint, folder, tmp_path):

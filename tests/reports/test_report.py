@@ -138,6 +138,14 @@ def test_a_report_of_everything(runs, tmp_path):
     assert not re.search(r"(?<!\\)[_#%]", latex) and r"512$\times$512" in latex
 
 
+def test_no_pictures_by_other_weights_than_those_tested(runs, tmp_path, stored, caplog):
+    stored(width=8)  # in the place of the tested ones
+    report([str(runs / "test")], tmp_path / "report")
+    assert "TinyIML.safetensors is no longer the weights that were tested" in caplog.text
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert html.count("<img") == 2 * 3 * 2  # in two sets three images with truth alone
+
+
 def test_vanished_regions_are_counted_beside_the_figures(tmp_path):
     records = [
         {"dataset": name, "label": 1, "f1": 0.5 * area, "score": None, "mask_area": area}
