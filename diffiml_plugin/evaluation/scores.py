@@ -56,7 +56,7 @@ def score_batch(
         raise DiffIMLError(f"the model's pred_label must have shape [{len(mask)}]; it gave {list(scores.shape)}")
     scores = [None] * len(mask) if scores is None else scores.detach().float().flatten().tolist()
     probability = probability.detach().float()
-    finite = probability.isfinite().flatten(1).all(1).tolist()
+    finite = probability.flatten(1).sum(1).isfinite().tolist()  # one value that is not makes the sum so
     broken = [
         name
         for name, is_finite, score in zip(batch["name"], finite, scores, strict=True)
@@ -172,11 +172,12 @@ def _ranked(probability: Tensor, truth: Tensor, real: Tensor) -> dict[str, Any]:
 
     An AUC is None where only one class is there.
     """
-    keys, order = torch.sort(_descending(probability[real]), stable=True)  # [P], the most probable first
-    positive = truth[real].index_select(0, order)
-    hits = positive.cumsum(0)  # tampered pixels so far
+    probability, truth = (values.masked_select(real) for values in (probability, truth))  # [P]
+    keys, order = torch.sort(_descending(probability), stable=True)  # the most probable first
+    positive = truth.index_select(0, order)
+    hits = F.pad(positive, (1, 0)).cumsum(0, dtype=torch.int32)  # [P + 1], tampered pixels among so many first ones
     called = torch.searchsorted(keys, _descending(probability.new_tensor(THRESHOLDS)))
-    hits_called, tampered = F.pad(hits, (1, 0))[called], hits[-1]
+    hits_called, tampered = hits[called], hits[-1]
     figures: dict[str, Any] = {
         "auc": None,
         "auc_sklearn": None,
@@ -185,8 +186,9 @@ def _ranked(probability: Tensor, truth: Tensor, real: Tensor) -> dict[str, Any]:
     }
     pairs = int(tampered) * (len(keys) - int(tampered))  # of a tampered and an authentic pixel
     if pairs:
-        figures["auc"] = int((hits * ~positive).sum()) / pairs
-        figures["auc_sklearn"] = _doubled_area(keys, hits) / (2 * pairs)
+        ordered = int((hits[1:] * ~positive).sum())  # pairs whose tampered pixel comes first
+        figures["auc"] = ordered / pairs
+        figures["auc_sklearn"] = (ordered + _halved_ties(keys, positive) / 2) / pairs
     return figures
 
 
@@ -196,17 +198,22 @@ def _descending(values: Tensor) -> Tensor:
     return ~torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
-def _doubled_area(keys: Tensor, hits: Tensor) -> int:
-    """Twice the area under the ROC curve in pixels², whose points are the ends of runs of equal keys.
+def _halved_ties(keys: Tensor, positive: Tensor) -> int:
+    """Twice what the pairs come to more if those of equal keys count a half, not by their pixels' order.
 
     Args:
         keys: [P], sorted.
-        hits: [P] int64, tampered pixels up to each.
+        positive: [P] bool.
     """
-    ends = F.pad(keys[1:] != keys[:-1], (0, 1), value=True).nonzero().flatten()
-    up = F.pad(hits[ends], (1, 0))
-    right = F.pad(ends + 1, (1, 0)) - up
-    return int((right.diff() * (up[1:] + up[:-1])).sum())
+    same = keys[1:] == keys[:-1]
+    tied = (F.pad(same, (1, 0)) | F.pad(same, (0, 1))).nonzero().flatten()
+    positive = positive[tied]
+    hits = positive.cumsum(0)
+    ends = torch.unique_consecutive(keys[tied], return_counts=True)[1].cumsum(0)  # one of each run of equal keys
+    up = F.pad(hits[ends - 1], (1, 0))  # the ROC curve's points at the runs' ends
+    right = F.pad(ends, (1, 0)) - up
+    doubled_area = (right.diff() * (up[1:] + up[:-1])).sum()
+    return int(doubled_area - 2 * (hits * ~positive).sum())
 
 
 def _image_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:

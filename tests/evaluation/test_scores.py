@@ -3,10 +3,12 @@ import pytest
 import torch
 from IMDLBenCo.evaluation import PixelAccuracy, PixelAUC, PixelF1, PixelIOU
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.data.pairs import PairsDataset
 from diffiml_plugin.data.pairs import test_transform as no_transform
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.scores import THRESHOLDS, at_threshold, average, best_threshold, score_batch, summarise
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 
@@ -103,6 +105,35 @@ def test_pixel_figures_are_the_frameworks(padded):
         theirs = evaluator.batch_update(predict=probability, mask=mask, shape_mask=shape_mask)
         assert [record[key] for record in found] == pytest.approx(theirs.tolist(), abs=1e-7), key
     assert [record["auc"] for record in found] == pytest.approx([record["auc_sklearn"] for record in found], abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 300])
+def test_pixels_of_equal_probability_count_a_half(levels):
+    """As scikit-learn has it, in the real pixels of a padded image; by their order in the framework's figure."""
+    generator = torch.Generator().manual_seed(levels)
+    probability = torch.randint(levels, (1, 1, 24, 20), generator=generator) / levels
+    mask = (torch.rand(1, 1, 24, 20, generator=generator) < 0.3).double()
+    shape_mask = torch.ones_like(mask)
+    shape_mask[..., 15:] = 0
+    batch = {"name": ["a"], "index": torch.arange(1), "label": torch.ones(1), "mask": mask, "shape_mask": shape_mask}
+    record = score_batch({"pred_mask": probability}, batch, complete=True)[0]
+    real = shape_mask > 0
+    expected = roc_auc_score(mask[real].numpy(), probability[real].numpy())
+    assert record["auc_sklearn"] == pytest.approx(expected, abs=1e-12)
+    positions = probability[real].argsort(descending=True, stable=True)
+    hits = mask[real][positions]
+    in_order = float((hits.cumsum(0) * (1 - hits)).sum() / hits.sum() / (1 - hits).sum())
+    assert record["auc"] == pytest.approx(in_order, abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_an_error_that_names_the_image(value):
+    probability = torch.full((2, 1, 8, 8), 0.5)
+    probability[1, 0, 7, 7] = value
+    mask = torch.zeros(2, 1, 8, 8)
+    batch = {"name": ["fine", "broken"], "index": torch.arange(2), "label": torch.zeros(2), "mask": mask}
+    with pytest.raises(DiffIMLError, match="the prediction for broken is not finite"):
+        score_batch({"pred_mask": probability}, batch)
 
 
 def test_zeros_of_both_signs_are_equal():
