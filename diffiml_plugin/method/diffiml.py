@@ -225,16 +225,18 @@ class DiffIML(nn.Module):
         steps = self._steps()
         views = conditions[: 1 + self.config.tta]
         samples = [self._sample(fused, noise[:, v], steps) for v, fused in enumerate(views)]  # of [B, N, C, h, w]
-        upright = samples[0]
-        decoded = [self._decode_mean(estimates[-1]) for estimates in samples]  # of [B, 1, H, W]
+        upright, latents = samples[0], [estimates[-1] for estimates in samples]
+        wanted = details or members
+        each = [self._decode_each(z) for z in latents] if wanted else []  # of [B, N, 1, H, W]
+        shared = self.config.ensemble_space == "pixel" and wanted  # the mean is of what is decoded already
+        decoded = [z.mean(1) for z in each] if shared else [self._decode_mean(z) for z in latents]  # of [B, 1, H, W]
         if self.config.tta:
             decoded[1] = decoded[1].flip(-1)
         views_of_mask = torch.stack(decoded)  # [1 or 2, B, 1, H, W]
         probability = views_of_mask.amax(0) if self.config.tta_fusion == "max" else views_of_mask.mean(0)
-        if not (details or members):
+        if not wanted:
             return Prediction(probability)
 
-        each = [self._decode_each(estimates[-1]) for estimates in samples]  # of [B, N, 1, H, W]
         if self.config.tta:
             each[1] = each[1].flip(-1)
         decoded_members = torch.cat(each, 1)  # [B, V·N, 1, H, W]

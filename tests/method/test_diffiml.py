@@ -116,6 +116,17 @@ def test_members_are_averaged_as_latents_or_as_probabilities(model, images):
         DiffIMLConfig(ensemble_space="pixels")
 
 
+@pytest.mark.parametrize("space, decoded", [("latent", 1 + 3), ("pixel", 3)])
+def test_the_members_of_a_mean_of_probabilities_are_decoded_once(model, images, monkeypatch, space, decoded):
+    own, counted = model.with_settings(ensemble_space=space), []
+    plain = own.predict(images[:1], ["a"]).probability
+    decode = own._decode
+    monkeypatch.setattr(own, "_decode", lambda z, *others: counted.append(len(z)) or decode(z, *others))
+    prediction = own.predict(images[:1], ["a"], members=True)
+    assert sum(counted) == decoded and prediction.members.shape[1] == 3
+    assert torch.equal(prediction.probability, plain)
+
+
 def test_one_condition_serves_other_sampling_settings(images):
     model = _model(tta=True)
     conditions = model.condition(images[:1])
