@@ -66,6 +66,10 @@ class Bench:
     def median_of(self, calls: _Calls) -> float:
         return median(self.seconds_of(calls))
 
+    def total_of(self, calls: _Calls, count: int) -> float:
+        """Seconds of `count` calls in turn."""
+        return sum(timed(calls, count, count, self.seconds, self.clock))
+
 
 def ceilings(settings: Bench) -> dict[str, float]:
     """What this device reaches: TFLOP/s of a matrix product by precision, and GB/s, read and written, of a copy."""
@@ -129,9 +133,18 @@ def our_rows(settings: Bench, reached: Mapping[str, float]) -> Iterator[dict[str
 
 
 def our_calls(
-    settings: Bench, method: DiffIML, precision: str, batch_size: int = 1, side: int | None = None
+    settings: Bench,
+    method: DiffIML,
+    precision: str,
+    batch_size: int = 1,
+    side: int | None = None,
+    members: bool = False,
 ) -> list[Callable[[], Any]]:
-    """DiffIML's `forward` on a batch of images of `side` pixels, which are on the device already."""
+    """DiffIML's `forward` on a batch of images of `side` pixels, which are on the device already.
+
+    Args:
+        members: decodes them too, for their spread.
+    """
     side, device = side or settings.image_size, settings.device
     calls: list[Callable[[], Any]] = []
     generator = torch.Generator().manual_seed(0)
@@ -139,7 +152,7 @@ def our_calls(
         names = [f"{number}/{i}" for i in range(batch_size)]
         image = torch.randn(batch_size, 3, side, side, generator=generator).to(device)
         noise = method.draw_noise(names, (side, side)).to(device)
-        calls.append(partial(_call, settings, precision, partial(method, image, noise)))
+        calls.append(partial(_call, settings, precision, partial(method, image, noise, members)))
     return calls
 
 
