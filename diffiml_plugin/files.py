@@ -15,6 +15,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.ledger import enter, ledger_of, not_following
 
 if TYPE_CHECKING:  # `--help` says nothing with these
     import numpy as np
@@ -77,7 +78,7 @@ def _lock(folder: Path) -> BinaryIO:
     path = folder / LOCK
     while True:
         try:
-            file = open(path, "a+b", opener=_not_following)
+            file = open(path, "a+b", opener=not_following)
         except OSError as error:
             raise DiffIMLError(f"{folder} cannot be claimed by {path}: {error.strerror}; remove that file") from error
         if not _locked(file):
@@ -96,10 +97,6 @@ def _lock(folder: Path) -> BinaryIO:
     file.write(json.dumps(owner).encode())
     file.flush()
     return file
-
-
-def _not_following(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _locked(file: BinaryIO) -> bool:
@@ -136,8 +133,19 @@ def _lives(owner: dict[str, Any]) -> bool:
     return True
 
 
+def require_free(path: str | Path) -> None:
+    """For before the work whose result goes to a file that is named on the command line.
+
+    Raises:
+        DiffIMLError: there is something at `path`, or no file can be written there.
+    """
+    if os.path.lexists(path):
+        raise DiffIMLError(f"{path} is there already and is not overwritten; name another file, or move that")
+    require_writable(path)
+
+
 def require_writable(path: str | Path) -> None:
-    """Raises DiffIMLError if no file can be written at `path`; for before the work whose result goes there."""
+    """Raises DiffIMLError if no file can be written at `path`."""
     path = Path(path)
     if path.is_dir():
         raise DiffIMLError(f"{path} is a folder; name a file in it")
@@ -218,16 +226,6 @@ def require_unchanged(path: str | Path, digest: str) -> None:
         raise DiffIMLError(f"{path} was replaced while it was in use; start again, or use a copy of it")
 
 
-def require_all_or_none(*files: Path) -> None:
-    """Raises DiffIMLError if some of the files are there and others not, for those are of another program."""
-    there = [file for file in files if os.path.lexists(file)]
-    if there and len(there) < len(files):
-        missing = next(file for file in files if file not in there)
-        raise DiffIMLError(
-            f"{there[0]} is there without {missing.name}, so it is of others; choose another --output_dir"
-        )
-
-
 def _probe(folder: Path) -> None:
     """Raises OSError if no file can be made in the folder."""
     probe = folder / f".probe.{os.getpid()}"
@@ -243,7 +241,12 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         lasting: wait until it is on the disk, so that it outlives a power cut too; a picture need not.
+
+    Raises:
+        DiffIMLError: what is there is not of the command that this process began (`ledger.begin`).
     """
+    if ledger := ledger_of(path):
+        ledger.require_own(path)
     name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # `path`'s own may be as long as a name can be
     temporary = path.with_name(f".{name}.{get_ident()}.{os.getpid()}.tmp")  # same folder: an atomic rename
     try:
@@ -253,6 +256,7 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
+        enter(path, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ import reprlib
 import stat
 import types
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 from zipfile import ZipFile
@@ -18,7 +17,6 @@ from zipfile import ZipFile
 import yaml
 
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import require_writable
 
 JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
@@ -70,23 +68,6 @@ def parse_json(text: str, place: str) -> Any:
         raise DiffIMLError(f"{place} is no JSON that is read here (it is nested too deeply)") from error
     except ValueError as error:
         raise DiffIMLError(f"{place} is no JSON ({error})") from error
-
-
-def require_own_json(path: str | Path, field: str) -> None:
-    """For before the work whose figures go to a JSON file.
-
-    Raises:
-        DiffIMLError: none can be written at `path`, or what is there has no `field`, at its top or one below.
-    """
-    require_writable(path)
-    if not os.path.lexists(path):
-        return
-    with suppress(DiffIMLError, TypeError):
-        content = read_json(path)
-        parts = [content, *(content.values() if isinstance(content, dict) else content)]
-        if any(isinstance(part, dict) and field in part for part in parts):
-            return
-    raise DiffIMLError(f"{path} was not made by this command and is not overwritten; name another file")
 
 
 def read_json(path: str | Path) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from diffiml_plugin.cli.main import VERBS
+from diffiml_plugin.ledger import LEDGER
 from diffiml_plugin.table import as_code
 
 PAGE = Path(__file__).parents[1] / "docs" / "bad_inputs.md"
@@ -234,13 +235,15 @@ def make_world(folder: Path) -> None:
     scored = {"model": "TinyIML", "checkpoint": "older.safetensors", "weights": "0" * 64}
     for verb, name in (("test", "results"), ("robust", "robust"), ("sweep", "sweep")):
         write(f"scored/{verb}/{name}.json", json.dumps(scored))
+        write(f"scored/{verb}/{LEDGER}", json.dumps({"run": f"{name}.json", "settings": {"weights": "0" * 64}}))
     write("scored/calibrate/calibration.json", json.dumps(scored))
+    write(f"scored/calibrate/{LEDGER}", json.dumps({"run": "calibrate", "settings": {"weights": "0" * 64}}))
     write("foreign/results.json", "{}")
     write("foreign/run/config.yaml", "mine: true\n")
     write("foreign/card.md", "mine")
     write("foreign/report/report.html", "mine")
     write("foreign/study/study.md", "mine")
-    write("foreign/demo/predictions/mine.txt", "mine")
+    write("foreign/demo/report.html", "mine")
     save("truths/a_mask.png", mask)
     write("foreign/codec/lightvae.safetensors", _weights({}))
     write("foreign/training/best.safetensors", _weights({"model": "TinyIML"}))
@@ -789,19 +792,19 @@ CASES = (
         "figures of another checkpoint in the output folder",
         f"{SET} --output_dir scored/test",
         REFUSED,
-        "error: scored/test/results.json is of other weights ...; give model.safetensors a folder of its own, or remove that file",
+        "error: scored/test/results.json was made with other weights, ... and is not overwritten; choose another folder, or move that file",
     ),
     Case(
         "another program's results.json in the output folder",
         f"{SET} --output_dir foreign",
         REFUSED,
-        "error: foreign/results.json holds no figures of ours; choose another folder, or remove it",
+        "error: foreign/results.json was not made by this command and is not overwritten",
     ),
     Case(
         "figures of another checkpoint in the output folder",
         "robust --device cpu --num_workers 0 --checkpoint_path model.safetensors --test_data_path set/list.json --output_dir scored/robust",
         REFUSED,
-        "error: scored/robust/robust.json is of other weights ...; give model.safetensors a folder of its own",
+        "error: scored/robust/robust.json was made with other weights, ... and is not overwritten",
     ),
     Case(
         "images that are not there",
@@ -813,7 +816,7 @@ CASES = (
         "figures of another checkpoint in the output folder",
         f"{SWEEP} --output_dir scored/sweep --vary ensemble_size=1,2",
         REFUSED,
-        "error: scored/sweep/sweep.json is of other weights ...; give model.safetensors a folder of its own",
+        "error: scored/sweep/sweep.json was made with other weights, ... and is not overwritten",
     ),
     Case("nothing to vary", SWEEP, REFUSED, "error: the following arguments are required: --vary"),
     Case(
@@ -845,7 +848,7 @@ CASES = (
         "a mask of the user's in the output folder",
         f"{PREDICT} one_photo --output_dir truths",
         REFUSED,
-        "error: truths/a_mask.png is there already, and of no run of ours; choose another --output_dir",
+        "error: truths/a_mask.png was not made by this command and is not overwritten",
     ),
     Case("a folder without images", f"{PREDICT} nothing", REFUSED, "error: nothing holds no"),
     Case(
@@ -976,7 +979,7 @@ CASES = (
         "a configuration of the user's in the output folder",
         f"{TRAIN} set --output_dir foreign/run",
         REFUSED,
-        "error: foreign/run holds config.yaml of a run without its training_state.pt, which would be overwritten",
+        "error: foreign/run/config.yaml was not made by this command and is not overwritten; choose another folder, or move that file",
     ),
     Case(
         "an output folder that is a file",
@@ -1024,13 +1027,13 @@ CASES = (
         "a target that is there",
         "release model.safetensors weights/empty.safetensors",
         REFUSED,
-        "error: weights/empty.safetensors exists; the last path is the file to write: name a new one, or remove that",
+        "error: weights/empty.safetensors is there already and is not overwritten; name another file, or move that",
     ),
     Case(
         "a card's name that is taken",
         "release model.safetensors foreign/card.safetensors",
         REFUSED,
-        "error: foreign/card.md exists, where the card goes; name another file, or remove that",
+        "error: foreign/card.md is there already and is not overwritten; name another file, or move that",
     ),
     Case(
         "figures without a mean",
@@ -1054,7 +1057,7 @@ CASES = (
         "a page of others in the output folder",
         "report nothing --output_dir foreign/report",
         REFUSED,
-        "error: foreign/report/report.html is there without report.md, so it is of others; choose another --output_dir",
+        "error: foreign/report/report.html was not made by this command and is not overwritten",
     ),
     Case(
         "figures of another form",
@@ -1068,7 +1071,7 @@ CASES = (
         "tables of others in the output folder",
         "study set --output_dir foreign/study",
         REFUSED,
-        "error: foreign/study/study.md is there without study.png, so it is of others; choose another --output_dir",
+        "error: foreign/study/study.md was not made by this command and is not overwritten",
     ),
     Case("rows to compare in another form", "study set --compare a", REFUSED, "error: --compare a: expected ROW=OTHER"),
     Case(
@@ -1141,7 +1144,7 @@ CASES = (
         "the list itself as the file to write",
         "datasets check set/list.json --json set/list.json",
         REFUSED,
-        "error: set/list.json was not made by this command and is not overwritten; name another file",
+        "error: set/list.json is there already and is not overwritten; name another file, or move that",
     ),
     Case(
         "training data that are not there",
@@ -1195,7 +1198,7 @@ CASES = (
         "a list in the way",
         "datasets prepare mine --root set --output taken.json",
         REFUSED,
-        "taken.json was not made by this command and is not overwritten; choose another --output",
+        "taken.json was not made by this command and is not overwritten; choose another folder",
     ),
     Case(
         "a list that leads out of its folder",
@@ -1357,7 +1360,7 @@ CASES = (
         "a file of another program to write",
         "complexity --model TinyIML --json statement.json",
         REFUSED,
-        "error: statement.json was not made by this command and is not overwritten; name another file",
+        "error: statement.json is there already and is not overwritten; name another file, or move that",
     ),
     Case(
         "an unknown target",
@@ -1393,7 +1396,7 @@ CASES = (
         "a file of another program to write",
         "bench --json statement.json --device cpu",
         REFUSED,
-        "error: statement.json was not made by this command and is not overwritten; name another file",
+        "error: statement.json is there already and is not overwritten; name another file, or move that",
     ),
     Case(
         "a time that is no number",
@@ -1406,13 +1409,13 @@ CASES = (
         "figures of other weights in the output folder",
         f"{CALIBRATE} --output out.safetensors --output_dir scored/calibrate",
         REFUSED,
-        "error: scored/calibrate/calibration.json is of other weights ('older.safetensors', as it was then); give",
+        "error: scored/calibrate/calibration.json was made with other weights, ... and is not overwritten",
     ),
     Case(
         "a file of other weights as output",
         f"{CALIBRATE} --output weights/another_model.safetensors --output_dir out",
         REFUSED,
-        "error: weights/another_model.safetensors holds other weights; name a new file, or remove that",
+        "error: weights/another_model.safetensors was not made by this command and is not overwritten",
     ),
     Case(
         "weights that are not there",
@@ -1428,10 +1431,10 @@ CASES = (
         "error: --train_images 0 and --test_images 60 must be 1 or more",
     ),
     Case(
-        "a folder of the user's in the output folder",
+        "a page of the user's in the output folder",
         "demo --output_dir foreign/demo --device cpu",
         REFUSED,
-        "error: foreign/demo/predictions is there already, and of no demo; choose another --output_dir",
+        "error: foreign/demo/report.html was not made by this command and is not overwritten",
     ),
     Case("an output folder that is a file", "demo --output_dir file --device cpu", REFUSED, "file"),
     Case(

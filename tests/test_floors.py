@@ -13,8 +13,9 @@ PACKAGE = Path(diffiml_plugin.__file__).parent
 FLOORS = (  # from the ground up; a room imports only those before it
     "errors",
     "signals",
-    "files",
     "stored",
+    "ledger",
+    "files",
     "table",
     "f1",
     "settings",

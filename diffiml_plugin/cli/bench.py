@@ -36,12 +36,11 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
     from typing import Any
 
-    from diffiml_plugin.files import require_writable, write_text
+    from diffiml_plugin.files import require_free, write_text
     from diffiml_plugin.launch import start_inference
     from diffiml_plugin.models.speed import Bench
     from diffiml_plugin.prediction.bench import bench
     from diffiml_plugin.reports.bench import figures, plot, table
-    from diffiml_plugin.stored import require_own_json
 
     def keep(known: dict[str, Any]) -> None:
         if args.json:
@@ -49,10 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 < args.seconds <= _LONGEST:
         raise DiffIMLError(f"--seconds {args.seconds} is outside (0, {_LONGEST}]")
-    if args.json:
-        require_own_json(args.json, "shares_ms")
-    if args.plot:
-        require_writable(args.plot)
+    for file in filter(None, (args.json, args.plot)):
+        require_free(file)
     settings = Bench(start_inference(args.device).device, args.image_size, args.seconds, tuple(args.zoo), args.encoder)
     results = bench(settings, keep)
     print(table(results))

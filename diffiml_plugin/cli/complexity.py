@@ -42,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from diffiml_plugin.files import require_free
     from diffiml_plugin.models.cost import complexity
     from diffiml_plugin.models.registry import find_model
-    from diffiml_plugin.stored import require_own_json
 
     flags = args.model_flags
     if args.json:
-        require_own_json(args.json, "params_M")
+        require_free(args.json)
     if args.zoo is not None:
         return _run_zoo(args, flags)
     image_size = 512 if args.image_size is None else args.image_size

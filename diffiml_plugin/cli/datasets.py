@@ -152,11 +152,10 @@ def _check(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from diffiml_plugin.datasets.check import check_datasets, table
-    from diffiml_plugin.files import write_text
-    from diffiml_plugin.stored import require_own_json
+    from diffiml_plugin.files import require_free, write_text
 
     if args.json:
-        require_own_json(args.json, "faults")
+        require_free(args.json)
     reports = check_datasets(args.target, args.trained_on)
     print(table(reports))
     if args.json:

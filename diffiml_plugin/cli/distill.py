@@ -48,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.codec.sources import read_sources
     from diffiml_plugin.files import claimed
     from diffiml_plugin.launch import start_inference
-    from diffiml_plugin.training.resume import require_own
+    from diffiml_plugin.training.log import LOG
+    from diffiml_plugin.training.resume import begin_training
 
     settings = DistillSettings(**{name: getattr(args, name) for name in DistillSettings.__dataclass_fields__})
     with claimed(args.output_dir) as folder:
-        require_own(folder, settings.resume, [WEIGHTS])
+        begin_training(folder, "distill", settings.resume, [WEIGHTS], [LOG])
         device = start_inference(args.device).device
         mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)
         teacher = None if args.teacher == "none" else _teacher(args.teacher, device)

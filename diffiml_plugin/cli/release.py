@@ -26,13 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
-    from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.files import require_free
     from diffiml_plugin.models.release import release
     from diffiml_plugin.prediction.model_card import write_card
 
     target = Path(args.target)
-    if (card := target.with_suffix(".md")).exists():
-        raise DiffIMLError(f"{card} exists, where the card goes; name another file, or remove that")
+    require_free(card := target.with_suffix(".md"))
     statement = {name: text for name in _STATED if (text := getattr(args, name))}
     if args.results:
         statement["figures"] = _figures(Path(args.results))

@@ -22,6 +22,7 @@ from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import make_folder
+from diffiml_plugin.ledger import Ledger, discard
 from diffiml_plugin.stored import read_json
 
 _logger = logging.getLogger(__name__)
@@ -63,15 +64,18 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"{name:<19}{target['about']}" for name, target in read_targets().items()))
         return 0
     steps = _steps(args)
-    make_folder(args.runs)
+    runs = make_folder(args.runs)
     for number, step in enumerate(steps, 1):
         done = _is_done(step)
         print(f"==> {number} of {len(steps)}{', done before' if done else ''}: {step}", file=sys.stderr, flush=True)
         if done:
             continue
-        for older in _made_by(step):  # which the verb would not overwrite
-            older.unlink(missing_ok=True)
+        made = _made_by(step)
+        for folder in {runs, *(file.parent for file in made)}:
+            discard(folder, made)  # which the verb would not overwrite
         status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
+        for file in filter(Path.exists, made):
+            Ledger(runs).enter(file, file)
         if status:
             _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
             return max(1, status)
@@ -122,7 +126,7 @@ def _is_done(step: Step) -> bool:
     verb, args = step.words[0], step.args
     if verb == "tamper":
         return Path(args.output_dir, LIST).exists()
-    if not (made := _made_by(step)):
+    if verb == "complexity" or not (made := _made_by(step)):
         return False
     if verb == "release":
         return _is_newer(made[0], args.checkpoint_path, args.results)
@@ -130,8 +134,8 @@ def _is_done(step: Step) -> bool:
 
 
 def _made_by(step: Step) -> list[Path]:
-    """The files that are of the weights they were made from: releases, calibrations, figures; none of other verbs."""
-    from diffiml_plugin.evaluation import records, robust, sweep
+    """The files that a verb makes anew: releases, calibrations, figures, costs; none of other verbs."""
+    from diffiml_plugin.evaluation import robust, sweep, test
     from diffiml_plugin.prediction import calibrate
 
     verb, args = step.words[0], step.args
@@ -140,8 +144,10 @@ def _made_by(step: Step) -> list[Path]:
     if verb == "calibrate" and args.output:
         reports = (calibrate.REPORT, calibrate.TABLE, calibrate.DIAGRAM)
         return [Path(args.output), *(Path(args.output_dir, name) for name in reports)]
-    scored = {"test": records.RESULTS, "robust": robust.RESULTS, "sweep": sweep.RESULTS}
-    return [Path(args.output_dir, scored[verb])] if verb in scored else []
+    if verb == "complexity" and args.json:
+        return [Path(args.json)]
+    scored = {"test": test.FILES, "robust": robust.FILES, "sweep": sweep.FILES}
+    return [Path(args.output_dir, name) for name in scored.get(verb, ())]
 
 
 def _is_newer(made: Path, checkpoints: Iterable[str], other: str | None = None) -> bool:

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.files import claimed
+    from diffiml_plugin.ledger import begin
     from diffiml_plugin.models.inputs import Inputs, InputSettings
     from diffiml_plugin.tampering.settings import read_strength
     from diffiml_plugin.tampering.stream import LIST, SyntheticTampering, write_tampered
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     with claimed(args.output_dir) as folder:
         if (folder / LIST).exists():
             raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
+        begin(folder, "tamper", {}, [folder / _SHEET, *folder.glob("Tp/*"), *folder.glob("Gt/*")])
         listing = write_tampered(stream, folder, args.seed)
         print(f"list: {listing}")
         if args.contact_sheet:

@@ -25,9 +25,9 @@ from diffiml_plugin.method.lightvae import TARGETS, LightVAE
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.signals import Stopped
-from diffiml_plugin.training.log import Log
+from diffiml_plugin.training.log import LOG, Log
 from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
-from diffiml_plugin.training.resume import STATE, require_own, restoring, save_state, state_to_resume
+from diffiml_plugin.training.resume import STATE, begin_training, restoring, save_state, state_to_resume
 from diffiml_plugin.weights.codecs import build_lightvae
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
@@ -70,7 +70,7 @@ def distill(
             `resume` is not set, or that run's settings or data were others.
     """
     # 1. The student, anew or where an earlier run left it.
-    require_own(output_dir, settings.resume, [WEIGHTS])
+    begin_training(output_dir, "distill", settings.resume, [WEIGHTS], [LOG])
     configuration = provenance | asdict(settings)
     state = state_to_resume(output_dir, settings.resume, configuration, asdict(DistillSettings()))
     seed_all(settings.seed)

@@ -25,8 +25,9 @@ from diffiml_plugin.codec.metrics import (
     latent_statistics,
 )
 from diffiml_plugin.data.masks import resized
-from diffiml_plugin.evaluation.results import require_own
+from diffiml_plugin.evaluation.records import digest
 from diffiml_plugin.files import claimed, write_text
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.method.edges import edge_map
 from diffiml_plugin.method.lightvae import TARGETS
@@ -71,14 +72,15 @@ def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int,
             brought to where means of them are (cut to a multiple of 8).
 
     Raises:
-        DiffIMLError: what stands there is of another codec, or another process writes there.
+        DiffIMLError: what stands there is others' or of another codec, or another process writes there.
 
     Returns:
         what codec.json holds; latent statistics are a list of eight, the mask's channels, then the edge map's.
     """
     with claimed(output_dir):
         weights = tensors_digest(cast(nn.Module, codec).state_dict())
-        require_own(output_dir / RESULTS, weights, "this codec", [output_dir / _PAGE])
+        deciding = {"weights": weights, "masks": digest(sorted(masks)), "image_size": size}
+        begin(output_dir, "codec-report", deciding, [output_dir / RESULTS, output_dir / _PAGE])
         return _reported(codec, weights, masks, size, output_dir)
 
 

@@ -28,7 +28,8 @@ from diffiml_plugin.datasets.catalogue import (
 )
 from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import LOCK, beginning, claimed, inside, remove_half_written, write_picture, write_text
+from diffiml_plugin.files import beginning, claimed, inside, remove_half_written, write_picture, write_text
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 # Told by `check`; a copy would not be better.
@@ -107,8 +108,10 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
     root = Path(os.path.abspath(root))
     places = [*folders_of(name, root), *folders_of(entry.name if entry else name, root), root]
-    _require_own(output)
-    with claimed(_masks_of(output)):
+    with claimed(_masks_of(output)) as masks:
+        deciding = {"dataset": name, "root": root, "tampered_only": tampered_only}
+        copies = (file for folder in (masks, _images_of(output)) for file in folder.glob("[!.]*"))
+        begin(masks, "datasets prepare", deciding, [output, *copies])
         remove_half_written(_images_of(output).glob(".*"))
         return _prepared(name, entry, variant, places, output, tampered_only)
 
@@ -144,8 +147,8 @@ def _prepared(
 
     # 2. The masks, and smaller images. What an interrupted run was done with stays.
     log, side = cache / _LOG, variant.longest_side if variant else None
-    if not log.exists():
-        write_text(log, "")  # from here on, the folder is known as made here
+    if not (cache / _UNFINISHED).exists():
+        write_text(cache / _UNFINISHED, "")  # from here on, the folder is known as made here
     unfinished = _Unfinished(cache / _UNFINISHED, (cache, images), side)
     settled = list(in_parallel(unfinished.each_once(lambda pair: _settle(*pair, reader, side, output)), pairs, name))
     notes += [f"left out: {line}" for line in found.left_out] + found.misnamed
@@ -172,16 +175,6 @@ def _masks_of(output: Path) -> Path:
 def _images_of(output: Path) -> Path:
     """The folder of images that a variant shrinks."""
     return output.with_name(f"{output.name.removesuffix('.json')}_images")
-
-
-def _require_own(output: Path) -> None:
-    """Raises DiffIMLError if the list or a folder beside it is there, and was not made by this command."""
-    if (_masks_of(output) / _LOG).exists():
-        return
-    folders = [folder for folder in (_masks_of(output), _images_of(output)) if folder.is_dir()]
-    for place in (output, *(folder for folder in folders if set(os.listdir(folder)) - {LOCK})):
-        if os.path.lexists(place):
-            raise DiffIMLError(f"{place} was not made by this command and is not overwritten; choose another --output")
 
 
 class _Unfinished:

@@ -1,7 +1,5 @@
 """`benco demo`: trains a small model on photographs at hand, and shows it at work on others it never saw."""
 
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +14,13 @@ from diffiml_plugin.data.lists import read_list
 from diffiml_plugin.data.order import seed_all
 from diffiml_plugin.data.pairs import test_transform
 from diffiml_plugin.demo.photographs import photographs
-from diffiml_plugin.demo.report import write_report
+from diffiml_plugin.demo.report import PICTURES, write_report
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.evaluation.test import test
 from diffiml_plugin.f1 import pixel_f1
+from diffiml_plugin.ledger import begin, discard
 from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import find_model
@@ -35,8 +34,7 @@ from diffiml_plugin.training.resume import STATE
 from diffiml_plugin.training.settings import TrainSettings
 
 _SHOWN = 12  # images in the report
-_UNSEEN = "unseen"  # the first of its folders; with it the others are a demo's
-_WRITTEN = ("untrained.safetensors", "before", "after", "training", "predictions", "report.html", "pictures.jpg")
+_UNTRAINED, _UNSEEN, _PAGE = "untrained.safetensors", "unseen", "report.html"
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,14 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     folder, training = Path(settings.output_dir), Path(settings.output_dir, "training")
     if (training / STATE).exists() and not settings.resume:
         raise DiffIMLError(f"{folder} holds a demo already; go on with --resume auto, or choose another --output_dir")
-    if not (folder / _UNSEEN).exists() and (taken := [name for name in _WRITTEN if os.path.lexists(folder / name)]):
-        raise DiffIMLError(f"{folder / taken[0]} is there already, and of no demo; choose another --output_dir")
     if min(train_images, test_images) < 1:
         raise DiffIMLError(f"--train_images {train_images} and --test_images {test_images} must be 1 or more")
     started = time.monotonic()
     card = find_model(settings.model)
     inputs = InputSettings.of(settings, card.input)
+    files = [*(folder / name for name in (_UNTRAINED, _PAGE, PICTURES)), *(folder / _UNSEEN).rglob("*.*")]
+    deciding = {"model": card.name, **model_flags, **asdict(inputs), "test_images": test_images, "seed": settings.seed}
+    begin(folder, "demo", deciding, files)
 
     def stream(part: str, images: int) -> SyntheticTampering:
         return SyntheticTampering(
@@ -85,7 +84,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         )
 
     def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
-        (folder / name / RESULTS).unlink(missing_ok=True)  # of the demo's earlier weights
+        discard(folder / name)  # of the demo's earlier weights
         test(
             TestSettings(
                 checkpoint_path=str(checkpoint),
@@ -102,14 +101,14 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     seed_all(settings.seed)
     flags = card.resolve(model_flags, {**asdict(settings), **asdict(inputs)})
     save_checkpoint(
-        folder / "untrained.safetensors",
+        folder / _UNTRAINED,
         card.build(flags),
         card.name,
         flags,
         input=asdict(inputs),
     )
     print("before training:")
-    before = tested(folder / "untrained.safetensors", "before")
+    before = tested(folder / _UNTRAINED, "before")
 
     # 2. Training, and the same test.
     train(replace(settings, output_dir=str(training)), model_flags, stream("train", train_images))
@@ -118,11 +117,11 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
 
     # 3. Masks of unseen pictures.
     shown = [record["path"] for record in after[:_SHOWN]]
-    shutil.rmtree(folder / "predictions", ignore_errors=True)  # of another training
+    discard(folder / "predictions")  # of another training
     predict(Detector(training / LAST, CommonSettings(device=settings.device)), shown, folder / "predictions")
 
     # 4. The report.
-    result = DemoResult(_mean_f1(before), _best_constant(unseen), _mean_f1(after), folder / "report.html")
+    result = DemoResult(_mean_f1(before), _best_constant(unseen), _mean_f1(after), folder / _PAGE)
     figures = {
         "pixel-F1 before training": result.before,
         "the best constant answer": result.constant,

@@ -14,7 +14,8 @@ from diffiml_plugin.reports import page
 from diffiml_plugin.table import Table
 from diffiml_plugin.tampering.settings import KINDS
 
-_IN_PICTURE = 4  # rows of pictures.jpg
+PICTURES = "pictures.jpg"
+_IN_PICTURE = 4  # rows of it
 
 
 def write_report(
@@ -25,7 +26,7 @@ def write_report(
     predictions: Path,
     shown: int,
 ) -> None:
-    """Writes the page, and its first rows as `pictures.jpg` beside it.
+    """Writes the page, and its first rows as PICTURES beside it.
 
     Args:
         figures: label -> pixel-F1; the last is the one to look at.
@@ -55,7 +56,7 @@ def write_report(
     )
     below = ((0, 4), (0, 0), (0, 0))  # a white line
     picture = [np.pad(strip(*row.values()), below, constant_values=255) for row in rows[:_IN_PICTURE]]
-    write_picture(path.with_name("pictures.jpg"), np.vstack(picture), quality=92)
+    write_picture(path.with_name(PICTURES), np.vstack(picture), quality=92)
 
 
 def _by_kind(records: Sequence[dict[str, Any]]) -> list[list[str]]:

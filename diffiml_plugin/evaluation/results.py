@@ -1,12 +1,10 @@
 """The shapes of what tests leave behind: records, one for each image, and the results files."""
 
-import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.stored import checked, read_json, shown
+from diffiml_plugin.stored import checked, read_json
 
 Summary = dict[str, float]  # figures of one dataset, or their means, by name
 
@@ -99,30 +97,6 @@ class Swept(Header):
 
 _SETTINGS = {"experiment": str, "image_size": int, "ensemble_size": int, "num_inference_steps": int}  # that pages use
 _LATER = {"weights", "left_out", "threshold"}  # which earlier versions did not write
-
-
-def require_own(results: Path, weights: str, checkpoint: object, beside: Iterable[Path] = ()) -> None:
-    """Raises DiffIMLError if a JSON file is there and does not say that it is of these weights.
-
-    Args:
-        weights: the digest that it is to hold under "weights".
-        checkpoint: whose results are to be written there, as the message names it.
-        beside: files that would be overwritten too; without the first, they are another's.
-    """
-    if not os.path.lexists(results):
-        if foreign := next(filter(os.path.lexists, beside), None):
-            raise DiffIMLError(f"{foreign} was not made by this command; choose another folder, or remove it")
-        return
-    try:
-        content = read_json(results)
-        found, of = content["weights"], content.get("checkpoint")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DiffIMLError(f"{results} holds no figures of ours; choose another folder, or remove it") from error
-    if found != weights:
-        raise DiffIMLError(
-            f"{results} is of other weights{f' ({shown(of)}, as it was then)' if of else ''}; give {checkpoint} a "
-            "folder of its own, or remove that file"
-        )
 
 
 def read_results(path: Path, kind: Any) -> dict[str, Any]:

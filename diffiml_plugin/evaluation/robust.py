@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from diffiml_plugin.evaluation.records import records_file
 from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
@@ -16,6 +17,7 @@ from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNois
 from diffiml_plugin.table import Table
 
 RESULTS, PLOT = "robust.json", "robust.png"
+FILES = (RESULTS, records_file(Path(RESULTS)).name, PLOT)
 PERTURBATIONS = {  # name -> the framework's wrapper, its standard strengths, what they are
     "jpeg": (JpegCompressionWrapper, (100, 90, 80, 70, 60, 50), "JPEG quality"),
     "blur": (GaussianBlurWrapper, (3, 7, 11, 15, 19, 23), "Gaussian blur, kernel in pixels"),
@@ -38,7 +40,7 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
     Raises:
         DiffIMLError: as `test.test`.
     """
-    scoring = open_scoring(settings, model_flags, RESULTS)
+    scoring = open_scoring(settings, model_flags, FILES)
     records: list[Record] = []
 
     def score(variant: str, transform: Any = None) -> Figures:

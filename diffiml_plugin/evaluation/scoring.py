@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
-from diffiml_plugin.evaluation.records import RESULTS, Unfinished, digest, records_file, stamp, write_records
-from diffiml_plugin.evaluation.results import Header, Record, require_own
+from diffiml_plugin.evaluation.records import Unfinished, digest, records_file, stamp, write_records
+from diffiml_plugin.evaluation.results import Header, Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.files import file_digest, make_folder, require_unchanged, write_text
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import InputSettings
@@ -117,21 +118,24 @@ class Scoring:
 
 def open_scoring(
     settings: TestSettings,
-    model_flags: Mapping[str, Any] | None = None,
-    results_file: str = RESULTS,
+    model_flags: Mapping[str, Any] | None,
+    files: Sequence[str],
+    varied: Mapping[str, Any] | None = None,
     captures: bool = True,
 ) -> Scoring:
     """Reads and checks the data, and restores the model as its checkpoint describes it.
 
     Args:
+        files: that the verb writes, the results first.
+        varied: what else decides the results.
         captures: as `speed_up` takes it.
 
     Raises:
-        DiffIMLError: another checkpoint's figures in the output folder; bad data, checkpoint or device.
+        DiffIMLError: in the output folder others' files, or figures of other weights, data or settings; bad data,
+            checkpoint or device.
     """
     path = find_checkpoint(settings.checkpoint_path)
     weights = file_digest(path)
-    require_own(Path(settings.output_dir, results_file), weights, path)
     if not settings.test_data_path:
         raise DiffIMLError("give the test data by --test_data_path")
     sets = read_test_sets(settings.test_data_path)
@@ -145,13 +149,16 @@ def open_scoring(
     mirrored = settings.tta and not card.mirrors_itself
     if mirrored and card.reads_jpeg:
         raise DiffIMLError(f"{card.name} reads the JPEG file's coefficients, which cannot be mirrored; say --tta false")
+    values = {**asdict(settings), **opened.flags, **asdict(inputs)}
+    configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
+    data = digest([(name, listed.images, listed.masks) for name, listed in lists.items()])
+    deciding = {"model": card.name, "weights": weights, "test_data_path": data, **configuration, **(varied or {})}
+    begin(settings.output_dir, files[0], deciding, [Path(settings.output_dir, name) for name in files])
     checked = check_lists(list(lists.values()), settings.keep_going)
     left_out = {name: count for name, count in zip(lists, checked.left_out, strict=True) if count}
     lists = dict(zip(lists, checked.lists, strict=True))
     if state.is_main_process:
         inputs.warn_if_cut(checked.longest, card.size_multiple)
-    values = {**asdict(settings), **opened.flags, **asdict(inputs)}
-    configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
     header: Header = {
         "command": shlex.join(sys.argv),
         "configuration": digest([card.name, weights, configuration]),
@@ -167,7 +174,7 @@ def open_scoring(
     speed_up(model, state.device, settings.precision, settings.compile, captures)
     if mirrored:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)
-    return Scoring(results_file, settings, card, lists, state, model, inputs, header)
+    return Scoring(files[0], settings, card, lists, state, model, inputs, header)
 
 
 def _of_the_list(name: str, listed: ImageList, index: int) -> Record:

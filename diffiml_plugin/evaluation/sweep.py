@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.evaluation.published import require_tables
+from diffiml_plugin.evaluation.records import records_file
 from diffiml_plugin.evaluation.results import Record, SweepCell, SweepRow, Swept
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
@@ -20,6 +22,7 @@ from diffiml_plugin.stored import parse_yaml
 from diffiml_plugin.table import Table
 
 RESULTS = "sweep.json"
+FILES = (RESULTS, records_file(Path(RESULTS)).name)
 SWEPT: dict[str, Any] = {  # setting -> its type
     field.name: field.type
     for field in fields(DiffIMLConfig)
@@ -58,7 +61,7 @@ def sweep(
         raise DiffIMLError(f"--noise_seeds {noise_seeds} must be a positive number")
     require_tables(settings.experiment, swept=True)
     values = _read(vary)
-    scoring = open_scoring(settings, model_flags, RESULTS, captures=False)
+    scoring = open_scoring(settings, model_flags, FILES, {"vary": values, "noise_seeds": noise_seeds}, captures=False)
     if not scoring.card.samples:
         raise DiffIMLError(f"{scoring.card.name} has no sampling settings to sweep; pass a checkpoint of DiffIML")
     method = method_of(scoring.model)

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffiml_plugin.evaluation.intervals import intervals
 from diffiml_plugin.evaluation.published import require_tables
+from diffiml_plugin.evaluation.records import RESULTS, records_file
 from diffiml_plugin.evaluation.results import Tested
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
@@ -17,6 +18,7 @@ from diffiml_plugin.files import write_text
 from diffiml_plugin.table import Table, as_code, for_markdown
 
 TABLE = "table.md"
+FILES = (RESULTS, records_file(Path(RESULTS)).name, TABLE)
 _logger = logging.getLogger(__name__)
 _READ_AS = (
     "F1: of pixels, the mean over tampered images. False alarm: share of the area of authentic images that is called "
@@ -49,7 +51,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
         DiffIMLError: bad data, checkpoint or device, said before the first prediction where it can be known.
     """
     require_tables(settings.experiment)
-    scoring = open_scoring(settings, model_flags)
+    scoring = open_scoring(settings, model_flags, FILES)
     threshold = scoring.header["threshold"]
     score = partial(score_batch, complete=True, threshold=threshold)
     found = {name: scoring.records(name, score=score) for name in scoring.lists}

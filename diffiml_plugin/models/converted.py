@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import require_free
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.models.checkpoints import save_checkpoint
@@ -38,8 +39,7 @@ def convert(source: Path, target: Path, activation: str = ACTIVATIONS[0], force:
     """
     if target.suffix != ".safetensors":
         raise DiffIMLError(f"--output {target} is no .safetensors file; name one")
-    if target.exists():
-        raise DiffIMLError(f"--output {target} exists; name a new file, or remove that")
+    require_free(target)
     tensors = read_foreign(source).tensors
     provenance = {"converted_from": source.name}
     if is_release_codec(tensors):

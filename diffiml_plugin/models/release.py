@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import require_free
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
 from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.registry import look_up
@@ -29,8 +30,7 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
         DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` exists
             (it may be meant as a source), or cannot be written.
     """
-    if target.exists():
-        raise DiffIMLError(f"{target} exists; the last path is the file to write: name a new one, or remove that")
+    require_free(target)
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
     state_dict, metadata = loaded[-1]
     for source, other in zip(sources, loaded, strict=True):

@@ -21,15 +21,16 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
 from diffiml_plugin.evaluation.calibration import FEATURES, features
 from diffiml_plugin.evaluation.records import LIMIT, as_record, digest, stamp, write_records
-from diffiml_plugin.evaluation.results import Record, require_own
+from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.files import claimed, require_unchanged, require_writable, write_figure, write_text
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.stored import parse_json, read_text
-from diffiml_plugin.weights.files import load_weights, require_no_others, tensors_digest
+from diffiml_plugin.weights.files import load_weights, tensors_digest
 
 RECORDS, REPORT, TABLE, DIAGRAM = "calibration.jsonl", "calibration.json", "calibration.md", "reliability.png"
 _logger = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
         bounds: what the answers may cost.
 
     Raises:
-        DiffIMLError: too few images; lists of faulty files; a target that cannot be written; other weights there, or
-            figures of others in `output_dir`. All before the first prediction.
+        DiffIMLError: too few images; lists of faulty files; a target that cannot be written; others' files there or
+            in `output_dir`, or figures of other weights, lists or settings. All before the first prediction.
     """
     with claimed(output_dir):
         return _calibrated(detector, lists, output_dir, target, bounds)
@@ -61,29 +62,26 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
 
 def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, target: Path, bounds: Bounds) -> Fitted:
     require_writable(target)
-    tensors, _ = load_weights(detector.opened.path)
-    require_no_others(target, tensors)
-    weights = tensors_digest(tensors)  # the file's own changes where it is the target
-    require_own(output_dir / REPORT, weights, detector.opened.path, [output_dir / TABLE, output_dir / DIAGRAM])
-    pairs = _pairs(lists)
+    opened, files = detector.opened, [output_dir / name for name in (REPORT, TABLE, DIAGRAM)]
+    if not (target.exists() and target.samefile(opened.path)):
+        files.append(target)
+    weights = tensors_digest(load_weights(opened.path)[0])  # the file's own changes where it is the target
+    sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
+    pairs = [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
+    deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **asdict(bounds)}
+    begin(output_dir, "calibrate", {**deciding, "test_data_path": digest(pairs)}, files)
+    check_lists([listed for _, listed in sets])
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)
     records = _records(detector, weights, pairs, output_dir / RECORDS)
     fitted = fit(records, bounds)
     threshold = mask_threshold(records, bounds.area)
-    sets = sorted({record["dataset"] for record in records})
-    stored = {"calibration": asdict(fitted.calibration), "calibrated_on": sets}
-    require_unchanged(detector.opened.path, str(detector.description["sha256"]))
-    detector.opened.save(target, threshold=threshold, **stored)
-    _report(fitted, threshold, detector.opened, weights, output_dir)
+    names = sorted({record["dataset"] for record in records})
+    stored = {"calibration": asdict(fitted.calibration), "calibrated_on": names}
+    require_unchanged(opened.path, str(detector.description["sha256"]))
+    opened.save(target, threshold=threshold, **stored)
+    _report(fitted, threshold, opened, weights, output_dir)
     return fitted
-
-
-def _pairs(lists: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The name of its set, image and mask of each pair of the lists, which are checked."""
-    sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
-    check_lists([listed for _, listed in sets])
-    return [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
 
 
 def _records(detector: Detector, weights: str, pairs: Sequence[tuple[str, str, str]], file: Path) -> list[Record]:

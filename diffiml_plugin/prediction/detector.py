@@ -25,6 +25,7 @@ from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.files import file_digest, make_folder, require_unchanged
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, to_device
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.models.checkpoints import find_checkpoint, read_weights
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
@@ -36,7 +37,7 @@ from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
 from diffiml_plugin.weights import hub
-from diffiml_plugin.weights.files import require_no_others
+from diffiml_plugin.weights.files import tensors_digest
 
 _logger = logging.getLogger(__name__)
 Photo: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
@@ -174,14 +175,13 @@ class Detector:
             the folder.
 
         Raises:
-            DiffIMLError: a file cannot be written, or the folder holds other weights, or a README.md without any.
+            DiffIMLError: a file cannot be written, or the folder holds other weights, or a README.md of others.
         """
         from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
 
         made = make_folder(folder)
-        require_no_others(made / hub.WEIGHTS, read_weights(self.opened.path)[0])
-        if (made / hub.CARD).exists() and not (made / hub.WEIGHTS).exists():
-            raise DiffIMLError(f"{made / hub.CARD} is there without {hub.WEIGHTS}; choose another folder")
+        deciding = {"weights": tensors_digest(read_weights(self.opened.path)[0])}
+        begin(made, "save_pretrained", deciding, [made / hub.WEIGHTS, made / hub.CARD])
         self.opened.save(made / hub.WEIGHTS)
         write_card(made / hub.WEIGHTS, made / hub.CARD, name or made.resolve().name)
         return made

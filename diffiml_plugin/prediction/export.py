@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import numpy as np
@@ -17,10 +17,10 @@ from torch.export import Dim, ExportedProgram
 
 from diffiml_plugin import __version__
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.evaluation.results import require_own
 from diffiml_plugin.evaluation.scores import THRESHOLD
-from diffiml_plugin.files import claimed, file_digest, require_unchanged, write_text
+from diffiml_plugin.files import claimed, file_digest, replacing, require_unchanged, write_text
 from diffiml_plugin.framework.adapters import method_of
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE, SIZE_MULTIPLE, DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.opened import OpenedModel, open_model
@@ -115,7 +115,8 @@ def export(
 
     Raises:
         DiffIMLError: as `open_model`; another model than DiffIML; a package that is missing; a part that cannot be
-            exported, or that computes something else then; a folder that cannot be written, or is of other weights.
+            exported, or that computes something else then; a folder that cannot be written, or is others' or of other
+            weights or settings.
     """
     _require_packages(format)
     opened = open_model(checkpoint_path, settings, torch.device("cpu"), model, model_flags)
@@ -123,7 +124,9 @@ def export(
         raise DiffIMLError(f"{opened.path} holds a {opened.card.name}; only DiffIML is exported")
     with claimed(output_dir) as folder:
         weights = file_digest(opened.path)
-        require_own(folder / CONFIG, weights, opened.path, [folder / _README, folder / _SAMPLER])
+        deciding = {"weights": weights, "format": format, **opened.flags, **asdict(opened.inputs)}
+        names = (*(f"{name}{FORMATS[format]}" for name in _NAMES), CONFIG, _README, _SAMPLER)
+        begin(folder, "export", deciding, [folder / name for name in names])
         return _exported(opened, weights, format, folder)
 
 
@@ -201,12 +204,13 @@ def _parts(diffiml: DiffIML) -> list[_Part]:
 
 
 def _write(part: _Part, file: Path) -> None:
-    file.unlink(missing_ok=True)  # a link is not followed
     program = torch.export.export(part.module.eval(), tuple(part.arguments.values()), dynamic_shapes=part.sides)
-    if file.suffix == FORMATS["torch_export"]:
-        torch.export.save(program, file)
-    else:  # with the weights in the one file
-        torch.onnx.export(program, (), file, input_names=list(part.arguments), external_data=False, verbose=False)
+    with replacing(file) as opened:
+        if file.suffix == FORMATS["torch_export"]:
+            torch.export.save(program, opened)
+        else:  # with the weights in the one file
+            graph = torch.onnx.export(program, (), input_names=list(part.arguments), verbose=False)
+            opened.write(cast(Any, graph).model_proto.SerializeToString())
 
 
 def _open(folder: Path, format: str) -> numpy_sampler.Graphs:

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from diffiml_plugin.data.images import read_header
 from diffiml_plugin.errors import DiffIMLError, visible
-from diffiml_plugin.files import LOCK, claimed, file_digest, inside, remove_half_written
+from diffiml_plugin.files import claimed, file_digest, inside, remove_half_written
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.prediction.detector import Detector, Photograph
 from diffiml_plugin.prediction.finding import find_photos, unique_names
-from diffiml_plugin.prediction.gallery import PAGE, PREVIEWS, write_gallery, write_previews
-from diffiml_plugin.prediction.journal import RUN, Entry, Journal
+from diffiml_plugin.prediction.gallery import ENDINGS_OF_PREVIEWS, PAGE, PREVIEWS, write_gallery, write_previews
+from diffiml_plugin.prediction.journal import RESULTS, RUN, Entry, Journal
 from diffiml_plugin.prediction.result import ENDINGS, Result
 
 _logger = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
         how many photos got which verdict, or FAILED.
 
     Raises:
-        DiffIMLError: as `find_photos` and `Journal`; files of others in the way; the device failed.
+        DiffIMLError: as `find_photos` and `Journal`; files of others, or of another model or other settings, in the
+            way; the device failed.
         OSError: nothing can be written any more.
     """
     photos = find_photos(words, output_dir)
@@ -97,8 +99,11 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
         journal = Journal(output_dir, detector.description)
         run = _Run(detector, output_dir, journal, skip_existing)
         jobs = _named(photos.files, journal)
-        if not (output_dir / RUN).exists():
-            _require_free(output_dir, jobs)
+        done = journal.digests if skip_existing else {}
+        names = [job.name for job in jobs if job.image not in done]
+        files = [f"{name}{ending}" for name in names for ending in ENDINGS]
+        files += [f"{PREVIEWS}/{name}{ending}" for name in names for ending in ENDINGS_OF_PREVIEWS]
+        begin(output_dir, "predict", _deciding(detector), [output_dir / name for name in (RUN, RESULTS, PAGE, *files)])
         journal.begin({job.image for job in jobs}, skip_existing)
         try:
             run.all(jobs)
@@ -121,13 +126,10 @@ def _named(files: Sequence[tuple[Path, Path]], journal: Journal) -> list[_Job]:
     ]
 
 
-def _require_free(folder: Path, jobs: Sequence[_Job]) -> None:
-    """Raises DiffIMLError if a file is there that would be overwritten; for a folder in which no run of ours wrote."""
-    if set(os.listdir(folder)) == {LOCK}:
-        return
-    for path in (folder / PAGE, *(folder / f"{job.name}{ending}" for job in jobs for ending in ENDINGS)):
-        if os.path.lexists(path):
-            raise DiffIMLError(f"{path} is there already, and of no run of ours; choose another --output_dir")
+def _deciding(detector: Detector) -> dict[str, Any]:
+    """What decides a result."""
+    said = detector.description
+    return {"model": (said["model"], said["sha256"]), **said["settings"]}
 
 
 class _Run:

@@ -20,6 +20,7 @@ from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.stored import read_json
 
 PAGE, PREVIEWS = "report.html", "report_files"
+ENDINGS_OF_PREVIEWS = ("_photo.jpg", "_probability.jpg", "_uncertainty.jpg", "_thumb.jpg")
 _LAYOUT = Path(__file__).with_name("gallery.html")
 _EMBEDDED = 100  # photos whose pictures the page holds itself; of more it shows those in PREVIEWS
 _LONGEST, _THUMB = 1280, 360  # pixels, the longer side of a picture

@@ -13,7 +13,7 @@ from typing import Any
 from diffiml_plugin import __version__
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing, write_text
-from diffiml_plugin.stored import checked, parse_json, read_json, require_file
+from diffiml_plugin.stored import checked, parse_json, require_file
 
 RESULTS, RUN = "results.jsonl", "run.json"
 MASK = "_mask.png"
@@ -32,13 +32,12 @@ _FIELDS: dict[str, Any] = {  # of an entry with a result; one of a photo that fa
     "regions": list[dict],
     "mask": str,
 }
-_RUN = {"model": str, "checkpoint": str, "sha256": str, "settings": dict}
 _PACKAGES = ("torch", "numpy", "pillow", "timm", "imdlbenco")
 Entry = dict[str, Any]
 
 
 class Journal:
-    """The results in an output folder: those of earlier runs with the same model and settings, and this run's.
+    """The results in an output folder: those of earlier runs, and this run's.
 
     Args:
         folder: of the results; it exists.
@@ -49,12 +48,11 @@ class Journal:
         names: image -> what its files were called then, without the ending.
 
     Raises:
-        DiffIMLError: the folder holds results of another model or of other settings, or no results of ours.
+        DiffIMLError: results.jsonl in the folder holds something else.
     """
 
     def __init__(self, folder: Path, description: Mapping[str, Any]):
         self.folder, self._lock = folder, Lock()
-        _require_same(folder, description)
         done = [entry for entry in read_results(folder) if "error" not in entry]
         self.digests: dict[str, str] = {entry["image"]: entry["sha256"] for entry in done}
         self.names: dict[str, str] = {entry["image"]: entry["mask"].removesuffix(MASK) for entry in done}
@@ -107,25 +105,6 @@ def read_results(folder: Path) -> Iterator[Entry]:
             if not valid:
                 raise DiffIMLError(f"{path}, line {number}, is no result of ours; choose another --output_dir")
             yield entry
-
-
-def _require_same(folder: Path, description: Mapping[str, Any]) -> None:
-    path = folder / RUN
-    if not path.exists():
-        if (folder / RESULTS).exists():
-            raise DiffIMLError(f"{folder} holds {RESULTS} without {RUN}; choose another --output_dir")
-        return
-    try:
-        before = _deciding(checked(read_json(path), _RUN, str(path), others=True))
-    except (KeyError, ValueError) as error:
-        raise DiffIMLError(f"{path} describes no run of ours; choose another --output_dir") from error
-    now = _deciding(json.loads(json.dumps(description, default=str)))
-    if differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
-        raise DiffIMLError(f"{folder} holds results with another {', '.join(differing)}; choose another --output_dir")
-
-
-def _deciding(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model": (run["model"], run["sha256"]), **run["settings"]}
 
 
 def _versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`benco report`: what one's own runs found, then what the paper says, as Markdown, LaTeX and one HTML page."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -15,7 +16,8 @@ from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
 from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, read_results
-from diffiml_plugin.files import file_digest, require_all_or_none, write_text
+from diffiml_plugin.files import file_digest, write_text
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.models import zoo
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import look_up
@@ -66,13 +68,14 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
             files of `benco complexity --json` by any name.
 
     Raises:
-        DiffIMLError: a path without any result, or one that cannot be read; files of others where the report goes.
+        DiffIMLError: a path without any result, or one that cannot be read; files of others, or the report of
+            other runs, where the report goes.
     """
     files = [output_dir / name for name in ("report.md", "report.tex", "report.html")]
-    require_all_or_none(*files)
+    plot = output_dir / robust.PLOT
+    begin(output_dir, "report", {"runs": sorted(map(os.path.abspath, paths))}, [*files, plot])
     runs, costs = _read_all(paths)
     tests, perturbed, swept = (runs[name] for name in (RESULTS, robust.RESULTS, sweep.RESULTS))
-    plot = output_dir / robust.PLOT
     if perturbed:
         robust.plot(
             plot,

@@ -1,5 +1,6 @@
 """`benco study`: means and spread over seeds of runs that differ in one thing each, and their curves."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,7 +14,8 @@ from diffiml_plugin.evaluation.records import RESULTS, read_records
 from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, read_results
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
-from diffiml_plugin.files import make_folder, require_all_or_none, write_figure, write_text
+from diffiml_plugin.files import make_folder, write_figure, write_text
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, as_code, for_markdown
 from diffiml_plugin.training.log import read_log
@@ -38,7 +40,8 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
     Raises:
         DiffIMLError: no finished test in `folder`; files of others where the tables go.
     """
-    require_all_or_none(output_dir / TABLES, output_dir / PLOT)
+    deciding = {"folder": os.path.abspath(folder), "compare": comparisons}
+    begin(output_dir, "study", deciding, [output_dir / TABLES, output_dir / PLOT])
     rows: dict[str, _Runs] = {}
     for results in sorted(folder.glob(f"*/*/test/{RESULTS}")):
         rows.setdefault(results.parents[2].name, []).append(results.parents[1])

@@ -136,7 +136,7 @@ class SyntheticTampering(PairsDataset):
 def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
     """Stores one epoch of `stream` as `Tp/`, `Gt/` (PNG, so the compression traces stay) and `list.json`.
 
-    Files of these names are overwritten, others in the folder stay; the list comes last, and whole.
+    The list comes last, and whole.
 
     Returns:
         the list, `[[image, mask, kind] | [image, "Negative"], ...]`, relative to itself.

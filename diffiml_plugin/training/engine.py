@@ -55,7 +55,7 @@ from diffiml_plugin.training.optimization import (
 from diffiml_plugin.training.resume import (
     STATE,
     Writer,
-    require_own,
+    begin_training,
     require_same,
     restoring,
     save_state,
@@ -69,6 +69,7 @@ from diffiml_plugin.weights.files import save_weights
 
 _logger = logging.getLogger(__name__)
 _STRIPS = 4  # images shown in TensorBoard
+_KEPT = "epoch_{}.safetensors"  # each --save_period
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def train(
         claim = claimed(settings.output_dir) if launch.is_main_process() else nullcontext()
         with claim, launch.deterministic(settings.deterministic):
             folder = Path(settings.output_dir)
-            unsigned = () if (folder / RUN).exists() else (CONFIG, LOG)
-            require_own(folder, settings.resume, (checkpoints.LAST, checkpoints.BEST, *unsigned))
+            weights = (checkpoints.LAST, checkpoints.BEST, *(file.name for file in folder.glob(_KEPT.format("*"))))
+            begin_training(folder, "train", settings.resume, weights, (RUN, CONFIG, LOG))
             return _Run(settings, dict(model_flags or {}), dataset).train()
     except torch.cuda.OutOfMemoryError as error:
         raise DiffIMLError(
@@ -358,7 +359,7 @@ class _Run:
             self.best = f1
             names.append(checkpoints.BEST)
         if self.epoch % self.settings.save_period == 0:
-            names.append(f"epoch_{self.epoch:04d}.safetensors")
+            names.append(_KEPT.format(f"{self.epoch:04d}"))
         return names
 
     def _keep(self, names: Sequence[str] = (), f1: float | None = None) -> None:

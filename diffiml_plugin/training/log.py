@@ -18,12 +18,16 @@ class Log:
 
     Args:
         first: records from this count on, which a resumed run makes anew, are dropped.
+
+    Raises:
+        DiffIMLError: a line is no such record; the last may be cut off.
     """
 
     def __init__(self, folder: Path, key: str, first: int = 0):
         self._path = folder / LOG
-        earlier = read_text(self._path).splitlines() if first and self._path.exists() else []
-        write_text(self._path, "".join(line + "\n" for line in earlier if _count(line, key) < first))
+        earlier = read_text(self._path).splitlines(keepends=True) if first and self._path.exists() else []
+        whole = [line for line in earlier if line.endswith("\n")]
+        write_text(self._path, "".join(line for line in whole if _count(line, key, self._path) < first))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Appends a record."""
@@ -42,9 +46,6 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _count(line: str, key: str) -> float:
-    """Of a line of the log; infinite for one that a kill or a full disk cut short, or that is none of ours."""
-    try:
-        return checked(parse_json(line, LOG), {key: int}, LOG, others=True)[key]
-    except (DiffIMLError, KeyError):
-        return float("inf")
+def _count(line: str, key: str, path: Path) -> float:
+    """Of a line of the log; infinite for a record of another kind, as of a loss."""
+    return checked(parse_json(line, str(path)), {key: int}, str(path), others=True).get(key, float("inf"))

@@ -1,6 +1,7 @@
 """The state of a training run, and how another goes on from it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.stored import checked, shown
 from diffiml_plugin.weights.foreign import unpickle
 
@@ -113,24 +115,29 @@ def restoring() -> Iterator[None]:
         ) from error
 
 
-def require_own(folder: Path, resume: str, weights: Iterable[str]) -> None:
-    """Raises DiffIMLError if `folder` holds a state, or a file called as one of `weights`, that `resume` leaves behind.
+def begin_training(folder: Path, run: str, resume: str, weights: Sequence[str], beside: Sequence[str]) -> None:
+    """For before a training in `folder`, as `ledger.begin`.
 
     Args:
+        run: the command.
         resume: as `state_to_resume` takes it.
+        weights, beside: names of the files that it is to write beside its state.
+
+    Raises:
+        DiffIMLError: a state there, or weights, that `resume` leaves behind; as `ledger.begin`.
     """
     state = folder / STATE
-    if resume and state.exists() and (resume == "auto" or state.samefile(resume)):
-        return
-    if state.exists():
+    goes_on = bool(resume) and state.exists() and (resume == "auto" or state.samefile(resume))
+    if state.exists() and not goes_on:
         raise DiffIMLError(
             f"{folder} holds a training run already; go on with --resume auto, or choose another --output_dir"
         )
-    if kept := [name for name in weights if (folder / name).exists()]:
+    if not goes_on and (kept := [name for name in weights if os.path.lexists(folder / name)]):
         raise DiffIMLError(
             f"{folder} holds {' and '.join(kept)} of a run without its {STATE}, which would be overwritten; "
             "choose another --output_dir, or move them"
         )
+    begin(folder, run, {}, [folder / name for name in (STATE, *weights, *beside)], adopt=goes_on)
 
 
 def state_to_resume(

@@ -84,12 +84,6 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
 
 
-def require_no_others(target: Path, tensors: dict[str, Tensor]) -> None:
-    """Raises DiffIMLError if `target` is there and holds anything but these tensors."""
-    if target.exists() and tensors_digest(load_weights(target)[0]) != tensors_digest(tensors):
-        raise DiffIMLError(f"{target} holds other weights; name a new file, or remove that")
-
-
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the metadata that `save_weights` wrote; raises as `read_metadata`."""
     metadata = read_metadata(path)

@@ -50,7 +50,9 @@ def push(folder: Path, name: str, private: bool) -> str:
     try:
         hub = huggingface_hub.HfApi()
         hub.create_repo(name, private=private, exist_ok=True)
-        return hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Weights and model card").oid
+        return hub.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=[WEIGHTS, CARD], commit_message="Weights and model card"
+        ).oid
     except (OSError, ValueError, RuntimeError) as error:  # the last of an upload that failed
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise DiffIMLError(

@@ -3,6 +3,7 @@ import os
 import re
 import shlex
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffiml_plugin.cli.config_file import TARGETS, packaged_folder
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.datasets.catalogue import CATALOGUE
+from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.models.checkpoints import BEST
 from diffiml_plugin.weights.files import read_metadata
 
@@ -43,8 +45,13 @@ def runs(monkeypatch):
             open(started.writes[verb], "w").close()
         return SimpleNamespace(returncode=started.statuses.get(verb, 0))
 
-    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=run))
     return started
+
+
+def written(folder, file) -> None:
+    """Enters a file in the folder's ledger."""
+    Ledger(folder).enter(file, Path(file))
 
 
 def test_a_row_of_a_study_goes_on_from_anothers_weights():
@@ -116,6 +123,7 @@ def test_it_stops_at_a_step_that_fails(runs, capsys):
 @pytest.fixture
 def tested(runs):
     """Table 2 with its model trained, and tested by a command; returns what is run again."""
+    runs.writes["test"] = "runs/mvss/test/results.json"
     for name, seconds in ((f"runs/mvss/{BEST}", 100), ("runs/mvss/test/results.json", 200)):
         os.makedirs(os.path.dirname(name), exist_ok=True)
         open(name, "w").close()
@@ -125,6 +133,7 @@ def tested(runs):
         with open("runs/mvss/test/results.json", "w") as file:
             file.write(json.dumps({"command": command}))
         os.utime(file.name, (age, age))
+        written("runs/mvss/test", file.name)
         runs.commands.clear()
         assert main(["reproduce", "table2", *words]) == 0
         return [words[0] for words in runs.commands]
@@ -163,9 +172,11 @@ def test_weights_that_are_older_than_their_sources_are_released_anew(runs):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         open(path, "w").close()
         os.utime(path, (age, age))
+        written("runs", path)
     os.makedirs("runs/small/test")
     with open("runs/small/test/results.json", "w") as file:
         file.write(json.dumps({"command": ""}))
+    written("runs/small/test", file.name)
     runs.writes["test"] = "runs/small/test/results.json"
     assert main(["reproduce", "small"]) == 0
     assert [words[0] for words in runs.commands] == ["train", "test", "release", "calibrate"]  # the figures are newer

@@ -119,7 +119,7 @@ def test_report_holds_the_promised_keys(tmp_path, monkeypatch):
     assert result["reconstruction"]["images"] == 12 and result["time_ratio_sd_over_light"] > 0
     assert len(result["latents"]["mean"]) == len(result["latents"]["std"]) == 8
     before = (tmp_path / "out" / "codec.json").read_bytes()
-    with pytest.raises(DiffIMLError, match="codec.json is of other weights"):
+    with pytest.raises(DiffIMLError, match="codec.json was made with other weights"):
         codec_report.report_codec(LightVAE(width=4), masks, 64, tmp_path / "out")
     assert (tmp_path / "out" / "codec.json").read_bytes() == before
     page = (tmp_path / "out" / "codec.html").read_text()

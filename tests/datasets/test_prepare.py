@@ -243,7 +243,7 @@ def test_a_folder_of_the_users_is_not_taken_for_that_of_corrected_masks(listed, 
     root = listed("set")
     miniatures.save(root / "set_masks" / "mine.png", miniatures.GREY)
     before = contents(root)
-    with pytest.raises(DiffIMLError, match="set_masks was not made by this command and is not overwritten"):
+    with pytest.raises(DiffIMLError, match="set_masks/mine.png was not made by this command"):
         prepare("set", root)
     (root / "list.json").rename(root / "set.json")
     with pytest.raises(DiffIMLError, match="set.json was not made by this command"):

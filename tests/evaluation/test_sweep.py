@@ -31,7 +31,7 @@ def test_each_row_is_what_a_test_with_that_setting_gives(settings, capsys):
     rows = {(row["setting"], row["value"]): row["datasets"]["tiny"] for row in results["rows"]}
     assert rows["num_inference_steps", 2] == rows["ensemble_size", 2]
     for (name, value), row in list(rows.items())[::2]:
-        elsewhere = replace(settings, output_dir=settings.output_dir + "_test")
+        elsewhere = replace(settings, output_dir=f"{settings.output_dir}_{name}_{value}")
         testing.test(elsewhere, {name: value, "noise_seed": 1})
         config = {"num_inference_steps": 2, "ensemble_size": 2, "tta": False, name: value}
         runs = [[line for line in lines if {**config, "noise_seed": seed}.items() <= line.items()] for seed in (0, 1)]

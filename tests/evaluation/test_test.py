@@ -124,7 +124,8 @@ def test_names_of_casia_tell_the_kind(settings, stored, tiny_dataset):
 def test_any_model_is_averaged_over_the_mirror_image(settings, stored):
     path = stored("SegFormerIML", encoder="segformer_b0")
     single, both = (
-        scoring.open_scoring(replace(settings, checkpoint_path=str(path), tta=tta)).model.eval() for tta in (None, True)
+        scoring.open_scoring(replace(settings, checkpoint_path=str(path), tta=tta), None, testing.FILES).model.eval()
+        for tta in (None, True)
     )
     batch = {"image": torch.randn(2, 3, 64, 64), "mask": torch.zeros(2, 1, 64, 64), "label": torch.zeros(2)}
     upright, mirrored = single(**batch), single(image=batch["image"].flip(-1))
@@ -137,14 +138,14 @@ def test_any_model_is_averaged_over_the_mirror_image(settings, stored):
 def test_a_model_that_reads_the_jpeg_file_is_not_mirrored(settings, stored, monkeypatch):
     monkeypatch.setattr(RegisteredModel, "reads_jpeg", True)
     with pytest.raises(DiffIMLError, match="TinyIML reads the JPEG file's coefficients.*--tta false"):
-        scoring.open_scoring(replace(settings, checkpoint_path=str(stored()), tta=True))
+        scoring.open_scoring(replace(settings, checkpoint_path=str(stored()), tta=True), None, testing.FILES)
 
 
 def test_a_foreign_results_file_is_kept(settings, stored):
     results = Path(settings.output_dir, "results.json")
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text("{}")
-    with pytest.raises(DiffIMLError, match="results.json holds no figures of ours"):
+    with pytest.raises(DiffIMLError, match="results.json was not made by this command"):
         testing.test(replace(settings, checkpoint_path=str(stored())))
     assert results.read_text() == "{}"
 
@@ -159,8 +160,8 @@ def test_an_experiment_that_no_table_has_is_refused(settings, experiment, told):
 def test_another_checkpoints_figures_are_kept(settings, stored, other, monkeypatch):
     testing.test(replace(settings, checkpoint_path=str(stored())))
     left = Path(settings.output_dir, "results.json").read_bytes()
-    monkeypatch.setattr(scoring, "read_test_sets", lambda path: pytest.fail("read before it was refused"))
-    with pytest.raises(DiffIMLError, match=r"results.json is of other weights \(.*as it was"):
+    monkeypatch.setattr(scoring, "check_lists", lambda *_: pytest.fail("read before it was refused"))
+    with pytest.raises(DiffIMLError, match="results.json was made with other .*weights.* and is not overwritten"):
         testing.test(replace(settings, checkpoint_path=str(stored(**other))))
     assert Path(settings.output_dir, "results.json").read_bytes() == left
 
@@ -174,7 +175,8 @@ def test_weights_that_are_replaced_while_data_are_read_are_refused(settings, sto
 
 
 def test_diffiml_mirrors_by_itself(settings, stored):
-    opened = scoring.open_scoring(replace(settings, checkpoint_path=str(stored("DiffIML", **SMALL)), tta=True))
+    settings = replace(settings, checkpoint_path=str(stored("DiffIML", **SMALL)), tta=True)
+    opened = scoring.open_scoring(settings, None, testing.FILES)
     assert opened.model.diffiml.config.tta and opened.header["settings"]["tta"] is True
 
 
@@ -257,6 +259,7 @@ def test_faulty_pairs_are_left_out_and_counted(settings, stored, tiny_dataset, c
     settings = replace(settings, checkpoint_path=path)
     whole = testing.test(settings)
     assert whole["left_out"] == {}
+    settings = replace(settings, output_dir=f"{settings.output_dir}_of_the_longer_list")
     (tiny_dataset / "Tp" / "broken.png").write_bytes(b"")
     (tiny_dataset / "list.json").write_text(json.dumps([["Tp/broken.png", "Gt/0.png"], *pairs, ["gone.png", "x.png"]]))
     with pytest.raises(DiffIMLError, match=r"broken.png cannot be decoded.*\(1 more of 6 pairs are faulty\)"):
@@ -265,8 +268,10 @@ def test_faulty_pairs_are_left_out_and_counted(settings, stored, tiny_dataset, c
     assert found["datasets"] == whole["datasets"] and found["left_out"] == {"tiny": 2}
     assert "2 of 6 pairs of" in caplog.text and "are faulty and left out" in caplog.text
     (tiny_dataset / "list.json").write_text(json.dumps([["gone.png", NEGATIVE]]))
-    with pytest.raises(DiffIMLError, match="gone.png does not exist"):
+    with pytest.raises(DiffIMLError, match="made with other test_data_path"):
         testing.test(replace(settings, keep_going=True))
+    with pytest.raises(DiffIMLError, match="gone.png does not exist"):
+        testing.test(replace(settings, keep_going=True, output_dir=f"{settings.output_dir}_anew"))
 
 
 @pytest.mark.parametrize("name", ["TinyIML", "DiffIML"])

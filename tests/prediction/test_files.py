@@ -315,7 +315,7 @@ def test_odd_names_are_predicted_and_printed(checkpoint, folder, tmp_path, capsy
     assert len(bytes_of(tmp_path / "out", "*_uncertainty.png")) == 5
 
 
-def test_links_are_replaced_and_not_followed(checkpoint, folder, tmp_path):
+def test_links_are_not_followed(checkpoint, folder, tmp_path):
     out = tmp_path / "out"
     predict(load(checkpoint, device="cpu"), [str(folder)], out)
     targets = ["deep/a_mask.png", "results.jsonl", "run.json", "report.html"]
@@ -325,10 +325,11 @@ def test_links_are_replaced_and_not_followed(checkpoint, folder, tmp_path):
         (out / name).unlink()
         (out / name).symlink_to(target)
         target.write_bytes(content)
-    (out / "deep" / "a_mask.png").resolve().write_text("mine")
-    predict(load(checkpoint, device="cpu"), [str(folder)], out)
-    assert not any((out / name).is_symlink() for name in targets)
-    assert precious[0].read_text() == "mine" and all(path.read_bytes() for path in precious)
+        with pytest.raises(DiffIMLError, match=f"{name} has changed since it was written"):
+            predict(load(checkpoint, device="cpu"), [str(folder)], out)
+        assert target.read_bytes() == content
+        (out / name).unlink()
+        (out / name).write_bytes(content)
 
 
 def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_path, caplog):
@@ -435,12 +436,12 @@ def test_results_of_another_model_or_of_others_are_kept(checkpoint, folder, tmp_
     out = tmp_path / "out"
     predict(load(checkpoint, device="cpu"), [str(folder)], out)
     before = bytes_of(out)
-    with pytest.raises(DiffIMLError, match="holds results with another threshold; choose another --output_dir"):
+    with pytest.raises(DiffIMLError, match="run.json was made with other threshold and is not overwritten"):
         predict(load(checkpoint, device="cpu", threshold=0.9), [str(folder)], out)
     assert bytes_of(out) == before
     for name, text, told in (
-        ("run.json", "{}", "describes no run of ours"),
-        ("results.jsonl", "mine\n", "without run.json"),
+        ("run.json", "{}", "was not made by this command"),
+        ("results.jsonl", "mine\n", "is no result of ours"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(text)

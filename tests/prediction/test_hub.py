@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from diffiml_plugin import load, load_model
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.ledger import LEDGER
 from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
@@ -134,7 +135,7 @@ def served(saved, tmp_path, monkeypatch):
 
 
 def test_what_was_saved_is_the_same_detector(stored, saved):
-    assert {file.name for file in saved.iterdir()} == {hub.WEIGHTS, hub.CARD}
+    assert {file.name for file in saved.iterdir()} == {hub.WEIGHTS, hub.CARD, LEDGER}
     detector, again = load(stored(), device="cpu"), load(saved, device="cpu")
     assert np.array_equal(detector(PHOTO).probability, again(PHOTO).probability)
     assert "# saved" in (saved / hub.CARD).read_text() and restore(saved).card.name == "TinyIML"
@@ -244,9 +245,9 @@ def test_a_push_that_fails_is_one_sentence(tiny_model, stored, monkeypatch):
 
 def test_a_folder_of_other_weights_or_of_others_is_left_as_it_is(saved, stored, tmp_path):
     detector, before = load(stored(width=5), device="cpu"), (saved / hub.WEIGHTS).read_bytes()
-    with pytest.raises(DiffIMLError, match="model.safetensors holds other weights"):
+    with pytest.raises(DiffIMLError, match="model.safetensors was made with other weights"):
         detector.save_pretrained(saved)
     (tmp_path / hub.CARD).write_text("mine")
-    with pytest.raises(DiffIMLError, match="README.md is there without model.safetensors"):
+    with pytest.raises(DiffIMLError, match="README.md was not made by this command"):
         detector.save_pretrained(tmp_path)
     assert (saved / hub.WEIGHTS).read_bytes() == before and (tmp_path / hub.CARD).read_text() == "mine"

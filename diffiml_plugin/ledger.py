@@ -1,0 +1,175 @@
+"""Who wrote what in a folder: a ledger there, by which a command tells its own files from everybody else's.
+
+A command begins by naming the files that it will write. Those that are there must be its own, of the same settings, and
+as it left them; else it ends before anything is read. What it writes then is entered, just before it takes its place.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.stored import checked, parse_json, read_text
+
+LEDGER = ".written.jsonl"
+_LIMIT = 2**30  # bytes: some million photos
+_FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str}
+_GROWING = ".jsonl"  # such files get lines later; what was entered is how they begin
+_LEDGERS: dict[str, "Ledger"] = {}  # of this process, by the folders and files that they are of
+_Version = tuple[int, str]  # bytes and SHA-256 of a file as it was written
+
+
+class Ledger:
+    """What `folder`'s ledger says, and what this process adds to it.
+
+    Attributes:
+        runs: command -> the settings of its last run that wrote something.
+        files: absolute path -> its versions; another one than these is not ours.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder, self._lock = Path(os.path.abspath(folder)), Lock()
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, set[_Version]] = {}
+        self._mine: set[str] = set()  # known to be ours, or written by now
+        self._pending = b""  # a run that has written nothing yet
+        if os.path.lexists(self.folder / LEDGER):
+            for line in read_text(self.folder / LEDGER, _LIMIT).splitlines():
+                with suppress(DiffIMLError, KeyError):  # a line that was cut off
+                    self._learn(checked(parse_json(line, LEDGER), _FIELDS, LEDGER, others=True))
+
+    def _learn(self, line: Mapping[str, Any]) -> None:
+        if "run" in line:
+            self.runs[line["run"]] = line["settings"]
+        else:
+            path = os.path.abspath(self.folder / line["file"])
+            self.files.setdefault(path, set()).add((line["size"], line["sha256"]))
+
+    def start(self, run: str, settings: Mapping[str, Any]) -> None:
+        """A run of a command starts; its line goes before that of the first file it writes."""
+        self._mine.clear()
+        self._pending = _line({"run": run, "settings": settings})
+
+    def require_own(self, path: str | Path) -> None:
+        """Raises DiffIMLError if there is something at `path` that was not written here, or has changed since."""
+        key = os.path.abspath(path)
+        if key in self._mine or not os.path.lexists(path):
+            return
+        if not self.wrote(path):
+            raise _others(path, "has changed since it was written") if key in self.files else _others(path)
+        self._mine.add(key)
+
+    def wrote(self, path: str | Path) -> bool:
+        """Whether `path` is a file that was written here, as it was then; of a growing one, its beginning."""
+        versions = self.files.get(os.path.abspath(path), set())
+        if not versions or os.path.islink(path) or not os.path.isfile(path):
+            return False
+        size = os.path.getsize(path)
+        grows = str(path).endswith(_GROWING)
+        sizes = {entered for entered, _ in versions if entered == size or grows and entered < size}
+        return any((length, _digest(path, length)) in versions for length in sizes)
+
+    def adopt(self, path: Path) -> None:
+        """Enters a file as it is, with the first that is written."""
+        self._pending += self._entered(path, path)
+
+    def enter(self, path: str | Path, content: Path) -> None:
+        """Enters that `path` is to become the file `content`. Raises OSError."""
+        line = self._entered(path, content)
+        with self._lock, open(self.folder / LEDGER, "ab", buffering=0, opener=not_following) as file:
+            file.write(self._pending + line)
+            self._pending = b""
+
+    def _entered(self, path: str | Path, content: Path) -> bytes:
+        key, size = os.path.abspath(path), content.stat().st_size
+        digest = _digest(content, size)
+        self.files.setdefault(key, set()).add((size, digest))
+        self._mine.add(key)
+        return _line({"file": os.path.relpath(key, self.folder), "size": size, "sha256": digest})
+
+
+def begin(
+    folder: str | Path, run: str, settings: Mapping[str, Any], files: Iterable[Path], adopt: bool = False
+) -> None:
+    """For before the work: the command `run` is about to write `files`, and others in `folder`.
+
+    Args:
+        settings: that decide what it writes.
+        files: that hold its results, in `folder` or elsewhere.
+        adopt: where there is no ledger, as earlier versions kept none, these files are the command's.
+
+    Raises:
+        DiffIMLError: one of the files is there and was not made by this command, or with other settings, which are
+            named, or has changed since.
+    """
+    ledger, files = Ledger(folder), list(files)
+    there = [path for path in files if os.path.lexists(path)]
+    now = json.loads(json.dumps(settings, default=str))
+    before = ledger.runs.get(run)
+    ledger.start(run, now)
+    if there and adopt and not ledger.files:
+        for path in there:
+            ledger.adopt(path)
+    elif there and before is None:
+        raise _others(there[0])
+    elif there and (differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]):
+        raise _others(there[0], f"was made with other {', '.join(differing)}")
+    for path in there:
+        ledger.require_own(path)
+    for place in (folder, *files):
+        _LEDGERS[os.path.abspath(place)] = ledger
+
+
+def discard(folder: str | Path, files: Iterable[Path] | None = None) -> None:
+    """Removes what was written in a folder, or what of it is in `files`. What others put there or changed stays."""
+    ledger = Ledger(folder)
+    for path in list(ledger.files) if files is None else files:
+        if ledger.wrote(path):
+            os.unlink(path)
+
+
+def ledger_of(path: str | Path) -> Ledger | None:
+    """That of the command which this process began and which writes `path`."""
+    place = os.path.abspath(path)
+    while place not in _LEDGERS and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    return _LEDGERS.get(place)
+
+
+def enter(path: Path, content: Path) -> None:
+    """Enters in the ledgers concerned that `path` is to become the file `content`. Raises OSError."""
+    if ledger := ledger_of(path):
+        ledger.enter(path, content)
+    place = Path(os.path.abspath(path)).parent
+    if not (ledger and ledger.folder == place) and os.path.lexists(place / LEDGER):
+        beside = Ledger(place)  # as of a training whose weights are calibrated
+        if beside.wrote(path):
+            beside.enter(path, content)
+
+
+def not_following(path: str, flags: int) -> int:
+    """Opens a file for `open`, but no link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _others(path: str | Path, why: str = "was not made by this command") -> DiffIMLError:
+    return DiffIMLError(f"{path} {why} and is not overwritten; choose another folder, or move that file")
+
+
+def _digest(path: str | Path, length: int) -> str:
+    """The SHA-256 of the first `length` bytes."""
+    digest = sha256()
+    with open(path, "rb") as file:
+        while length > 0 and (chunk := file.read(min(length, 1 << 20))):
+            digest.update(chunk)
+            length -= len(chunk)
+    return digest.hexdigest()
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return f"\n{json.dumps(content)}\n".encode()  # the line before may be cut off

@@ -1,0 +1,119 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import replacing, write_text
+from diffiml_plugin.ledger import LEDGER, Ledger, begin, discard
+
+
+def run(folder: Path, text: str = "ours", name: str = "a.txt", adopt: bool = False, **settings: object) -> None:
+    """A command that writes one file."""
+    begin(folder, "test", settings, [folder / name], adopt)
+    write_text(folder / name, text)
+
+
+def test_the_same_command_goes_on_in_a_copy_of_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run(Path("out"), seed=1)  # by a relative path
+    shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copyfile)  # with other dates
+    monkeypatch.chdir("/")
+    run(tmp_path / "copy", "again", seed=1)
+    assert (tmp_path / "copy" / "a.txt").read_text() == "again" and (tmp_path / "out" / "a.txt").read_text() == "ours"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda file: file.write_text("mine"), "a.txt has changed since it was written"),
+        (lambda file: (file.unlink(), file.symlink_to(file.with_name(LEDGER))), "a.txt has changed since"),
+        (lambda file: (file.unlink(), file.mkdir()), "a.txt has changed since"),
+        (lambda file: file.with_name(LEDGER).unlink(), "a.txt was not made by this command"),
+    ],
+)
+def test_what_others_did_is_told(tmp_path, change, told):
+    run(tmp_path)
+    change(tmp_path / "a.txt")
+    with pytest.raises(DiffIMLError, match=f"{told}.* and is not overwritten; choose another folder"):
+        run(tmp_path)
+
+
+def test_other_settings_are_named(tmp_path):
+    run(tmp_path, seed=1, size=2, same=3)
+    with pytest.raises(DiffIMLError, match="a.txt was made with other seed, size and is not"):
+        run(tmp_path, seed=2, same=3)
+    (tmp_path / "a.txt").unlink()
+    run(tmp_path, seed=2, same=3)  # nothing is in the way
+
+
+def test_a_file_of_another_command_is_no_own(tmp_path):
+    run(tmp_path)
+    with pytest.raises(DiffIMLError, match="a.txt was not made by this command"):
+        begin(tmp_path, "report", {}, [tmp_path / "a.txt"])
+
+
+def test_a_file_that_was_not_named_is_kept_too(tmp_path):
+    run(tmp_path)
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "b.txt").write_text("mine")
+    with pytest.raises(DiffIMLError, match="b.txt was not made by this command"):
+        write_text(tmp_path / "part" / "b.txt", "ours")
+    assert (tmp_path / "part" / "b.txt").read_text() == "mine"
+
+
+def test_a_command_that_was_killed_anywhere_goes_on(tmp_path, monkeypatch):
+    run(tmp_path)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(tmp_path, "new")  # entered, but not in its place
+    with open(tmp_path / LEDGER, "a") as file:
+        file.write('\n{"file": "a.t')
+    run(tmp_path, "newer")
+    assert (tmp_path / "a.txt").read_text() == "newer" and len(Ledger(tmp_path).files[str(tmp_path / "a.txt")]) == 3
+
+
+def test_a_growing_file_is_known_by_its_beginning(tmp_path):
+    run(tmp_path, "first\n", "a.jsonl")
+    with open(tmp_path / "a.jsonl", "a") as file:
+        file.write("second\n")
+    run(tmp_path, "first\n", "a.jsonl")
+    (tmp_path / "a.jsonl").write_text("other\nsecond\n")
+    with pytest.raises(DiffIMLError, match="a.jsonl has changed"):
+        run(tmp_path, "first\n", "a.jsonl")
+
+
+def test_files_of_a_version_without_ledgers_are_adopted(tmp_path):
+    (tmp_path / "a.txt").write_text("ours")
+    begin(tmp_path, "train", {}, [tmp_path / "a.txt"], adopt=True)
+    assert not (tmp_path / LEDGER).exists(), "nothing is written before the command writes"
+    write_text(tmp_path / "b.txt", "new")
+    begin(tmp_path, "train", {}, [tmp_path / "a.txt", tmp_path / "b.txt"])
+
+
+def test_what_another_command_changes_on_purpose_stays_known(tmp_path):
+    (tmp_path / "run").mkdir()
+    run(tmp_path / "run")
+    begin(tmp_path, "calibrate", {}, [tmp_path / "run" / "a.txt"][:0])
+    with replacing(tmp_path / "run" / "a.txt") as file:  # of weights: in place
+        file.write(b"calibrated")
+    run(tmp_path / "run")
+
+
+def test_only_what_is_as_it_was_written_is_discarded(tmp_path):
+    run(tmp_path)
+    write_text(tmp_path / "b.txt", "ours")
+    (tmp_path / "b.txt").write_text("mine")
+    (tmp_path / "c.txt").write_text("mine")
+    discard(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [LEDGER, "b.txt", "c.txt"]
+
+
+def test_a_link_in_place_of_the_ledger_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("")
+    (tmp_path / LEDGER).symlink_to(tmp_path / "mine")
+    with pytest.raises(DiffIMLError, match="cannot write"):
+        run(tmp_path)
+    assert (tmp_path / "mine").read_text() == ""
