@@ -94,7 +94,12 @@ class Ledger:
 
 
 def begin(
-    folder: str | Path, run: str, settings: Mapping[str, Any], files: Iterable[Path], adopt: bool = False
+    folder: str | Path,
+    run: str,
+    settings: Mapping[str, Any],
+    files: Iterable[Path],
+    adopt: bool = False,
+    beside: Iterable[Path] = (),
 ) -> None:
     """For before the work: the command `run` is about to write `files`, and others in `folder`.
 
@@ -102,6 +107,7 @@ def begin(
         settings: that decide what it writes.
         files: that hold its results, in `folder` or elsewhere.
         adopt: where there is no ledger, as earlier versions kept none, these files are the command's.
+        beside: further folders that it writes into, entered in the same ledger.
 
     Raises:
         DiffIMLError: one of the files is there and was not made by this command, or with other settings, which are
@@ -121,7 +127,7 @@ def begin(
         raise _others(there[0], f"was made with other {', '.join(differing)}")
     for path in there:
         ledger.require_own(path)
-    for place in (folder, *files):
+    for place in (folder, *beside, *files):
         _LEDGERS[os.path.abspath(place)] = ledger
 
 

@@ -110,9 +110,10 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     places = [*folders_of(name, root), *folders_of(entry.name if entry else name, root), root]
     with claimed(_masks_of(output)) as masks:
         deciding = {"dataset": name, "root": root, "tampered_only": tampered_only}
-        copies = (file for folder in (masks, _images_of(output)) for file in folder.glob("[!.]*"))
-        begin(masks, "datasets prepare", deciding, [output, *copies])
-        remove_half_written(_images_of(output).glob(".*"))
+        images = _images_of(output)
+        copies = (file for folder in (masks, images) for file in folder.glob("[!.]*"))
+        begin(masks, "datasets prepare", deciding, [output, *copies], beside=[images])
+        remove_half_written(images.glob(".*"))
         return _prepared(name, entry, variant, places, output, tampered_only)
 
 

@@ -24,7 +24,9 @@ def test_what_it_says(source, tmp_path, capsys):
     assert said.startswith(
         f"{target}: the release's model on segformer_b0 with lightvae-release; pixel-F1 of a mask 0.9"
     )
-    assert main(["convert", str(source), "--output", str(target)]) == 2 and "is there already" in capsys.readouterr().err
+    assert (
+        main(["convert", str(source), "--output", str(target)]) == 2 and "is there already" in capsys.readouterr().err
+    )
     other = str(tmp_path / "y.safetensors")
     assert main(["convert", str(source), "--output", other, "--activation", "silu"]) == 2
     assert "--force converts it as it is" in capsys.readouterr().err

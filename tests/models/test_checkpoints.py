@@ -190,7 +190,7 @@ def test_a_calibration_goes_along_with_one_checkpoint_and_not_with_a_mean(tiny, 
 def test_a_forgotten_target_does_not_cost_the_last_checkpoint(tiny):
     last = tiny[0] / checkpoints.BEST
     before = last.read_bytes()
-    with pytest.raises(DiffIMLError, match="best.safetensors exists; the last path is the file to write"):
+    with pytest.raises(DiffIMLError, match="best.safetensors is there already and is not overwritten"):
         release([tiny[0]], last, {})
     assert last.read_bytes() == before
 
