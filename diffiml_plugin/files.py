@@ -139,9 +139,9 @@ def require_free(path: str | Path) -> None:
     Raises:
         DiffIMLError: there is something at `path`, or no file can be written there.
     """
+    require_writable(path)
     if os.path.lexists(path):
         raise DiffIMLError(f"{path} is there already and is not overwritten; name another file, or move that")
-    require_writable(path)
 
 
 def require_writable(path: str | Path) -> None:

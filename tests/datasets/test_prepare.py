@@ -22,7 +22,7 @@ NAMES = [entry.name for entry in CATALOGUE]
 
 
 def contents(root):
-    return {file: hashlib.sha256(file.read_bytes()).digest() for file in root.rglob("*") if file.is_file()}
+    return {file: hashlib.sha256(file.read_bytes()).digest() for file in root.rglob("[!.]*") if file.is_file()}
 
 
 def as_the_framework_reads(path):
