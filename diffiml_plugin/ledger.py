@@ -98,7 +98,7 @@ def begin(
     run: str,
     settings: Mapping[str, Any],
     files: Iterable[Path],
-    adopt: bool = False,
+    adopt: Iterable[Path] = (),
     beside: Iterable[Path] = (),
 ) -> None:
     """For before the work: the command `run` is about to write `files`, and others in `folder`.
@@ -106,27 +106,27 @@ def begin(
     Args:
         settings: that decide what it writes.
         files: that hold its results, in `folder` or elsewhere.
-        adopt: where there is no ledger, as earlier versions kept none, these files are the command's.
+        adopt: those of `files` that are this command's, whatever the ledger says.
         beside: further folders that it writes into, entered in the same ledger.
 
     Raises:
         DiffIMLError: one of the files is there and was not made by this command, or with other settings, which are
             named, or has changed since.
     """
-    ledger, files = Ledger(folder), list(files)
-    there = [path for path in files if os.path.lexists(path)]
+    ledger, files, adopt = Ledger(folder), list(files), list(adopt)
+    there = [path for path in files if os.path.lexists(path) and path not in adopt]
     now = json.loads(json.dumps(settings, default=str))
     before = ledger.runs.get(run)
     ledger.start(run, now)
-    if there and adopt and not ledger.files:
-        for path in there:
-            ledger.adopt(path)
-    elif there and before is None:
-        raise _others(there[0])
-    elif there and (differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]):
-        raise _others(there[0], f"was made with other {', '.join(differing)}")
+    if there:
+        if before is None:
+            raise _others(there[0])
+        if differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+            raise _others(there[0], f"was made with other {', '.join(differing)}")
     for path in there:
         ledger.require_own(path)
+    for path in filter(os.path.exists, adopt):
+        ledger.adopt(path)
     for place in (folder, *beside, *files):
         _LEDGERS[os.path.abspath(place)] = ledger
 

@@ -9,9 +9,9 @@ from diffiml_plugin.files import replacing, write_text
 from diffiml_plugin.ledger import LEDGER, Ledger, begin, discard
 
 
-def run(folder: Path, text: str = "ours", name: str = "a.txt", adopt: bool = False, **settings: object) -> None:
+def run(folder: Path, text: str = "ours", name: str = "a.txt", **settings: object) -> None:
     """A command that writes one file."""
-    begin(folder, "test", settings, [folder / name], adopt)
+    begin(folder, "test", settings, [folder / name])
     write_text(folder / name, text)
 
 
@@ -87,7 +87,7 @@ def test_a_growing_file_is_known_by_its_beginning(tmp_path):
 
 def test_files_of_a_version_without_ledgers_are_adopted(tmp_path):
     (tmp_path / "a.txt").write_text("ours")
-    begin(tmp_path, "train", {}, [tmp_path / "a.txt"], adopt=True)
+    begin(tmp_path, "train", {}, [tmp_path / "a.txt"], adopt=[tmp_path / "a.txt"])
     assert not (tmp_path / LEDGER).exists(), "nothing is written before the command writes"
     write_text(tmp_path / "b.txt", "new")
     begin(tmp_path, "train", {}, [tmp_path / "a.txt", tmp_path / "b.txt"])

@@ -128,7 +128,7 @@ def _named(files: Sequence[tuple[Path, Path]], journal: Journal) -> list[_Job]:
 
 def _deciding(detector: Detector) -> dict[str, Any]:
     """What decides a result."""
-    said = detector.description
+    said: dict[str, Any] = {**detector.description}
     return {"model": (said["model"], said["sha256"]), **said["settings"]}
 
 

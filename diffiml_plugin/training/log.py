@@ -26,8 +26,10 @@ class Log:
     def __init__(self, folder: Path, key: str, first: int = 0):
         self._path = folder / LOG
         earlier = read_text(self._path).splitlines(keepends=True) if first and self._path.exists() else []
-        whole = [line for line in earlier if line.endswith("\n")]
-        write_text(self._path, "".join(line for line in whole if _count(line, key, self._path) < first))
+        kept = [
+            line for number, line in enumerate(earlier, 1) if _count(line, key, f"{self._path}, line {number}") < first
+        ]
+        write_text(self._path, "".join(kept))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Appends a record."""
@@ -46,6 +48,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _count(line: str, key: str, path: Path) -> float:
-    """Of a line of the log; infinite for a record of another kind, as of a loss."""
-    return checked(parse_json(line, str(path)), {key: int}, str(path), others=True).get(key, float("inf"))
+def _count(line: str, key: str, place: str) -> float:
+    """Of a line of the log; infinite for one that a kill or a full disk cut short, or a record of another kind."""
+    if not line.endswith("\n"):
+        return float("inf")
+    try:
+        return checked(parse_json(line, place), {key: int}, place, others=True).get(key, float("inf"))
+    except DiffIMLError as error:
+        raise DiffIMLError(f"{place}, is no record of a training; move that file, and go on") from error

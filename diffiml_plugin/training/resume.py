@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
-from diffiml_plugin.ledger import begin
+from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.stored import checked, shown
 from diffiml_plugin.weights.foreign import unpickle
 
@@ -137,7 +137,9 @@ def begin_training(folder: Path, run: str, resume: str, weights: Sequence[str], 
             f"{folder} holds {' and '.join(kept)} of a run without its {STATE}, which would be overwritten; "
             "choose another --output_dir, or move them"
         )
-    begin(folder, run, {}, [folder / name for name in (STATE, *weights, *beside)], adopt=goes_on)
+    files = [folder / name for name in (STATE, *weights, *beside)]
+    ours = [state] if (folder / LEDGER).exists() else files  # of an earlier version, which kept no ledger
+    begin(folder, run, {}, files, ours if goes_on else ())
 
 
 def state_to_resume(

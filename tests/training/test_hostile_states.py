@@ -44,11 +44,13 @@ def test_a_state_that_does_not_fit_is_no_traceback(spoilt):
         Learner.restore(learner, state | spoilt)
 
 
-def test_odd_lines_of_a_log_are_dropped(tmp_path):
-    lines = ['{"epoch": 0}', "[1]", '{"epoch": "0"}', '{"epoch": NaN}', "{}", "[" * 10_000, '{"epoch": 1}', '{"epo']
-    (tmp_path / LOG).write_text("\n".join(lines))
-    Log(tmp_path, "epoch", 2)
-    assert (tmp_path / LOG).read_text() == '{"epoch": 0}\n{"epoch": 1}\n'
+@pytest.mark.parametrize("line", ["[1]", '{"epoch": "0"}', '{"epoch": NaN}', "[" * 10_000, "mine"])
+def test_odd_lines_of_a_log_are_told_and_kept(tmp_path, line):
+    content = f'{{"epoch": 0}}\n{line}\n{{"epoch": 1}}\n'
+    (tmp_path / LOG).write_text(content)
+    with pytest.raises(DiffIMLError, match="log.jsonl, line 2, is no record of a training; move that file, and go on"):
+        Log(tmp_path, "epoch", 2)
+    assert (tmp_path / LOG).read_text() == content
 
 
 @pytest.mark.parametrize(("content", "expected"), [("{", "is no JSON"), ("{}", "no list of starts")])
