@@ -19,8 +19,8 @@ from diffiml_plugin.framework.imdlbenco import get_albu_transforms
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.tampering.settings import read_strength
 from diffiml_plugin.tampering.stream import SyntheticTampering
+from diffiml_plugin.training.augmentation import quickened
 from diffiml_plugin.training.cropping import GridCrop
-from diffiml_plugin.training.inpainting import bounded
 from diffiml_plugin.training.settings import TrainSettings
 
 
@@ -34,7 +34,7 @@ def train_transform(augmentation: str = "mvss", crop_size: int | None = None) ->
     """
     crop = [GridCrop(crop_size)] if crop_size else []
     if augmentation == "mvss":
-        return albu.Compose([bounded(get_albu_transforms("train")), *crop])
+        return albu.Compose([quickened(get_albu_transforms("train")), *crop])
     return albu.Compose([*crop, albu.HorizontalFlip(), albu.VerticalFlip(), albu.RandomRotate90()])
 
 

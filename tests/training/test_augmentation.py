@@ -1,9 +1,10 @@
+import albumentations as albu
 import cv2
 import numpy as np
 import pytest
 
 from diffiml_plugin.framework.imdlbenco import RandomInpainting, get_albu_transforms
-from diffiml_plugin.training.inpainting import BoundedInpainting, bounded
+from diffiml_plugin.training.augmentation import BoundedInpainting, QuickRotate90, quickened
 
 PHOTO = cv2.resize(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8), (320, 240))
 WINDOWS = [(0, 0, 40, 60), (60, 100, 100, 120), (200, 260, 40, 60)]  # top, left, height, width
@@ -44,9 +45,17 @@ def test_no_more_than_a_bound_of_pixels_is_inpainted(monkeypatch):
     assert len(filled) == 1 and 10_000 < filled[0] < 18_000
 
 
-def test_the_training_transforms_are_the_frameworks_but_for_that():
-    ours, theirs = bounded(get_albu_transforms("train")), get_albu_transforms("train")
+@pytest.mark.parametrize("shape", [(24, 32, 3), (24, 32, 1), (24, 32)], ids=str)
+@pytest.mark.parametrize("factor", range(4))
+def test_a_turn_is_albumentations(shape, factor):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    ours, theirs = (turn.apply(pixels, factor=factor) for turn in (QuickRotate90(), albu.RandomRotate90()))
+    assert np.array_equal(ours, theirs) and ours.flags.c_contiguous
+
+
+def test_the_training_transforms_are_the_frameworks_but_for_two():
+    ours, theirs = quickened(get_albu_transforms("train")), get_albu_transforms("train")
     for own, other in zip(ours.transforms, theirs.transforms, strict=True):
-        assert isinstance(own, type(other)) and own.p == other.p
-    (swapped,) = (step for step in ours.transforms if isinstance(step, RandomInpainting))
-    assert type(swapped) is BoundedInpainting and swapped.mask_value == 255
+        assert isinstance(own, type(other)) and own.p == other.p and own.always_apply == other.always_apply
+    inpainting, turn = (own for own in ours.transforms if type(own).__module__ == BoundedInpainting.__module__)
+    assert type(inpainting) is BoundedInpainting and inpainting.mask_value == 255 and type(turn) is QuickRotate90
