@@ -3,6 +3,7 @@
 import argparse
 
 from diffiml_plugin.cli.arguments import add_trained_model_arguments
+from diffiml_plugin.cli.imports import quick_imports
 from diffiml_plugin.settings import COMPILE_MODES, DEVICES, PRECISIONS, CommonSettings
 
 USES_MODEL = RESTORES = True
@@ -45,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from diffiml_plugin.prediction.detector import Detector
-    from diffiml_plugin.prediction.files import FAILED, predict
+    with quick_imports():
+        from diffiml_plugin.prediction.detector import Detector
+        from diffiml_plugin.prediction.files import FAILED, predict
 
     settings = CommonSettings(image_size=args.image_size, device=args.device)
     words = args.checkpoint_path, settings, args.model, args.model_flags, args.threshold
