@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.imports import quick_imports
 from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.files import claimed
@@ -31,12 +32,14 @@ def run(args: argparse.Namespace) -> int:
 def run_scoring(args: argparse.Namespace, verb: str, **options: Any) -> int:
     """Calls the function `verb` of evaluation/VERB.py with settings, the model's flags and `options`, on each GPU."""
     settings = TestSettings(**{field.name: getattr(args, field.name) for field in fields(TestSettings)})
-    from diffiml_plugin import launch
+    with quick_imports():
+        from diffiml_plugin import launch
 
     status = launch.spawn(settings.gpus, settings.device, sys.argv[1:])
     if status is not None:
         return status
-    function = getattr(import_module(f"diffiml_plugin.evaluation.{verb}"), verb)
+    with quick_imports():
+        function = getattr(import_module(f"diffiml_plugin.evaluation.{verb}"), verb)
     with claimed(settings.output_dir) if launch.is_main_process() else nullcontext():
         function(settings, args.model_flags, **options)
     launch.leave()

@@ -11,6 +11,7 @@ import sys
 from dataclasses import fields
 
 from diffiml_plugin.cli.arguments import add_fields
+from diffiml_plugin.cli.imports import quick_imports
 from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.training.settings import TrainSettings
 
@@ -23,13 +24,15 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = TrainSettings(**{field.name: getattr(args, field.name) for field in fields(TrainSettings)})
-    from diffiml_plugin import launch
+    with quick_imports():
+        from diffiml_plugin import launch
 
     status = launch.spawn(settings.gpus, settings.device, sys.argv[1:])
     if status is not None:
         return status
-    from diffiml_plugin.models.checkpoints import BEST, LAST
-    from diffiml_plugin.training.engine import train
+    with quick_imports():
+        from diffiml_plugin.models.checkpoints import BEST, LAST
+        from diffiml_plugin.training.engine import train
 
     done = train(settings, args.model_flags)
     if launch.is_main_process():
