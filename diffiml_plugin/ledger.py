@@ -38,7 +38,9 @@ class Ledger:
         self.files: dict[str, set[_Version]] = {}
         self._mine: set[str] = set()  # known to be ours, or written by now
         self._pending = b""  # a run that has written nothing yet
-        if os.path.lexists(self.folder / LEDGER):
+        if os.path.islink(self.folder / LEDGER):
+            raise DiffIMLError(f"{self.folder / LEDGER} is a link, which is not followed; remove it")
+        if os.path.exists(self.folder / LEDGER):
             for line in read_text(self.folder / LEDGER, _LIMIT).splitlines():
                 with suppress(DiffIMLError, KeyError):  # a line that was cut off
                     self._learn(checked(parse_json(line, LEDGER), _FIELDS, LEDGER, others=True))

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffiml_plugin.ledger import LEDGER
+
 pytestmark = pytest.mark.slow
 KILLS = 20
 
@@ -71,7 +73,9 @@ def killed(run: Callable[..., int], command: list[object], latest: int, look: Ca
 def contents(folder: Path) -> dict[str, bytes]:
     """What is in the folder, without what tells of times and of the command."""
     files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
-    return {name: file.read_bytes() for name, file in files.items() if name not in ("run.json", "report.html")}
+    return {
+        name: file.read_bytes() for name, file in files.items() if file.name not in ("run.json", "report.html", LEDGER)
+    }
 
 
 def lines(*files: Path) -> list[dict]:

@@ -74,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
         for folder in {runs, *(file.parent for file in made)}:
             discard(folder, made)  # which the verb would not overwrite
         status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
-        for file in filter(Path.exists, made):
-            Ledger(runs).enter(file, file)
         if status:
             _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
             return max(1, status)
+        for file in filter(Path.exists, made):
+            Ledger(runs).enter(file, file)
     return 0
 
 
