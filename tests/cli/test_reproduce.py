@@ -120,6 +120,15 @@ def test_it_stops_at_a_step_that_fails(runs, capsys):
     assert len(runs.commands) == 1 and "error: step 1 failed" in capsys.readouterr().err
 
 
+def test_a_file_of_the_users_in_the_way_of_a_step_stays(runs):
+    runs.statuses["complexity"] = 2  # refused
+    os.makedirs("runs")
+    Path("runs/complexity.json").write_text("mine")
+    for _ in range(2):
+        assert main(["reproduce", "table4"]) == 2
+    assert Path("runs/complexity.json").read_text() == "mine"
+
+
 @pytest.fixture
 def tested(runs):
     """Table 2 with its model trained, and tested by a command; returns what is run again."""
