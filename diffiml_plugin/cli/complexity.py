@@ -17,7 +17,7 @@ from diffiml_plugin.settings import DEVICES
 USES_MODEL = True
 IRRELEVANT = (
     *(*TRAINING_FIELDS, "encoder_weights", "codec_weights", "num_train_timesteps", "beta_start", "beta_end"),
-    *("ensemble_size", "noise_seed", "timestep_spacing", "clip_latents", "tta_fusion", "mask_reading"),
+    *("ensemble_size", "noise_seed", "timestep_spacing", "clip_latents", "tta_fusion", "mask_bias", "mask_reading"),
 )
 
 

@@ -36,6 +36,7 @@ SWEPT: dict[str, Any] = {  # setting -> its type
         "ensemble_space",
         "tta",
         "tta_fusion",
+        "mask_bias",
         "mask_reading",
     )
 }

@@ -92,6 +92,9 @@ class DiffIMLConfig(EncoderConfig):
     )
     tta: bool = _setting(False, "fuse with the prediction of the mirrored image")
     tta_fusion: str = _setting("mean", "of both views' probabilities: mean | max (the release's)")
+    mask_bias: float = _setting(
+        0.0, "added to the logit of the mask's probability: brings a model's own threshold to 0.5 (0: the paper's)"
+    )
     mask_reading: str = _setting(
         "auto", "probability of a decoded value v: sigmoid | clamp: (v + 1) / 2 cut to [0, 1] | auto: the codec's own"
     )
@@ -125,6 +128,7 @@ class DiffIMLConfig(EncoderConfig):
             ("num_train_timesteps", 1, 10_000),
             ("num_inference_steps", 1, self.num_train_timesteps),
             ("clip_latents", 0, 1000),
+            ("mask_bias", -10, 10),
             ("ensemble_size", 1, 100),
             ("beta_start", 0, self.beta_end),
             ("beta_end", 0, 1),

@@ -234,6 +234,8 @@ class DiffIML(nn.Module):
             decoded[1] = decoded[1].flip(-1)
         views_of_mask = torch.stack(decoded)  # [1 or 2, B, 1, H, W]
         probability = views_of_mask.amax(0) if self.config.tta_fusion == "max" else views_of_mask.mean(0)
+        if self.config.mask_bias:
+            probability = (probability.logit() + self.config.mask_bias).sigmoid()
         if not wanted:
             return Prediction(probability)
 

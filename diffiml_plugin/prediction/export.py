@@ -42,6 +42,7 @@ _SAMPLING = (  # what the sampler reads of the method's settings
     "ensemble_space",
     "tta",
     "tta_fusion",
+    "mask_bias",
 )
 
 

@@ -65,7 +65,9 @@ def sample(graphs: Graphs, config: dict[str, Any], image: np.ndarray, noise: np.
         latents = z.mean(0, keepdims=True) if own["ensemble_space"] == "latent" else z
         maps = np.concatenate([each.mean(0) for each in graphs["decoder"](latents)])  # [K, h, w]
         views.append(maps[..., ::-1] if view else maps)
-    return np.max(views, 0) if own["tta_fusion"] == "max" else np.mean(views, 0)
+    maps = np.max(views, 0) if own["tta_fusion"] == "max" else np.mean(views, 0)
+    odds = np.exp(own["mask_bias"])  # those of the mask, maps[0], are multiplied by it
+    return np.concatenate([odds * maps[:1] / (1 + (odds - 1) * maps[:1]), maps[1:]])
 
 
 def schedule(config: dict[str, Any]) -> list[tuple[int, float, float]]:

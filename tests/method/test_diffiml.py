@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -95,6 +97,16 @@ def test_tta_fuses_both_views(model, images, fusion):
     fused = both.predict(images[:1], ["a"]).probability
     expected = (upright + mirrored) / 2 if fusion == "mean" else upright.maximum(mirrored)
     torch.testing.assert_close(fused, expected, atol=1e-6, rtol=0)
+
+
+def test_a_bias_moves_the_threshold_and_nothing_else(images):
+    plain = _model(tta=True).predict(images[:1], ["a"], members=True)
+    own = plain.probability.median().item()
+    moved = _model(tta=True, mask_bias=math.log((1 - own) / own)).predict(images[:1], ["a"], members=True)
+    assert torch.equal(plain.members, moved.members)
+    clear = (plain.probability - own).abs() > 1e-5
+    called = (plain.probability > own)[clear]
+    assert called.any() and not called.all() and torch.equal(called, (moved.probability > 0.5)[clear])
 
 
 def test_members_are_averaged_as_latents_or_as_probabilities(model, images):

@@ -71,7 +71,7 @@ def diffiml(opened):
     [
         {},
         {"tta": True},
-        {"tta": True, "tta_fusion": "max", "ensemble_space": "pixel"},
+        {"tta": True, "tta_fusion": "max", "ensemble_space": "pixel", "mask_bias": 1.5},
         {"sampler": "ancestral", "num_inference_steps": 3},
         {"timestep_spacing": "leading", "ensemble_size": 1},
         {"mask_reading": "sigmoid", "num_inference_steps": 7},
