@@ -86,7 +86,7 @@ def test_other_files_are_named(content, message, tmp_path):
 
 def test_nothing_is_overwritten(source, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"mine")
-    for target, message in (("x.safetensors", "exists"), ("x.pth", "no .safetensors file")):
+    for target, message in (("x.safetensors", "is there already"), ("x.pth", "no .safetensors file")):
         with pytest.raises(DiffIMLError, match=message):
             convert(source, tmp_path / target)
     assert (tmp_path / "x.safetensors").read_bytes() == b"mine"
