@@ -92,6 +92,9 @@ def _lock(folder: Path) -> BinaryIO:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 break
         file.close()  # the one before has just removed it
+    if os.fstat(file.fileno()).st_size and not {"host", "pid"} <= _owner(file).keys():
+        file.close()
+        raise DiffIMLError(f"{path} is another program's, where a lock goes; choose another folder, or move that file")
     owner = {"host": platform.node(), "pid": os.getpid(), "command": shlex.join(sys.argv)}
     file.truncate(0)
     file.write(json.dumps(owner).encode())

@@ -148,6 +148,16 @@ def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["result"]
 
 
+@pytest.mark.parametrize("content", ["mine", '{"mine": 1}'])
+def test_a_file_in_place_of_the_lock_is_kept(tmp_path, content):
+    (tmp_path / "mine").write_text(content)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK).hardlink_to(tmp_path / "mine")
+    with pytest.raises(DiffIMLError, match="another program's"), claimed(tmp_path / "out"):
+        pass
+    assert (tmp_path / "mine").read_text() == (tmp_path / "out" / LOCK).read_text() == content
+
+
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / LOCK).symlink_to(tmp_path / "mine")

@@ -28,8 +28,10 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
 
     Raises:
         DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` exists
-            (it may be meant as a source), or cannot be written.
+            (it may be meant as a source), is no .safetensors, or cannot be written.
     """
+    if target.suffix != ".safetensors":  # its card would take the place of a .md
+        raise DiffIMLError(f"{target} is no .safetensors file; name one")
     require_free(target)
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
     state_dict, metadata = loaded[-1]

@@ -47,3 +47,8 @@ def test_results_without_records_are_refused(words, tmp_path, capsys, records, t
     assert main([*words, "--results", str(tmp_path / "results.json")]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "given.safetensors").exists()
+
+
+def test_weights_are_no_md_which_their_card_is(words, tmp_path, capsys):
+    assert main([*words[:2], str(tmp_path / "given.md")]) == 2
+    assert "given.md is no .safetensors file" in capsys.readouterr().err and not (tmp_path / "given.md").exists()
