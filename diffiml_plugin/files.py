@@ -136,12 +136,14 @@ def _lives(owner: dict[str, Any]) -> bool:
     return True
 
 
-def require_free(path: str | Path) -> None:
+def require_free(path: str | Path, suffix: str = "") -> None:
     """For before the work whose result goes to a file that is named on the command line.
 
     Raises:
-        DiffIMLError: there is something at `path`, or no file can be written there.
+        DiffIMLError: `path` does not end in `suffix`; there is something at `path`, or no file can be written there.
     """
+    if not str(path).endswith(suffix):
+        raise DiffIMLError(f"{path} is no {suffix} file; name one")
     require_writable(path)
     if os.path.lexists(path):
         raise DiffIMLError(f"{path} is there already and is not overwritten; name another file, or move that")

@@ -37,9 +37,7 @@ def convert(source: Path, target: Path, activation: str = ACTIVATIONS[0], force:
         DiffIMLError: `source` cannot be read, is not theirs, or a state of theirs that is not built here; a codec with
             random weights or another activation; `target` exists, is no .safetensors, or cannot be written.
     """
-    if target.suffix != ".safetensors":
-        raise DiffIMLError(f"--output {target} is no .safetensors file; name one")
-    require_free(target)
+    require_free(target, ".safetensors")
     tensors = read_foreign(source).tensors
     provenance = {"converted_from": source.name}
     if is_release_codec(tensors):

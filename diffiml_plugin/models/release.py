@@ -30,9 +30,7 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
         DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` exists
             (it may be meant as a source), is no .safetensors, or cannot be written.
     """
-    if target.suffix != ".safetensors":  # its card would take the place of a .md
-        raise DiffIMLError(f"{target} is no .safetensors file; name one")
-    require_free(target)
+    require_free(target, ".safetensors")  # the card would take the place of a .md
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
     state_dict, metadata = loaded[-1]
     for source, other in zip(sources, loaded, strict=True):
