@@ -12,6 +12,7 @@ from pathlib import Path
 from diffiml_plugin.tampering.settings import STRENGTHS
 
 _SHEET, _SHOWN = "contact_sheet.jpg", 48
+_DECIDING = ("photographs", "images", "authentic", "kinds", "strength", "window", "seed")  # what the pictures are
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     with claimed(args.output_dir) as folder:
         if (folder / LIST).exists():
             raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
-        begin(folder, "tamper", {}, [folder / _SHEET, *folder.glob("Tp/*"), *folder.glob("Gt/*")])
+        deciding = {name: getattr(args, name) for name in _DECIDING}
+        begin(folder, "tamper", deciding, [folder / _SHEET, *folder.glob("Tp/*"), *folder.glob("Gt/*")])
         listing = write_tampered(stream, folder, args.seed)
         print(f"list: {listing}")
         if args.contact_sheet:

@@ -78,3 +78,15 @@ def test_a_written_set_is_not_overwritten(photographs, tmp_path, capsys):
     assert main(["tamper", str(photographs), "--images", "2", "--output_dir", str(tmp_path)]) == 2
     assert "list.json exists already" in capsys.readouterr().err
     assert not (tmp_path / "Tp").exists()
+
+
+def test_pictures_of_other_settings_are_kept(photographs, tmp_path, capsys):
+    """A list that was moved away still speaks of them."""
+    words = ["tamper", str(photographs), "--images", "4", "--window", "64", "--output_dir", str(tmp_path / "out")]
+    assert main(words) == 0
+    (tmp_path / "out" / "list.json").rename(tmp_path / "older.json")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/*")}
+    assert main([*words, "--seed", "1"]) == 2
+    assert "was made with other seed" in capsys.readouterr().err
+    assert main(words) == 0  # the same again
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").glob("*/*")}
