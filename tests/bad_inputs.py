@@ -1015,7 +1015,7 @@ CASES = (
         "a target of another format",
         "convert weights/page.pth --output out.pth",
         REFUSED,
-        "error: --output out.pth is no .safetensors file; name one",
+        "error: out.pth is no .safetensors file; name one",
     ),
     Case(
         "weights that are not there",
