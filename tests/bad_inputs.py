@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from diffiml_plugin.cli.main import VERBS
 from diffiml_plugin.ledger import LEDGER
@@ -148,6 +149,16 @@ def make_world(folder: Path) -> None:
     Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(bad / "whole.jpg")
     write("bad/cut.jpg", (bad / "whole.jpg").read_bytes()[:1500])
     (bad / "whole.jpg").unlink()
+    Image.new("L", (64, 64)).save(bad / "whole.jpg", progressive=True)
+    scans = (bad / "whole.jpg").read_bytes()
+    scan = scans[scans.rindex(b"\xff\xda") : -2]
+    write("bad/scans.jpg", scans[:-2] + 10_000 * scan + scans[-2:])
+    (bad / "whole.jpg").unlink()
+    cv2.imwrite(str(bad / "colours.png"), random.integers(0, 4096, (32, 48, 3), dtype=np.uint16))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.fromarray(random.integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(bad / "turned.tif", exif=turned)
+    write("lists/turned_pair.json", _listed(["../bad/turned.tif", "../set/Gt/0.png"]))
     os.mkfifo(bad / "pipe.png")
     (bad / "folder.png").mkdir()
     (bad / "loop.png").symlink_to("loop.png")
@@ -708,6 +719,24 @@ CASES = (
         f"{TEST} lists/twelve_bits_image.json",
         REFUSED,
         "bad/twelve_bits.png holds no level above 4000 of 65535; scale its levels to 8 or 16 bits",
+    ),
+    Case(
+        "a colour image of 12 bits in 16",
+        f"{TEST} lists/colours_image.json",
+        REFUSED,
+        "bad/colours.png holds no level above 4095 of 65535; scale its levels to 8 or 16 bits",
+    ),
+    Case(
+        "a TIFF that viewers turn, with a mask of its stored pixels",
+        f"{TEST} lists/turned_pair.json",
+        READ,
+        "turned_pair ... 1 ...",
+    ),
+    Case(
+        "a JPEG of 10,000 scans, which a large one would take hours for",
+        f"{TEST} lists/scans_image.json",
+        REFUSED,
+        "bad/scans.jpg cannot be decoded (has more than 100 scans; store it anew as a baseline JPEG)",
     ),
     Case(
         "an image that is a pipe",

@@ -5,6 +5,7 @@ Names of files and datasets may hold anything. What a terminal would obey is sho
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO, cast
@@ -47,7 +48,8 @@ def messages_on_stderr() -> Iterator[None]:
     logger.addHandler(terminal)
     logger.setLevel(logging.INFO)
     try:
-        with redirect_stdout(cast(TextIO, _Printed(sys.stdout))):
+        with redirect_stdout(cast(TextIO, _Printed(sys.stdout))), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of one damaged file
             yield
     finally:
         logger.removeHandler(terminal)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.data.images import opening, orientation_of, refusal, unscaled
+from diffiml_plugin.data.images import decoding, read_header, refusal, unscaled
 from diffiml_plugin.data.lists import NEGATIVE
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels
@@ -51,7 +51,7 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
                     f"stored; look whether {mask} was drawn on the stored pixels, and turn it if not"
                 )
                 faults.append(Fault("orientation", image, text, harmful=False))
-            with opening(mask) as opened:
+            with decoding(mask) as opened:
                 if opened.size != size:
                     on_its_side = opened.size == size[::-1]
                     mend = "turn the mask" if on_its_side else f"resize the mask (nearest neighbour; {_PREPARE})"
@@ -75,11 +75,10 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
 def _decode(path: str) -> tuple[tuple[int, int], bytes, int, str]:
     """Width and height, EXIF block and orientation, and what `read_image` refuses about an image whose whole stream can
     be read."""
-    with opening(path) as image:
-        size = image.size
-        image.draft("L", (1, 1))  # few pixels are made of a JPEG, which is quicker
-        image.load()
-        return size, image.info.get("exif", b""), orientation_of(image), refusal(image) or unscaled(image)
+    width, height, orientation = read_header(path)
+    with decoding(path, roughly=True) as image:
+        exif = image.info.get("exif") or b""  # which is None in a HEIC without one
+        return (width, height), exif, orientation, refusal(image) or unscaled(image)
 
 
 def _is_exif(block: bytes) -> bool:

@@ -1,6 +1,8 @@
 """Reads image files as they are stored: no EXIF rotation, no re-encoding, no colour management."""
 
+import mmap
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +31,12 @@ FORMATS = {  # that are read, by Pillow's names, and their suffixes; no other re
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
+_MOST_SCANS = 100  # of a JPEG, as libtiff has it; cameras and optimisers write 12 at most
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG's segment; in coded pixels there is none
+_SCAN, _END = 0xDA, 0xD9  # markers
 _ORIENTATION = 0x0112  # EXIF's tag
+_WIDTH, _HEIGHT = 256, 257  # TIFF's tags
+_DEEP = "16 bits"  # in an image's `info`: its file has 16 bits per channel, of which Pillow kept the upper 8
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation -> the photo as a viewer shows it
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),
@@ -38,6 +45,15 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation 
     6: lambda a: np.rot90(a, -1),
     7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
     8: np.rot90,
+}
+_BACK = {  # EXIF's orientation -> the way back from a photo as a viewer shows it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
 }
 
 
@@ -66,41 +82,56 @@ def read_image(path: Path) -> np.ndarray:
         DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers, or of 12 bits or
             fewer in 16, which would come out black.
     """
-    return stored_pixels(_opened(path), str(path))
+    with decoding(path) as image:
+        return stored_pixels(image, str(path))
 
 
 def stored_pixels(image: Image.Image, name: str) -> np.ndarray:
     """As `read_image`, of an open image that messages call `name`."""
+    image = as_stored(image)
     if reason := refusal(image) or unscaled(image):
         raise DiffIMLError(f"{name} {reason}")
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """[H, W] uint8 in {0, 255}: 255 where the mean of the three channels that `read_image` gives is above 127.5.
+    """[H, W] uint8 in {0, 255}: 255 where the mean of the three channels is above 127.5, of 16 bits the upper 8.
 
     Raises:
-        DiffIMLError: as `read_image`.
+        DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers.
     """
-    image = _opened(path)
-    if image.mode in ("1", "L"):
-        mean = np.array(image.convert("L"))
-    else:
-        rgb = stored_pixels(image, str(path))
-        mean = cv2.transform(rgb, np.full((1, 3), 1 / 3))  # a sum of 383 gives 128, one of 382 gives 127
+    with decoding(path) as image:
+        if reason := refusal(image):
+            raise DiffIMLError(f"{path} {reason}")
+        if image.mode in ("1", "L"):
+            mean = np.array(image.convert("L"))
+        else:
+            mean = cv2.transform(_rgb(image), np.full((1, 3), 1 / 3))  # a sum of 383 gives 128, one of 382 gives 127
     return cv2.threshold(mean, 127, 255, cv2.THRESH_BINARY)[1]
 
 
-def read_header(path: Path) -> tuple[int, int, int]:
+def read_header(path: str | Path) -> tuple[int, int, int]:
     """Width and height in pixels, and the orientation that EXIF states, 1 (as it is stored) to 8; decodes nothing.
 
     Raises:
         DiffIMLError: as `read_image`, of what can be known before decoding.
     """
     with opening(path) as image:
-        return *image.size, orientation_of(image)
+        return *stored_size(image), orientation_of(image)
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in pixels of an image that is not decoded yet; Pillow may state a TIFF's as a viewer's."""
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return tags[_WIDTH], tags[_HEIGHT]
+    return image.size
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -118,10 +149,43 @@ def as_viewed(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(turn(array)) if turn else array
 
 
-def _opened(path: Path) -> Image.Image:
+def as_stored(image: Image.Image) -> Image.Image:
+    """The image, decoded, with its pixels as they are stored. Pillow turns a TIFF as a viewer does, and no other."""
+    coded = getattr(image, "tile", ())  # empty once it is decoded
+    turned = _BACK.get(orientation_of(image)) if coded and image.format == "TIFF" else None
+    if image.format in ("PNG", "TIFF") and any("16" in str(part) for _, _, _, part in coded):
+        image.info[_DEEP] = True
+    image.load()
+    return image if turned is None else image.transpose(turned)
+
+
+@contextmanager
+def decoding(path: str | Path, roughly: bool = False) -> Iterator[Image.Image]:
+    """The image of a file, decoded `as_stored`.
+
+    Args:
+        roughly: make few pixels of a JPEG, which is quicker, and finds all of its damage.
+
+    Raises:
+        DiffIMLError: as `opening`; a JPEG of so many scans that it would take hours.
+    """
     with opening(path) as image:
-        image.load()
-    return image
+        if image.format in ("JPEG", "MPO"):
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if _scans(content) > _MOST_SCANS:
+                    raise DiffIMLError(f"{path} has more than {_MOST_SCANS} scans; store it anew as a baseline JPEG")
+        if roughly:
+            image.draft("L", (1, 1))
+        yield as_stored(image)
+
+
+def _scans(content: mmap.mmap) -> int:
+    """How often a JPEG's pixels are gone through, counted to one above _MOST_SCANS. One takes a dozen bytes."""
+    count, place = 0, 2
+    while count <= _MOST_SCANS and (found := _MARKER.search(content, place)) and found[0][1] != _END:
+        count += found[0][1] == _SCAN
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return count
 
 
 @contextmanager
@@ -170,6 +234,11 @@ def refusal(image: Image.Image) -> str:
 
 
 def unscaled(image: Image.Image) -> str:
-    """What is wrong with an image whose 16 bits are hardly used; empty of others."""
-    top = np.asarray(image).max() if image.mode.startswith("I") else 0
-    return f"holds no level above {top} of 65535; scale its levels to 8 or 16 bits" if 0 < top < 4096 else ""
+    """What is wrong with a decoded image whose 16 bits are hardly used; empty of others."""
+    if image.mode.startswith("I"):
+        top = int(np.asarray(image).max())
+        told = 0 < top < 4096
+    else:
+        top = 256 * int(np.asarray(image.convert("RGB")).max()) + 255 if image.info.get(_DEEP) else 65535
+        told = top < 4096
+    return f"holds no level above {top} of 65535; scale its levels to 8 or 16 bits" if told else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffiml_plugin.data.images import SUFFIXES, opening
+from diffiml_plugin.data.images import SUFFIXES, decoding
 from diffiml_plugin.data.lists import NEGATIVE, read_list
 from diffiml_plugin.errors import DiffIMLError
 
@@ -94,7 +94,7 @@ def _binary(path: Path, binarise: bool) -> tuple[np.ndarray, str]:
 
 def _read(path: Path, palette: bool) -> np.ndarray:
     """[H, W, channels] without alpha; with `palette` the indices of a palette image, else its colours."""
-    with opening(path) as image:
+    with decoding(path) as image:
         shown = image if palette or image.mode not in ("P", "PA") else image.convert("RGB")
         levels = np.asarray(shown)
     if levels.dtype.kind not in "bui":

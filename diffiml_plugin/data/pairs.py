@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from diffiml_plugin.data.cache import PixelCache
-from diffiml_plugin.data.images import open_image, opening, read_image, read_mask
+from diffiml_plugin.data.images import open_image, read_header, read_image, read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import file_digest
@@ -52,8 +52,8 @@ class PairsDataset(JsonDataset):
         """Height and width of sample `index`, in pixels."""
         if self.inputs.one_size:
             return self.output_size
-        with opening(self.tp_path[index]) as image:
-            return self.inputs.frame(*image.size[::-1])
+        width, height, _ = read_header(self.tp_path[index])
+        return self.inputs.frame(height, width)
 
     def __getitem__(self, index: int) -> Sample:
         image, mask, label, *_, path, _ = self._get_image(index)

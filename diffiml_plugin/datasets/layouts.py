@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from diffiml_plugin.data.faults import THRESHOLD, grey_levels, has_shape_in_alpha
-from diffiml_plugin.data.images import SUFFIXES, opening
+from diffiml_plugin.data.images import SUFFIXES, decoding
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.stored import require_unzipped
 
@@ -54,7 +54,7 @@ def read_levels(path: str) -> np.ndarray:
     Raises:
         ValueError: a dark or coloured mask without any black.
     """
-    with opening(path) as mask:
+    with decoding(path) as mask:
         if mask.mode.startswith("I"):
             levels = np.asarray(mask).astype(float)
             levels *= 255 / 65535 if levels.max() > 255 else 1
@@ -128,7 +128,7 @@ def _columbia(files: Files) -> Found:
 
 def _read_columbia(path: str) -> np.ndarray:
     """Green is the spliced part, red the rest, both brighter along the seam."""
-    with opening(path) as mask:
+    with decoding(path) as mask:
         red, green, _ = np.moveaxis(np.asarray(mask.convert("RGB")).astype(int), 2, 0)
     return (green > red) & (green > 64)
 
@@ -150,7 +150,7 @@ def _nist16(files: Files) -> Found:
 
 def _read_nist16(path: str) -> np.ndarray:
     """White is the authentic part."""
-    with opening(path) as mask:
+    with decoding(path) as mask:
         return np.asarray(mask.convert("RGB")).min(2) < 255
 
 

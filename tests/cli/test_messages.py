@@ -1,5 +1,6 @@
 import logging
 import sys
+import warnings
 
 import pytest
 from tqdm import tqdm
@@ -18,6 +19,15 @@ def test_only_the_packages_own_messages_are_shown(capsys):
     with messages_on_stderr():
         logging.getLogger("another").info("hello")
     assert not capsys.readouterr().err
+
+
+def test_warnings_of_the_reader_of_images_are_not_shown():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with messages_on_stderr():
+            warnings.warn_explicit("Skipping tag 40001", UserWarning, "TiffImagePlugin.py", 1, "PIL.TiffImagePlugin")
+            warnings.warn_explicit("hot", UserWarning, "x.py", 1, "another")
+    assert [str(warning.message) for warning in shown] == ["hot"]
 
 
 def test_a_library_configures_nothing(capsys):

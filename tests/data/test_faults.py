@@ -10,7 +10,7 @@ from PIL import Image
 from diffiml_plugin.data import examined, faults
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.faults import examine
-from diffiml_plugin.data.images import read_image
+from diffiml_plugin.data.images import read_image, readable_formats
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.errors import DiffIMLError
 
@@ -115,6 +115,23 @@ def test_pixels_that_cannot_be_read_stop_a_run_before_it_starts(image, store, pi
 def test_sixteen_bits_in_thirty_two_pass(store):
     path = store(SQUARE.astype(np.int32) * 257, "deep.tif")
     assert check_pair(path, NEGATIVE) == (48, 32) and read_image(path).max() == 255
+
+
+@pytest.mark.parametrize("kind", [name for name in readable_formats() if name not in ("MPO", "DIB")])
+def test_an_image_of_each_format_passes(tmp_path, kind):
+    file = tmp_path / "photo"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 72, 3), dtype=np.uint8)).save(file, kind)
+    assert examine(str(file), NEGATIVE) == ((72, 48), [])
+
+
+def test_an_image_that_pillow_would_turn_keeps_its_mask(tmp_path, image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(image) as photo:
+        photo.save(tmp_path / "turned.tif", exif=exif)
+        Image.new("L", photo.size, 255).save(tmp_path / "mask.png")
+        _, found = examine(str(tmp_path / "turned.tif"), str(tmp_path / "mask.png"))
+    assert [fault.kind for fault in found if fault.kind == "size"] == []
 
 
 def test_undecodable_files_are_named(image, store, tmp_path):

@@ -1,20 +1,37 @@
 import os
+from io import BytesIO
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from diffiml_plugin.data.images import as_viewed, orientation_of, read_header, read_image, readable_formats
+from diffiml_plugin.data.images import (
+    as_viewed,
+    orientation_of,
+    read_header,
+    read_image,
+    read_mask,
+    readable_formats,
+    stored_pixels,
+)
 from diffiml_plugin.errors import DiffIMLError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
-def test_pixels_are_as_stored_whatever_exif_says(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "tif"])  # Pillow turns a TIFF when it decodes it
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_as_stored_whatever_exif_says(tmp_path, suffix, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees"
-    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "a.png"), PIXELS)
+    exif[0x0112] = orientation
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(file, exif=exif)
+    assert read_header(file) == (9, 6, orientation)
+    assert np.array_equal(read_image(file), PIXELS)
+    assert np.array_equal(read_mask(file), 255 * (PIXELS.mean(2) > 127.5))
+    with Image.open(file) as image:
+        assert np.array_equal(stored_pixels(image, "it"), PIXELS)
 
 
 def test_alpha_is_dropped_not_blended(tmp_path):
@@ -56,6 +73,34 @@ def test_levels_that_would_come_out_black_are_refused(tmp_path, kind):
         read_image(tmp_path / "a.tif")
     Image.fromarray(np.zeros((6, 9), kind)).save(tmp_path / "black.tif")
     assert not read_image(tmp_path / "black.tif").any()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("levels", [16, 1])  # the 8 bits of PIXELS in 12, and in 8
+def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix, levels):
+    file = str(tmp_path / f"a.{suffix}")
+    cv2.imwrite(file, PIXELS.astype(np.uint16) * levels)
+    with pytest.raises(DiffIMLError, match=r"a\.... holds no level above \d+ of 65535; scale its levels"):
+        read_image(file)
+    assert not read_mask(file).any()
+    cv2.imwrite(file, PIXELS[..., ::-1].astype(np.uint16) * 257)
+    assert np.array_equal(read_image(file), PIXELS)
+
+
+def test_a_jpeg_that_goes_through_its_pixels_for_hours_is_refused(tmp_path):
+    file = BytesIO()
+    Image.fromarray(np.kron(PIXELS, np.ones((8, 8, 1), np.uint8))).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    assert content.count(b"\xff\xda") == 10
+    start = content.rindex(b"\xff\xda")
+    motion = content + b"\xff\xda" * 1000  # as phones append a film, which is none of the image's
+    (tmp_path / "motion.jpg").write_bytes(motion)
+    assert read_image(tmp_path / "motion.jpg").shape == (48, 72, 3)
+    (tmp_path / "slow.jpg").write_bytes(content[:-2] + content[start:-2] * 91 + content[-2:])
+    with pytest.raises(DiffIMLError, match=r"slow\.jpg has more than 100 scans; store it anew"):
+        read_image(tmp_path / "slow.jpg")
+    with pytest.raises(DiffIMLError, match="scans"):
+        read_mask(tmp_path / "slow.jpg")
 
 
 @pytest.mark.parametrize("kind", [name for name in readable_formats() if name not in ("MPO", "DIB")])
