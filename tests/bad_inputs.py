@@ -892,6 +892,12 @@ CASES = (
         READ,
         "b\\udcff.png",
     ),
+    Case(
+        "a photo of 66,000 x 1 pixels, longer than any JPEG",
+        f"{PREDICT} bad/wide.png --output_dir out",
+        READ,
+        "wide.png: uncalibrated; ... of its area lies above 0.5 ... masks, results.jsonl and report.html are in out",
+    ),
     Case("masks among the images", f"{PREDICT} set/Tp --output_dir set/Tp", REFUSED, "choose another"),
     Case(
         "a threshold above 1",

@@ -14,7 +14,6 @@ from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import cv2
 import jinja2
 import numpy as np
 from PIL import Image
@@ -23,6 +22,7 @@ from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import entry_of
+from diffiml_plugin.prediction.pictures import shrunk
 
 _SHOWN = 1200  # pixels, the longer side of a picture on the page
 
@@ -137,15 +137,13 @@ def _examined(detector: Detector, file: Path, name: str) -> str:
     return jinja2.Template(template, autoescape=True).render(
         result=result,
         record=record,
-        views={caption: _data(_shrunk(as_viewed(view, result.orientation)), "JPEG") for caption, view in views.items()},
+        views={
+            caption: _data(shrunk(as_viewed(view, result.orientation), _SHOWN), "JPEG")
+            for caption, view in views.items()
+        },
         mask=_data(result.probability, "PNG"),
         json=f"data:application/json;base64,{b64encode(json.dumps(record, indent=1).encode()).decode()}",
     )
-
-
-def _shrunk(view: np.ndarray) -> np.ndarray:
-    share = _SHOWN / max(view.shape)
-    return view if share >= 1 else cv2.resize(view, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
 
 
 def _data(view: np.ndarray, format: str) -> str:

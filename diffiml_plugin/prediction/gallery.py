@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment
@@ -16,6 +15,7 @@ from matplotlib import colormaps
 from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.files import write_picture, write_text
 from diffiml_plugin.prediction.journal import MASK, RUN, Entry, read_results
+from diffiml_plugin.prediction.pictures import shrunk
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.stored import read_json
 
@@ -43,9 +43,9 @@ def write_previews(start: Path, result: Result) -> None:
     if result.uncertainty is not None:
         pictures["uncertainty"] = _grey(2 * result.uncertainty)
     for kind, picture in pictures.items():
-        shown = as_viewed(_shrunk(picture, _LONGEST), result.orientation)
+        shown = as_viewed(shrunk(picture, _LONGEST), result.orientation)
         write_picture(start.with_name(f"{start.name}_{kind}.jpg"), shown, quality=85)
-    write_picture(start.with_name(f"{start.name}_thumb.jpg"), _shrunk(result.overlay(), _THUMB), quality=80)
+    write_picture(start.with_name(f"{start.name}_thumb.jpg"), shrunk(result.overlay(), _THUMB), quality=80)
 
 
 def write_gallery(folder: Path) -> None:
@@ -146,12 +146,3 @@ def _gradient(colours: str) -> str:
 
 def _grey(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.round(255 * values).astype(np.uint8)
-
-
-def _shrunk(picture: npt.NDArray[np.uint8], longest: int) -> npt.NDArray[np.uint8]:
-    height, width = picture.shape[:2]
-    factor = longest / max(height, width)
-    if factor >= 1:
-        return picture
-    size = max(1, round(factor * width)), max(1, round(factor * height))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)

@@ -21,6 +21,16 @@ def heat(values: np.ndarray, highest: float = 1.0) -> np.ndarray:
     return np.ascontiguousarray(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)[..., ::-1])
 
 
+def shrunk(picture: np.ndarray, longest: int) -> np.ndarray:
+    """A picture or map [H, W, ...], made smaller where a side is longer than so many pixels; none becomes 0."""
+    height, width = picture.shape[:2]
+    factor = longest / max(height, width)
+    if factor >= 1:
+        return picture
+    size = max(1, round(factor * width)), max(1, round(factor * height))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
 def strip(*pictures: np.ndarray, height: int = 256, gap: int = 4) -> np.ndarray:
     """Pictures and maps (see `as_picture`) side by side at one height, white between them."""
     parts = []

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
 from diffiml_plugin.files import write_picture
+from diffiml_plugin.prediction.pictures import shrunk
 
 ENDINGS = ("_mask.png", "_binary.png", "_uncertainty.png", "_overlay.jpg")  # of the files that `Result.save` writes
+_LONGEST = 65_500  # pixels, the longer side of a JPEG
 _SMALLEST_REGION = 64  # pixels; a cell of the latent's grid has as many
 
 
@@ -113,7 +115,8 @@ class Result:
 
     def save(self, folder: str | os.PathLike[str], name: str = "") -> dict[str, Path]:
         """Writes NAME_mask.png, the probability (255 = 1), NAME_binary.png, 255 where manipulated, NAME_overlay.jpg,
-        turned as a viewer shows it, and given an uncertainty NAME_uncertainty.png (255 = 0.5, the largest there is).
+        turned as a viewer shows it, shrunk where no JPEG is as long, and given an uncertainty NAME_uncertainty.png
+        (255 = 0.5, the largest there is).
 
         Args:
             folder: made if it is not there.
@@ -134,7 +137,7 @@ class Result:
             # Runs alone: half the time of a search for repeats, and a tenth fewer bytes.
             write_picture(files[kind], np.round(255.0 * values).astype(np.uint8), compress_type=zlib.Z_RLE)
         files["overlay"] = start.with_name(f"{start.name}_overlay.jpg")
-        write_picture(files["overlay"], self.overlay(), quality=92)
+        write_picture(files["overlay"], shrunk(self.overlay(), _LONGEST), quality=92)
         return files
 
 

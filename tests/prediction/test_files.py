@@ -315,6 +315,14 @@ def test_odd_names_are_predicted_and_printed(checkpoint, folder, tmp_path, capsy
     assert len(bytes_of(tmp_path / "out", "*_uncertainty.png")) == 5
 
 
+def test_a_photo_longer_than_any_jpeg_is_predicted(checkpoint, tmp_path):
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (66_000, 1)).save(wide)
+    assert not predict(load(checkpoint, device="cpu"), [str(wide)], tmp_path / "out")[FAILED]
+    assert read(tmp_path / "out" / "wide_mask.png").shape == (1, 66_000)
+    assert read(tmp_path / "out" / "wide_overlay.jpg").shape[1] == 65_500
+
+
 def test_links_are_not_followed(checkpoint, folder, tmp_path):
     out = tmp_path / "out"
     predict(load(checkpoint, device="cpu"), [str(folder)], out)

@@ -70,6 +70,12 @@ def test_the_answer_holds_all_of_it_and_escapes_the_name(tiny_model, stored, pho
     assert record["sentence"] in unescape(answer)
 
 
+def test_a_photo_of_one_row_is_shown(tiny_model, stored, tmp_path):
+    Image.new("RGB", (5000, 1)).save(tmp_path / "row.png")
+    answer = examiner._examined(Detector(stored(), CommonSettings(device="cpu")), tmp_path / "row.png", "row.png")
+    assert answer.count("data:image/jpeg") == 2
+
+
 @pytest.mark.parametrize(
     "wrong", [{"port": 70000}, {"port": -1}, {"max_upload_mb": 0}, {"time_limit_s": -1}, {"time_limit_s": float("nan")}]
 )
