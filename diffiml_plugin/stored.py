@@ -22,6 +22,7 @@ JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
 _YAML_NODES = 100_000  # with every alias written out
 _LARGEST = 2**63 - 1  # of whole numbers
+_DIGITS = 1000  # of a whole number
 _LONGEST = 10_000  # characters of a word, entries of a list
 
 
@@ -63,7 +64,7 @@ def read_text(path: str | Path, limit: int = JSON_LIMIT) -> str:
 def parse_json(text: str, place: str) -> Any:
     """What a JSON text says. Raises DiffIMLError, which begins with `place`, for NaN, a key twice, or no JSON."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_int=_whole)
     except RecursionError as error:
         raise DiffIMLError(f"{place} is no JSON that is read here (it is nested too deeply)") from error
     except ValueError as error:
@@ -82,6 +83,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {shown(twice)} stands there twice")
     return content
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _no_number(word: str) -> Any:

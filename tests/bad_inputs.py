@@ -120,6 +120,11 @@ def make_world(folder: Path) -> None:
     write("lists/latin.json", '[["ä.png", "Negative"]]'.encode("latin-1"))
     write("lists/deep.json", "[" * 100_000)
     write("lists/drive.json", _listed(["C:\\photos\\a.png", "Negative"]))
+    write("lists/half_a_character.json", '[["\\ud800.png", "Negative"]]')
+    write("lists/no_name.json", _listed(["a.png", ""]))
+    write("lists/training_sets.json", _listed(["ManiDataset", "../set"]))
+    write("lists/digits.json", f"[{'9' * 5000}]")
+    write("lists/set_mean.json", '{"mean": "../set"}')
     write("lists/nul.json", _listed(["a\0.png", "Negative"]))
     write("lists/windows.json", b"\xef\xbb\xbf" + _listed(["..\\set\\Tp\\0.png", "..\\set\\Gt\\0.png"]).encode())
     write("lists/lower_case.json", _listed(["../set/clean.png", "negative"], ["../set/Tp/0.png", "../set/Gt/0.png"]))
@@ -579,6 +584,36 @@ CASES = (
         f"{TEST} lists/nul.json",
         REFUSED,
         "error: lists/nul.json: 'a\\x00.png' is no path of this machine; write it relative to the list's folder",
+    ),
+    Case(
+        "a path with half a character",
+        f"{TEST} lists/half_a_character.json",
+        REFUSED,
+        "error: lists/half_a_character.json: '\\ud800.png' is no path of this machine",
+    ),
+    Case(
+        "a mask without a name",
+        f"{TEST} lists/no_name.json",
+        REFUSED,
+        "error: lists/no_name.json: entry 0 is ['a.png', '']",
+    ),
+    Case(
+        "a number of 5,000 digits",
+        f"{TEST} lists/digits.json",
+        REFUSED,
+        "error: lists/digits.json is no JSON (a number of 5000 digits)",
+    ),
+    Case(
+        "a list of training sets",
+        f"{TEST} lists/training_sets.json",
+        REFUSED,
+        "error: lists/training_sets.json lists training sets; expected images, or {name: path} of test sets",
+    ),
+    Case(
+        "a set that is called as the row of all sets",
+        f"{TEST} lists/set_mean.json",
+        REFUSED,
+        "error: lists/set_mean.json: 'mean' cannot be a dataset's name; choose another",
     ),
     Case(
         "a list from Windows: backslashes, byte-order mark",

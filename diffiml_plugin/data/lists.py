@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ _VARIABLE = re.compile(r"\$\{?(\w+)")
 _LAYOUT = 'expected a folder with Tp/ and Gt/, or a JSON list [[image, mask | "Negative"], ...]'
 SYNTH_PREFIX = "synth:"  # --data_path synth:DIR: a stream of tampered photographs
 _STREAM = "SyntheticTampering"
+_TAKEN = ("", "mean")  # no set's names: the second heads the figures of all sets
 _SCRIPT_NAMES = ("ManiDataset", "JsonDataset", _STREAM)  # of a balanced JSON, [[class, path], ...]
 
 
@@ -75,6 +76,7 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
     if isinstance(content, dict):
         if not content or not all(isinstance(entry, str) for entry in content.values()):
             raise DiffIMLError(f"{path} does not name datasets; expected {{name: path}}")
+        _require_names(path, content)
         places = {name: _resolve(path, entry) for name, entry in content.items()}
         if missing := {name: place for name, place in places.items() if not Path(place).exists()}:
             text = ", ".join(f"{name} ({place})" for name, place in missing.items())
@@ -89,7 +91,15 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
             _logger.warning(f"left out, since not there: {text}")
         return {name: read_list(place) for name, place in places.items() if name not in missing}
     name = path.absolute().parent.name if path.stem == "list" else path.stem
-    return {path.resolve().name if path.is_dir() else name: read_list(path)}
+    name = path.resolve().name if path.is_dir() else name
+    _require_names(path, [name])
+    return {name: read_list(path)}
+
+
+def _require_names(path: Path, names: Iterable[str]) -> None:
+    """Raises DiffIMLError for a name that is none of a set."""
+    if taken := [name for name in names if name in _TAKEN]:
+        raise DiffIMLError(f"{path}: {taken[0]!r} cannot be a dataset's name; choose another")
 
 
 def each_once(listed: ImageList, strict: bool = False) -> ImageList:
@@ -219,8 +229,10 @@ def _from_records(path: Path, records: object) -> ImageList:
     # ForensicHub's form of the same list.
     records = [[r["path"], r["mask"]] if isinstance(r, dict) and {"path", "mask"} <= r.keys() else r for r in records]
     for number, record in enumerate(records):
-        if not (_is_words(record, 2) or _is_words(record, 3)):
+        if not (_is_words(record, 2) or _is_words(record, 3)) or "" in record[:2]:
             raise DiffIMLError(f"{path}: entry {number} is {shown(record)}; {_LAYOUT}")
+        if record[0] in _SCRIPT_NAMES:
+            raise DiffIMLError(f"{path} lists training sets; expected images, or {{name: path}} of test sets")
     images = tuple(_resolve(path, image) for image, *_ in records)
     masks = tuple(NEGATIVE if mask.lower() == NEGATIVE.lower() else _resolve(path, mask) for _, mask, *_ in records)
     kinds = tuple("".join(rest) for _, _, *rest in records)
@@ -239,13 +251,21 @@ def _resolve(listing: Path, entry: str) -> str:
     Raises:
         DiffIMLError: an entry that no path can be on this machine.
     """
-    if "\0" in entry or os.name != "nt" and _DRIVE.match(entry):
+    if not _is_path(entry):
         raise DiffIMLError(f"{listing}: {entry!r} is no path of this machine; write it relative to the list's folder")
     folder = (Path() if entry.startswith("$") else listing.parent).absolute()
     path = str(folder / os.path.expandvars(entry))
     if "\\" in entry and not os.path.exists(path):
         return str(folder / os.path.expandvars(entry.replace("\\", "/")))
     return path
+
+
+def _is_path(entry: str) -> bool:
+    try:
+        os.fsencode(entry)
+    except UnicodeEncodeError:  # half a character of JSON's, such as "\ud800"
+        return False
+    return "\0" not in entry and not (os.name != "nt" and _DRIVE.match(entry))
 
 
 def _existing(path: str | Path) -> Path:

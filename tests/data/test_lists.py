@@ -114,7 +114,7 @@ def test_lists_written_on_windows(tmp_path, encoding):
     assert listed.masks == (f"{tmp_path}/../Gt/a.png", NEGATIVE, NEGATIVE)
 
 
-@pytest.mark.parametrize("entry", ["C:\\data\\a.png", "d:/a.png", "a\0.png"])
+@pytest.mark.parametrize("entry", ["C:\\data\\a.png", "d:/a.png", "a\0.png", "\ud800.png"])
 def test_paths_of_another_machine_are_refused_by_name(tmp_path, entry):
     (tmp_path / "list.json").write_text(json.dumps([[entry, NEGATIVE]]))
     with pytest.raises(DiffIMLError, match="list.json: .* is no path of this machine; write it relative to the list"):
@@ -169,6 +169,29 @@ def test_what_is_no_list_is_named(tmp_path, content):
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(DiffIMLError, match="bad.json"):
         read_test_sets(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("entry", [["", NEGATIVE], ["a.png", ""]])
+def test_an_entry_without_a_name_is_refused(tmp_path, entry):
+    (tmp_path / "list.json").write_text(json.dumps([entry]))
+    with pytest.raises(DiffIMLError, match="list.json: entry 0 is "):
+        read_list(tmp_path / "list.json")
+
+
+def test_a_list_of_training_sets_is_told_from_one_of_images(tmp_path):
+    (tmp_path / "balanced.json").write_text(json.dumps([["ManiDataset", "one"]]))
+    with pytest.raises(DiffIMLError, match="balanced.json lists training sets; expected images"):
+        read_test_sets(tmp_path / "balanced.json")
+
+
+@pytest.mark.parametrize("name", ["", "mean"])  # which head rows of every table
+def test_names_that_no_set_can_have(folder, tmp_path, name):
+    (tmp_path / "sets.json").write_text(json.dumps({name: "here"}))
+    with pytest.raises(DiffIMLError, match=f"sets.json: '{name}' cannot be a dataset's name; choose another"):
+        read_test_sets(tmp_path / "sets.json")
+    (tmp_path / "mean.json").write_text(json.dumps([["a.png", NEGATIVE]]))
+    with pytest.raises(DiffIMLError, match="'mean' cannot be"):
+        read_test_sets(tmp_path / "mean.json")
 
 
 def test_missing_path_is_named(tmp_path):
