@@ -265,3 +265,20 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """A file to add lines to, made where it is missing; each leaves the process at once.
+
+    Raises:
+        DiffIMLError: as `replacing`.
+    """
+    if ledger := ledger_of(path):
+        ledger.require_own(path)
+    with open(path, "ab", buffering=0, opener=not_following) as file:
+        enter(path, path, grows=True)
+        try:
+            yield file
+        finally:
+            enter(path, path)

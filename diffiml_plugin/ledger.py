@@ -1,7 +1,8 @@
 """Who wrote what in a folder: a ledger there, by which a command tells its own files from everybody else's.
 
 A command begins by naming the files that it will write. Those that are there must be its own, of the same settings, and
-as it left them; else it ends before anything is read. What it writes then is entered, just before it takes its place.
+as it left them; else it ends before anything is read. What it writes then is entered, just before it takes its place. A
+file that lines are added to is entered at the first and after the last: if that was cut off, how it begins tells it.
 """
 
 import json
@@ -18,8 +19,7 @@ from diffiml_plugin.stored import checked, parse_json, read_text
 
 LEDGER = ".written.jsonl"
 _LIMIT = 2**30  # bytes: some million photos
-_FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str}
-_GROWING = ".jsonl"  # such files get lines later; what was entered is how they begin
+_FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str, "grows": bool}
 _LEDGERS: dict[str, "Ledger"] = {}  # of this process, by the folders and files that they are of
 _Version = tuple[int, str]  # bytes and SHA-256 of a file as it was written
 
@@ -30,17 +30,19 @@ class Ledger:
     Attributes:
         runs: command -> the settings of its last run that wrote something.
         files: absolute path -> its versions; another one than these is not ours.
+        growing: absolute path -> its last version, to which lines were being added.
     """
 
     def __init__(self, folder: str | Path):
         self.folder, self._lock = Path(os.path.abspath(folder)), Lock()
         self.runs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, set[_Version]] = {}
+        self.growing: dict[str, _Version] = {}
         self._mine: set[str] = set()  # known to be ours, or written by now
         self._pending = b""  # a run that has written nothing yet
-        if os.path.islink(self.folder / LEDGER):
-            raise DiffIMLError(f"{self.folder / LEDGER} is a link, which is not followed; remove it")
-        if os.path.exists(self.folder / LEDGER):
+        if os.path.lexists(self.folder / LEDGER):
+            if os.path.islink(self.folder / LEDGER) or os.stat(self.folder / LEDGER).st_nlink > 1:
+                raise DiffIMLError(f"{self.folder / LEDGER} is a link, which is not followed; remove it")
             for line in read_text(self.folder / LEDGER, _LIMIT).splitlines():
                 with suppress(DiffIMLError, KeyError):  # a line that was cut off
                     self._learn(checked(parse_json(line, LEDGER), _FIELDS, LEDGER, others=True))
@@ -49,8 +51,11 @@ class Ledger:
         if "run" in line:
             self.runs[line["run"]] = line["settings"]
         else:
-            path = os.path.abspath(self.folder / line["file"])
-            self.files.setdefault(path, set()).add((line["size"], line["sha256"]))
+            path, version = os.path.abspath(self.folder / line["file"]), (line["size"], line["sha256"])
+            self.files.setdefault(path, set()).add(version)
+            self.growing.pop(path, None)
+            if line.get("grows"):
+                self.growing[path] = version
 
     def start(self, run: str, settings: Mapping[str, Any]) -> None:
         """A run of a command starts; its line goes before that of the first file it writes."""
@@ -64,41 +69,45 @@ class Ledger:
             return
         if not self.wrote(path):
             raise _others(path, "has changed since it was written") if key in self.files else _others(path)
+        if key in self.growing:
+            self.adopt(path)  # as long as it has become
         self._mine.add(key)
 
     def wrote(self, path: str | Path) -> bool:
         """Whether `path` is a file that was written here, as it was then; of a growing one, its beginning."""
-        versions = self.files.get(os.path.abspath(path), set())
+        key = os.path.abspath(path)
+        versions, growing = self.files.get(key, set()), self.growing.get(key)
         if not versions or os.path.islink(path) or not os.path.isfile(path):
             return False
         size = os.path.getsize(path)
-        grows = str(path).endswith(_GROWING)
-        sizes = {entered for entered, _ in versions if entered == size or grows and entered < size}
-        return any((length, _digest(path, length)) in versions for length in sizes)
+        if growing and growing[0] < size and _digest(path, growing[0]) == growing[1]:
+            return True
+        return any(entered == size for entered, _ in versions) and (size, _digest(path, size)) in versions
 
-    def adopt(self, path: Path) -> None:
+    def adopt(self, path: str | Path) -> None:
         """Enters a file as it is, with the first that is written."""
         self._pending += self._entered(path, path)
 
-    def enter(self, path: str | Path, content: Path) -> None:
-        """Enters that `path` is to become the file `content`. Raises OSError."""
-        line = self._entered(path, content)
+    def enter(self, path: str | Path, content: str | Path, grows: bool = False) -> None:
+        """Enters that `path` is to become the file `content`, and `grows`: lines are to follow. Raises OSError."""
+        line = self._entered(path, content, grows)
         with self._lock, open(self.folder / LEDGER, "ab", buffering=0, opener=not_following) as file:
             file.write(self._pending + line)
             self._pending = b""
 
-    def _entered(self, path: str | Path, content: Path) -> bytes:
-        key, size = os.path.abspath(path), content.stat().st_size
-        digest = _digest(content, size)
-        self.files.setdefault(key, set()).add((size, digest))
+    def _entered(self, path: str | Path, content: str | Path, grows: bool = False) -> bytes:
+        key, size = os.path.abspath(path), os.path.getsize(content)
+        line = {"file": os.path.relpath(key, self.folder), "size": size, "sha256": _digest(content, size)}
+        line |= {"grows": True} if grows else {}
+        self._learn(line)
         self._mine.add(key)
-        return _line({"file": os.path.relpath(key, self.folder), "size": size, "sha256": digest})
+        return _line(line)
 
 
 def begin(
     folder: str | Path,
     run: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any] | None,
     files: Iterable[Path],
     adopt: Iterable[Path] = (),
     beside: Iterable[Path] = (),
@@ -106,7 +115,7 @@ def begin(
     """For before the work: the command `run` is about to write `files`, and others in `folder`.
 
     Args:
-        settings: that decide what it writes.
+        settings: that decide what it writes; None: those of its last run there, of which the caller has made sure.
         files: that hold its results, in `folder` or elsewhere.
         adopt: those of `files` that are this command's, whatever the ledger says.
         beside: further folders that it writes into, entered in the same ledger.
@@ -117,8 +126,8 @@ def begin(
     """
     ledger, files, adopt = Ledger(folder), list(files), list(adopt)
     there = [path for path in files if os.path.lexists(path) and path not in adopt]
-    now = json.loads(json.dumps(settings, default=str))
     before = ledger.runs.get(run)
+    now = (before or {}) if settings is None else json.loads(json.dumps(settings, default=str))
     ledger.start(run, now)
     if there:
         if before is None:
@@ -149,15 +158,15 @@ def ledger_of(path: str | Path) -> Ledger | None:
     return _LEDGERS.get(place)
 
 
-def enter(path: Path, content: Path) -> None:
-    """Enters in the ledgers concerned that `path` is to become the file `content`. Raises OSError."""
+def enter(path: Path, content: Path, grows: bool = False) -> None:
+    """As `Ledger.enter`, in the ledgers concerned."""
     if ledger := ledger_of(path):
-        ledger.enter(path, content)
+        ledger.enter(path, content, grows)
     place = Path(os.path.abspath(path)).parent
     if not (ledger and ledger.folder == place) and os.path.lexists(place / LEDGER):
         beside = Ledger(place)  # as of a training whose weights are calibrated
         if beside.wrote(path):
-            beside.enter(path, content)
+            beside.enter(path, content, grows)
 
 
 def not_following(path: str, flags: int) -> int:

@@ -1469,6 +1469,12 @@ CASES = (
         "error: statement.json is there already and is not overwritten; name another file, or move that",
     ),
     Case(
+        "a plot and figures in one file",
+        "bench --json bench.json --plot bench.json --device cpu",
+        REFUSED,
+        "error: bench.json is no .png file; name one",
+    ),
+    Case(
         "a time that is no number",
         "bench --seconds nan --device cpu",
         REFUSED,

@@ -120,3 +120,16 @@ def scored_settings(tiny_dataset: Path, tmp_path: Path, stored):
         device="cpu",
         num_workers=0,
     )
+
+
+@pytest.fixture
+def cut_off():
+    """cut_off(file, line, folder=None): as a kill leaves a file that a command of `folder` was adding lines to."""
+    from diffiml_plugin.ledger import Ledger
+
+    def cut(file: Path, line: str, folder: Path | None = None) -> None:
+        Ledger(folder or file.parent).enter(file, file, grows=True)
+        with open(file, "a") as opened:
+            opened.write(line)
+
+    return cut

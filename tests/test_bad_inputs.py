@@ -76,6 +76,8 @@ def test_a_bad_input_is_told_in_a_sentence(case, here, capsys):
         "distill --device cpu --output_dir out",
         "codec-report --masks set/Gt --device cpu --output out",
         "demo --device cpu --output_dir out",
+        "report scored --output_dir out",
+        "study scored --output_dir out",
     ],
 )
 def test_two_runs_at_once_do_not_write_to_one_folder(words, here, capsys, child_environment):
@@ -138,9 +140,10 @@ def test_nothing_is_overwritten_that_the_same_command_did_not_write(verb, here, 
     # 2. What was changed since stays.
     for name in written:
         before = Path(name).read_bytes()
-        Path(name).write_bytes(b"mine" + before)
-        main(run)
-        assert Path(name).read_bytes() == b"mine" + before
+        for changed in (b"mine" + before, before + b"mine\n"):
+            Path(name).write_bytes(changed)
+            main(run)
+            assert Path(name).read_bytes() == changed
         Path(name).write_bytes(before)
     # 3. What others put there stays, and is told before anything is written.
     for name in written:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import replacing, write_text
-from diffiml_plugin.ledger import LEDGER, Ledger, begin, discard
+from diffiml_plugin.files import appending, replacing, write_text
+from diffiml_plugin.ledger import LEDGER, Ledger, begin, discard, enter
 
 
 def run(folder: Path, text: str = "ours", name: str = "a.txt", **settings: object) -> None:
@@ -75,14 +75,48 @@ def test_a_command_that_was_killed_anywhere_goes_on(tmp_path, monkeypatch):
     assert (tmp_path / "a.txt").read_text() == "newer" and len(Ledger(tmp_path).files[str(tmp_path / "a.txt")]) == 3
 
 
-def test_a_growing_file_is_known_by_its_beginning(tmp_path):
-    run(tmp_path, "first\n", "a.jsonl")
+def grow(folder: Path, line: str, cut_off: bool = False) -> None:
+    """A command that adds a line to its file; `cut_off`: and is killed then."""
+    file = folder / "a.jsonl"
+    begin(folder, "test", {}, [file])
+    if cut_off:
+        enter(file, file, grows=True)
+        with open(file, "a") as opened:
+            opened.write(line)
+    else:
+        with appending(file) as added:
+            added.write(line.encode())
+
+
+def test_a_file_that_grew_is_known_as_it_was_left(tmp_path):
+    grow(tmp_path, "first\n")
+    grow(tmp_path, "second\n")
     with open(tmp_path / "a.jsonl", "a") as file:
-        file.write("second\n")
-    run(tmp_path, "first\n", "a.jsonl")
-    (tmp_path / "a.jsonl").write_text("other\nsecond\n")
+        file.write("mine\n")
     with pytest.raises(DiffIMLError, match="a.jsonl has changed"):
-        run(tmp_path, "first\n", "a.jsonl")
+        grow(tmp_path, "third\n")
+    assert (tmp_path / "a.jsonl").read_text() == "first\nsecond\nmine\n"
+
+
+def test_a_file_that_was_growing_at_a_kill_is_known_by_its_beginning(tmp_path, monkeypatch):
+    grow(tmp_path, "first\n")
+    grow(tmp_path, "second\n", cut_off=True)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(tmp_path, "new\n", "a.jsonl")  # killed again, before it is in its place
+    grow(tmp_path, "third\n")
+    assert (tmp_path / "a.jsonl").read_text() == "first\nsecond\nthird\n"
+    grow(tmp_path, "fourth\n", cut_off=True)
+    (tmp_path / "a.jsonl").write_text("mine\nsecond\nthird\nfourth\n")
+    with pytest.raises(DiffIMLError, match="a.jsonl has changed"):
+        grow(tmp_path, "fifth\n")
+
+
+def test_a_link_in_place_of_a_growing_file_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"), appending(tmp_path / "a.jsonl"):
+        pass
 
 
 def test_files_of_a_version_without_ledgers_are_adopted(tmp_path):
@@ -114,6 +148,10 @@ def test_only_what_is_as_it_was_written_is_discarded(tmp_path):
 def test_a_link_in_place_of_the_ledger_is_not_followed(tmp_path):
     (tmp_path / "mine").write_text("")
     (tmp_path / LEDGER).symlink_to(tmp_path / "mine")
+    with pytest.raises(DiffIMLError, match="is a link, which is not followed; remove it"):
+        run(tmp_path)
+    (tmp_path / LEDGER).unlink()
+    (tmp_path / LEDGER).hardlink_to(tmp_path / "mine")
     with pytest.raises(DiffIMLError, match="is a link, which is not followed; remove it"):
         run(tmp_path)
     assert (tmp_path / "mine").read_text() == ""

@@ -48,8 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 < args.seconds <= _LONGEST:
         raise DiffIMLError(f"--seconds {args.seconds} is outside (0, {_LONGEST}]")
-    for file in filter(None, (args.json, args.plot)):
-        require_free(file)
+    for file, suffix in ((args.json, ".json"), (args.plot, ".png")):
+        if file:
+            require_free(file, suffix)
     settings = Bench(start_inference(args.device).device, args.image_size, args.seconds, tuple(args.zoo), args.encoder)
     results = bench(settings, keep)
     print(table(results))

@@ -1,6 +1,7 @@
 """Train LightVAE, the mask autoencoder, with or without a teacher (Eq. 6)."""
 
 import argparse
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from diffiml_plugin.cli.parser import Parser
@@ -51,11 +52,12 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.training.log import LOG
     from diffiml_plugin.training.resume import begin_training
 
+    data = {name: getattr(args, name) for name in ("masks", "label_maps", "val_masks", "binarise")}
     settings = DistillSettings(**{name: getattr(args, name) for name in DistillSettings.__dataclass_fields__})
     with claimed(args.output_dir) as folder:
-        begin_training(folder, "distill", settings.resume, [WEIGHTS], [LOG])
+        begin_training(folder, "distill", {**asdict(settings), "teacher": args.teacher, **data}, [WEIGHTS], [LOG])
         device = start_inference(args.device).device
-        mixture, held_out, described = read_sources(args.masks, args.label_maps, args.val_masks, args.binarise)
+        mixture, held_out, described = read_sources(*data.values())
         teacher = None if args.teacher == "none" else _teacher(args.teacher, device)
         distill(settings, mixture, held_out, folder, {"teacher": args.teacher, "data": described}, teacher, device)
     print(f"weights: {folder / WEIGHTS}")

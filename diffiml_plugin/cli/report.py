@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
+    from diffiml_plugin.files import claimed
     from diffiml_plugin.reports.report import report
 
-    report(args.runs, Path(args.output_dir))
-    print(f"report: {Path(args.output_dir) / 'report.html'}")
+    with claimed(args.output_dir) as folder:
+        report(args.runs, folder)
+    print(f"report: {folder / 'report.html'}")
     return 0

@@ -13,7 +13,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import make_folder
-from diffiml_plugin.ledger import Ledger, discard
+from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.stored import read_json
 
 _logger = logging.getLogger(__name__)
@@ -71,15 +72,33 @@ def run(args: argparse.Namespace) -> int:
         if done:
             continue
         made = _made_by(step)
-        for folder in {runs, *(file.parent for file in made)}:
-            discard(folder, made)  # which the verb would not overwrite
-        status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
+        with _put_aside(runs, made):
+            status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
         if status:
             _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
             return max(1, status)
         for file in filter(Path.exists, made):
             Ledger(runs).enter(file, file)
+            _aside(file).unlink(missing_ok=True)
     return 0
+
+
+@contextmanager
+def _put_aside(runs: Path, made: Sequence[Path]) -> Iterator[None]:
+    """Moves out of a verb's way what it made before and would not overwrite; back, where that is not made anew."""
+    for file in made:
+        if any(Ledger(folder).wrote(file) for folder in {runs, file.parent}):
+            os.replace(file, _aside(file))
+    try:
+        yield
+    finally:
+        for file in made:
+            if _aside(file).exists() and not file.exists():
+                os.replace(_aside(file), file)
+
+
+def _aside(file: Path) -> Path:
+    return file.with_name(f".earlier.{file.name}")
 
 
 def _steps(args: argparse.Namespace) -> list[Step]:

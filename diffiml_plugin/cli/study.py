@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from diffiml_plugin.errors import DiffIMLError
+    from diffiml_plugin.files import claimed
     from diffiml_plugin.reports.study import TABLES, study
 
     comparisons = []
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         if not (row and other):
             raise DiffIMLError(f"--compare {word}: expected ROW=OTHER")
         comparisons.append((row, other))
-    study(Path(args.folder), Path(args.output_dir), comparisons)
-    print((Path(args.output_dir) / TABLES).read_text())
+    with claimed(args.output_dir) as folder:
+        study(Path(args.folder), folder, comparisons)
+    print((folder / TABLES).read_text())
     return 0

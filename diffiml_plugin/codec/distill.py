@@ -25,9 +25,9 @@ from diffiml_plugin.method.lightvae import TARGETS, LightVAE
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.signals import Stopped
-from diffiml_plugin.training.log import LOG, Log
+from diffiml_plugin.training.log import Log
 from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
-from diffiml_plugin.training.resume import STATE, begin_training, restoring, save_state, state_to_resume
+from diffiml_plugin.training.resume import STATE, restoring, save_state, state_to_resume
 from diffiml_plugin.weights.codecs import build_lightvae
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
@@ -66,11 +66,10 @@ def distill(
         The moving average of the weights; of ours, its latent scale set from data.
 
     Raises:
-        DiffIMLError: the loss is not finite, with the step; no LightVAE to go on from; `output_dir` holds a run, and
-            `resume` is not set, or that run's settings or data were others.
+        DiffIMLError: the loss is not finite, with the step; no LightVAE to go on from; the run in `output_dir`
+            that `resume` goes on with had other settings or data.
     """
     # 1. The student, anew or where an earlier run left it.
-    begin_training(output_dir, "distill", settings.resume, [WEIGHTS], [LOG])
     configuration = provenance | asdict(settings)
     state = state_to_resume(output_dir, settings.resume, configuration, asdict(DistillSettings()))
     seed_all(settings.seed)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
@@ -79,7 +80,8 @@ def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int,
     """
     with claimed(output_dir):
         weights = tensors_digest(cast(nn.Module, codec).state_dict())
-        deciding = {"weights": weights, "masks": digest(sorted(masks)), "image_size": size}
+        contents = [(name, mask.shape, sha256(mask.tobytes()).hexdigest()) for name, mask in sorted(masks.items())]
+        deciding = {"weights": weights, "masks": digest(contents), "image_size": size}
         begin(output_dir, "codec-report", deciding, [output_dir / RESULTS, output_dir / _PAGE])
         return _reported(codec, weights, masks, size, output_dir)
 

@@ -4,8 +4,8 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,8 +28,8 @@ from diffiml_plugin.datasets.catalogue import (
 )
 from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import beginning, claimed, inside, remove_half_written, write_picture, write_text
-from diffiml_plugin.ledger import begin
+from diffiml_plugin.files import appending, beginning, claimed, inside, remove_half_written, write_picture, write_text
+from diffiml_plugin.ledger import begin, discard
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 # Told by `check`; a copy would not be better.
@@ -148,10 +148,9 @@ def _prepared(
 
     # 2. The masks, and smaller images. What an interrupted run was done with stays.
     log, side = cache / _LOG, variant.longest_side if variant else None
-    if not (cache / _UNFINISHED).exists():
-        write_text(cache / _UNFINISHED, "")  # from here on, the folder is known as made here
     unfinished = _Unfinished(cache / _UNFINISHED, (cache, images), side)
-    settled = list(in_parallel(unfinished.each_once(lambda pair: _settle(*pair, reader, side, output)), pairs, name))
+    with unfinished.each_once(lambda *pair: _settle(*pair, reader, side, output)) as settle:
+        settled = list(in_parallel(settle, pairs, name))
     notes += [f"left out: {line}" for line in found.left_out] + found.misnamed
     notes += [note for pair in settled for note in pair.notes]
     records = [(pair.image, pair.mask) for pair in settled if pair.mask]
@@ -161,7 +160,7 @@ def _prepared(
     # 3. The list and the log.
     write_text(log, "".join(f"{note}\n" for note in notes))
     write_text(output, "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
-    unfinished.remove()
+    discard(cache, [cache / _UNFINISHED])
     authentic = sum(mask == NEGATIVE for _, mask in records)
     corrected, empty = sum(pair.corrected for pair in settled), sum(pair.empty for pair in settled)
     left_out = len(found.left_out) + len(found.pairs) - len(records)
@@ -179,7 +178,7 @@ def _images_of(output: Path) -> Path:
 
 
 class _Unfinished:
-    """What became of each pair, on the disk the moment it is known; removed when the list is.
+    """What became of each pair, on the disk the moment it is known, until the list is written.
 
     Args:
         path: of the file.
@@ -197,23 +196,20 @@ class _Unfinished:
                 key = content.pop("key")
                 self._known[key] = _Settled(**content)
 
-    def each_once(self, settle: Callable[[tuple[str, str]], _Settled]) -> Callable[[tuple[str, str]], _Settled]:
+    @contextmanager
+    def each_once(self, settle: Callable[[str, str], _Settled]) -> Iterator[Callable[[tuple[str, str]], _Settled]]:
         """`settle`, which is not called for a pair that an interrupted run was done with; runs in any thread."""
 
         def once(pair: tuple[str, str]) -> _Settled:
             key = self._key(*pair)
             if (known := self._known.get(key)) and self._is_there(known, *pair):
                 return known
-            settled = settle(pair)
-            line = json.dumps({"key": key, **asdict(settled)})
-            with open(self._path, "ab", buffering=0) as file:
-                file.write(f"\n{line}\n".encode())  # the line before may be cut off
+            settled = settle(*pair)
+            file.write(f"\n{json.dumps({'key': key, **asdict(settled)})}\n".encode())  # the one before may be cut off
             return settled
 
-        return once
-
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        with appending(self._path) as file:
+            yield once
 
     def _key(self, image: str, mask: str) -> str:
         masks = sorted(map(str, Path(mask).iterdir())) if os.path.isdir(mask) else [mask]

@@ -1,7 +1,6 @@
 """Records, one for each image, and the files that hold them."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any, cast, get_type_hints
 
 from accelerate.utils import gather_object
 
-from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import THRESHOLDS
-from diffiml_plugin.files import write_text
+from diffiml_plugin.files import appending, write_text
+from diffiml_plugin.ledger import discard
 from diffiml_plugin.stored import checked, parse_json, read_text, shown
 
 RESULTS = "results.json"
@@ -80,31 +79,21 @@ class Unfinished:
         return records
 
     @contextmanager
-    def open(self, key: str) -> Iterator[Callable[[list[Record]], None]]:
+    def open(self, key: str) -> Iterator[Callable[[list[Record]], Any]]:
         """What adds a batch's records to this process's file."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / f"{self.prefix}_{key}.{self.process}.jsonl", "a", encoding="utf-8") as file:
+        with appending(self.folder / f"{self.prefix}_{key}.{self.process}.jsonl") as file:
+            # The line before may be cut off.
+            yield lambda records: file.write(f"\n{json.dumps(records)}\n".encode())
 
-            def keep(records: list[Record]) -> None:
-                file.write(f"\n{json.dumps(records)}\n")  # the line before may be cut off
-                file.flush()
-
-            yield keep
-
-    def remove(self, key: str = "*") -> None:
-        """Removes what was left under `key`, or under all keys of these weights."""
-        for file in self._files(key):
-            file.unlink(missing_ok=True)
-        with suppress(OSError):  # another checkpoint's records may lie there
+    def remove(self, *keys: str) -> None:
+        """Removes what was left under `keys`."""
+        discard(self.folder.parent, [file for key in keys for file in self._files(key)])
+        with suppress(OSError):  # what others left may lie there
             self.folder.rmdir()
 
     def _files(self, key: str) -> list[Path]:
         return sorted(self.folder.glob(f"{self.prefix}_{key}.*.jsonl"))
-
-
-def stamp(file: str) -> list[int]:
-    """Size and time of change, so that a mended file is scored anew; empty for NEGATIVE."""
-    return [] if file == NEGATIVE else [os.stat(file).st_size, os.stat(file).st_mtime_ns]
 
 
 def digest(value: Any) -> str:

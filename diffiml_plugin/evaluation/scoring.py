@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.examined import check_lists
+from diffiml_plugin.data.examined import check_lists, state_of
 from diffiml_plugin.data.lists import ImageList, each_once, read_test_sets
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
-from diffiml_plugin.evaluation.records import Unfinished, digest, records_file, stamp, write_records
+from diffiml_plugin.evaluation.records import Unfinished, digest, records_file, write_records
 from diffiml_plugin.evaluation.results import Header, Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
@@ -59,6 +59,7 @@ class Scoring:
     model: nn.Module
     inputs: InputSettings
     header: Header
+    _keys: list[str] = field(default_factory=list)  # of the records so far
 
     def records(
         self,
@@ -77,8 +78,8 @@ class Scoring:
             score: from the model's output and the batch to records.
         """
         listed = self.lists[name]
-        files = [(file, stamp(file)) for file in (*listed.images, *listed.masks)]
-        key = digest([self.header["configuration"], name, variant, files])
+        key = digest([self.header["configuration"], name, variant, _states(listed)])
+        self._keys.append(key)
         found = self._unfinished.read(key)
         done = {record["index"] for record in found}
         if len(done) < len(listed.images):
@@ -108,7 +109,7 @@ class Scoring:
             write_records(records_file(path), records)
             write_text(path, json.dumps(results, indent=2, default=str) + "\n")
         self.state.wait_for_everyone()
-        self._unfinished.remove()
+        self._unfinished.remove(*self._keys)
 
     @property
     def _unfinished(self) -> Unfinished:
@@ -151,7 +152,7 @@ def open_scoring(
         raise DiffIMLError(f"{card.name} reads the JPEG file's coefficients, which cannot be mirrored; say --tta false")
     values = {**asdict(settings), **opened.flags, **asdict(inputs)}
     configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
-    data = digest([(name, listed.images, listed.masks) for name, listed in lists.items()])
+    data = digest([(name, _states(listed)) for name, listed in lists.items()])
     deciding = {"model": card.name, "weights": weights, "test_data_path": data, **configuration, **(varied or {})}
     begin(settings.output_dir, files[0], deciding, [Path(settings.output_dir, name) for name in files])
     checked = check_lists(list(lists.values()), settings.keep_going)
@@ -175,6 +176,11 @@ def open_scoring(
     if mirrored:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)
     return Scoring(files[0], settings, card, lists, state, model, inputs, header)
+
+
+def _states(listed: ImageList) -> list[tuple[str, Any]]:
+    """The files of a list, and what changes when one is mended."""
+    return [(file, state_of(file)) for file in (*listed.images, *listed.masks)]
 
 
 def _of_the_list(name: str, listed: ImageList, index: int) -> Record:

@@ -14,16 +14,16 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from diffiml_plugin.data.examined import check_lists
+from diffiml_plugin.data.examined import check_lists, state_of
 from diffiml_plugin.data.lists import NEGATIVE, each_once, read_test_sets
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
 from diffiml_plugin.evaluation.calibration import FEATURES, features
-from diffiml_plugin.evaluation.records import LIMIT, as_record, digest, stamp, write_records
+from diffiml_plugin.evaluation.records import LIMIT, as_record, digest, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.files import claimed, require_unchanged, require_writable, write_figure, write_text
+from diffiml_plugin.files import appending, claimed, require_unchanged, require_writable, write_figure, write_text
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel
@@ -69,7 +69,8 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
     pairs = [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
     deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **asdict(bounds)}
-    begin(output_dir, "calibrate", {**deciding, "test_data_path": digest(pairs)}, files)
+    data = digest([(pair, *map(state_of, pair[1:])) for pair in pairs])
+    begin(output_dir, "calibrate", {**deciding, "test_data_path": data}, files)
     check_lists([listed for _, listed in sets])
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)
@@ -94,20 +95,19 @@ def _records(detector: Detector, weights: str, pairs: Sequence[tuple[str, str, s
     """
     opened = detector.opened
     model = [weights, opened.flags, asdict(opened.inputs), FEATURES]
-    keys = [digest([model, stamp(image), stamp(mask), image]) for _, image, mask in pairs]
+    keys = [digest([model, state_of(image), state_of(mask), image]) for _, image, mask in pairs]
     known = {record["key"]: record for record in _kept(file)}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
     results = detector.predict(Path(image) for _, (_, image, _) in missing)
     bar = tqdm(results, "calibrate", len(missing), unit="img", disable=None)
     write_records(file, known.values())  # without a line that was cut short
-    with file.open("a", encoding="utf-8") as kept:
+    with appending(file) as kept:
         for (key, (name, image, mask)), result in zip(missing, bar, strict=True):
             if isinstance(result, Failure):
                 _logger.warning(f"left out: {result.reason}")
                 continue
             known[key] = {"key": key, "dataset": name, "path": image, "mask": mask, **_record(result, mask)}
-            kept.write(json.dumps(known[key]) + "\n")
-            kept.flush()
+            kept.write(json.dumps(known[key]).encode() + b"\n")
     return [known[key] for key in keys if key in known]
 
 

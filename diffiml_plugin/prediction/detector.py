@@ -22,7 +22,7 @@ from diffiml_plugin.data.images import orientation_of, read_header, read_image, 
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.scores import THRESHOLD
-from diffiml_plugin.files import file_digest, make_folder, require_unchanged
+from diffiml_plugin.files import claimed, file_digest, require_unchanged
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, to_device
 from diffiml_plugin.ledger import begin
@@ -179,11 +179,11 @@ class Detector:
         """
         from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
 
-        made = make_folder(folder)
         deciding = {"weights": tensors_digest(read_weights(self.opened.path)[0])}
-        begin(made, "save_pretrained", deciding, [made / hub.WEIGHTS, made / hub.CARD])
-        self.opened.save(made / hub.WEIGHTS)
-        write_card(made / hub.WEIGHTS, made / hub.CARD, name or made.resolve().name)
+        with claimed(folder) as made:
+            begin(made, "save_pretrained", deciding, [made / hub.WEIGHTS, made / hub.CARD])
+            self.opened.save(made / hub.WEIGHTS)
+            write_card(made / hub.WEIGHTS, made / hub.CARD, name or made.resolve().name)
         return made
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:

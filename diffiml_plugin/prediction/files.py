@@ -24,10 +24,10 @@ from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.files import claimed, file_digest, inside, remove_half_written
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.prediction.detector import Detector, Photograph
-from diffiml_plugin.prediction.finding import find_photos, unique_names
+from diffiml_plugin.prediction.finding import find_photos, name_key, unique_names
 from diffiml_plugin.prediction.gallery import ENDINGS_OF_PREVIEWS, PAGE, PREVIEWS, write_gallery, write_previews
 from diffiml_plugin.prediction.journal import RESULTS, RUN, Entry, Journal
-from diffiml_plugin.prediction.result import ENDINGS, Result
+from diffiml_plugin.prediction.result import ENDINGS, Result, write_result
 
 _logger = logging.getLogger(__name__)
 FAILED = "failed"
@@ -117,8 +117,10 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
 
 
 def _named(files: Sequence[tuple[Path, Path]], journal: Journal) -> list[_Job]:
-    """Each photo with the name it had in earlier runs, or one that no other has."""
-    known = [journal.names.get(os.path.abspath(file)) for file, _ in files]
+    """Each photo with the name that it alone had in earlier runs, or one that no other has."""
+    times = Counter(map(name_key, journal.names.values()))
+    alone = {image: name for image, name in journal.names.items() if times[name_key(name)] == 1}
+    known = [alone.get(os.path.abspath(file)) for file, _ in files]
     new = [relative for (_, relative), name in zip(files, known, strict=True) if name is None]
     names = iter(unique_names(new, journal.names.values()))
     return [
@@ -190,7 +192,7 @@ class _Run:
     def _write(self, job: _Job, photograph: Photograph, result: Result, seconds: float) -> None:
         try:
             target = inside(self.folder, job.name)
-            files = result.save(target.parent, target.name)
+            files = write_result(result, target)
             write_previews(inside(self.folder, Path(PREVIEWS, job.name)), result)
             entry = entry_of(job.image, photograph.digest, result, seconds)
             self.journal.add({**entry, "mask": files["mask"].relative_to(self.folder).as_posix()})

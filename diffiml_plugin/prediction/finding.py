@@ -150,24 +150,25 @@ def unique_names(relatives: Iterable[Path], taken: Iterable[str] = ()) -> list[P
         taken: names that are given away.
     """
     whole = [_shortened(relative) for relative in relatives]
-    stems = Counter(_key(path.with_suffix("")) for path in whole)
-    given = {_key(Path(name)) for name in taken}
-    others = {_key(path) for path in whole} | given
+    stems = Counter(name_key(path.with_suffix("")) for path in whole)
+    given = {name_key(name) for name in taken}
+    others = {name_key(path) for path in whole} | given
     names = []
     for path in whole:
         stem = path.with_suffix("")
-        name = start = stem if stems[_key(stem)] == 1 and _key(stem) not in others else path
+        name = start = stem if stems[name_key(stem)] == 1 and name_key(stem) not in others else path
         number = 1
-        while _key(name) in given:
+        while name_key(name) in given:
             number += 1
             name = start.with_name(f"{start.name}-{number}")
-        given.add(_key(name))
+        given.add(name_key(name))
         names.append(name)
     return names
 
 
-def _key(path: Path) -> str:
-    return normalize("NFC", str(path)).casefold()  # é is one letter, or two code points, by the file system
+def name_key(name: str | Path) -> str:
+    """The same for names that a file system may take for one."""
+    return normalize("NFC", str(name)).casefold()  # é is one letter, or two code points, by the file system
 
 
 def _shortened(path: Path) -> Path:

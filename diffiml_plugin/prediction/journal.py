@@ -5,6 +5,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
@@ -12,7 +13,7 @@ from typing import Any
 
 from diffiml_plugin import __version__
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import replacing, write_text
+from diffiml_plugin.files import appending, replacing, write_text
 from diffiml_plugin.stored import checked, parse_json, require_file
 
 RESULTS, RUN = "results.jsonl", "run.json"
@@ -52,7 +53,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, description: Mapping[str, Any]):
-        self.folder, self._lock = folder, Lock()
+        self.folder, self._lock, self._open = folder, Lock(), ExitStack()
         done = [entry for entry in read_results(folder) if "error" not in entry]
         self.digests: dict[str, str] = {entry["image"]: entry["sha256"] for entry in done}
         self.names: dict[str, str] = {entry["image"]: entry["mask"].removesuffix(MASK) for entry in done}
@@ -69,7 +70,7 @@ class Journal:
             for entry in read_results(self.folder):
                 if entry["image"] not in images or (skip_existing and "error" not in entry):
                     file.write(_line(entry))
-        self._file = open(self.folder / RESULTS, "ab", buffering=0)  # a line leaves the process at once
+        self._file = self._open.enter_context(appending(self.folder / RESULTS))
 
     def add(self, entry: Entry) -> None:
         """Writes a line; from any thread. Raises OSError."""
@@ -77,7 +78,7 @@ class Journal:
             self._file.write(_line(entry))
 
     def close(self) -> None:
-        self._file.close()
+        self._open.close()
 
 
 def read_results(folder: Path) -> Iterator[Entry]:

@@ -14,7 +14,7 @@ from diffiml_plugin.evaluation.records import RESULTS, read_records
 from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, read_results
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
-from diffiml_plugin.files import make_folder, write_figure, write_text
+from diffiml_plugin.files import write_figure, write_text
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, as_code, for_markdown
@@ -66,7 +66,6 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
         ]
     parts += [part for part in (_sampling(rows), _robustness(rows)) if part]
     parts.append("\n".join(f"- {for_markdown(row)}: {as_code(_command(runs[0]))}" for row, runs in rows.items()))
-    make_folder(output_dir)
     write_text(output_dir / TABLES, "\n\n".join(parts) + "\n")
     _plot(output_dir / PLOT, rows)
     return figures

@@ -98,8 +98,9 @@ def train(
         with claim, launch.deterministic(settings.deterministic):
             folder = Path(settings.output_dir)
             weights = (checkpoints.LAST, checkpoints.BEST, *(file.name for file in folder.glob(_KEPT.format("*"))))
-            begin_training(folder, "train", settings.resume, weights, (RUN, CONFIG, LOG))
-            return _Run(settings, dict(model_flags or {}), dataset).train()
+            flags = dict(model_flags or {})
+            begin_training(folder, "train", {**asdict(settings), **flags}, weights, (RUN, CONFIG, LOG))
+            return _Run(settings, flags, dataset).train()
     except torch.cuda.OutOfMemoryError as error:
         raise DiffIMLError(
             f"the GPU's memory is full: lower --batch_size {settings.batch_size} (the total stays "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import write_text
+from diffiml_plugin.files import appending, write_text
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 LOG = "log.jsonl"
@@ -33,8 +33,8 @@ class Log:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Appends a record."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with appending(self._path) as file:
+            file.write(json.dumps(record).encode() + b"\n")
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

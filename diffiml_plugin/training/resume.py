@@ -115,18 +115,20 @@ def restoring() -> Iterator[None]:
         ) from error
 
 
-def begin_training(folder: Path, run: str, resume: str, weights: Sequence[str], beside: Sequence[str]) -> None:
+def begin_training(
+    folder: Path, run: str, settings: Mapping[str, Any], weights: Sequence[str], beside: Sequence[str]
+) -> None:
     """For before a training in `folder`, as `ledger.begin`.
 
     Args:
         run: the command.
-        resume: as `state_to_resume` takes it.
+        settings: all of it; "resume" is as `state_to_resume` takes it.
         weights, beside: names of the files that it is to write beside its state.
 
     Raises:
         DiffIMLError: a state there, or weights, that `resume` leaves behind; as `ledger.begin`.
     """
-    state = folder / STATE
+    state, resume = folder / STATE, settings["resume"]
     goes_on = bool(resume) and state.exists() and (resume == "auto" or state.samefile(resume))
     if state.exists() and not goes_on:
         raise DiffIMLError(
@@ -139,7 +141,8 @@ def begin_training(folder: Path, run: str, resume: str, weights: Sequence[str], 
         )
     files = [folder / name for name in (STATE, *weights, *beside)]
     ours = [state] if (folder / LEDGER).exists() else files  # of an earlier version, which kept no ledger
-    begin(folder, run, {}, files, ours if goes_on else ())
+    deciding = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
+    begin(folder, run, None if goes_on else deciding, files, ours if goes_on else ())
 
 
 def state_to_resume(

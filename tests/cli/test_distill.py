@@ -98,4 +98,7 @@ def test_stored_weights_are_not_overwritten(tmp_path, capsys):
     (tmp_path / "lightvae.safetensors").write_text("of hours")
     assert main(["distill", "--output_dir", str(tmp_path), *TINY]) == 2
     assert "holds lightvae.safetensors of a run without its training_state.pt" in capsys.readouterr().err
+    (tmp_path / "training_state.pt").write_text("of hours")
+    assert main(["distill", "--output_dir", str(tmp_path), *TINY]) == 2
+    assert "holds a training run already; go on with --resume auto" in capsys.readouterr().err
     assert (tmp_path / "lightvae.safetensors").read_text() == "of hours"

@@ -15,7 +15,7 @@ from diffiml_plugin.cli.config_file import TARGETS, packaged_folder
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.datasets.catalogue import CATALOGUE
-from diffiml_plugin.ledger import Ledger
+from diffiml_plugin.ledger import LEDGER, Ledger
 from diffiml_plugin.models.checkpoints import BEST
 from diffiml_plugin.weights.files import read_metadata
 
@@ -174,22 +174,32 @@ def test_other_flags_are_tested_again(tested):
     assert tested("--num_inference_steps", "4") == ["train", "test", "report"]
 
 
+def test_figures_that_could_not_be_made_anew_come_back(tested, runs):
+    tested()
+    left = Path("runs/mvss/test/results.json").read_bytes()
+    runs.writes.clear()
+    runs.statuses["test"] = 2
+    assert main(["reproduce", "table2", "--num_inference_steps", "4"]) == 2
+    assert Path("runs/mvss/test/results.json").read_bytes() == left
+    assert sorted(os.listdir("runs/mvss/test")) == [LEDGER, "results.json"]
+
+
 def test_weights_that_are_older_than_their_sources_are_released_anew(runs):
     files = ["DiffIML/last", "half", "released"]
     for age, name in enumerate(files, 1):
         path = f"runs/small/{name}.safetensors"
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        open(path, "w").close()
+        Path(path).write_text("old")
         os.utime(path, (age, age))
         written("runs", path)
     os.makedirs("runs/small/test")
     with open("runs/small/test/results.json", "w") as file:
         file.write(json.dumps({"command": ""}))
     written("runs/small/test", file.name)
-    runs.writes["test"] = "runs/small/test/results.json"
+    runs.writes |= {"test": "runs/small/test/results.json", "release": "runs/small/released.safetensors"}
     assert main(["reproduce", "small"]) == 0
     assert [words[0] for words in runs.commands] == ["train", "test", "release", "calibrate"]  # the figures are newer
-    assert os.path.exists("runs/small/half.safetensors") and not os.path.exists("runs/small/released.safetensors")
+    assert Path("runs/small/half.safetensors").read_text() and not Path("runs/small/released.safetensors").read_text()
 
 
 @pytest.fixture

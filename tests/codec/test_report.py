@@ -101,7 +101,8 @@ def test_report_holds_the_promised_keys(tmp_path, monkeypatch):
     monkeypatch.setattr(codec_report, "SDVAE", lambda: rival)
     rng = np.random.default_rng(0)
     masks = {f"<{index}>.png": (rng.random((40, 50)) > 0.5).astype(np.uint8) for index in range(12)}
-    result = codec_report.report_codec(LightVAE(width=4), masks, 64, tmp_path / "out")
+    codec = LightVAE(width=4)
+    result = codec_report.report_codec(codec, masks, 64, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "codec.json").read_text()) == result
     assert set(result["means"]) == {"2", "5"} and set(result["means"]["5"]) == {"error", "lattice"}
     assert set(result) == {
@@ -121,6 +122,9 @@ def test_report_holds_the_promised_keys(tmp_path, monkeypatch):
     before = (tmp_path / "out" / "codec.json").read_bytes()
     with pytest.raises(DiffIMLError, match="codec.json was made with other weights"):
         codec_report.report_codec(LightVAE(width=4), masks, 64, tmp_path / "out")
+    others = {**masks, min(masks): 1 - masks[min(masks)]}
+    with pytest.raises(DiffIMLError, match="codec.json was made with other masks"):
+        codec_report.report_codec(codec, others, 64, tmp_path / "out")
     assert (tmp_path / "out" / "codec.json").read_bytes() == before
     page = (tmp_path / "out" / "codec.html").read_text()
     assert page.count('<div class="strip">') == 10 and "random weights" in page and page.count("&gt;.png: F1") == 10

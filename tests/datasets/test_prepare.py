@@ -17,6 +17,7 @@ from diffiml_plugin.datasets.check import check_datasets
 from diffiml_plugin.datasets.prepare import prepare
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import claimed
+from diffiml_plugin.ledger import Ledger
 
 NAMES = [entry.name for entry in CATALOGUE]
 
@@ -338,7 +339,7 @@ def many(miniatures, tmp_path):
     return tmp_path
 
 
-def test_an_interrupted_run_loses_nothing_and_writes_nothing_twice(many, monkeypatch):
+def test_an_interrupted_run_loses_nothing_and_writes_nothing_twice(many, monkeypatch, cut_off):
     output = many / "made" / "list.json"
     prepare("NIST16_1024", many, output)
     expected = contents(output.parent)
@@ -355,8 +356,7 @@ def test_an_interrupted_run_loses_nothing_and_writes_nothing_twice(many, monkeyp
     with pytest.raises(KeyboardInterrupt):
         prepare("NIST16_1024", many, output)
     monkeypatch.setattr(preparing, "_settle", lambda *pair: settled.append(settle(*pair)) or settled[-1])
-    with open(output.with_name("list_masks") / "unfinished.jsonl", "a") as file:
-        file.write('{"key": "cut o')
+    cut_off(output.with_name("list_masks") / "unfinished.jsonl", '{"key": "cut o')
     prepare("NIST16_1024", many, output)
     assert len({pair.image for pair in settled}) == len(settled) == 2  # each once
     assert contents(output.parent) == expected
@@ -365,7 +365,7 @@ def test_an_interrupted_run_loses_nothing_and_writes_nothing_twice(many, monkeyp
 @pytest.mark.parametrize("change", ["the image", "a copy", "another folder"])
 def test_what_is_no_longer_so_is_made_again(many, monkeypatch, change):
     output = many / "list.json"
-    monkeypatch.setattr(preparing._Unfinished, "remove", lambda self: None)  # as if it were cut at the very end
+    monkeypatch.setattr(preparing, "discard", lambda *_: None)  # as if it were cut at the very end
     prepare("NIST16_1024", many, output)
     (image, mask), _ = json.loads(output.read_text())
     unfinished = many / "list_masks" / "unfinished.jsonl"
@@ -375,6 +375,7 @@ def test_what_is_no_longer_so_is_made_again(many, monkeypatch, change):
         os.remove(mask)
     else:
         unfinished.write_text(unfinished.read_text().replace(mask, str(many / "NIST16" / "mine.png")))
+        Ledger(unfinished.parent).enter(unfinished, unfinished)
     os.utime(image, (0, 0))
     prepare("NIST16_1024", many, output)
     assert os.stat(image).st_mtime > 0 and os.path.exists(mask)

@@ -215,7 +215,7 @@ def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tin
 
 
 @pytest.mark.parametrize("in_training_mode", [False, True])
-def test_an_interrupted_set_goes_on_with_the_next_batch(settings, stored, monkeypatch, in_training_mode):
+def test_an_interrupted_set_goes_on_with_the_next_batch(settings, stored, monkeypatch, cut_off, in_training_mode):
     settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1, no_model_eval=in_training_mode)
     expected, scored = testing.test(settings)["datasets"], []
 
@@ -229,14 +229,44 @@ def test_an_interrupted_set_goes_on_with_the_next_batch(settings, stored, monkey
     with pytest.raises(KeyboardInterrupt):
         testing.test(settings)
     (part,) = Path(settings.output_dir, "results_unfinished").iterdir()
-    with part.open("a") as file:
-        file.write('\n[{"index": 3, "f1": 0.')  # cut off by the kill
+    cut_off(part, '\n[{"index": 3, "f1": 0.', part.parent.parent)
     other = part.with_name("another_checkpoints.0.jsonl")
     other.touch()
     assert testing.test(settings)["datasets"] == expected
     assert len(scored) == (7 if in_training_mode else 5)  # there, a batch's statistics are of all its images
     assert [record["index"] for record in records(settings)] == [0, 1, 2, 3]
     assert list(part.parent.iterdir()) == [other]
+
+
+def test_what_a_cut_test_left_outlives_one_of_other_settings(settings, stored, monkeypatch):
+    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
+    scored = []
+
+    def cut(*arguments, **options):
+        scored.append(1)
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return score_batch(*arguments, **options)
+
+    monkeypatch.setattr(testing, "score_batch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        testing.test(settings)
+    testing.test(replace(settings, tta=True))
+    for name in testing.FILES:
+        Path(settings.output_dir, name).unlink()
+    testing.test(settings)
+    assert len(scored) == 3 + 4 + 2
+
+
+def test_results_of_an_image_that_was_changed_are_kept(settings, stored, tiny_dataset):
+    settings = replace(settings, checkpoint_path=str(stored()))
+    testing.test(settings)
+    left = Path(settings.output_dir, "results.json").read_bytes()
+    image = Image.open(tiny_dataset / "Tp" / "0.png")
+    Image.new("RGB", image.size, "white").save(tiny_dataset / "Tp" / "0.png")
+    with pytest.raises(DiffIMLError, match="results.json was made with other test_data_path and is not overwritten"):
+        testing.test(settings)
+    assert Path(settings.output_dir, "results.json").read_bytes() == left
 
 
 def test_an_image_listed_twice_counts_once(settings, stored, tiny_dataset, caplog):

@@ -95,17 +95,22 @@ def test_files_of_others_are_kept(checkpoint, squares, name):
     assert (out / name).read_text() == '{"monday": 3}\n'
 
 
-def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, monkeypatch):
+def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, monkeypatch, cut_off):
     detector, out, target = Detector(checkpoint, CPU), checkpoint.parent / "out", checkpoint.parent / "new.safetensors"
     whole = calibrate(detector, squares, out, target, Bounds()).calibration
     lines = (out / RECORDS).read_text().splitlines(keepends=True)
-    (out / RECORDS).write_text("".join(lines[:-3]) + lines[-3][:40])  # as a kill leaves it
+    (out / RECORDS).write_text("".join(lines[:-3]))
+    cut_off(out / RECORDS, lines[-3][:40])
     predicted, predict = [], detector.predict
     calibrated = Detector(target, CPU)  # of the same weights
     for one in (detector, calibrated):
         monkeypatch.setattr(one, "predict", lambda files: predict(predicted.append(file) or file for file in files))
         assert calibrate(one, squares, out, target, Bounds()).calibration == whole and len(predicted) == 3
     Image.open(checkpoint.parent / "0.png").transpose(Image.Transpose.ROTATE_90).save(checkpoint.parent / "0.png")
+    with pytest.raises(DiffIMLError, match="calibration.json was made with other test_data_path and is"):
+        calibrate(detector, squares, out, target, Bounds())
+    for file in (target, *map(out.joinpath, (REPORT, TABLE, DIAGRAM))):
+        file.unlink()
     calibrate(detector, squares, out, target, Bounds())
     assert len(predicted) == 4
 

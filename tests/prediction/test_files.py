@@ -18,6 +18,7 @@ from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.models.checkpoints import RELEASED, save_checkpoint
 from diffiml_plugin.prediction import detector as detector_module
 from diffiml_plugin.prediction import files as module
@@ -340,7 +341,7 @@ def test_links_are_not_followed(checkpoint, folder, tmp_path):
         (out / name).write_bytes(content)
 
 
-def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_path, caplog):
+def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_path, caplog, cut_off):
     detector, out, seen = load(checkpoint, device="cpu"), tmp_path / "out", []
     (folder / "broken.jpg").write_bytes(b"no image")
     detect = detector.detect
@@ -357,8 +358,7 @@ def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_pat
         predict(detector, [str(folder)], out)
     assert len(list(read_results(out))) == 3 and (out / "report.html").exists()  # two done, one failed
     assert "3 of 4 photos are done, and --skip_existing goes on" in caplog.text
-    with open(out / "results.jsonl", "ab") as file:
-        file.write(b'{"image": "cut o')
+    cut_off(out / "results.jsonl", '{"image": "cut o')
     first = (out / "a.png_mask.png").stat().st_mtime_ns
     half_written = out / "deep" / f".0123456789abcdef.1.{2**30}.tmp"
     half_written.parent.mkdir(exist_ok=True)
@@ -421,6 +421,17 @@ def test_a_photo_that_comes_later_takes_no_others_name(checkpoint, folder, tmp_p
     predict(detector, [str(folder / "a.png")], out)
     masks = {entry["image"]: entry["mask"] for entry in read_results(out)}
     assert masks == {str(folder / "a.png"): "a_mask.png", str(folder / "deep" / "a.png"): "a.png_mask.png"}
+
+
+def test_photos_that_shared_a_mask_get_one_each(checkpoint, folder, tmp_path):
+    detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
+    photos = [str(folder / "a.png"), str(folder / "deep" / "a.png")]
+    predict(detector, photos, out)
+    entries = [json.dumps({**entry, "mask": "a_mask.png"}) + "\n" for entry in read_results(out)]
+    (out / "results.jsonl").write_text("".join(entries))
+    Ledger(out).enter(out / "results.jsonl", out / "results.jsonl")  # as an earlier version may have left it
+    predict(detector, photos, out)
+    assert len({entry["mask"] for entry in read_results(out)}) == 2
 
 
 def test_photos_of_one_relative_path_are_told_apart(checkpoint, folder, tmp_path, monkeypatch):

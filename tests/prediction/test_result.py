@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import VERDICTS, Calibration, Rates
 from diffiml_plugin.prediction.result import Region, Result
 
@@ -40,6 +41,14 @@ def test_it_is_saved_under_its_name_or_another(result, tmp_path):
     assert read["mask"].max() == 204 and (read["uncertainty"] == 128).all()
     assert np.array_equal(read["binary"] == 255, result.mask) and read["overlay"].shape == (20, 30, 3)
     assert result.save(str(tmp_path), "a.b")["mask"] == tmp_path / "a.b_mask.png"
+    result.save(tmp_path / "deep" / "out")  # its own
+    (tmp_path / "deep" / "out" / "photo_overlay.jpg").write_text("mine")
+    with pytest.raises(DiffIMLError, match="photo_overlay.jpg has changed since it was written and is not overwritten"):
+        result.save(tmp_path / "deep" / "out")
+    (tmp_path / "b_binary.png").write_text("mine")
+    with pytest.raises(DiffIMLError, match="b_binary.png was not made by this command and is not overwritten"):
+        result.save(tmp_path, "b")
+    assert not (tmp_path / "b_mask.png").exists()
     plain = Result("photo.jpg", result.image, result.probability, None, None, 0.5)
     assert "uncertainty" not in plain.save(tmp_path / "plain")
 

@@ -359,6 +359,16 @@ def test_weights_without_their_state_are_not_overwritten(settings, resume):
         train(replace(settings, data_path="nowhere", resume=resume))  # refused before anything is read
 
 
+def test_the_log_of_a_run_that_was_moved_away_is_kept(settings):
+    folder = train(settings).folder
+    left = (folder / "log.jsonl").read_bytes()
+    for name in ("training_state.pt", "last.safetensors", "best.safetensors"):
+        (folder / name).unlink()
+    with pytest.raises(DiffIMLError, match="run.json was made with other seed and is not overwritten"):
+        train(replace(settings, seed=5))
+    assert (folder / "log.jsonl").read_bytes() == left
+
+
 def test_a_run_that_goes_on_elsewhere_leaves_another_run_alone(settings, tmp_path):
     kept = train(settings).folder / "training_state.pt"
     other = train(replace(settings, output_dir=str(tmp_path / "other"))).folder
