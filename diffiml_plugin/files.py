@@ -39,7 +39,7 @@ _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.\d+\.(\d+)\.tmp|\.probe\.(\d+)")  #
 
 
 @contextmanager
-def claimed(path: str | Path) -> Iterator[Path]:
+def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder, made where it is missing, in which this process alone writes until the block ends.
 
     The claim ends with the process, however that ends. What a process that died left half written is removed, and a

@@ -149,7 +149,7 @@ def _prepared(
     # 2. The masks, and smaller images. What an interrupted run was done with stays.
     log, side = cache / _LOG, variant.longest_side if variant else None
     unfinished = _Unfinished(cache / _UNFINISHED, (cache, images), side)
-    with unfinished.each_once(lambda *pair: _settle(*pair, reader, side, output)) as settle:
+    with unfinished.each_once(lambda image, mask: _settle(image, mask, reader, side, output)) as settle:
         settled = list(in_parallel(settle, pairs, name))
     notes += [f"left out: {line}" for line in found.left_out] + found.misnamed
     notes += [note for pair in settled for note in pair.notes]

@@ -156,7 +156,7 @@ def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.ND
     region = mask.astype(np.uint8)
     red = np.array([255, 40, 40])
     tints = (0.55 * np.arange(256)[:, None] + 0.45 * red).astype(np.uint8)  # [256, 3]: of each level of each colour
-    tinted = cv2.copyTo(cv2.LUT(image, tints[None]), region, image.copy())
+    tinted = np.asarray(cv2.copyTo(cv2.LUT(image, tints[None]), region, image.copy()), np.uint8)
     outlines, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(mask.shape) / 400))
     cv2.drawContours(tinted, outlines, -1, red.tolist(), thickness)  # in place
