@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
-from diffiml_plugin.ledger import Ledger, begin
+from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.stored import checked, shown
 from diffiml_plugin.weights.foreign import unpickle
 
@@ -140,7 +140,7 @@ def begin_training(
             "choose another --output_dir, or move them"
         )
     files = [folder / name for name in (STATE, *weights, *beside)]
-    ours = () if run in Ledger(folder).runs else files  # of an earlier version, which kept no ledger
+    ours = [state] if (folder / LEDGER).exists() else files  # of an earlier version, which kept no ledger
     deciding = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
     begin(folder, run, None if goes_on else deciding, files, ours if goes_on else ())
 
