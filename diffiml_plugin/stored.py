@@ -6,6 +6,7 @@ Only regular files are opened. What stands in one is never run, and never names 
 import json
 import math
 import os
+import re
 import reprlib
 import stat
 import types
@@ -21,6 +22,8 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
 _YAML_NODES = 100_000  # with every alias written out
+_YAML_INT = "tag:yaml.org,2002:int"
+_ODD_INT = re.compile(r"[-+]?0[0-7_]|.*:")  # 0100 is 64 to YAML, and 1:30 is 90
 _LARGEST = 2**63 - 1  # of whole numbers
 _DIGITS = 1000  # of a whole number
 _LONGEST = 10_000  # characters of a word, entries of a list
@@ -104,8 +107,8 @@ def parse_yaml(text: str, place: str) -> Any:
     """What a YAML text says, in plain values.
 
     Raises:
-        DiffIMLError: no YAML, or aliases that stand for more than 100,000 values, or for themselves; begins with
-            `place`.
+        DiffIMLError: no YAML, aliases that stand for more than 100,000 values, or for themselves, or a whole number
+            that YAML takes for another; begins with `place`.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -130,6 +133,11 @@ def _written_out(node: Any, sizes: dict[int, float]) -> float:
     if id(node) not in sizes:
         sizes[id(node)] = math.inf  # until all of it is counted
         _require_keys_once(node)
+        if node.tag == _YAML_INT and _ODD_INT.match(node.value):
+            raise yaml.MarkedYAMLError(
+                problem=f"{shown(node.value)} is another number in YAML; write it without leading zeros and colons",
+                problem_mark=node.start_mark,
+            )
         children = node.value if isinstance(node.value, list) else ()
         flat = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
         sizes[id(node)] = 1 + sum(_written_out(child, sizes) for child in flat)

@@ -246,6 +246,7 @@ def make_world(folder: Path) -> None:
     write("configs/code.yaml", "image_size: !!python/object/apply:os.system ['touch executed']\n")
     aliases = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 9))
     write("configs/aliases.yaml", f"x0: &x0 [1]\n{aliases}")
+    write("configs/octal.yaml", "image_size: 0100\n")
     write("configs/binary.yaml", bytes(range(256)))
     write("configs/styles.yaml", "world: 3\n")
     scored = {"model": "TinyIML", "checkpoint": "older.safetensors", "weights": "0" * 64}
@@ -358,6 +359,12 @@ CASES = (
         "test --config configs/wrong_type.yaml",
         REFUSED,
         "configs/wrong_type.yaml: image_size: 'large' is no int",
+    ),
+    Case(
+        "a configuration with a number that YAML takes for 64",
+        "test --config configs/octal.yaml",
+        REFUSED,
+        "configs/octal.yaml is not YAML in line 1, column 13: '0100' is another number in YAML",
     ),
     Case(
         "a configuration that says a key twice",
@@ -1341,6 +1348,12 @@ CASES = (
         "tamper photos --output_dir out --images 0",
         REFUSED,
         "error: --images 0 must be a positive number",
+    ),
+    Case(
+        "more images than any disk holds",
+        "tamper photos --output_dir out --images 99999999999999",
+        REFUSED,
+        "error: 99999999999999 images are not made at a time; expected 10000000 at most",
     ),
     Case(
         "a share above 1",

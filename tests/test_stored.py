@@ -32,6 +32,13 @@ def test_no_yaml_costs_more_than_it_says(content, expected, tmp_path):
         stored.read_yaml(tmp_path / "x.yaml")
 
 
+@pytest.mark.parametrize("number", ["0100", "-017", "1:30", "1:30:00"])
+def test_a_number_that_yaml_takes_for_another_is_refused(number):
+    with pytest.raises(DiffIMLError, match=f"here is not YAML in line 1, column 4: '{number}' is another number"):
+        stored.parse_yaml(f"a: {number}", "here")
+    assert stored.parse_yaml(f"a: '{number}'\nb: 0\nc: 100", "here") == {"a": number, "b": 0, "c": 100}
+
+
 def test_anchors_that_stand_for_little_are_read(tmp_path):
     (tmp_path / "x.yaml").write_text("\ufeffa: &a {x: 1}\nb: {<<: *a, y: 2}\n", encoding="utf-8")
     assert stored.read_yaml(tmp_path / "x.yaml") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}}

@@ -97,7 +97,7 @@ def _main(argv: list[str]) -> int:
     except BrokenPipeError:  # of `| head`; what is still buffered must not be flushed into the pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as the shell reports SIGPIPE
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if (mend := _mend(error)) is None:
             raise
         _logger.error(mend)
@@ -107,13 +107,18 @@ def _main(argv: list[str]) -> int:
         return 2
 
 
-def _mend(error: RuntimeError) -> str | None:
+def _mend(error: RuntimeError | MemoryError) -> str | None:
     """What a user can do about an error of torch's, which is told by its text: importing torch takes seconds."""
     first, text = str(error).partition("\n")[0], f"{error}\n{error.__cause__}"
     if type(error).__name__ == "OutOfMemoryError":
         return (
             "the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the images, or "
             f"compute on --device cpu; {wanted_memory(error)}"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return (
+            "the memory is full: lower --test_batch_size, --batch_size, --num_workers or --image_size, or shrink the "
+            f"images ({first or 'MemoryError'})"
         )
     if re.search(r"shared memory|</torch_\d", text):
         size = shutil.disk_usage("/dev/shm").total >> 20

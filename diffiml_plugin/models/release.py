@@ -13,6 +13,7 @@ from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.registry import look_up
 from diffiml_plugin.weights.files import load_weights, save_weights
 
+_LONGEST = 200  # characters of a tensor's name, in an error
 _REBUILD = ("model", "input")
 _CALIBRATED = ("threshold", "calibration", "calibrated_on")  # of one model, and of no mean
 
@@ -28,7 +29,8 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
 
     Raises:
         DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` exists
-            (it may be meant as a source), is no .safetensors, or cannot be written.
+            (it may be meant as a source), is no .safetensors, or cannot be written; values that half
+            precision has not.
     """
     require_free(target, ".safetensors")  # the card would take the place of a .md
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
@@ -42,6 +44,11 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
         else tensor
         for name, tensor in state_dict.items()
     }
+    if odd := [name for name, tensor in mean.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise DiffIMLError(
+            f"{sources[-1]} cannot be given away in half precision, in which {len(odd)} of its tensors "
+            f"({odd[0][:_LONGEST]}) are not finite: they hold NaN, or values above 65504; choose another checkpoint"
+        )
     config, card = metadata.get("config", {}), look_up(metadata.get("model", ""))
     if card:
         config = card.without_weights(config)  # the files that training started from stay at home

@@ -21,6 +21,7 @@ from diffiml_plugin.tampering.world import draw_picture
 
 LIST = "list.json"
 LARGEST_WINDOW = 4096  # pixels; larger ones would be of no photograph's own
+_MOST = 10_000_000  # images of an epoch: their list takes 0.2 GB
 _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
 _MAX_SIDE_OF_STYLES = 2048  # pixels; styles inpaint small boxes alone
 
@@ -46,7 +47,7 @@ class SyntheticTampering(PairsDataset):
             name for `draw_picture`.
 
     Raises:
-        DiffIMLError: as `Photographs` does; an unknown kind.
+        DiffIMLError: as `Photographs` does; an unknown kind; more than 10 million images.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class SyntheticTampering(PairsDataset):
         self.hosts = np.random.default_rng(0).permutation(count) if in_styles else np.arange(count)
         self.longest_side = window or self.photographs.longest_side  # of an image of the stream, in pixels
         self.samples = samples or len(self.photographs)
+        if self.samples > _MOST:
+            raise DiffIMLError(f"{self.samples} images are not made at a time; expected {_MOST} at most")
         super().__init__(photographs, inputs, transform, post, normalised)
 
     def draw(self, index: int, rng: np.random.Generator) -> Tampered:

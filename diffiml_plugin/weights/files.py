@@ -34,6 +34,7 @@ _FIELDS: dict[str, Any] = {
     "figures": dict[str, dict[str, list[float]]] | dict[str, float | None],
 }
 _SHOWN = 3  # keys of each kind that an error quotes
+_LONGEST = 200  # characters of each
 
 
 def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -118,8 +119,9 @@ def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path
     }
     if any(faults.values()):
         stored, built = _architectures(path, module)
+        first = {fault: ", ".join(key[:_LONGEST] for key in keys[:_SHOWN]) for fault, keys in faults.items()}
         quoted = "; ".join(
-            f"{len(keys)} {fault} ({', '.join(keys[:_SHOWN])}{', ...' * (len(keys) > _SHOWN)})"
+            f"{len(keys)} {fault} ({first[fault]}{', ...' * (len(keys) > _SHOWN)})"
             for fault, keys in faults.items()
             if keys
         )

@@ -196,6 +196,19 @@ def test_full_gpu_memory_is_one_line(probe, capsys):
     assert capsys.readouterr().err.startswith("error: the GPU's memory is full: lower --test_batch_size")
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+    ],
+)
+def test_full_memory_is_one_line(probe, capsys, fault):
+    probe.fault = fault
+    assert probe("--data_path", "x") == 2
+    assert capsys.readouterr().err.startswith("error: the memory is full: lower --test_batch_size")
+
+
 @pytest.mark.parametrize("words", [["init", "base"], ["env"], ["-v"], ["--version"], ["--config", "x", "init"]])
 def test_the_framework_answers_its_own_words(words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["diffiml", *words])

@@ -146,6 +146,16 @@ def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_pat
     assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.float16}
 
 
+@pytest.mark.parametrize("value", [float("nan"), 1e5])
+def test_what_half_precision_cannot_hold_is_not_given_away(tiny, tmp_path, value):
+    weights, metadata = load_weights(tiny[0] / checkpoints.BEST)
+    weights["layers.0.bias"][0] = value
+    save_weights(tmp_path / "odd.safetensors", weights, metadata)
+    with pytest.raises(DiffIMLError, match=r"odd.safetensors cannot be .*1 of its tensors \(layers.0.bias\)"):
+        release([tmp_path / "odd.safetensors"], tmp_path / "given.safetensors", {})
+    assert not (tmp_path / "given.safetensors").exists()
+
+
 def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(tiny, tmp_path):
     folder, model = tiny
     card = find_model("TinyIML")

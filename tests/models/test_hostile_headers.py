@@ -139,6 +139,12 @@ def test_weights_that_are_no_numbers_are_refused(spoil, expected, tmp_path):
     assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
 
 
+def test_a_tensors_name_is_quoted_with_an_end(tmp_path):
+    with pytest.raises(DiffIMLError, match="1 unexpected") as refused:
+        load_into(find_model("TinyIML").build({}), {"x" * 100_000: torch.zeros(1)}, tmp_path / BEST)
+    assert len(str(refused.value)) < 1000
+
+
 def test_every_models_own_flags_pass(tmp_path):
     for name, card in registered_models().items():
         required = {flag: "" for flag, p in card.flags.items() if p.default is p.empty}
