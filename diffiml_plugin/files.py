@@ -274,6 +274,9 @@ def appending(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DiffIMLError: as `replacing`.
     """
+    if not os.path.lexists(path):
+        with replacing(path, lasting=False):  # entered before it is there
+            pass
     if ledger := ledger_of(path):
         ledger.require_own(path)
     with open(path, "ab", buffering=0, opener=not_following) as file:
