@@ -208,6 +208,10 @@ def make_world(folder: Path) -> None:
     (folder / "namesakes" / f"{'n' * 245}.png").write_bytes((folder / "set" / "clean.png").read_bytes())
 
     # Downloads.
+    image("circle/Tp/a.png")
+    save("circle/Gt/a.png", mask)
+    for name in ("x", "y"):
+        (folder / "circle" / name).symlink_to(".")
     write("dots/list.json", _listed(["../set/Tp/0.png", "../masks/dark.png"]))
     image("half/Tp/a.png")
     save("half/Gt/a.png", mask)
@@ -1282,6 +1286,12 @@ CASES = (
         "datasets prepare mine --root dots",
         READ,
         "mine: 0 authentic, 1 tampered images 1 masks corrected, 0 files left out: ...dots/mine_masks/changes.txt",
+    ),
+    Case(
+        "two links that lead to the folder they lie in",
+        "datasets prepare mine --root circle",
+        READ,
+        "mine: 0 authentic, 1 tampered images",
     ),
     Case(
         "a mask of no bytes",

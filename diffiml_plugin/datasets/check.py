@@ -15,6 +15,7 @@ from diffiml_plugin.data.images import SUFFIXES, opening
 from diffiml_plugin.data.lists import NEGATIVE, SYNTH_PREFIX, ImageList, read_balanced, read_list, read_test_sets
 from diffiml_plugin.datasets.catalogue import DatasetEntry, known_entry
 from diffiml_plugin.errors import DiffIMLError, visible
+from diffiml_plugin.files import file_digest
 from diffiml_plugin.stored import require_file
 from diffiml_plugin.table import Table
 
@@ -180,8 +181,8 @@ def _telling_headers(listed: ImageList, headers: Sequence[bytes | None]) -> Iter
 def _digest(path: str) -> bytes | None:
     try:
         require_file(path)
-        return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-    except (DiffIMLError, OSError, MemoryError):
+        return bytes.fromhex(file_digest(path))
+    except (DiffIMLError, OSError):
         return None  # a fault of its own
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from diffiml_plugin.data.faults import THRESHOLD, grey_levels, has_shape_in_alpha
 from diffiml_plugin.data.images import SUFFIXES, decoding
 from diffiml_plugin.data.lists import NEGATIVE
-from diffiml_plugin.stored import require_unzipped
+from diffiml_plugin.stored import read_text, require_unzipped
 
 _LARGEST_NPZ = 2**30  # bytes, unpacked: a mask of 32,000 x 32,000 pixels
 Files = dict[Path, None]  # an ordered set: absolute paths of all files, sorted
@@ -137,14 +137,13 @@ def _nist16(files: Files) -> Found:
     found = Found()
     for table in (file for file in files if file.name == "NC2016-manipulation-ref.csv"):
         root = table.parents[2]
-        with table.open(encoding="utf-8-sig", newline="") as lines:
-            for row in csv.DictReader(lines, delimiter="|"):
-                if row.get("IsTarget", "Y") == "Y" and row["ProbeMaskFileName"]:
-                    image, mask = root / row["ProbeFileName"], root / row["ProbeMaskFileName"]
-                    if _present(files, image):
-                        found.add(image, _present(files, mask))
-                    else:
-                        found.left_out.append(f"{image}: named by {table.name}, but not there")
+        for row in csv.DictReader(read_text(table).splitlines(), delimiter="|"):
+            if row.get("IsTarget", "Y") == "Y" and row["ProbeMaskFileName"]:
+                image, mask = root / row["ProbeFileName"], root / row["ProbeMaskFileName"]
+                if _present(files, image):
+                    found.add(image, _present(files, mask))
+                else:
+                    found.left_out.append(f"{image}: named by {table.name}, but not there")
     return found
 
 
@@ -194,7 +193,7 @@ def _tampered_coco(parts: Sequence[str]) -> Callable[[Files], Found]:
                 listing = next((file for file in files if file.name == name), None)
                 if listing is None:
                     continue
-                text = listing.read_text(encoding="utf-8-sig").replace("\\", "/")
+                text = read_text(listing).replace("\\", "/")
                 for line in filter(str.strip, text.splitlines()):
                     image, mask = (listing.parent / entry.strip() for entry in f"{line},".split(",")[:2])
                     if _present(files, image):

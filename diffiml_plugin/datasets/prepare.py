@@ -37,6 +37,7 @@ _USABLE = ("EXIF", "orientation", "16-bit", "inverted", "empty", "grey region")
 _LOG = "changes.txt"  # in the folder of corrected masks, which it marks as made here
 _UNFINISHED = "unfinished.jsonl"  # beside it, until the list is written: what became of each pair
 _LARGEST_UNFINISHED = 2**30  # bytes: some million pairs
+_MOST_FOLDERS = 100_000  # of a dataset; a folder that links lead to counts each time
 _FIELDS = {"key": str, "image": str, "mask": str | None, "notes": list[str], "corrected": bool, "empty": bool}
 _MASK = re.compile(r"mask|segmentation|ground.?truth|(^|[/_ -])gt\d*([/_. -]|$)", re.IGNORECASE)  # in a path
 
@@ -221,14 +222,28 @@ class _Unfinished:
 
 
 def _files(folder: Path, skip: set[Path], entry: DatasetEntry | None) -> tuple[Files, list[Path]]:
-    """All files below `folder`, and the folders with another dataset's name, which are not looked into."""
+    """All files below `folder`, and the folders with another dataset's name, which are not looked into.
+
+    Raises:
+        DiffIMLError: so many folders, links among them, that looking would not end.
+    """
     files, others = [], []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for number, (place, folders, names) in enumerate(os.walk(folder, followlinks=True)):
+        if number == _MOST_FOLDERS:
+            raise DiffIMLError(f"{folder} holds more than {_MOST_FOLDERS} folders; do links in it lead to each other?")
+        folders[:] = [name for name in folders if not _leads_back(Path(place, name))]
         others += [Path(place, name) for name in folders if known_entry(name) not in (None, entry)]
         unread = {*skip, *others}
         folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name) not in unread]
         files += [Path(place, name) for name in names if not name.startswith(".") and Path(place, name) not in unread]
     return dict.fromkeys(sorted(files)), others
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder that it lies in."""
+    if not folder.is_symlink():
+        return False
+    return os.path.realpath(folder) in map(os.path.realpath, folder.parents)
 
 
 def _find(

@@ -1,5 +1,6 @@
 """From the words of a command line to image files, and to a name for what is written of each."""
 
+import codecs
 import glob
 import logging
 import os
@@ -10,10 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 from unicodedata import normalize
 
 from diffiml_plugin.data.images import FORMATS, readable_formats
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.stored import JSON_LIMIT
 
 _logger = logging.getLogger(__name__)
 _LIST = "-"
@@ -92,8 +95,7 @@ def _expanded(words: Iterable[str]) -> Iterator[Path]:
     """What a list on stdin names need not be there: a line that is wrong does not end a batch."""
     for word in words:
         if word == _LIST:
-            lines = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf").splitlines()
-            yield from (Path(os.fsdecode(line)) for line in map(bytes.strip, lines) if line and line[:1] != b"#")
+            yield from _listed(sys.stdin.buffer)
         elif is_address(word):
             raise DiffIMLError(f"{word} is an address; download the photo, and name its file")
         elif os.path.exists(word):
@@ -107,6 +109,19 @@ def _expanded(words: Iterable[str]) -> Iterator[Path]:
             raise DiffIMLError(
                 f"{word} does not exist; expected an image, a folder of images, a pattern, or - for a list"
             )
+
+
+def _listed(stdin: BinaryIO) -> Iterator[Path]:
+    """A path a line. Backslashes of Windows become slashes, where no file has them in its name."""
+    content = stdin.read(JSON_LIMIT + 1)
+    if len(content) > JSON_LIMIT:
+        raise DiffIMLError(f"the list on stdin has more than {JSON_LIMIT} bytes; split it")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DiffIMLError("the list on stdin is UTF-16, as PowerShell writes it; store it as UTF-8")
+    for line in map(bytes.strip, content.removeprefix(codecs.BOM_UTF8).splitlines()):
+        if line and not line.startswith(b"#"):
+            path = os.fsdecode(line)
+            yield Path(path if os.path.exists(path) else path.replace("\\", "/"))
 
 
 def is_address(path: str) -> bool:

@@ -59,6 +59,29 @@ def test_original_layouts(miniatures, tmp_path, name):
     assert all(str(root) in line for line in lines)
 
 
+def test_links_in_a_circle_are_looked_into_once(tiny_dataset, tmp_path, monkeypatch):
+    shutil.copytree(tiny_dataset, tmp_path / "root")
+    for name, target in (("a", "."), ("b", "."), ("Tp/up", ".."), ("elsewhere", tmp_path / "other")):
+        (tmp_path / "root" / name).symlink_to(target)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "up").symlink_to(tmp_path / "root")
+    files, _ = preparing._files(tmp_path / "root", set(), None)
+    assert list(files) == sorted(file for file in (tmp_path / "root").rglob("*") if not file.is_dir())
+    monkeypatch.setattr(preparing, "_MOST_FOLDERS", 3)
+    with pytest.raises(DiffIMLError, match="root holds more than 3 folders; do links in it lead to each other"):
+        preparing._files(tmp_path / "root", set(), None)
+
+
+def test_a_table_that_is_a_pipe_does_not_hang(miniatures, tmp_path):
+    root = tmp_path / "NIST16"
+    miniatures.fabricate("NIST16", root)
+    (table,) = root.rglob("NC2016-manipulation-ref.csv")
+    table.unlink()
+    os.mkfifo(table)
+    with pytest.raises(DiffIMLError, match="NC2016-manipulation-ref.csv is a pipe or a device; expected"):
+        prepare("NIST16", root, tmp_path / "list.json")
+
+
 def test_tampered_images_alone(miniatures, tmp_path):
     _, tampered, *_ = miniatures.fabricate("CASIAv2", tmp_path / "CASIAv2")
     everything = json.loads(prepare("CASIAv2", tmp_path).output.read_text())

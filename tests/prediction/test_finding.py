@@ -89,6 +89,23 @@ def test_a_list_on_stdin(tmp_path, monkeypatch):
         relatives(["-"], tmp_path / "out")
 
 
+def test_a_list_on_stdin_from_windows(tmp_path, monkeypatch):
+    touch(tmp_path, "x/b.jpg", "x/with\\in.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x\\b.jpg\r\nx/with\\in.jpg\r\n")))
+    assert relatives(["-"], tmp_path / "out") == ["b.jpg", "with\\in.jpg"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("x\\b.jpg\r\n".encode("utf-16"))))
+    with pytest.raises(DiffIMLError, match="the list on stdin is UTF-16, as PowerShell writes it"):
+        relatives(["-"], tmp_path / "out")
+
+
+def test_a_list_on_stdin_without_an_end_is_refused(tmp_path, monkeypatch):
+    with open("/dev/zero") as endless:
+        monkeypatch.setattr(sys, "stdin", endless)
+        with pytest.raises(DiffIMLError, match="the list on stdin has more than 268435456 bytes; split it"):
+            relatives(["-"], tmp_path / "out")
+
+
 def test_linked_folders_are_followed_once(tmp_path):
     touch(tmp_path, "in/a.jpg", "elsewhere/b.jpg")
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
