@@ -35,7 +35,8 @@ _MOST_SCANS = 100  # of a JPEG, as libtiff has it; cameras and optimisers write 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG's segment; in coded pixels there is none
 _SCAN, _END = 0xDA, 0xD9  # markers
 _ORIENTATION = 0x0112  # EXIF's tag
-_WIDTH, _HEIGHT = 256, 257  # TIFF's tags
+_WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262  # TIFF's tags
+_WHITE_IS_ZERO = 0  # of the third, which Pillow heeds up to 8 bits
 _DEEP = "16 bits"  # in an image's `info`: its file has 16 bits per channel, of which Pillow kept the upper 8
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation -> the photo as a viewer shows it
     2: np.fliplr,
@@ -230,6 +231,8 @@ def refusal(image: Image.Image) -> str:
     elif image.mode == "I":  # 16 bits too, in some versions of Pillow
         levels = np.asarray(image)
         deep = "32-bit integers" if levels.min() < 0 or levels.max() > 65535 else ""
+    if image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        return "holds 16 bits of which 0 is white, which would come out inverted; make 0 black"
     return deep and f"holds {deep}; convert it to 8 or 16 bits per channel"
 
 

@@ -87,6 +87,19 @@ def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix, levels)
     assert np.array_equal(read_image(file), PIXELS)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_where_0_is_white_no_image_comes_out_inverted(tmp_path, kind):
+    file = tmp_path / "a.tif"
+    grey = PIXELS[..., 0]
+    Image.fromarray(grey.astype(kind) * kind(1 if kind is np.uint8 else 257)).save(file, tiffinfo={262: 0})
+    if kind is np.uint8:
+        assert np.array_equal(read_image(file)[..., 0], grey)
+    else:
+        for read in (read_image, read_mask):
+            with pytest.raises(DiffIMLError, match=r"a\.tif holds 16 bits of which 0 is white"):
+                read(file)
+
+
 def test_a_jpeg_that_goes_through_its_pixels_for_hours_is_refused(tmp_path):
     file = BytesIO()
     Image.fromarray(np.kron(PIXELS, np.ones((8, 8, 1), np.uint8))).save(file, "JPEG", progressive=True)
