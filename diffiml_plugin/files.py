@@ -35,6 +35,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 LOCK = ".lock"  # in a folder that a run writes: who it is
 _LONGEST_LOCK = 2**16  # bytes
+_FREE: set[str] = set()  # files that were not there when this process began, and that it has not written yet
 _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.\d+\.(\d+)\.tmp|\.probe\.(\d+)")  # with the writer's process
 
 
@@ -92,7 +93,8 @@ def _lock(folder: Path) -> BinaryIO:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 break
         file.close()  # the one before has just removed it
-    if os.fstat(file.fileno()).st_size and not {"host", "pid"} <= _owner(file).keys():
+    found = os.fstat(file.fileno())
+    if found.st_nlink > 1 or found.st_size and not {"host", "pid"} <= _owner(file).keys():
         file.close()
         raise DiffIMLError(f"{path} is another program's, where a lock goes; choose another folder, or move that file")
     owner = {"host": platform.node(), "pid": os.getpid(), "command": shlex.join(sys.argv)}
@@ -147,6 +149,7 @@ def require_free(path: str | Path, suffix: str = "") -> None:
     require_writable(path)
     if os.path.lexists(path):
         raise DiffIMLError(f"{path} is there already and is not overwritten; name another file, or move that")
+    _FREE.add(os.path.abspath(path))
 
 
 def require_writable(path: str | Path) -> None:
@@ -248,7 +251,8 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         lasting: wait until it is on the disk, so that it outlives a power cut too; a picture need not.
 
     Raises:
-        DiffIMLError: what is there is not of the command that this process began (`ledger.begin`).
+        DiffIMLError: what is there is not of the command that this process began (`ledger.begin`), or was not there
+            then (`require_free`).
     """
     if ledger := ledger_of(path):
         ledger.require_own(path)
@@ -261,8 +265,13 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
+        if os.path.abspath(path) in _FREE and os.path.lexists(path):
+            raise DiffIMLError(
+                f"{path} was written by another process meanwhile and is not overwritten; move that file"
+            )
         enter(path, temporary)
         os.replace(temporary, path)
+        _FREE.discard(os.path.abspath(path))
     finally:
         temporary.unlink(missing_ok=True)
 

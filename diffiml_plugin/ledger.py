@@ -60,7 +60,8 @@ class Ledger:
     def start(self, run: str, settings: Mapping[str, Any]) -> None:
         """A run of a command starts; its line goes before that of the first file it writes."""
         self._mine.clear()
-        self._pending = _line({"run": run, "settings": settings})
+        with self._lock:
+            self._pending += _line({"run": run, "settings": settings})
 
     def require_own(self, path: str | Path) -> None:
         """Raises DiffIMLError if there is something at `path` that was not written here, or has changed since."""
@@ -143,10 +144,12 @@ def begin(
 
 
 def discard(folder: str | Path, files: Iterable[Path] | None = None) -> None:
-    """Removes what was written in a folder, or what of it is in `files`. What others put there or changed stays."""
+    """Removes what was written in a folder, or what of it is in `files`. What others put there or changed stays, and
+    what lies elsewhere, whatever the ledger says: the folder may come from anyone.
+    """
     ledger = Ledger(folder)
     for path in list(ledger.files) if files is None else files:
-        if ledger.wrote(path):
+        if ledger.wrote(path) and Path(path).parent.resolve().is_relative_to(ledger.folder.resolve()):
             os.unlink(path)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import diffiml_plugin
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import LOCK, beginning, claimed, inside, replacing, write_picture, write_text
+from diffiml_plugin.files import LOCK, beginning, claimed, inside, replacing, require_free, write_picture, write_text
 
 PACKAGE = Path(diffiml_plugin.__file__).parent
 
@@ -148,7 +148,7 @@ def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["result"]
 
 
-@pytest.mark.parametrize("content", ["mine", '{"mine": 1}'])
+@pytest.mark.parametrize("content", ["", "mine", '{"mine": 1}', '{"host": "mine", "pid": 1}'])
 def test_a_file_in_place_of_the_lock_is_kept(tmp_path, content):
     (tmp_path / "mine").write_text(content)
     (tmp_path / "out").mkdir()
@@ -156,6 +156,17 @@ def test_a_file_in_place_of_the_lock_is_kept(tmp_path, content):
     with pytest.raises(DiffIMLError, match="another program's"), claimed(tmp_path / "out"):
         pass
     assert (tmp_path / "mine").read_text() == (tmp_path / "out" / LOCK).read_text() == content
+
+
+def test_a_file_that_another_process_wrote_meanwhile_is_kept(tmp_path):
+    for name in ("a.json", "b.json"):
+        require_free(tmp_path / name)
+    (tmp_path / "a.json").write_text("another's")
+    with pytest.raises(DiffIMLError, match="a.json was written by another process meanwhile and is not overwritten"):
+        write_text(tmp_path / "a.json", "ours")
+    for text in ("ours", "ours again"):
+        write_text(tmp_path / "b.json", text)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a.json": "another's", "b.json": text}
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):

@@ -1,5 +1,7 @@
+import json
 import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,19 @@ def test_only_what_is_as_it_was_written_is_discarded(tmp_path):
     (tmp_path / "c.txt").write_text("mine")
     discard(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [LEDGER, "b.txt", "c.txt"]
+
+
+@pytest.mark.parametrize("named", ["../mine.txt", "link/mine.txt"])
+def test_nothing_is_discarded_outside_of_the_folder_whatever_its_ledger_says(tmp_path, named):
+    folder = tmp_path / "from_anyone"
+    folder.mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    (folder / "link").symlink_to(tmp_path)
+    line = {"file": named, "size": 0, "sha256": sha256(b"").hexdigest(), "grows": True}  # so begins any file
+    (folder / LEDGER).write_text(json.dumps(line))
+    assert Ledger(folder).wrote(folder / named)
+    discard(folder)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_a_link_in_place_of_the_ledger_is_not_followed(tmp_path):
