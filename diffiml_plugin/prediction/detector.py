@@ -175,14 +175,18 @@ class Detector:
             the folder.
 
         Raises:
-            DiffIMLError: a file cannot be written, or the folder holds other weights, or a README.md of others.
+            DiffIMLError: a file cannot be written, or the folder holds other weights, other settings of these, or a
+                README.md of others.
         """
         from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
 
-        deciding = {"weights": tensors_digest(read_weights(self.opened.path)[0])}
+        opened = self.opened
+        weights = tensors_digest(read_weights(opened.path)[0])
+        measured = {"threshold": opened.threshold, "calibration": self.calibration}
+        deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **measured}
         with claimed(folder) as made:
             begin(made, "save_pretrained", deciding, [made / hub.WEIGHTS, made / hub.CARD])
-            self.opened.save(made / hub.WEIGHTS)
+            opened.save(made / hub.WEIGHTS)
             write_card(made / hub.WEIGHTS, made / hub.CARD, name or made.resolve().name)
         return made
 

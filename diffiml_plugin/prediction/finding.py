@@ -183,7 +183,7 @@ def unique_names(relatives: Iterable[Path], taken: Iterable[str] = ()) -> list[P
 
 def name_key(name: str | Path) -> str:
     """The same for names that a file system may take for one."""
-    return normalize("NFC", str(name)).casefold()  # é is one letter, or two code points, by the file system
+    return normalize("NFC", str(Path(name))).casefold()  # é is one letter, or two code points, by the file system
 
 
 def _shortened(path: Path) -> Path:

@@ -4,6 +4,7 @@ import os
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
-from diffiml_plugin.files import write_picture
+from diffiml_plugin.files import inside, write_picture
 from diffiml_plugin.ledger import begin, ledger_of
 from diffiml_plugin.prediction.pictures import shrunk
 
@@ -128,12 +129,16 @@ class Result:
 
         Raises:
             OSError: a file cannot be written.
-            DiffIMLError: one of them is there, and no `save` wrote it.
+            DiffIMLError: one of them is there, and no `save` wrote it, or that of another photo; `name` leads out of
+                `folder`.
         """
-        start = Path(folder, name or Path(self.name).stem)
+        start = inside(Path(folder), name or Path(self.name).stem)
         files = [start.with_name(start.name + ending) for ending in ENDINGS]
-        if any(map(os.path.lexists, files)) or not ledger_of(start):
-            begin(start.parent, "save", {}, files)
+        run, photo = f"save {start.name}", {"photo": sha256(self.image.tobytes()).hexdigest()}
+        if (ledger := ledger_of(start)) and not any(map(os.path.lexists, files)):
+            ledger.start(run, photo)  # without reading it anew, of thousands of photos
+        else:
+            begin(start.parent, run, photo, files)
         return write_result(self, start)
 
 

@@ -145,6 +145,13 @@ def test_names_are_unique_by_construction(files, names):
     assert [str(name) for name in unique_names(map(Path, files), ["taken"])] == names
 
 
+def test_a_name_that_another_spelling_took_is_given_away():
+    assert [str(name) for name in unique_names([Path("a.jpg"), Path("x/b.jpg")], ["./A", "x//b"])] == [
+        "a.jpg",
+        "x/b.jpg",
+    ]
+
+
 def test_a_name_too_long_for_a_file_system_is_cut(tmp_path):
     files = [Path("x" * 240 + end) for end in ("a.jpg", "b.jpg")]
     names = unique_names(files)

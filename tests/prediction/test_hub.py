@@ -247,6 +247,9 @@ def test_a_folder_of_other_weights_or_of_others_is_left_as_it_is(saved, stored, 
     detector, before = load(stored(width=5), device="cpu"), (saved / hub.WEIGHTS).read_bytes()
     with pytest.raises(DiffIMLError, match="model.safetensors was made with other weights"):
         detector.save_pretrained(saved)
+    with pytest.raises(DiffIMLError, match="model.safetensors was made with other poison"):
+        load(stored(), device="cpu", poison="y").save_pretrained(saved)
+    load(stored(), device="cpu").save_pretrained(saved)
     (tmp_path / hub.CARD).write_text("mine")
     with pytest.raises(DiffIMLError, match="README.md was not made by this command"):
         detector.save_pretrained(tmp_path)

@@ -53,6 +53,28 @@ def test_it_is_saved_under_its_name_or_another(result, tmp_path):
     assert "uncertainty" not in plain.save(tmp_path / "plain")
 
 
+def test_no_two_photos_are_saved_as_one(result, tmp_path):
+    first = result.save(tmp_path)["overlay"]
+    before = first.read_bytes()
+    other = replace(result, name="photo.png", image=result.image + 1)
+    with pytest.raises(DiffIMLError, match="photo_mask.png was made with other photo and is not overwritten"):
+        other.save(tmp_path)
+    other.save(tmp_path, "another")
+    with pytest.raises(DiffIMLError, match="another_mask.png was made with other photo"):
+        result.save(tmp_path, "another")
+    result.save(tmp_path)  # its own
+    assert first.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../photo", "{above}/photo", "link/photo"])
+def test_it_is_saved_inside_its_folder_alone(result, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    with pytest.raises(DiffIMLError, match="lies outside of"):
+        result.save(tmp_path / "out", name.format(above=tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
 def test_its_text_is_short(result):
     assert repr(result) == "Result(name='photo.jpg', score=0.9, threshold=0.5)"
 
