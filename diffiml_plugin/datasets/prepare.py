@@ -109,6 +109,8 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
     root = Path(os.path.abspath(root))
     places = [*folders_of(name, root), *folders_of(entry.name if entry else name, root), root]
+    for folder in (_masks_of(output), _images_of(output)):  # a download may hold links of these names
+        inside(output.parent, folder / _LOG)
     with claimed(_masks_of(output)) as masks:
         deciding = {"dataset": name, "root": root, "tampered_only": tampered_only}
         images = _images_of(output)

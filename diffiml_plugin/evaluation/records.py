@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import THRESHOLDS
-from diffiml_plugin.files import appending, write_text
+from diffiml_plugin.files import appending, inside, write_text
 from diffiml_plugin.ledger import discard
 from diffiml_plugin.stored import checked, parse_json, read_text, shown
 
@@ -81,8 +81,9 @@ class Unfinished:
     @contextmanager
     def open(self, key: str) -> Iterator[Callable[[list[Record]], Any]]:
         """What adds a batch's records to this process's file."""
+        path = inside(self.folder.parent, self.folder / f"{self.prefix}_{key}.{self.process}.jsonl")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with appending(self.folder / f"{self.prefix}_{key}.{self.process}.jsonl") as file:
+        with appending(path) as file:
             # The line before may be cut off.
             yield lambda records: file.write(f"\n{json.dumps(records)}\n".encode())
 

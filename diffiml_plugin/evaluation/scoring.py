@@ -31,7 +31,7 @@ from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, require_inputs
 from diffiml_plugin.models.tiles import Tiled
 
-# Where and how it runs, not what is computed.
+# Where and how it runs, not what is computed; but of --no_model_eval the batch, whose images share statistics.
 _NO_CONFIGURATION = (
     "checkpoint_path",
     "compile",
@@ -151,7 +151,8 @@ def open_scoring(
     if mirrored and card.reads_jpeg:
         raise DiffIMLError(f"{card.name} reads the JPEG file's coefficients, which cannot be mirrored; say --tta false")
     values = {**asdict(settings), **opened.flags, **asdict(inputs)}
-    configuration = {key: value for key, value in values.items() if key not in _NO_CONFIGURATION}
+    without = set(_NO_CONFIGURATION) - ({"test_batch_size"} if settings.no_model_eval else set())
+    configuration = {key: value for key, value in values.items() if key not in without}
     data = digest([(name, _states(listed)) for name, listed in lists.items()])
     deciding = {"model": card.name, "weights": weights, "test_data_path": data, **configuration, **(varied or {})}
     begin(settings.output_dir, files[0], deciding, [Path(settings.output_dir, name) for name in files])

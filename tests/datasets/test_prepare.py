@@ -275,6 +275,16 @@ def test_a_folder_of_the_users_is_not_taken_for_that_of_corrected_masks(listed, 
     assert set(contents(root).values()) == set(before.values())
 
 
+@pytest.mark.parametrize("name", ["set_masks", "set_images"])
+def test_a_link_in_a_download_leads_nowhere(listed, tmp_path, name):
+    root = listed("set")
+    (tmp_path / "elsewhere").mkdir()
+    (root / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DiffIMLError, match=f"{name}/changes.txt lies outside of"):
+        prepare("set", root)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_name_is_no_path(listed):
     for name in ("../set", "/tmp/set"):
         with pytest.raises(DiffIMLError, match="is no name of a dataset but a path"):

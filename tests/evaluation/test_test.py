@@ -258,6 +258,24 @@ def test_what_a_cut_test_left_outlives_one_of_other_settings(settings, stored, m
     assert len(scored) == 3 + 4 + 2
 
 
+def test_a_link_in_place_of_the_unfinished_folder_is_not_followed(settings, stored, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results_unfinished").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DiffIMLError, match="results_unfinished/.* lies outside of"):
+        testing.test(replace(settings, checkpoint_path=str(stored())))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_results_of_other_batches_are_kept_where_batches_share_statistics(settings, stored):
+    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
+    testing.test(settings)
+    testing.test(replace(settings, test_batch_size=2, num_workers=1))  # no figure depends on it
+    shared = replace(settings, no_model_eval=True, output_dir=f"{settings.output_dir}_shared")
+    testing.test(shared)
+    with pytest.raises(DiffIMLError, match="results.json was made with other test_batch_size and is not overwritten"):
+        testing.test(replace(shared, test_batch_size=2))
+
+
 def test_results_of_an_image_that_was_changed_are_kept(settings, stored, tiny_dataset):
     settings = replace(settings, checkpoint_path=str(stored()))
     testing.test(settings)
