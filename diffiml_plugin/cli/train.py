@@ -36,9 +36,10 @@ def run(args: argparse.Namespace) -> int:
 
     done = train(settings, args.model_flags)
     if launch.is_main_process():
-        best = done.folder / BEST
-        kept = f"best weights, of F1 {done.f1:.4f}: {best}" if best.exists() else f"weights: {done.folder / LAST}"
-        shown = shlex.quote(str(best if best.exists() else done.folder / LAST))
+        best = done.f1 is not None and (done.folder / BEST).exists()
+        path = done.folder / (BEST if best else LAST)
+        kept = f"best weights, of F1 {done.f1:.4f}: {path}" if best else f"weights: {path}"
+        shown = shlex.quote(str(path))
         print(kept, f"figures: benco test --checkpoint_path {shown} --test_data_path LIST", sep="\n")
         print(f"masks: benco predict PHOTO --checkpoint_path {shown}")
     launch.leave()

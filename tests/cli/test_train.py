@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from diffiml_plugin.cli.main import main
+from diffiml_plugin.training.resume import STATE
 
 SMALL = {
     "encoder": "segformer_b0",
@@ -43,6 +45,14 @@ def test_train_then_test(config, tmp_path, tiny_dataset, capsys):
     assert results["model"] == "DiffIML" and results["datasets"]["tiny"]["images"] == 3
     settings = results["settings"]
     assert (settings["encoder"], settings["ensemble_size"], settings["image_size"]) == ("segformer_b0", 2, 32)
+
+
+def test_a_run_that_was_killed_behind_its_best_weights_goes_on(config, tmp_path, capsys):
+    assert main(["train", "--config", config]) == 0
+    file = tmp_path / "run" / STATE
+    torch.save({**torch.load(file, weights_only=True), "best": None}, file)
+    assert main(["train", "--config", config, "--resume", "auto"]) == 0
+    assert f"weights: {tmp_path / 'run' / 'last.safetensors'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
