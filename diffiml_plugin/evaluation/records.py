@@ -88,8 +88,12 @@ class Unfinished:
             yield lambda records: file.write(f"\n{json.dumps(records)}\n".encode())
 
     def remove(self, *keys: str) -> None:
-        """Removes what was left under `keys`."""
-        discard(self.folder.parent, [file for key in keys for file in self._files(key)])
+        """Removes what was left under `keys`. All processes of a run do so at once."""
+        done = False
+        while not done:
+            with suppress(FileNotFoundError):  # another one was quicker with a file: look again
+                discard(self.folder.parent, [file for key in keys for file in self._files(key)])
+                done = True
         with suppress(OSError):  # what others left may lie there
             self.folder.rmdir()
 
