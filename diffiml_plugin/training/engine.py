@@ -401,6 +401,8 @@ class _Run:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.done = state["epoch"], state.get("done", 0)
+        if self.done > self.updates:
+            raise ValueError("more updates than an epoch has")
         here = self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve()
         self.best = state["best"] if here else None
         if not self.accelerator.is_main_process:

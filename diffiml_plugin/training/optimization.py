@@ -89,9 +89,15 @@ class Learner(Generic[_Model]):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state` was taken."""
+        """Goes on where `state` was taken. Of the optimizer's options the state has no say but for the last rate."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        said, own = state["optimizer"], self.optimizer.state_dict()["param_groups"]
+        groups = zip(own, said["param_groups"], strict=True)
+        self.optimizer.load_state_dict({**said, "param_groups": [{**mine, "lr": float(g["lr"])} for mine, g in groups]})
+        for parameter, moments in self.optimizer.state.items():
+            shapes = {moments[name].shape for name in ("exp_avg", "exp_avg_sq")}
+            if shapes != {parameter.shape} or float(moments["step"]) < 0:
+                raise ValueError("moments of other parameters")
         self.updates = state["update"]
         if self.average:
             self.average.module.load_state_dict(state["ema"])
@@ -197,7 +203,7 @@ class LossMeter:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state` was taken."""
-        self._since_point, self._total = (_Sums(*state[part]) for part in ("since_point", "total"))
+        self._since_point, self._total = (_Sums.restored(*state[part]) for part in ("since_point", "total"))
 
     def _gathered(self) -> "_Sums":
         """The sums since the last point of all processes."""
@@ -216,6 +222,10 @@ class _Sums:
         self.images += images
         for name, value in sums.items():
             self.sums[name] = self.sums[name] + value
+
+    @classmethod
+    def restored(cls, sums: Mapping[str, Any], images: Any) -> "_Sums":
+        return cls({name: float(value) for name, value in sums.items()}, int(images))
 
     def stored(self) -> tuple[dict[str, float], int]:
         return {name: float(value) for name, value in self.sums.items()}, self.images

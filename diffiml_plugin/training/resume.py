@@ -30,7 +30,9 @@ _FIELDS: dict[str, Any] = {
     "device": str,
     "content": str,
     "best": float | None,
+    "minutes": float,  # of `benco distill`
 }
+_COUNTS = ("update", "epoch", "done", "minutes")
 # What a continued run may change: what leaves its result. Of the data, the content counts (`require_same`), and of the
 # weights that it started from nothing is left to read.
 _MAY_CHANGE = {
@@ -164,6 +166,9 @@ def state_to_resume(
     if not isinstance(state, dict) or not {"settings", "model", "optimizer"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
     checked(state, _FIELDS, str(path), others=True)
+    for name in _COUNTS:
+        if state.get(name, 0) < 0:
+            raise DiffIMLError(f"{path}: {name} is {state[name]}; expected 0 or more")
     stored = {**defaults, **state["settings"]}
     compared = (stored.keys() & settings.keys()) - _MAY_CHANGE
     if settings.get("epochs", 0) > stored.get("epochs", 0):  # a run goes on to more

@@ -7,7 +7,7 @@ import torch
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.training.log import LOG, Log
-from diffiml_plugin.training.optimization import Learner
+from diffiml_plugin.training.optimization import Learner, LossMeter
 from diffiml_plugin.training.resume import STATE, restoring, save_state, state_to_resume
 from diffiml_plugin.training.tracking import RUN, describe_run
 
@@ -24,6 +24,8 @@ WHOLE = {"settings": {"lr": 1.0}, "model": {}, "optimizer": {}, "epoch": 1, "bes
         (WHOLE | {"epoch": "one"}, "epoch is 'one'; expected int"),
         (WHOLE | {"epoch": float("nan")}, "epoch is nan"),
         (WHOLE | {"best": float("nan")}, "best is nan"),
+        (WHOLE | {"epoch": -2}, "epoch is -2; expected 0 or more"),
+        (WHOLE | {"minutes": float("nan")}, "minutes is nan"),
         (WHOLE | {"settings": {"lr": ["x" * 10_000]}}, r"other settings: --lr \['xxx.{0,40}'\] \(now 1.0\)"),
     ],
 )
@@ -42,6 +44,39 @@ def test_a_state_that_does_not_fit_is_no_traceback(spoilt):
         Learner.restore(learner, state)
     with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
         Learner.restore(learner, state | spoilt)
+
+
+def learner() -> Learner:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 1)
+    made = Learner(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1))
+    model(torch.ones(1, 2)).sum().backward()
+    made.update(0.1)
+    return made
+
+
+def test_the_options_of_the_optimizer_are_the_runs_own():
+    state, first = learner().state(), learner()
+    state["optimizer"]["param_groups"][0] |= {"maximize": True, "weight_decay": 50.0, "betas": ("a", "b"), "lr": 0.3}
+    options = {**first.optimizer.param_groups[0], "lr": 0.3}
+    first.restore(state)
+    assert first.optimizer.param_groups[0] == options
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"exp_avg": torch.zeros(5)}, {"exp_avg_sq": 3}, {"step": torch.tensor(-1.0)}, {"step": "one"}]
+)
+def test_moments_of_another_form_are_refused(spoilt):
+    state = learner().state()
+    state["optimizer"]["state"][0] |= spoilt
+    with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
+        learner().restore(state)
+
+
+@pytest.mark.parametrize("sums", [({"loss": "x"}, 1), ({"loss": 1.0}, "x"), (3, 1)])
+def test_losses_of_another_form_are_refused(sums):
+    with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
+        LossMeter().restore({"since_point": ({}, 0), "total": sums})
 
 
 @pytest.mark.parametrize("line", ["[1]", '{"epoch": "0"}', '{"epoch": NaN}', "[" * 10_000, "mine"])
