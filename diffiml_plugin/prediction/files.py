@@ -87,8 +87,8 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
         how many photos got which verdict, or FAILED.
 
     Raises:
-        DiffIMLError: as `find_photos` and `Journal`; files of others, or of another model or other settings, in the
-            way; the device failed.
+        DiffIMLError: as `find_photos` and `Journal`; files of others, or of another model or other settings, or
+            of unknown photos, in the way; the device failed.
         OSError: nothing can be written any more.
     """
     photos = find_photos(words, output_dir)
@@ -104,6 +104,12 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
         files = [f"{name}{ending}" for name in names for ending in ENDINGS]
         files += [f"{PREVIEWS}/{name}{ending}" for name in names for ending in ENDINGS_OF_PREVIEWS]
         begin(output_dir, "predict", _deciding(detector), [output_dir / name for name in (RUN, RESULTS, PAGE, *files)])
+        kept = [name for name in files if os.path.lexists(output_dir / name)]
+        if kept and not (output_dir / RESULTS).exists():
+            raise DiffIMLError(
+                f"{output_dir / kept[0]} is of a photo that {RESULTS} told of, which is gone; bring that back, or "
+                "choose another --output_dir"
+            )
         journal.begin({job.image for job in jobs}, skip_existing)
         try:
             run.all(jobs)

@@ -423,6 +423,18 @@ def test_a_photo_that_comes_later_takes_no_others_name(checkpoint, folder, tmp_p
     assert masks == {str(folder / "a.png"): "a_mask.png", str(folder / "deep" / "a.png"): "a.png_mask.png"}
 
 
+def test_masks_of_photos_that_no_journal_names_are_kept(checkpoint, folder, tmp_path):
+    detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
+    predict(detector, [str(folder / "a.png")], out)
+    (out / "results.jsonl").rename(out / "first.jsonl")
+    before = (out / "a_overlay.jpg").read_bytes()
+    with pytest.raises(DiffIMLError, match="out/a_mask.png is of a photo that results.jsonl told of, which is gone"):
+        predict(detector, [str(folder / "deep" / "a.png")], out)
+    assert (out / "a_overlay.jpg").read_bytes() == before
+    (out / "first.jsonl").rename(out / "results.jsonl")
+    assert not predict(detector, [str(folder / "deep" / "a.png")], out)[FAILED]
+
+
 def test_photos_that_shared_a_mask_get_one_each(checkpoint, folder, tmp_path):
     detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
     photos = [str(folder / "a.png"), str(folder / "deep" / "a.png")]
