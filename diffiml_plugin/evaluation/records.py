@@ -81,7 +81,7 @@ class Unfinished:
     @contextmanager
     def open(self, key: str) -> Iterator[Callable[[list[Record]], Any]]:
         """What adds a batch's records to this process's file."""
-        path = inside(self.folder.parent, self.folder / f"{self.prefix}_{key}.{self.process}.jsonl")
+        path = inside(self.folder.parent, Path(self.folder.name, f"{self.prefix}_{key}.{self.process}.jsonl"))
         self.folder.mkdir(parents=True, exist_ok=True)
         with appending(path) as file:
             # The line before may be cut off.
