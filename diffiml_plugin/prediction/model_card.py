@@ -6,8 +6,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.files import write_text
+from diffiml_plugin.stored import shown
 from diffiml_plugin.table import Table, for_markdown
 from diffiml_plugin.weights.files import load_weights
 
@@ -35,7 +37,7 @@ def model_card(metadata: Mapping[str, Any], name: str, parameters: int) -> str:
         parameters: how many it has.
 
     Raises:
-        DiffIMLError: a calibration that is damaged.
+        DiffIMLError: a calibration that is damaged, or figures.
     """
     model, config = metadata.get("model", "a model"), metadata.get("config", {})
     parts = ", ".join(str(config[part]) for part in ("encoder", "denoiser", "latent_codec") if part in config)
@@ -63,9 +65,17 @@ def model_card(metadata: Mapping[str, Any], name: str, parameters: int) -> str:
 
 
 def _measured(metadata: Mapping[str, Any]) -> Mapping[str, Mapping[str, tuple[float, float, float]]]:
-    """The figures; none where a file has them in the form of an earlier version, without intervals."""
+    """The figures; none where a file has them in the form of an earlier version, without intervals.
+
+    Raises:
+        DiffIMLError: one of them is not of three numbers.
+    """
     found = metadata.get("figures", {})
-    return found if all(isinstance(figures, dict) for figures in found.values()) else {}
+    if not all(isinstance(figures, dict) for figures in found.values()):
+        return {}
+    if odd := [values for figures in found.values() for values in figures.values() if len(values) != 3]:
+        raise DiffIMLError(f"figures: {shown(odd[0])} is no value with the ends of its interval; write the file again")
+    return found
 
 
 def _header(metadata: Mapping[str, Any], name: str) -> str:

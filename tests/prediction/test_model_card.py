@@ -54,6 +54,11 @@ def test_what_is_not_known_is_said():
     assert ModelCard(text).data.eval_results is None
 
 
+def test_figures_without_their_intervals_make_no_card():
+    with pytest.raises(DiffIMLError, match=r"figures: \[0.4\] is no value with the ends of its interval"):
+        model_card({**METADATA, "figures": {"CASIAv1": {"pixel-level F1": [0.4]}}}, "org/name", 1)
+
+
 def test_a_damaged_calibration_makes_no_card():
     with pytest.raises(DiffIMLError, match="benco calibrate"):
         model_card({**METADATA, "calibration": {"x": 1}}, "org/name", 1)
