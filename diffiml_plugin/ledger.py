@@ -19,7 +19,7 @@ from diffiml_plugin.stored import checked, parse_json, read_text
 
 LEDGER = ".written.jsonl"
 _LIMIT = 2**30  # bytes: some million photos
-_FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str, "grows": bool}
+_FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str, "grows": bool, "of": str}
 _LEDGERS: dict[str, "Ledger"] = {}  # of this process, by the folders and files that they are of
 _Version = tuple[int, str]  # bytes and SHA-256 of a file as it was written
 
@@ -31,6 +31,7 @@ class Ledger:
         runs: command -> the settings of its last run that wrote something.
         files: absolute path -> its versions; another one than these is not ours.
         growing: absolute path -> its last version, to which lines were being added.
+        owners: absolute path -> the command that made the file; another may change it on purpose.
     """
 
     def __init__(self, folder: str | Path):
@@ -38,6 +39,8 @@ class Ledger:
         self.runs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, set[_Version]] = {}
         self.growing: dict[str, _Version] = {}
+        self.owners: dict[str, str] = {}
+        self._run = ""  # the last
         self._mine: set[str] = set()  # known to be ours, or written by now
         self._pending = b""  # a run that has written nothing yet
         if os.path.lexists(self.folder / LEDGER):
@@ -49,10 +52,11 @@ class Ledger:
 
     def _learn(self, line: Mapping[str, Any]) -> None:
         if "run" in line:
-            self.runs[line["run"]] = line["settings"]
+            self.runs[line["run"]], self._run = line["settings"], line["run"]
         else:
             path, version = os.path.abspath(self.folder / line["file"]), (line["size"], line["sha256"])
             self.files.setdefault(path, set()).add(version)
+            self.owners[path] = line.get("of", self._run)
             self.growing.pop(path, None)
             if line.get("grows"):
                 self.growing[path] = version
@@ -60,6 +64,7 @@ class Ledger:
     def start(self, run: str, settings: Mapping[str, Any]) -> None:
         """A run of a command starts; its line goes before that of the first file it writes."""
         self._mine.clear()
+        self._run = run
         with self._lock:
             self._pending += _line({"run": run, "settings": settings})
 
@@ -100,6 +105,7 @@ class Ledger:
         key, size = os.path.abspath(path), os.path.getsize(content)
         line = {"file": os.path.relpath(key, self.folder), "size": size, "sha256": _digest(content, size)}
         line |= {"grows": True} if grows else {}
+        line |= {"of": self.owners[key]} if key in self.owners and os.path.lexists(key) else {}
         self._learn(line)
         self._mine.add(key)
         return _line(line)
@@ -137,6 +143,8 @@ def begin(
             raise _others(there[0], f"was made with other {', '.join(differing)}")
     for path in there:
         ledger.require_own(path)
+        if ledger.owners[os.path.abspath(path)] != run:
+            raise _others(path)
     for path in filter(os.path.exists, adopt):
         ledger.adopt(path)
     for place in (folder, *beside, *files):

@@ -138,6 +138,22 @@ def test_what_another_command_changes_on_purpose_stays_known(tmp_path):
     run(tmp_path / "run")
 
 
+def test_a_file_is_of_the_command_that_made_it(tmp_path):
+    def make(command: str) -> None:
+        begin(tmp_path, command, {}, [tmp_path / "a.txt"])
+        write_text(tmp_path / "a.txt", command)
+
+    make("predict")
+    (tmp_path / "a.txt").rename(tmp_path / "moved.txt")
+    make("train")
+    make("train")
+    with pytest.raises(DiffIMLError, match="a.txt was not made by this command"):
+        make("predict")
+    begin(tmp_path, "calibrate", {}, [])
+    write_text(tmp_path / "a.txt", "changed on purpose")
+    make("train")
+
+
 def test_only_what_is_as_it_was_written_is_discarded(tmp_path):
     run(tmp_path)
     write_text(tmp_path / "b.txt", "ours")

@@ -142,7 +142,8 @@ def begin_training(
             "choose another --output_dir, or move them"
         )
     files = [folder / name for name in (STATE, *weights, *beside)]
-    ours = [state] if (folder / LEDGER).exists() else files  # of an earlier version, which kept no ledger
+    copied = not (folder / LEDGER).exists() and all((folder / name).exists() for name in beside)  # as by `cp run/* .`
+    ours = files if copied else [state]
     deciding = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
     begin(folder, run, None if goes_on else deciding, files, ours if goes_on else ())
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -357,6 +358,20 @@ def test_weights_without_their_state_are_not_overwritten(settings, resume):
     (folder / "training_state.pt").unlink()
     with pytest.raises(DiffIMLError, match=r"holds last.safetensors and best.safetensors of a run without its"):
         train(replace(settings, data_path="nowhere", resume=resume))  # refused before anything is read
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_run_that_was_copied_without_its_ledger_goes_on_where_it_is_whole(settings, tmp_path, whole):
+    folder, copy = train(settings).folder, tmp_path / "copy"
+    copy.mkdir()
+    for name in ["training_state.pt", "last.safetensors", *(["log.jsonl", "run.json", "config.yaml"] if whole else [])]:
+        shutil.copy(folder / name, copy)
+    going_on = replace(settings, output_dir=str(copy), resume="auto")
+    if whole:
+        train(going_on)
+    else:
+        with pytest.raises(DiffIMLError, match="last.safetensors was not made by this command and is not overwritten"):
+            train(going_on)
 
 
 def test_the_log_of_a_run_that_was_moved_away_is_kept(settings):
