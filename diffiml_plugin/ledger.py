@@ -103,9 +103,12 @@ class Ledger:
 
     def _entered(self, path: str | Path, content: str | Path, grows: bool = False) -> bytes:
         key, size = os.path.abspath(path), os.path.getsize(content)
-        line = {"file": os.path.relpath(key, self.folder), "size": size, "sha256": _digest(content, size)}
-        line |= {"grows": True} if grows else {}
-        line |= {"of": self.owners[key]} if key in self.owners and os.path.lexists(key) else {}
+        name, digest = os.path.relpath(key, self.folder), _digest(content, size)
+        line: dict[str, Any] = {"file": name, "size": size, "sha256": digest}
+        if grows:
+            line["grows"] = True
+        if key in self.owners and os.path.lexists(key):  # whoever changes it, it stays its maker's
+            line["of"] = self.owners[key]
         self._learn(line)
         self._mine.add(key)
         return _line(line)
@@ -154,11 +157,14 @@ def begin(
 def discard(folder: str | Path, files: Iterable[Path] | None = None) -> None:
     """Removes what was written in a folder, or what of it is in `files`. What others put there or changed stays, and
     what lies elsewhere, whatever the ledger says: the folder may come from anyone.
+
+    All processes of a run may do so at once.
     """
     ledger = Ledger(folder)
     for path in list(ledger.files) if files is None else files:
-        if ledger.wrote(path) and Path(path).parent.resolve().is_relative_to(ledger.folder.resolve()):
-            os.unlink(path)
+        with suppress(FileNotFoundError):  # another process was quicker
+            if ledger.wrote(path) and Path(path).parent.resolve().is_relative_to(ledger.folder.resolve()):
+                os.unlink(path)
 
 
 def ledger_of(path: str | Path) -> Ledger | None:

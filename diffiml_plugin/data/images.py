@@ -36,8 +36,8 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG's segment; in co
 _SCAN, _END = 0xDA, 0xD9  # markers
 _ORIENTATION = 0x0112  # EXIF's tag
 _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262  # TIFF's tags
-_WHITE_IS_ZERO = 0  # of the third, which Pillow heeds up to 8 bits
 _DEEP = "16 bits"  # in an image's `info`: its file has 16 bits per channel, of which Pillow kept the upper 8
+_NEGATIVE = "0 is white"  # likewise: its file says so, which Pillow heeds up to 8 bits
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation -> the photo as a viewer shows it
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),
@@ -89,7 +89,7 @@ def read_image(path: Path) -> np.ndarray:
 
 def stored_pixels(image: Image.Image, name: str) -> np.ndarray:
     """As `read_image`, of an open image that messages call `name`."""
-    image = as_stored(image)
+    image = _as_stored(image)
     if reason := refusal(image) or unscaled(image):
         raise DiffIMLError(f"{name} {reason}")
     return _rgb(image)
@@ -124,15 +124,9 @@ def read_header(path: str | Path) -> tuple[int, int, int]:
         DiffIMLError: as `read_image`, of what can be known before decoding.
     """
     with opening(path) as image:
-        return *stored_size(image), orientation_of(image)
-
-
-def stored_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height in pixels of an image that is not decoded yet; Pillow may state a TIFF's as a viewer's."""
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        return tags[_WIDTH], tags[_HEIGHT]
-    return image.size
+        tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size Pillow states as a viewer's
+        width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else image.size
+        return width, height, orientation_of(image)
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -150,19 +144,25 @@ def as_viewed(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(turn(array)) if turn else array
 
 
-def as_stored(image: Image.Image) -> Image.Image:
-    """The image, decoded, with its pixels as they are stored. Pillow turns a TIFF as a viewer does, and no other."""
+def _as_stored(image: Image.Image) -> Image.Image:
+    """The image, decoded, with its pixels as they are stored. Pillow turns a TIFF as a viewer does, and no other.
+
+    What its file says of its levels, and its mode does not, is kept in `info`, which copies keep too.
+    """
     coded = getattr(image, "tile", ())  # empty once it is decoded
     turned = _BACK.get(orientation_of(image)) if coded and image.format == "TIFF" else None
-    if image.format in ("PNG", "TIFF") and any("16" in str(part) for _, _, _, part in coded):
-        image.info[_DEEP] = True
+    if coded and image.format in ("PNG", "TIFF"):
+        raw_modes = [part if isinstance(part, str) else part[0] for _, _, _, part in coded]
+        image.info[_DEEP] = any("16" in mode for mode in raw_modes)
+    if image.format == "TIFF":
+        image.info[_NEGATIVE] = image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     image.load()
     return image if turned is None else image.transpose(turned)
 
 
 @contextmanager
 def decoding(path: str | Path, roughly: bool = False) -> Iterator[Image.Image]:
-    """The image of a file, decoded `as_stored`.
+    """The image of a file, decoded, with its pixels as they are stored.
 
     Args:
         roughly: make few pixels of a JPEG, which is quicker, and finds all of its damage.
@@ -177,7 +177,7 @@ def decoding(path: str | Path, roughly: bool = False) -> Iterator[Image.Image]:
                     raise DiffIMLError(f"{path} has more than {_MOST_SCANS} scans; store it anew as a baseline JPEG")
         if roughly:
             image.draft("L", (1, 1))
-        yield as_stored(image)
+        yield _as_stored(image)
 
 
 def _scans(content: mmap.mmap) -> int:
@@ -224,14 +224,14 @@ def _unidentified(path: Path) -> str:
 
 
 def refusal(image: Image.Image) -> str:
-    """What `read_image` refuses about the pixels, and how to mend it; empty if it reads them."""
+    """What `read_image` refuses about decoded pixels, and how to mend it; empty if it reads them."""
     deep = ""
     if image.mode == "F":
         deep = "floating-point pixels"
     elif image.mode == "I":  # 16 bits too, in some versions of Pillow
         levels = np.asarray(image)
         deep = "32-bit integers" if levels.min() < 0 or levels.max() > 65535 else ""
-    if image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+    if image.mode.startswith("I") and image.info.get(_NEGATIVE):
         return "holds 16 bits of which 0 is white, which would come out inverted; make 0 black"
     return deep and f"holds {deep}; convert it to 8 or 16 bits per channel"
 

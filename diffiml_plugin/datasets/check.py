@@ -94,7 +94,7 @@ def _named(balanced: list[ImageList | Path]) -> dict[str, ImageList]:
     return lists
 
 
-def _training_images(path: str) -> dict[bytes, str]:
+def _training_images(path: str) -> dict[str, str]:
     """The images of training data by their digests; of a stream, its photographs."""
     if path.startswith(SYNTH_PREFIX):
         sources: Sequence[ImageList | Path] = [Path(path.removeprefix(SYNTH_PREFIX))]
@@ -112,7 +112,7 @@ def _training_images(path: str) -> dict[bytes, str]:
     return {digest: image for digest, image in zip(digests, images, strict=True) if digest}
 
 
-def _check(name: str, listed: ImageList, seen: dict[bytes, str]) -> DatasetReport:
+def _check(name: str, listed: ImageList, seen: dict[str, str]) -> DatasetReport:
     pairs = list(zip(listed.images, listed.masks, strict=True))
     looked_at = in_parallel(lambda pair: (examine(*pair)[1], _digest(pair[0]), _header(pair[0])), pairs, name)
     of_pairs, digests, headers = zip(*looked_at, strict=True)
@@ -178,17 +178,17 @@ def _telling_headers(listed: ImageList, headers: Sequence[bytes | None]) -> Iter
         )
 
 
-def _digest(path: str) -> bytes | None:
+def _digest(path: str) -> str | None:
     try:
         require_file(path)
-        return bytes.fromhex(file_digest(path))
+        return file_digest(path)
     except (DiffIMLError, OSError):
         return None  # a fault of its own
 
 
-def _duplicates(pairs: list[tuple[str, str]], digests: Sequence[bytes | None]) -> Iterator[Fault]:
+def _duplicates(pairs: list[tuple[str, str]], digests: Sequence[str | None]) -> Iterator[Fault]:
     """Equal files: harmful if it is one file listed twice, or if it is called authentic and tampered."""
-    first: dict[bytes, tuple[str, str]] = {}
+    first: dict[str, tuple[str, str]] = {}
     for (image, mask), digest in zip(pairs, digests, strict=True):
         if digest is None:
             continue

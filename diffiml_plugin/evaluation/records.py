@@ -89,11 +89,8 @@ class Unfinished:
 
     def remove(self, *keys: str) -> None:
         """Removes what was left under `keys`. All processes of a run do so at once."""
-        done = False
-        while not done:
-            with suppress(FileNotFoundError):  # another one was quicker with a file: look again
-                discard(self.folder.parent, [file for key in keys for file in self._files(key)])
-                done = True
+        with suppress(FileNotFoundError):  # another one has removed the folder, and so all that it held
+            discard(self.folder.parent, [file for key in keys for file in self._files(key)])
         with suppress(OSError):  # what others left may lie there
             self.folder.rmdir()
 

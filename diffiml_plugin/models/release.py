@@ -29,8 +29,7 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
 
     Raises:
         DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` exists
-            (it may be meant as a source), is no .safetensors, or cannot be written; values that half
-            precision has not.
+            (it may be meant as a source), is no .safetensors, or cannot be written; values that half precision has not.
     """
     require_free(target, ".safetensors")  # the card would take the place of a .md
     loaded = [load_weights(find_checkpoint(source)) for source in sources]

@@ -89,11 +89,16 @@ class Learner(Generic[_Model]):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state` was taken. Of the optimizer's options the state has no say but for the last rate."""
+        """Goes on where `state` was taken. Of the optimizer's options it decides the last learning rate alone.
+
+        Raises:
+            Exception: of any kind, for a state that does not fit; for `resume.restoring` to tell.
+        """
         self.model.load_state_dict(state["model"])
-        said, own = state["optimizer"], self.optimizer.state_dict()["param_groups"]
-        groups = zip(own, said["param_groups"], strict=True)
-        self.optimizer.load_state_dict({**said, "param_groups": [{**mine, "lr": float(g["lr"])} for mine, g in groups]})
+        stored = state["optimizer"]
+        rates = [float(group["lr"]) for group in stored["param_groups"]]
+        groups = zip(self.optimizer.state_dict()["param_groups"], rates, strict=True)
+        self.optimizer.load_state_dict({**stored, "param_groups": [{**group, "lr": rate} for group, rate in groups]})
         for parameter, moments in self.optimizer.state.items():
             shapes = {moments[name].shape for name in ("exp_avg", "exp_avg_sq")}
             if shapes != {parameter.shape} or float(moments["step"]) < 0:

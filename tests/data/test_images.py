@@ -87,11 +87,21 @@ def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix, levels)
     assert np.array_equal(read_image(file), PIXELS)
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_dark_tiff_of_8_bits_is_read_wherever_its_parts_lie(tmp_path, compression):
+    for width in range(150, 180):
+        pixels = np.full((9, width, 3), 5, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression)
+        assert np.array_equal(read_image(tmp_path / "a.tif"), pixels)
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_where_0_is_white_no_image_comes_out_inverted(tmp_path, kind):
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_where_0_is_white_no_image_comes_out_inverted(tmp_path, kind, orientation):
     file = tmp_path / "a.tif"
     grey = PIXELS[..., 0]
-    Image.fromarray(grey.astype(kind) * kind(1 if kind is np.uint8 else 257)).save(file, tiffinfo={262: 0})
+    tags = {262: 0, 0x0112: orientation}
+    Image.fromarray(grey.astype(kind) * kind(1 if kind is np.uint8 else 257)).save(file, tiffinfo=tags)
     if kind is np.uint8:
         assert np.array_equal(read_image(file)[..., 0], grey)
     else:
