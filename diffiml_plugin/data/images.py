@@ -174,7 +174,9 @@ def decoding(path: str | Path, roughly: bool = False) -> Iterator[Image.Image]:
         if image.format in ("JPEG", "MPO"):
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if _scans(content) > _MOST_SCANS:
-                    raise DiffIMLError(f"{path} has more than {_MOST_SCANS} scans; store it anew as a baseline JPEG")
+                    raise DiffIMLError(
+                        f"{path} has more than {_MOST_SCANS} scans; `jpegtran` makes a baseline JPEG of it, without loss"
+                    )
         if roughly:
             image.draft("L", (1, 1))
         yield _as_stored(image)

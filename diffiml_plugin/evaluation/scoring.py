@@ -153,8 +153,11 @@ def open_scoring(
     values = {**asdict(settings), **opened.flags, **asdict(inputs)}
     without = set(_NO_CONFIGURATION) - ({"test_batch_size"} if settings.no_model_eval else set())
     configuration = {key: value for key, value in values.items() if key not in without}
-    data = digest([(name, _states(listed)) for name, listed in lists.items()])
-    deciding = {"model": card.name, "weights": weights, "test_data_path": data, **configuration, **(varied or {})}
+    data = {
+        "test_data_path": digest([(name, listed.images, listed.masks) for name, listed in lists.items()]),
+        "sizes or dates of images": digest([_states(listed) for listed in lists.values()]),
+    }
+    deciding = {"model": card.name, "weights": weights, **data, **configuration, **(varied or {})}
     begin(settings.output_dir, files[0], deciding, [Path(settings.output_dir, name) for name in files])
     checked = check_lists(list(lists.values()), settings.keep_going)
     left_out = {name: count for name, count in zip(lists, checked.left_out, strict=True) if count}

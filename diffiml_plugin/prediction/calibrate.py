@@ -69,8 +69,9 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
     pairs = [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
     deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **asdict(bounds)}
-    data = digest([(pair, *map(state_of, pair[1:])) for pair in pairs])
-    begin(output_dir, "calibrate", {**deciding, "test_data_path": data}, files)
+    states = digest([state_of(file) for pair in pairs for file in pair[1:]])
+    data = {"test_data_path": digest(pairs), "sizes or dates of images": states}
+    begin(output_dir, "calibrate", {**deciding, **data}, files)
     check_lists([listed for _, listed in sets])
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)

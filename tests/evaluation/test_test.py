@@ -282,7 +282,7 @@ def test_results_of_an_image_that_was_changed_are_kept(settings, stored, tiny_da
     left = Path(settings.output_dir, "results.json").read_bytes()
     image = Image.open(tiny_dataset / "Tp" / "0.png")
     Image.new("RGB", image.size, "white").save(tiny_dataset / "Tp" / "0.png")
-    with pytest.raises(DiffIMLError, match="results.json was made with other test_data_path and is not overwritten"):
+    with pytest.raises(DiffIMLError, match="results.json was made with other sizes or dates of images and is not"):
         testing.test(settings)
     assert Path(settings.output_dir, "results.json").read_bytes() == left
 

@@ -107,7 +107,7 @@ def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, mo
         monkeypatch.setattr(one, "predict", lambda files: predict(predicted.append(file) or file for file in files))
         assert calibrate(one, squares, out, target, Bounds()).calibration == whole and len(predicted) == 3
     Image.open(checkpoint.parent / "0.png").transpose(Image.Transpose.ROTATE_90).save(checkpoint.parent / "0.png")
-    with pytest.raises(DiffIMLError, match="calibration.json was made with other test_data_path and is"):
+    with pytest.raises(DiffIMLError, match="calibration.json was made with other sizes or dates of images"):
         calibrate(detector, squares, out, target, Bounds())
     for file in (target, *map(out.joinpath, (REPORT, TABLE, DIAGRAM))):
         file.unlink()
