@@ -782,7 +782,7 @@ CASES = (
         "a JPEG of 10,000 scans, which a large one would take hours for",
         f"{TEST} lists/scans_image.json",
         REFUSED,
-        "bad/scans.jpg cannot be decoded (has more than 100 scans; `jpegtran` makes a baseline JPEG of it, without loss)",
+        "bad/scans.jpg cannot be decoded (has more than 100 scans; `jpegtran` makes a baseline JPEG of it without loss)",
     ),
     Case(
         "an image that is a pipe",

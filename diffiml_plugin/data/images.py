@@ -175,7 +175,7 @@ def decoding(path: str | Path, roughly: bool = False) -> Iterator[Image.Image]:
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if _scans(content) > _MOST_SCANS:
                     raise DiffIMLError(
-                        f"{path} has more than {_MOST_SCANS} scans; `jpegtran` makes a baseline JPEG of it, without loss"
+                        f"{path} has more than {_MOST_SCANS} scans; `jpegtran` makes a baseline JPEG of it without loss"
                     )
         if roughly:
             image.draft("L", (1, 1))
