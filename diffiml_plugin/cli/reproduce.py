@@ -1,7 +1,7 @@
 """Makes a table or figure of the paper, a study of RESULTS.md, or the model that travels along: data to report.
 
 Without a target, lists them. Started again, it goes on where it stopped: a training resumes, and what was tested with
-the same settings, from weights that are no newer, is not tested again. Any other flag goes to each step that has it:
+the same settings and the same weights is not tested again. Any other flag goes to each step that has it:
 `benco reproduce table2 --gpus 8 --batch_size 4`. --dry_run prints the steps, which can be run one by one as well. The
 datasets are lists in DATA_ROOT (`benco datasets prepare all`); what a study wants, benco_configs/reproduce.yaml says.
 """
@@ -22,7 +22,7 @@ from typing import Any
 from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import make_folder
+from diffiml_plugin.files import file_digest, make_folder
 from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.stored import read_json
 
@@ -139,17 +139,23 @@ def _model_to_come(words: list[str], trained: dict[str, str]) -> list[str]:
 
 
 def _is_done(step: Step) -> bool:
-    """Whether what the step makes is there and no older than what it is made from; a training resumes by itself."""
+    """Whether what the step makes is there, made of what is there now by the same settings; a training resumes by
+    itself."""
+    from diffiml_plugin.cli.tamper import deciding
     from diffiml_plugin.tampering.stream import LIST
 
     verb, args = step.words[0], step.args
     if verb == "tamper":
-        return Path(args.output_dir, LIST).exists()
+        settings = deciding(args)
+        made_with = Ledger(args.output_dir).runs.get("tamper", settings)  # earlier versions kept no ledger
+        return Path(args.output_dir, LIST).exists() and made_with == settings
     if verb == "complexity" or not (made := _made_by(step)):
         return False
     if verb == "release":
         return _is_newer(made[0], args.checkpoint_path, args.results)
-    return _is_newer(made[0], [args.checkpoint_path]) and (verb == "calibrate" or _was_made_by(made[0], step))
+    if verb == "calibrate":
+        return _is_newer(made[0], [args.checkpoint_path]) and _was_made_by(made[1], step)
+    return _was_made_by(made[0], step) and _is_of_weights(made[0], args.checkpoint_path)
 
 
 def _made_by(step: Step) -> list[Path]:
@@ -176,6 +182,13 @@ def _is_newer(made: Path, checkpoints: Iterable[str], other: str | None = None) 
         return False
     sources = [*map(find_checkpoint, checkpoints), *([Path(other)] if other else [])]
     return all(made.stat().st_mtime_ns >= source.stat().st_mtime_ns for source in sources)
+
+
+def _is_of_weights(results: Path, checkpoint: str) -> bool:
+    """Whether a results file tells of these weights: their dates say little in a folder that was copied."""
+    from diffiml_plugin.models.checkpoints import find_checkpoint
+
+    return read_json(results).get("weights") == file_digest(find_checkpoint(checkpoint))
 
 
 def _was_made_by(results: Path, step: Step) -> bool:

@@ -8,6 +8,7 @@ Each photograph is the host of several images; the objects of splices come from 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from diffiml_plugin.tampering.settings import STRENGTHS
 
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of all that is random")
 
 
+def deciding(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that decide what the pictures are."""
+    return {name: getattr(args, name) for name in _DECIDING}
+
+
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     from diffiml_plugin.errors import DiffIMLError
@@ -71,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
     with claimed(args.output_dir) as folder:
         if (folder / LIST).exists():
             raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
-        deciding = {name: getattr(args, name) for name in _DECIDING}
-        begin(folder, "tamper", deciding, [folder / _SHEET, *folder.glob("Tp/*"), *folder.glob("Gt/*")])
+        begin(folder, "tamper", deciding(args), [folder / _SHEET, *folder.glob("Tp/*"), *folder.glob("Gt/*")])
         listing = write_tampered(stream, folder, args.seed)
         print(f"list: {listing}")
         if args.contact_sheet:

@@ -143,7 +143,8 @@ def begin_training(
         )
     files = [folder / name for name in (STATE, *weights, *beside)]
     copied = not (folder / LEDGER).exists() and all((folder / name).exists() for name in beside)  # as by `cp run/* .`
-    ours = files if copied else [state]
+    alone = not any(os.path.lexists(file) for file in files[1:])  # brought from elsewhere; beside others', it is not
+    ours = files if copied else [state] * alone
     deciding = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
     begin(folder, run, None if goes_on else deciding, files, ours if goes_on else ())
 

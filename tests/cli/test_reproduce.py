@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import re
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image
 
 from diffiml_plugin.cli import reproduce
+from diffiml_plugin.cli.command_line import parse_arguments
 from diffiml_plugin.cli.config_file import TARGETS, packaged_folder
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.datasets.catalogue import CATALOGUE
+from diffiml_plugin.files import file_digest
 from diffiml_plugin.ledger import LEDGER, Ledger
 from diffiml_plugin.models.checkpoints import BEST
 from diffiml_plugin.weights.files import read_metadata
@@ -133,15 +136,13 @@ def test_a_file_of_the_users_in_the_way_of_a_step_stays(runs):
 def tested(runs):
     """Table 2 with its model trained, and tested by a command; returns what is run again."""
     runs.writes["test"] = "runs/mvss/test/results.json"
-    for name, seconds in ((f"runs/mvss/{BEST}", 100), ("runs/mvss/test/results.json", 200)):
-        os.makedirs(os.path.dirname(name), exist_ok=True)
-        open(name, "w").close()
-        os.utime(name, (seconds, seconds))
+    os.makedirs("runs/mvss/test")
+    Path(f"runs/mvss/{BEST}").touch()
+    weights = file_digest(f"runs/mvss/{BEST}")
 
-    def again(*words: str, command: str = "/bin/benco test --config mvss/test", age: int = 200) -> list[str]:
+    def again(*words: str, command: str = "/bin/benco test --config mvss/test", weights: str = weights) -> list[str]:
         with open("runs/mvss/test/results.json", "w") as file:
-            file.write(json.dumps({"command": command}))
-        os.utime(file.name, (age, age))
+            file.write(json.dumps({"command": command, "weights": weights}))
         written("runs/mvss/test", file.name)
         runs.commands.clear()
         assert main(["reproduce", "table2", *words]) == 0
@@ -163,15 +164,34 @@ def test_what_was_tested_is_not_tested_again(tested, capsys):
         {"command": "benco test --config mvss/test --ensemble_size 1"},
         {"command": "benco test --config gone"},
         {"command": ""},
-        {"age": 50},
+        {"weights": "other"},  # of whatever date
     ],
 )
-def test_other_settings_or_newer_weights_are_tested_again(tested, change):
+def test_other_settings_or_other_weights_are_tested_again(tested, change):
     assert tested(**change) == ["train", "test", "report"]
 
 
 def test_other_flags_are_tested_again(tested):
     assert tested("--num_inference_steps", "4") == ["train", "test", "report"]
+
+
+def test_pictures_and_a_calibration_of_other_settings_are_not_taken_for_those_asked_for(tmp_path):
+    def done(verb: str, words: str) -> bool:
+        module = importlib.import_module(f"diffiml_plugin.cli.{verb}")
+        return reproduce._is_done(reproduce.Step([verb], parse_arguments(f"benco {verb}", module, shlex.split(words))))
+
+    os.makedirs("photos")
+    for number in range(2):
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(f"photos/{number}.png")
+    assert main(["tamper", "photos", "--images", "2", "--output_dir", "made"]) == 0
+    assert done("tamper", "photos --images 2 --output_dir made")
+    assert not done("tamper", "photos --images 3 --output_dir made")  # which the verb refuses
+
+    calibrate = "--checkpoint_path a.safetensors --test_data_path list.json --output b.safetensors --output_dir made"
+    for name in ("a.safetensors", "b.safetensors"):
+        Path(name).touch()
+    Path("made/calibration.json").write_text(json.dumps({"command": f"benco calibrate {calibrate}"}))
+    assert done("calibrate", calibrate) and not done("calibrate", f"{calibrate} --max_misses 0.3")
 
 
 def test_figures_that_could_not_be_made_anew_come_back(tested, runs):

@@ -22,6 +22,7 @@ from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import LOCK
 from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.ledger import LEDGER
 from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.prediction.pictures import HEADING
 from diffiml_plugin.signals import Stopped
@@ -226,9 +227,11 @@ def test_what_a_resumed_run_may_not_change(settings):
     for changed in ({"batch_size": 1}, {"deterministic": True}):
         with pytest.raises(DiffIMLError, match=f"other settings: --{next(iter(changed))}"):
             train(replace(settings, resume="auto", **changed))
-    torch.save({**torch.load(path, weights_only=True), "device": "cuda"}, path)
+    other = path.parent.with_name("other") / path.name
+    other.parent.mkdir()
+    torch.save({**torch.load(path, weights_only=True), "device": "cuda"}, other)
     with pytest.raises(DiffIMLError, match="began on --device cuda, and cpu draws other noise"):
-        train(replace(settings, resume="auto"))
+        train(replace(settings, resume="auto", output_dir=str(other.parent)))
 
 
 def test_without_tampered_images_no_weights_are_called_best(settings, tmp_path):
@@ -330,8 +333,10 @@ def test_a_run_of_a_version_with_fewer_settings_goes_on(settings):
     state = torch.load(path, weights_only=False)
     del state["settings"]["padding_mode"]
     torch.save(state, path)
+    path.with_name(LEDGER).unlink()  # which such a version did not keep
     assert train(replace(settings, resume="auto")).folder == path.parent
     torch.save(state, path)
+    path.with_name(LEDGER).unlink()
     with pytest.raises(DiffIMLError, match=r"--padding_mode 'constant' \(now 'reflect'\)"):
         train(replace(settings, resume="auto", if_padding=True, padding_mode="reflect"))
 
@@ -370,7 +375,7 @@ def test_a_run_that_was_copied_without_its_ledger_goes_on_where_it_is_whole(sett
     if whole:
         train(going_on)
     else:
-        with pytest.raises(DiffIMLError, match="last.safetensors was not made by this command and is not overwritten"):
+        with pytest.raises(DiffIMLError, match="training_state.pt was not made by this command and is not overwritten"):
             train(going_on)
 
 
@@ -389,6 +394,16 @@ def test_a_run_that_goes_on_elsewhere_leaves_another_run_alone(settings, tmp_pat
     other = train(replace(settings, output_dir=str(tmp_path / "other"))).folder
     with pytest.raises(DiffIMLError, match="other holds a training run already"):
         train(replace(settings, resume=str(kept), output_dir=str(other)))
+
+
+def test_a_state_that_was_put_among_anothers_weights_is_not_gone_on_from(settings, tmp_path):
+    kept = train(settings).folder / "training_state.pt"
+    other = train(replace(settings, output_dir=str(tmp_path / "other"), seed=5)).folder
+    shutil.copy(kept, other)
+    left = (other / "best.safetensors").read_bytes()
+    with pytest.raises(DiffIMLError, match="training_state.pt has changed since it was written"):
+        train(replace(settings, output_dir=str(other), epochs=settings.epochs + 1, resume="auto"))
+    assert (other / "best.safetensors").read_bytes() == left
 
 
 def test_two_runs_at_once_are_refused(settings, child_environment):
