@@ -269,7 +269,7 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             raise DiffIMLError(
                 f"{path} was written by another process meanwhile and is not overwritten; move that file"
             )
-        enter(path, temporary)
+        enter(path, temporary, lasting=lasting)
         os.replace(temporary, path)
         _FREE.discard(os.path.abspath(path))
     finally:

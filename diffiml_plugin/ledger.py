@@ -94,12 +94,18 @@ class Ledger:
         """Enters a file as it is, with the first that is written."""
         self._pending += self._entered(path, path)
 
-    def enter(self, path: str | Path, content: str | Path, grows: bool = False) -> None:
-        """Enters that `path` is to become the file `content`, and `grows`: lines are to follow. Raises OSError."""
+    def enter(self, path: str | Path, content: str | Path, grows: bool = False, lasting: bool = True) -> None:
+        """Enters that `path` is to become the file `content`, and `grows`: lines are to follow. Raises OSError.
+
+        Args:
+            lasting: as `files.replacing` takes it.
+        """
         line = self._entered(path, content, grows)
         with self._lock, open(self.folder / LEDGER, "ab", buffering=0, opener=not_following) as file:
             file.write(self._pending + line)
             self._pending = b""
+            if lasting:
+                os.fsync(file.fileno())
 
     def _entered(self, path: str | Path, content: str | Path, grows: bool = False) -> bytes:
         key, size = os.path.abspath(path), os.path.getsize(content)
@@ -175,15 +181,15 @@ def ledger_of(path: str | Path) -> Ledger | None:
     return _LEDGERS.get(place)
 
 
-def enter(path: Path, content: Path, grows: bool = False) -> None:
+def enter(path: Path, content: Path, grows: bool = False, lasting: bool = True) -> None:
     """As `Ledger.enter`, in the ledgers concerned."""
     if ledger := ledger_of(path):
-        ledger.enter(path, content, grows)
+        ledger.enter(path, content, grows, lasting)
     place = Path(os.path.abspath(path)).parent
     if not (ledger and ledger.folder == place) and os.path.lexists(place / LEDGER):
         beside = Ledger(place)  # as of a training whose weights are calibrated
         if beside.wrote(path):
-            beside.enter(path, content, grows)
+            beside.enter(path, content, grows, lasting)
 
 
 def not_following(path: str, flags: int) -> int:
