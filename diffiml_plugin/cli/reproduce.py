@@ -139,8 +139,7 @@ def _model_to_come(words: list[str], trained: dict[str, str]) -> list[str]:
 
 
 def _is_done(step: Step) -> bool:
-    """Whether what the step makes is there, made of what is there now by the same settings; a training resumes by
-    itself."""
+    """Whether what the step makes is there, made of what is there now by the same settings; a training resumes."""
     from diffiml_plugin.cli.tamper import deciding
     from diffiml_plugin.tampering.stream import LIST
 
