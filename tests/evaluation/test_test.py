@@ -214,20 +214,27 @@ def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tin
     assert len(evaluated) == 5  # a finished test is not resumed
 
 
-@pytest.mark.parametrize("in_training_mode", [False, True])
-def test_an_interrupted_set_goes_on_with_the_next_batch(settings, stored, monkeypatch, cut_off, in_training_mode):
-    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1, no_model_eval=in_training_mode)
-    expected, scored = testing.test(settings)["datasets"], []
+def interrupted_at_third_batch(settings, monkeypatch) -> list[int]:
+    """A test that ends so; what it returns grows with each batch that is scored, then and later."""
+    scored = []
 
-    def killed(*arguments, **options):
+    def counted(*arguments, **options):
         scored.append(1)
         if len(scored) == 3:
             raise KeyboardInterrupt
         return score_batch(*arguments, **options)
 
-    monkeypatch.setattr(testing, "score_batch", killed)
+    monkeypatch.setattr(testing, "score_batch", counted)
     with pytest.raises(KeyboardInterrupt):
         testing.test(settings)
+    return scored
+
+
+@pytest.mark.parametrize("in_training_mode", [False, True])
+def test_an_interrupted_set_goes_on_with_the_next_batch(settings, stored, monkeypatch, cut_off, in_training_mode):
+    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1, no_model_eval=in_training_mode)
+    expected = testing.test(settings)["datasets"]
+    scored = interrupted_at_third_batch(settings, monkeypatch)
     (part,) = Path(settings.output_dir, "results_unfinished").iterdir()
     cut_off(part, '\n[{"index": 3, "f1": 0.', part.parent.parent)
     other = part.with_name("another_checkpoints.0.jsonl")
@@ -240,17 +247,7 @@ def test_an_interrupted_set_goes_on_with_the_next_batch(settings, stored, monkey
 
 def test_what_a_cut_test_left_outlives_one_of_other_settings(settings, stored, monkeypatch):
     settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
-    scored = []
-
-    def cut(*arguments, **options):
-        scored.append(1)
-        if len(scored) == 3:
-            raise KeyboardInterrupt
-        return score_batch(*arguments, **options)
-
-    monkeypatch.setattr(testing, "score_batch", cut)
-    with pytest.raises(KeyboardInterrupt):
-        testing.test(settings)
+    scored = interrupted_at_third_batch(settings, monkeypatch)
     testing.test(replace(settings, tta=True))
     for name in testing.FILES:
         Path(settings.output_dir, name).unlink()
