@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
@@ -103,7 +102,9 @@ def _require_names(path: Path, names: Iterable[str]) -> None:
 
 
 def each_once(listed: ImageList, strict: bool = False) -> ImageList:
-    """The list without the pairs that stand in it again, which would count twice; a warning says how many they are.
+    """The list without the pairs whose image stands in it again, which would count twice; a warning says how many.
+
+    A copy of a file is another file here; `datasets check` tells of copies.
 
     Raises:
         DiffIMLError: an image with two masks; any repetition, if `strict`.
@@ -111,7 +112,7 @@ def each_once(listed: ImageList, strict: bool = False) -> ImageList:
     again = repeated(list(zip(listed.images, listed.masks, strict=True)))
     if not again:
         return listed
-    told = f"{listed.source} lists {len(again)} images twice, such as {listed.images[min(again)]}"
+    told = f"{listed.source} lists {len(again)} images twice, such as {next(iter(again.values()))}"
     if strict:
         raise DiffIMLError(f"{told}; remove those entries, or leave out --strict, which drops them")
     _logger.warning(f"{told}; each counts once")
@@ -125,29 +126,43 @@ def without(listed: ImageList, numbers: Container[int]) -> ImageList:
     return ImageList(listed.source, *(tuple(part[number] for number in kept) if part else () for part in of_each))
 
 
-def repeated(pairs: Sequence[tuple[str, str]]) -> set[int]:
-    """The numbers of the pairs whose image stands in an earlier one: the same file, by whatever path.
+def repeated(pairs: Sequence[tuple[str, str]]) -> dict[int, str]:
+    """The numbers of the pairs whose image stands in an earlier one, by whatever path; and each image, with that path.
 
     Raises:
         DiffIMLError: the earlier pair has another mask.
     """
-    real_folder = cache(os.path.realpath)  # asking for each file's would take a minute for a million of them
-
-    def real(path: str) -> str:
-        folder, name = os.path.split(path)
-        return os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folder(folder), name)
-
-    masks: dict[str, str] = {}
-    again = set()
+    earlier: dict[object, tuple[str, str]] = {}
+    again = {}
     for number, (image, mask) in enumerate(pairs):
-        place, truth = real(image), mask if mask == NEGATIVE else real(mask)
-        if place not in masks:
-            masks[place] = truth
-        elif masks[place] == truth:
-            again.add(number)
-        else:
-            raise DiffIMLError(f"{image} is listed with {masks[place]} and with {mask}; remove the entry that is wrong")
+        if (file := file_identity(image)) not in earlier:
+            earlier[file] = image, mask
+            continue
+        known, known_mask = earlier[file]
+        again[number] = told = with_earlier(image, known)
+        if not _same_truth(known_mask, mask):
+            raise DiffIMLError(f"{told} is listed with {known_mask} and with {mask}; remove the entry that is wrong")
     return again
+
+
+def _same_truth(mask: str, other: str) -> bool:
+    return mask == other or NEGATIVE not in (mask, other) and file_identity(mask) == file_identity(other)
+
+
+def file_identity(path: str) -> object:
+    """The same for all paths of a file, by symbolic and hard links too, and another for a copy of it. Of a file that is
+    not there, its path.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
+
+
+def with_earlier(image: str, known: str) -> str:
+    """An image's path and, where it is another, the one that its file was listed by before."""
+    return image if image == known else f"{image} (the same file as {known})"
 
 
 def _read_folder(folder: Path) -> ImageList:

@@ -12,7 +12,16 @@ from sklearn.metrics import roc_auc_score
 from diffiml_plugin.data.examined import in_parallel
 from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.images import SUFFIXES, opening
-from diffiml_plugin.data.lists import NEGATIVE, SYNTH_PREFIX, ImageList, read_balanced, read_list, read_test_sets
+from diffiml_plugin.data.lists import (
+    NEGATIVE,
+    SYNTH_PREFIX,
+    ImageList,
+    file_identity,
+    read_balanced,
+    read_list,
+    read_test_sets,
+    with_earlier,
+)
 from diffiml_plugin.datasets.catalogue import DatasetEntry, known_entry
 from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.files import file_digest
@@ -188,17 +197,17 @@ def _digest(path: str) -> str | None:
 
 def _duplicates(pairs: list[tuple[str, str]], digests: Sequence[str | None]) -> Iterator[Fault]:
     """Equal files: harmful if it is one file listed twice, or if it is called authentic and tampered."""
+    listed: dict[object, str] = {}
     first: dict[str, tuple[str, str]] = {}
     for (image, mask), digest in zip(pairs, digests, strict=True):
         if digest is None:
             continue
-        if digest not in first:
-            first[digest] = image, mask
-            continue
-        known, known_mask = first[digest]
-        if known == image:
-            yield Fault("duplicate", image, f"{image} is listed twice, so it counts twice; remove one entry")
+        known, known_mask = first.setdefault(digest, (image, mask))
+        if (file := file_identity(image)) in listed:
+            again = with_earlier(image, listed[file])
+            yield Fault("duplicate", image, f"{again} is listed twice, so it counts twice; remove one entry")
         elif (known_mask == NEGATIVE) != (mask == NEGATIVE):
             yield Fault("duplicate", image, f"{image} and {known} are the same image, once authentic and once tampered")
-        else:
+        elif known != image:
             yield Fault("duplicate", image, f"{image} and {known} are the same image", harmful=False)
+        listed.setdefault(file, image)

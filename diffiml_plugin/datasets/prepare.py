@@ -146,7 +146,7 @@ def _prepared(
             raise DiffIMLError(f"{root} holds no tampered images of {name}; leave out --tampered_only")
 
     again = repeated(found.pairs)
-    notes = [f"left out: {found.pairs[number][0]}: listed before" for number in sorted(again)]
+    notes = [f"left out: {image}: listed before" for image in again.values()]
     pairs = [pair for number, pair in enumerate(found.pairs) if number not in again]
 
     # 2. The masks, and smaller images. What an interrupted run was done with stays.

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from diffiml_plugin.data.lists import NEGATIVE, read_balanced, read_list, read_test_sets
+from diffiml_plugin.data.lists import NEGATIVE, read_balanced, read_list, read_test_sets, repeated
 from diffiml_plugin.errors import DiffIMLError
 
 
@@ -207,3 +207,21 @@ def test_a_third_word_is_the_kind_of_manipulation(tmp_path):
     assert read_list(tmp_path / "list.json").kinds == ("splice", "", "")
     (tmp_path / "list.json").write_text(json.dumps(pairs[1:]))
     assert read_list(tmp_path / "list.json").kinds == ()
+
+
+def test_a_file_is_one_by_whatever_link_and_a_copy_is_another(tmp_path):
+    image, mask = tmp_path / "a.png", tmp_path / "mask.png"
+    for file in (image, mask, tmp_path / "copy.png"):
+        file.write_bytes(b"equal")
+    (tmp_path / "hard.png").hardlink_to(image)
+    (tmp_path / "soft.png").symlink_to("hard.png")
+    (tmp_path / "hard_mask.png").hardlink_to(mask)
+    (tmp_path / "folder").symlink_to(".")
+    paths = ("a.png", "copy.png", "hard.png", "soft.png", "folder/a.png", "gone.png", "gone.png")
+    pairs = [(str(tmp_path / name), str(mask)) for name in paths]
+    pairs[2] = str(tmp_path / "hard.png"), str(tmp_path / "hard_mask.png")
+    told = {2: f"{tmp_path}/hard.png (the same file as {image})", 3: f"{tmp_path}/soft.png (the same file as {image})"}
+    told |= {4: f"{tmp_path}/folder/a.png (the same file as {image})", 6: f"{tmp_path}/gone.png"}
+    assert repeated(pairs) == told
+    with pytest.raises(DiffIMLError, match=r"hard.png \(the same file as .*/a.png\) is listed with .* with Negative;"):
+        repeated([*pairs[:2], (pairs[2][0], NEGATIVE)])

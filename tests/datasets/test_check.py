@@ -87,6 +87,10 @@ def test_duplicates(dataset, miniatures, tmp_path):
     report = dataset(["a.png", "1_mask.png"], ["b.png", NEGATIVE])
     assert [fault.harmful for fault in report.faults] == [False, True]
     assert "once authentic and once tampered" in report.faults[1].text
+    (tmp_path / "linked.png").hardlink_to(tmp_path / "a.png")
+    report = dataset(["a.png", "1_mask.png"], ["linked.png", "1_mask.png"])
+    assert [fault.harmful for fault in report.faults] == [False, True]
+    assert f"linked.png (the same file as {tmp_path / 'a.png'}) is listed twice" in report.faults[1].text
 
 
 @pytest.fixture

@@ -294,6 +294,10 @@ def test_an_image_listed_twice_counts_once(settings, stored, tiny_dataset, caplo
     assert "lists 2 images twice, such as" in caplog.text
     with pytest.raises(DiffIMLError, match="list.json lists 2 images twice.*leave out --strict"):
         testing.test(replace(settings, strict=True))
+    (tiny_dataset / "Tp" / "linked.png").hardlink_to(tiny_dataset / pairs[0][0])
+    (tiny_dataset / "list.json").write_text(json.dumps([*pairs, ["Tp/linked.png", pairs[0][1]]]))
+    assert testing.test(settings)["datasets"] == expected
+    assert "lists 1 images twice, such as" in caplog.text
     (tiny_dataset / "list.json").write_text(json.dumps([*pairs, [pairs[0][0], NEGATIVE]]))
     with pytest.raises(DiffIMLError, match="Tp/0.png is listed with .*Gt/0.png and with Negative; remove"):
         testing.test(settings)
