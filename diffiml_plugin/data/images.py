@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from diffiml_plugin.errors import DiffIMLError
 
@@ -37,7 +39,7 @@ _SCAN, _END = 0xDA, 0xD9  # markers
 _ORIENTATION = 0x0112  # EXIF's tag
 _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262  # TIFF's tags
 _DEEP = "16 bits"  # in an image's `info`: its file has 16 bits per channel, of which Pillow kept the upper 8
-_NEGATIVE = "0 is white"  # likewise: its file says so, which Pillow heeds up to 8 bits
+_CUT_AWAY = "levels below 256"  # likewise: and those are 0, but the lower 8 are not
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation -> the photo as a viewer shows it
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),
@@ -149,15 +151,37 @@ def _as_stored(image: Image.Image) -> Image.Image:
 
     What its file says of its levels, and its mode does not, is kept in `info`, which copies keep too.
     """
-    coded = getattr(image, "tile", ())  # empty once it is decoded
-    turned = _BACK.get(orientation_of(image)) if coded and image.format == "TIFF" else None
-    if coded and image.format in ("PNG", "TIFF"):
-        raw_modes = [part if isinstance(part, str) else part[0] for _, _, _, part in coded]
-        image.info[_DEEP] = any("16" in mode for mode in raw_modes)
-    if image.format == "TIFF":
-        image.info[_NEGATIVE] = image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    if not isinstance(image, (PngImageFile, TiffImageFile)) or not image.tile:  # which is empty once it is decoded
+        image.load()
+        return _positive(image)
+    raw_modes = [str(part[0] if isinstance(part, tuple) else part) for *_, part in image.tile]
+    image.info[_DEEP] = any("16" in mode for mode in raw_modes)
+    turned = _BACK.get(orientation_of(image)) if isinstance(image, TiffImageFile) else None
+    path = image.filename
+    if turned is not None:
+        image.filename = ""  # a file that has a name is mapped, with a viewer's width for that of its rows
     image.load()
-    return image if turned is None else image.transpose(turned)
+    image.filename = path
+    if image.info[_DEEP] and not image.mode.startswith("I") and not _rgb(image).any():
+        image.info[_CUT_AWAY] = _has_levels(path)
+    positive = _positive(image)
+    return positive if turned is None else positive.transpose(turned)
+
+
+def _positive(image: Image.Image) -> Image.Image:
+    """The decoded image, where 0 is black: of a TIFF that says 0 is white, Pillow heeds that up to 8 bits alone."""
+    negative = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
+    if not negative or not image.mode.startswith("I"):
+        return image
+    positive = Image.fromarray(65535 - np.asarray(image))
+    positive.info = dict(image.info)
+    return positive
+
+
+def _has_levels(path: str | bytes) -> bool:
+    """Whether a file of 16 bits per channel, of which Pillow keeps the upper 8, is anything but black, or may be."""
+    levels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path else None
+    return levels is None or bool(levels[..., :3].any())
 
 
 @contextmanager
@@ -233,8 +257,8 @@ def refusal(image: Image.Image) -> str:
     elif image.mode == "I":  # 16 bits too, in some versions of Pillow
         levels = np.asarray(image)
         deep = "32-bit integers" if levels.min() < 0 or levels.max() > 65535 else ""
-    if image.mode.startswith("I") and image.info.get(_NEGATIVE):
-        return "holds 16 bits of which 0 is white, which would come out inverted; make 0 black"
+    if image.info.get(_CUT_AWAY):
+        return _too_low(255)
     return deep and f"holds {deep}; convert it to 8 or 16 bits per channel"
 
 
@@ -242,8 +266,12 @@ def unscaled(image: Image.Image) -> str:
     """What is wrong with a decoded image whose 16 bits are hardly used; empty of others."""
     if image.mode.startswith("I"):
         top = int(np.asarray(image).max())
-        told = 0 < top < 4096
+    elif image.info.get(_DEEP) and (upper := int(_rgb(image).max())):
+        top = 256 * upper + 255
     else:
-        top = 256 * int(np.asarray(image.convert("RGB")).max()) + 255 if image.info.get(_DEEP) else 65535
-        told = top < 4096
-    return f"holds no level above {top} of 65535; scale its levels to 8 or 16 bits" if told else ""
+        return ""
+    return _too_low(top) if 0 < top < 4096 else ""
+
+
+def _too_low(top: int) -> str:
+    return f"holds no level above {top} of 65535; scale its levels to 8 or 16 bits"

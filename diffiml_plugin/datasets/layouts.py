@@ -10,8 +10,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from diffiml_plugin.data.faults import THRESHOLD, grey_levels, has_shape_in_alpha
-from diffiml_plugin.data.images import SUFFIXES, decoding
+from diffiml_plugin.data.images import SUFFIXES, decoding, refusal
 from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.stored import read_text, require_unzipped
 
 _LARGEST_NPZ = 2**30  # bytes, unpacked: a mask of 32,000 x 32,000 pixels
@@ -53,8 +54,11 @@ def read_levels(path: str) -> np.ndarray:
 
     Raises:
         ValueError: a dark or coloured mask without any black.
+        DiffIMLError: levels that no verb reads.
     """
     with decoding(path) as mask:
+        if refused := refusal(mask):
+            raise DiffIMLError(f"{path} {refused}")
         if mask.mode.startswith("I"):
             levels = np.asarray(mask).astype(float)
             levels *= 255 / 65535 if levels.max() > 255 else 1

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from diffiml_plugin.data.images import (
     as_viewed,
+    decoding,
     orientation_of,
     read_header,
     read_image,
@@ -76,15 +77,29 @@ def test_levels_that_would_come_out_black_are_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize("levels", [16, 1])  # the 8 bits of PIXELS in 12, and in 8
-def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix, levels):
+def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix):
     file = str(tmp_path / f"a.{suffix}")
-    cv2.imwrite(file, PIXELS.astype(np.uint16) * levels)
-    with pytest.raises(DiffIMLError, match=r"a\.... holds no level above \d+ of 65535; scale its levels"):
-        read_image(file)
-    assert not read_mask(file).any()
+    for levels in (16, 1):  # the 8 bits of PIXELS in 12, and in 8
+        cv2.imwrite(file, PIXELS.astype(np.uint16) * levels)
+        with pytest.raises(DiffIMLError, match=r"a\.... holds no level above \d+ of 65535; scale its levels"):
+            read_image(file)
+    with pytest.raises(DiffIMLError, match=r"a\.... holds no level above 255 of 65535; scale its levels"):
+        read_mask(file)  # in the upper 8 bits it is empty
     cv2.imwrite(file, PIXELS[..., ::-1].astype(np.uint16) * 257)
     assert np.array_equal(read_image(file), PIXELS)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_black_of_16_bits_is_black(tmp_path, suffix, channels):
+    file = str(tmp_path / f"a.{suffix}")
+    black = np.zeros((6, 9, channels), np.uint16)
+    black[..., 3:] = 65535  # opaque
+    cv2.imwrite(file, black)
+    for read in (read_image, read_mask):
+        assert not read(file).any()
+    with Image.open(file) as photo:
+        assert not stored_pixels(photo, "a photo").any()
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
@@ -101,13 +116,27 @@ def test_where_0_is_white_no_image_comes_out_inverted(tmp_path, kind, orientatio
     file = tmp_path / "a.tif"
     grey = PIXELS[..., 0]
     tags = {262: 0, 0x0112: orientation}
-    Image.fromarray(grey.astype(kind) * kind(1 if kind is np.uint8 else 257)).save(file, tiffinfo=tags)
-    if kind is np.uint8:
-        assert np.array_equal(read_image(file)[..., 0], grey)
-    else:
-        for read in (read_image, read_mask):
-            with pytest.raises(DiffIMLError, match=r"a\.tif holds 16 bits of which 0 is white"):
-                read(file)
+    said = grey if kind is np.uint8 else 65535 - grey.astype(kind) * 257  # Pillow writes negatives up to 8 bits alone
+    Image.fromarray(said).save(file, tiffinfo=tags)
+    assert np.array_equal(read_image(file)[..., 0], grey)
+    assert np.array_equal(read_mask(file) > 0, grey > 127)
+    with Image.open(file) as photo:
+        assert np.array_equal(stored_pixels(photo, "a photo")[..., 0], grey)
+    with Image.open(file) as photo:
+        photo.load()
+        shown = stored_pixels(photo, "a photo")[..., 0]
+        assert np.array_equal(stored_pixels(photo, "a photo")[..., 0], shown)  # not inverted again
+        assert np.array_equal(np.sort(shown, None), np.sort(grey, None))
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_tiff_is_read_as_stored_in_every_mode(tmp_path, compression, orientation):
+    pixels = np.dstack([PIXELS, PIXELS[..., :1]])
+    for stored in (PIXELS[..., 0], PIXELS[..., 0].astype(np.uint16) * 257, PIXELS, pixels):
+        Image.fromarray(stored).save(tmp_path / "a.tif", compression=compression, tiffinfo={0x0112: orientation})
+        with decoding(tmp_path / "a.tif") as image:
+            assert np.array_equal(np.asarray(image), stored)
 
 
 def test_a_jpeg_that_goes_through_its_pixels_for_hours_is_refused(tmp_path):

@@ -4,12 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffiml_plugin.data.faults import THRESHOLD
+from diffiml_plugin.data.images import read_mask
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.datasets import prepare as preparing
 from diffiml_plugin.datasets.catalogue import CATALOGUE
@@ -170,6 +173,26 @@ def test_masks_of_the_frameworks_folder_are_corrected_where_it_would_misread_the
     ((_, used),) = json.loads(done.output.read_text())
     assert np.array_equal(as_the_framework_reads(used), miniatures.TAMPERED)
     assert done.corrected == correct == ("NIST16_masks" in used)
+
+
+def test_masks_of_which_0_is_white_or_whose_levels_are_cut_away(miniatures, tmp_path):
+    for name in ("dark_negative", "negative", "real", "colours"):
+        miniatures.photograph(tmp_path / "set" / "Tp" / f"{name}.tif")
+    masks = tmp_path / "set" / "Gt"
+    masks.mkdir()
+    for name, top in (("negative", 65535), ("dark_negative", 255)):
+        levels = 65535 - np.where(miniatures.TAMPERED, top, 0).astype(np.uint16)
+        Image.fromarray(levels).save(masks / f"{name}.tif", tiffinfo={262: 0})
+    miniatures.save(masks / "real.tif", miniatures.TAMPERED.astype(np.float32) / 2)
+    cv2.imwrite(str(masks / "colours.tif"), np.dstack([miniatures.GREY] * 3).astype(np.uint16))  # 255 of 65535
+    done = prepare("set", tmp_path / "set")
+    used = {Path(image).stem: mask for image, mask in json.loads(done.output.read_text())}
+    assert list(used) == ["dark_negative", "negative"]
+    for mask in used.values():
+        assert np.array_equal(read_mask(mask) > 0, miniatures.TAMPERED)
+    log = done.log.read_text()
+    assert f"({masks}/real.tif holds floating-point pixels; convert it" in log
+    assert f"({masks}/colours.tif holds no level above 255 of 65535; scale" in log
 
 
 def test_lists_of_the_framework_and_of_forensichub(miniatures, tmp_path):
