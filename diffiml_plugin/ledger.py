@@ -19,7 +19,7 @@ from diffiml_plugin.stored import checked, parse_json, read_text
 
 LEDGER = ".written.jsonl"
 _LIMIT = 2**30  # bytes: some million photos
-_FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str, "grows": bool, "of": str}
+_FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str, "grows": bool, "by": str}
 _LEDGERS: dict[str, "Ledger"] = {}  # of this process, by the folders and files that they are of
 _Version = tuple[int, str]  # bytes and SHA-256 of a file as it was written
 
@@ -29,17 +29,15 @@ class Ledger:
 
     Attributes:
         runs: command -> the settings of its last run that wrote something.
-        files: absolute path -> its versions; another one than these is not ours.
+        files: absolute path -> its versions, each with the command that wrote it; another one than these is not ours.
         growing: absolute path -> its last version, to which lines were being added.
-        owners: absolute path -> the command that made the file; another may change it on purpose.
     """
 
     def __init__(self, folder: str | Path):
         self.folder, self._lock = Path(os.path.abspath(folder)), Lock()
         self.runs: dict[str, dict[str, Any]] = {}
-        self.files: dict[str, set[_Version]] = {}
+        self.files: dict[str, dict[_Version, str]] = {}
         self.growing: dict[str, _Version] = {}
-        self.owners: dict[str, str] = {}
         self._run = ""  # the last
         self._mine: set[str] = set()  # known to be ours, or written by now
         self._pending = b""  # a run that has written nothing yet
@@ -55,8 +53,7 @@ class Ledger:
             self.runs[line["run"]], self._run = line["settings"], line["run"]
         else:
             path, version = os.path.abspath(self.folder / line["file"]), (line["size"], line["sha256"])
-            self.files.setdefault(path, set()).add(version)
-            self.owners[path] = line.get("of", self._run)
+            self.files.setdefault(path, {})[version] = line.get("by", self._run)
             self.growing.pop(path, None)
             if line.get("grows"):
                 self.growing[path] = version
@@ -68,27 +65,38 @@ class Ledger:
         with self._lock:
             self._pending += _line({"run": run, "settings": settings})
 
-    def require_own(self, path: str | Path) -> None:
-        """Raises DiffIMLError if there is something at `path` that was not written here, or has changed since."""
+    def require_own(self, path: str | Path, run: str = "") -> None:
+        """Raises DiffIMLError if what is at `path` was not written here, or not by `run`, or has changed since.
+
+        Args:
+            run: a command; empty: any.
+        """
         key = os.path.abspath(path)
         if key in self._mine or not os.path.lexists(path):
             return
-        if not self.wrote(path):
+        writer = self.writer(path)
+        if writer is None:
             raise _others(path, "has changed since it was written") if key in self.files else _others(path)
+        if run and writer != run:
+            raise _others(path)
         if key in self.growing:
             self.adopt(path)  # as long as it has become
         self._mine.add(key)
 
     def wrote(self, path: str | Path) -> bool:
         """Whether `path` is a file that was written here, as it was then; of a growing one, its beginning."""
+        return self.writer(path) is not None
+
+    def writer(self, path: str | Path) -> str | None:
+        """The command that wrote `path` as it is, or the beginning of a growing one; None of what is not ours."""
         key = os.path.abspath(path)
-        versions, growing = self.files.get(key, set()), self.growing.get(key)
+        versions, growing = self.files.get(key, {}), self.growing.get(key)
         if not versions or os.path.islink(path) or not os.path.isfile(path):
-            return False
+            return None
         size = os.path.getsize(path)
         if growing and growing[0] < size and _digest(path, growing[0]) == growing[1]:
-            return True
-        return any(entered == size for entered, _ in versions) and (size, _digest(path, size)) in versions
+            return versions[growing]
+        return versions.get((size, _digest(path, size))) if any(entered == size for entered, _ in versions) else None
 
     def adopt(self, path: str | Path) -> None:
         """Enters a file as it is, with the first that is written."""
@@ -110,11 +118,9 @@ class Ledger:
     def _entered(self, path: str | Path, content: str | Path, grows: bool = False) -> bytes:
         key, size = os.path.abspath(path), os.path.getsize(content)
         name, digest = os.path.relpath(key, self.folder), _digest(content, size)
-        line: dict[str, Any] = {"file": name, "size": size, "sha256": digest}
+        line: dict[str, Any] = {"file": name, "size": size, "sha256": digest, "by": self._run}
         if grows:
             line["grows"] = True
-        if key in self.owners and os.path.lexists(key):  # whoever changes it, it stays its maker's
-            line["of"] = self.owners[key]
         self._learn(line)
         self._mine.add(key)
         return _line(line)
@@ -133,12 +139,12 @@ def begin(
     Args:
         settings: that decide what it writes; None: those of its last run there, of which the caller has made sure.
         files: that hold its results, in `folder` or elsewhere.
-        adopt: those of `files` that are this command's, whatever the ledger says.
+        adopt: those of `files` that it may change, whatever the ledger says.
         beside: further folders that it writes into, entered in the same ledger.
 
     Raises:
         DiffIMLError: one of the files is there and was not made by this command, or with other settings, which are
-            named, or has changed since.
+            named, or has changed since, be it by another command.
     """
     ledger, files, adopt = Ledger(folder), list(files), list(adopt)
     there = [path for path in files if os.path.lexists(path) and path not in adopt]
@@ -151,11 +157,10 @@ def begin(
         if differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
             raise _others(there[0], f"was made with other {', '.join(differing)}")
     for path in there:
-        ledger.require_own(path)
-        if ledger.owners[os.path.abspath(path)] != run:
-            raise _others(path)
+        ledger.require_own(path, run)
     for path in filter(os.path.exists, adopt):
-        ledger.adopt(path)
+        if not ledger.wrote(path):
+            ledger.adopt(path)
     for place in (folder, *beside, *files):
         _LEDGERS[os.path.abspath(place)] = ledger
 
@@ -182,14 +187,9 @@ def ledger_of(path: str | Path) -> Ledger | None:
 
 
 def enter(path: Path, content: Path, grows: bool = False, lasting: bool = True) -> None:
-    """As `Ledger.enter`, in the ledgers concerned."""
+    """As `Ledger.enter`, in the ledger of the command that writes `path`."""
     if ledger := ledger_of(path):
         ledger.enter(path, content, grows, lasting)
-    place = Path(os.path.abspath(path)).parent
-    if not (ledger and ledger.folder == place) and os.path.lexists(place / LEDGER):
-        beside = Ledger(place)  # as of a training whose weights are calibrated
-        if beside.wrote(path):
-            beside.enter(path, content, grows, lasting)
 
 
 def not_following(path: str, flags: int) -> int:
@@ -212,4 +212,4 @@ def _digest(path: str | Path, length: int) -> str:
 
 
 def _line(content: Mapping[str, Any]) -> bytes:
-    return f"\n{json.dumps(content)}\n".encode()  # the line before may be cut off
+    return f"\n{json.dumps(content, default=str)}\n".encode()  # the line before may be cut off

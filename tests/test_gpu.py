@@ -21,7 +21,7 @@ from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.sweep import sweep
 from diffiml_plugin.framework.adapters import DiffIMLModel
 from diffiml_plugin.launch import autocast, start_inference, to_device
-from diffiml_plugin.ledger import LEDGER
+from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.prediction.journal import read_results
 from diffiml_plugin.training.engine import train
@@ -206,7 +206,7 @@ def test_training_resumes_where_it_stopped(settings, monkeypatch):
     stored = torch.load(state)
     stored["settings"] |= {"epochs": 2, "test_period": 2}
     torch.save(stored, state)
-    state.with_name(LEDGER).unlink()  # which knows the state as it was
+    Ledger(state.parent).enter(state, state)
     resumed = train(replace(broken, resume="auto"), DIFFIML).folder
     assert [record["epoch"] for record in log(resumed)] == [0, 1]
     ours, theirs = (load_file(folder / "last.safetensors") for folder in (resumed, through))

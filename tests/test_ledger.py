@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import appending, replacing, write_text
+from diffiml_plugin.files import appending, write_text
 from diffiml_plugin.ledger import LEDGER, Ledger, begin, discard, enter
 
 
@@ -129,13 +129,24 @@ def test_files_of_a_version_without_ledgers_are_adopted(tmp_path):
     begin(tmp_path, "train", {}, [tmp_path / "a.txt", tmp_path / "b.txt"])
 
 
-def test_what_another_command_changes_on_purpose_stays_known(tmp_path):
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_another_command_changed_on_purpose_is_not_overwritten(tmp_path, inside):
     (tmp_path / "run").mkdir()
     run(tmp_path / "run")
-    begin(tmp_path, "calibrate", {}, [tmp_path / "run" / "a.txt"][:0])
-    with replacing(tmp_path / "run" / "a.txt") as file:  # of weights: in place
-        file.write(b"calibrated")
-    run(tmp_path / "run")
+    changed, folder = tmp_path / "run" / "a.txt", tmp_path / "run" if inside else tmp_path
+
+    def calibrate(**settings: object) -> None:  # in place, as weights are
+        begin(folder, "calibrate", settings, [changed], adopt=[changed])
+        write_text(folder / "records.txt", "")
+
+    calibrate()
+    run(tmp_path / "run")  # which nothing has changed yet
+    for seed in range(2):
+        calibrate(seed=seed)
+        write_text(changed, "calibrated")
+        with pytest.raises(DiffIMLError, match="a.txt .* and is not overwritten"):
+            run(tmp_path / "run")
+        assert changed.read_text() == "calibrated"
 
 
 def test_a_file_is_of_the_command_that_made_it(tmp_path):
@@ -149,9 +160,19 @@ def test_a_file_is_of_the_command_that_made_it(tmp_path):
     make("train")
     with pytest.raises(DiffIMLError, match="a.txt was not made by this command"):
         make("predict")
-    begin(tmp_path, "calibrate", {}, [])
-    write_text(tmp_path / "a.txt", "changed on purpose")
-    make("train")
+
+
+def test_a_file_is_of_its_command_when_another_writes_at_once(tmp_path):
+    run(tmp_path)
+    first = Ledger(tmp_path)
+    first.start("first", {})
+    begin(tmp_path, "second", {}, [])
+    write_text(tmp_path / "b.txt", "of the second")
+    (tmp_path / "c.txt").write_text("of the first")
+    first.enter(tmp_path / "c.txt", tmp_path / "c.txt")
+    write_text(tmp_path / "d.txt", "of the second")
+    begin(tmp_path, "first", {}, [tmp_path / "c.txt"])
+    begin(tmp_path, "second", {}, [tmp_path / "b.txt", tmp_path / "d.txt"])
 
 
 def test_only_what_is_as_it_was_written_is_discarded(tmp_path):

@@ -153,8 +153,10 @@ def _is_done(step: Step) -> bool:
     if verb == "release":
         return _is_newer(made[0], args.checkpoint_path, args.results)
     if verb == "calibrate":
-        return _is_newer(made[0], [args.checkpoint_path]) and _was_made_by(made[1], step)
-    return _was_made_by(made[0], step) and _is_of_weights(made[0], args.checkpoint_path)
+        made_so = _is_newer(made[0], [args.checkpoint_path]) and _was_made_by(made[1], step)
+        return made_so and _is_of_data(args, verb, args.test_data_path)
+    made_so = _was_made_by(made[0], step) and _is_of_weights(made[0], args.checkpoint_path)
+    return made_so and _is_of_data(args, made[0].name, [args.test_data_path])
 
 
 def _made_by(step: Step) -> list[Path]:
@@ -188,6 +190,21 @@ def _is_of_weights(results: Path, checkpoint: str) -> bool:
     from diffiml_plugin.models.checkpoints import find_checkpoint
 
     return read_json(results).get("weights") == file_digest(find_checkpoint(checkpoint))
+
+
+def _is_of_data(args: argparse.Namespace, run: str, lists: Sequence[str]) -> bool:
+    """Whether the images and masks are still those that a command tested, as far as its ledger says."""
+    from diffiml_plugin.data.lists import each_once, read_test_sets
+    from diffiml_plugin.evaluation.records import data_settings
+
+    tested = Ledger(args.output_dir).runs.get(run)
+    if tested is None:  # earlier versions kept no ledger
+        return True
+    try:
+        sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
+    except DiffIMLError:  # which the command will say
+        return False
+    return all(tested.get(name) == value for name, value in data_settings(sets).items())
 
 
 def _was_made_by(results: Path, step: Step) -> bool:

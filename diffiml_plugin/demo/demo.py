@@ -20,7 +20,7 @@ from diffiml_plugin.evaluation.records import RESULTS, read_records, records_fil
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.evaluation.test import test
 from diffiml_plugin.f1 import pixel_f1
-from diffiml_plugin.ledger import begin, discard
+from diffiml_plugin.ledger import Ledger, begin, discard
 from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import find_model
@@ -31,6 +31,7 @@ from diffiml_plugin.tampering.settings import VISIBLE
 from diffiml_plugin.tampering.stream import SyntheticTampering, write_tampered
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.resume import STATE
+from diffiml_plugin.training.resume import deciding as of_training
 from diffiml_plugin.training.settings import TrainSettings
 
 _SHOWN = 12  # images in the report
@@ -60,7 +61,8 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         DiffIMLError: as training does; files of others in `output_dir`; no images asked for; a photograph is missing.
     """
     folder, training = Path(settings.output_dir), Path(settings.output_dir, "training")
-    if (training / STATE).exists() and not settings.resume:
+    goes_on = (training / STATE).exists()
+    if goes_on and not settings.resume:
         raise DiffIMLError(f"{folder} holds a demo already; go on with --resume auto, or choose another --output_dir")
     if min(train_images, test_images) < 1:
         raise DiffIMLError(f"--train_images {train_images} and --test_images {test_images} must be 1 or more")
@@ -68,7 +70,10 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     card = find_model(settings.model)
     inputs = InputSettings.of(settings, card.input)
     files = [*(folder / name for name in (_UNTRAINED, _PAGE, PICTURES)), *(folder / _UNSEEN).rglob("*.*")]
-    deciding = {"model": card.name, **model_flags, **asdict(inputs), "test_images": test_images, "seed": settings.seed}
+    images = {"train_images": train_images, "test_images": test_images}
+    deciding = {**of_training(asdict(settings)), "model": card.name, **model_flags, **asdict(inputs), **images}
+    if goes_on:  # perhaps to more epochs
+        deciding["epochs"] = Ledger(folder).runs.get("demo", deciding).get("epochs")
     begin(folder, "demo", deciding, files)
 
     def stream(part: str, images: int) -> SyntheticTampering:

@@ -10,6 +10,8 @@ from typing import Any, cast, get_type_hints
 
 from accelerate.utils import gather_object
 
+from diffiml_plugin.data.examined import state_of
+from diffiml_plugin.data.lists import ImageList
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import THRESHOLDS
@@ -96,6 +98,20 @@ class Unfinished:
 
     def _files(self, key: str) -> list[Path]:
         return sorted(self.folder.glob(f"{self.prefix}_{key}.*.jsonl"))
+
+
+def data_settings(sets: Iterable[tuple[str, ImageList]]) -> dict[str, str]:
+    """Of what is tested by its names: which files these are, and what changes when one of them is mended."""
+    sets = list(sets)
+    return {
+        "test_data_path": digest([(name, listed.images, listed.masks) for name, listed in sets]),
+        "sizes or dates of images": digest([states(listed) for _, listed in sets]),
+    }
+
+
+def states(listed: ImageList) -> list[tuple[str, Any]]:
+    """The files of a list, and what changes when one is mended."""
+    return [(file, state_of(file)) for file in (*listed.images, *listed.masks)]
 
 
 def digest(value: Any) -> str:

@@ -12,13 +12,13 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.examined import check_lists, state_of
+from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.lists import ImageList, each_once, read_test_sets
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
-from diffiml_plugin.evaluation.records import Unfinished, digest, records_file, write_records
+from diffiml_plugin.evaluation.records import Unfinished, data_settings, digest, records_file, states, write_records
 from diffiml_plugin.evaluation.results import Header, Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
@@ -78,7 +78,7 @@ class Scoring:
             score: from the model's output and the batch to records.
         """
         listed = self.lists[name]
-        key = digest([self.header["configuration"], name, variant, _states(listed)])
+        key = digest([self.header["configuration"], name, variant, states(listed)])
         self._keys.append(key)
         found = self._unfinished.read(key)
         done = {record["index"] for record in found}
@@ -153,10 +153,7 @@ def open_scoring(
     values = {**asdict(settings), **opened.flags, **asdict(inputs)}
     without = set(_NO_CONFIGURATION) - ({"test_batch_size"} if settings.no_model_eval else set())
     configuration = {key: value for key, value in values.items() if key not in without}
-    data = {
-        "test_data_path": digest([(name, listed.images, listed.masks) for name, listed in lists.items()]),
-        "sizes or dates of images": digest([_states(listed) for listed in lists.values()]),
-    }
+    data = data_settings(lists.items())
     deciding = {"model": card.name, "weights": weights, **data, **configuration, **(varied or {})}
     begin(settings.output_dir, files[0], deciding, [Path(settings.output_dir, name) for name in files])
     checked = check_lists(list(lists.values()), settings.keep_going)
@@ -180,11 +177,6 @@ def open_scoring(
     if mirrored:  # DiffIML mirrors by itself, with noise of its own
         model = _Mirrored(model)
     return Scoring(files[0], settings, card, lists, state, model, inputs, header)
-
-
-def _states(listed: ImageList) -> list[tuple[str, Any]]:
-    """The files of a list, and what changes when one is mended."""
-    return [(file, state_of(file)) for file in (*listed.images, *listed.masks)]
 
 
 def _of_the_list(name: str, listed: ImageList, index: int) -> Record:

@@ -20,7 +20,7 @@ from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
 from diffiml_plugin.evaluation.calibration import FEATURES, features
-from diffiml_plugin.evaluation.records import LIMIT, as_record, digest, write_records
+from diffiml_plugin.evaluation.records import LIMIT, as_record, data_settings, digest, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.files import appending, claimed, require_unchanged, require_writable, write_figure, write_text
@@ -62,16 +62,13 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
 
 def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, target: Path, bounds: Bounds) -> Fitted:
     require_writable(target)
-    opened, files = detector.opened, [output_dir / name for name in (REPORT, TABLE, DIAGRAM)]
-    if not (target.exists() and target.samefile(opened.path)):
-        files.append(target)
+    opened, files = detector.opened, [*(output_dir / name for name in (REPORT, TABLE, DIAGRAM)), target]
+    in_place = [target] if target.exists() and target.samefile(opened.path) else []
     weights = tensors_digest(load_weights(opened.path)[0])  # the file's own changes where it is the target
     sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
     pairs = [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
     deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **asdict(bounds)}
-    states = digest([state_of(file) for pair in pairs for file in pair[1:]])
-    data = {"test_data_path": digest(pairs), "sizes or dates of images": states}
-    begin(output_dir, "calibrate", {**deciding, **data}, files)
+    begin(output_dir, "calibrate", {**deciding, **data_settings(sets)}, files, in_place)
     check_lists([listed for _, listed in sets])
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)

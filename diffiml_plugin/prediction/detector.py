@@ -85,7 +85,8 @@ class Detector:
             than 4 megapixels in tiles of 1536x1536.
 
     Attributes:
-        description: the model, the SHA-256 of its file, and all settings that decide a result.
+        description: the model, its file and the SHA-256 of that, and all settings that decide a result.
+        deciding: the same without the file's place.
 
     Raises:
         DiffIMLError: as `open_model`; a device that is not there, or a value that is none of a setting's.
@@ -127,12 +128,14 @@ class Detector:
         self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs))
         actual = launch.actual_precision(precision, self.device.type == "cpu")
         values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": actual}
+        decided = {**values, "max_memory": max_memory}
         self.description = {
             "model": opened.card.name,
             "checkpoint": str(opened.path),
             "sha256": digest,
-            "settings": {**values, "max_memory": max_memory},
+            "settings": decided,
         }
+        self.deciding: dict[str, Any] = {"model": (opened.card.name, digest), **decided}
 
     @overload
     def __call__(self, photo: Photo) -> Result: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
@@ -298,6 +301,7 @@ class Detector:
             self.threshold,
             self.calibration,
             photograph.orientation,
+            self.deciding,
         )
 
 

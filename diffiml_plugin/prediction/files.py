@@ -103,7 +103,7 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
         names = [job.name for job in jobs if job.image not in done]
         files = [f"{name}{ending}" for name in names for ending in ENDINGS]
         files += [f"{PREVIEWS}/{name}{ending}" for name in names for ending in ENDINGS_OF_PREVIEWS]
-        begin(output_dir, "predict", _deciding(detector), [output_dir / name for name in (RUN, RESULTS, PAGE, *files)])
+        begin(output_dir, "predict", detector.deciding, [output_dir / name for name in (RUN, RESULTS, PAGE, *files)])
         kept = [name for name in files if os.path.lexists(output_dir / name)]
         if kept and not (output_dir / RESULTS).exists():
             raise DiffIMLError(
@@ -132,12 +132,6 @@ def _named(files: Sequence[tuple[Path, Path]], journal: Journal) -> list[_Job]:
     return [
         _Job(file, next(names) if name is None else Path(name)) for (file, _), name in zip(files, known, strict=True)
     ]
-
-
-def _deciding(detector: Detector) -> dict[str, Any]:
-    """What decides a result."""
-    said: dict[str, Any] = {**detector.description}
-    return {"model": (said["model"], said["sha256"]), **said["settings"]}
 
 
 class _Run:

@@ -2,10 +2,12 @@
 
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -21,6 +23,7 @@ from diffiml_plugin.prediction.pictures import shrunk
 ENDINGS = ("_mask.png", "_binary.png", "_uncertainty.png", "_overlay.jpg")  # of the files that `Result.save` writes
 _LONGEST = 65_500  # pixels, the longer side of a JPEG
 _SMALLEST_REGION = 64  # pixels; a cell of the latent's grid has as many
+_SAVING = Lock()  # a ledger is of one photo at a time
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Result:
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated.
         calibration: what `benco calibrate` stored with the model; None: the photo gets no probability.
         orientation: as EXIF states it, 1 to 8; all maps and regions are of the photo as it is stored, which is 1.
+        made_with: the model and its settings, as `Detector.deciding` has them.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Result:
     threshold: float
     calibration: Calibration | None = field(default=None, repr=False)
     orientation: int = field(default=1, repr=False)
+    made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -129,17 +134,20 @@ class Result:
 
         Raises:
             OSError: a file cannot be written.
-            DiffIMLError: one of them is there, and no `save` wrote it, or that of another photo; `name` leads out of
-                `folder`.
+            DiffIMLError: one of them is there, and no `save` wrote it, or that of another photo, another model or
+                other settings; `name` leads out of `folder`.
         """
         start = inside(Path(folder), name or Path(self.name).stem)
         files = [start.with_name(start.name + ending) for ending in ENDINGS]
-        run, photo = f"save {start.name}", {"photo": sha256(self.image.tobytes()).hexdigest()}
-        if (ledger := ledger_of(start)) and not any(map(os.path.lexists, files)):
-            ledger.start(run, photo)  # without reading it anew, of thousands of photos
-        else:
-            begin(start.parent, run, photo, files)
-        return write_result(self, start)
+        photo = sha256(self.image.tobytes()).hexdigest()
+        run, deciding = f"save {start.name}", {**self.made_with, "photo": photo, "threshold": self.threshold}
+        with _SAVING:
+            known = (ledger := ledger_of(start)) and ledger.folder == Path(os.path.abspath(start.parent))
+            if ledger and known and not any(map(os.path.lexists, files)):
+                ledger.start(run, deciding)  # without reading it anew, of thousands of photos
+            else:
+                begin(start.parent, run, deciding, files)
+            return write_result(self, start)
 
 
 def write_result(result: Result, start: Path) -> dict[str, Path]:

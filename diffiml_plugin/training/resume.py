@@ -141,12 +141,20 @@ def begin_training(
             f"{folder} holds {' and '.join(kept)} of a run without its {STATE}, which would be overwritten; "
             "choose another --output_dir, or move them"
         )
-    files = [folder / name for name in (STATE, *weights, *beside)]
-    copied = not (folder / LEDGER).exists() and all((folder / name).exists() for name in beside)  # as by `cp run/* .`
-    alone = not any(os.path.lexists(file) for file in files[1:])  # brought from elsewhere; beside others', it is not
-    ours = files if copied else [state] * alone
-    deciding = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
-    begin(folder, run, None if goes_on else deciding, files, ours if goes_on else ())
+    others = [path for name in (*weights, *beside) if os.path.lexists(path := folder / name)]
+    if goes_on and others and not (folder / LEDGER).exists():  # as by `cp run/* .`, or of two runs
+        raise DiffIMLError(
+            f"{folder} lacks the {LEDGER} that says that {others[0].name} and {STATE} are of one run; bring that "
+            f"along, or leave these as they are and go on elsewhere, by --resume {state} and another --output_dir"
+        )
+    files = [state, *(folder / name for name in (*weights, *beside))]
+    adopted = [state] if goes_on and not others else []  # brought here alone
+    begin(folder, run, None if goes_on else deciding(settings), files, adopted)
+
+
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a training's settings those that decide what comes of it."""
+    return {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
 
 
 def state_to_resume(

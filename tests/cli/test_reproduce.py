@@ -171,6 +171,17 @@ def test_other_settings_or_other_weights_are_tested_again(tested, change):
     assert tested(**change) == ["train", "test", "report"]
 
 
+@pytest.mark.parametrize("change", ["Tp/0.png", "Gt/0.png", "list.json", ""])
+def test_other_images_behind_the_same_list_are_tested_again(tiny_model, stored, tiny_dataset, monkeypatch, change):
+    words = ["--checkpoint_path", str(stored()), "--test_data_path", str(tiny_dataset / "list.json"), *HERE]
+    monkeypatch.setattr(sys, "argv", ["benco", "test", *words, "--output_dir", "out"])
+    assert main(sys.argv[1:]) == 0
+    args = parse_arguments("benco test", importlib.import_module("diffiml_plugin.cli.test"), sys.argv[2:])
+    if change:  # of the list, so that it cannot be read: the command will say so
+        (tiny_dataset / change).write_text("[[")
+    assert reproduce._is_done(reproduce.Step(["test"], args)) == (not change)
+
+
 def test_other_flags_are_tested_again(tested):
     assert tested("--num_inference_steps", "4") == ["train", "test", "report"]
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from diffiml_plugin.cli.main import main
-from diffiml_plugin.ledger import LEDGER
+from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.training.resume import STATE
 
 SMALL = {
@@ -52,7 +52,7 @@ def test_a_run_that_was_killed_behind_its_best_weights_goes_on(config, tmp_path,
     assert main(["train", "--config", config]) == 0
     file = tmp_path / "run" / STATE
     torch.save({**torch.load(file, weights_only=True), "best": None}, file)
-    file.with_name(LEDGER).unlink()  # which knows the state as it was
+    Ledger(file.parent).enter(file, file)
     assert main(["train", "--config", config, "--resume", "auto"]) == 0
     assert f"weights: {tmp_path / 'run' / 'last.safetensors'}" in capsys.readouterr().out
 

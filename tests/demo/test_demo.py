@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from diffiml_plugin.errors import DiffIMLError
 TINY = {"encoder": "segformer_b0", "ensemble_size": 2, "num_inference_steps": 1}
 
 
-def run(folder, **changes):
+def run(folder, train_images=4, epochs=1, **changes):
     from diffiml_plugin.demo.demo import demo
     from diffiml_plugin.training.settings import TrainSettings
 
@@ -19,13 +20,13 @@ def run(folder, **changes):
         image_size=64,
         batch_size=4,
         total_batch_size=4,
-        epochs=1,
+        epochs=epochs,
         device="cpu",
         num_workers=0,
         output_dir=str(folder),
         **changes,
     )
-    return demo(settings, TINY, train_images=4, test_images=6)
+    return demo(settings, TINY, train_images, test_images=6)
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,20 @@ def test_constant_answer_is_the_framework_f1_of_all_ones(first):
 def test_a_finished_demo_is_not_overwritten(first):
     with pytest.raises(DiffIMLError, match="holds a demo already"):
         run(first.report.parent)
+
+
+def test_the_page_of_a_training_that_is_gone_is_kept(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("diffiml_plugin.demo.demo.train", stopped)
+        run(tmp_path)
+    for changes in ({"train_images": 8}, {"epochs": 2}, {"lr": 1e-3}):
+        with pytest.raises(DiffIMLError, match=f"was made with other {next(iter(changes))} and is not overwritten"):
+            run(tmp_path, **changes)
+    first = run(tmp_path).report.read_text()
+    assert run(tmp_path, epochs=2, resume="auto").report.read_text() != first  # the same training, longer
+    shutil.rmtree(tmp_path / "training")
+    with pytest.raises(DiffIMLError, match="was made with other train_images and is not overwritten"):
+        run(tmp_path, train_images=8)

@@ -14,6 +14,7 @@ from diffiml_plugin.prediction.calibrate import DIAGRAM, RECORDS, REPORT, TABLE,
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
+from diffiml_plugin.weights.hub import WEIGHTS
 
 AUTHENTIC, TAMPERED = 20, 14
 CPU = CommonSettings(device="cpu")
@@ -113,6 +114,17 @@ def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, mo
         file.unlink()
     calibrate(detector, squares, out, target, Bounds())
     assert len(predicted) == 4
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_weights_that_were_calibrated_since_are_kept(checkpoint, squares, inside):
+    saved = load(checkpoint, device="cpu").save_pretrained(checkpoint.parent / "saved")
+    weights = saved / WEIGHTS
+    calibrate(Detector(saved, CPU), squares, saved if inside else checkpoint.parent / "out", weights, Bounds())
+    with pytest.raises(DiffIMLError, match="model.safetensors .* and is not overwritten"):
+        load(checkpoint, device="cpu").save_pretrained(saved)
+    assert read_metadata(weights)["calibrated_on"] == ["even", "odd"]
+    load(saved, device="cpu").save_pretrained(checkpoint.parent / "another")
 
 
 def test_weights_that_are_replaced_meanwhile_get_no_calibration(checkpoint, squares, monkeypatch):

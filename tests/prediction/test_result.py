@@ -1,11 +1,14 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffiml_plugin.api import load
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import VERDICTS, Calibration, Rates
+from diffiml_plugin.ledger import LEDGER
 from diffiml_plugin.prediction.result import Region, Result
 
 
@@ -64,6 +67,31 @@ def test_no_two_photos_are_saved_as_one(result, tmp_path):
         result.save(tmp_path, "another")
     result.save(tmp_path)  # its own
     assert first.read_bytes() == before
+
+
+def test_no_two_models_answers_are_saved_as_one(tiny_model, stored, tmp_path):
+    Image.fromarray(np.full((32, 40, 3), 90, np.uint8)).save(tmp_path / "photo.png")
+    first, again, stricter = (load(stored(), device="cpu", threshold=threshold) for threshold in (None, None, 0.6))
+    kept = first(tmp_path / "photo.png").save(tmp_path / "out")
+    before = {file: file.read_bytes() for file in kept.values()}
+    again(tmp_path / "photo.png").save(tmp_path / "out")  # its own
+    for detector, named in ((load(stored(width=5), device="cpu"), "model, width"), (stricter, "threshold")):
+        with pytest.raises(DiffIMLError, match=f"photo_mask.png was made with other {named} and is not overwritten"):
+            detector(tmp_path / "photo.png").save(tmp_path / "out")
+    assert {file: file.read_bytes() for file in kept.values()} == before
+
+
+def test_a_folder_in_the_folder_has_a_ledger_of_its_own(result, tmp_path):
+    for folder in (tmp_path, tmp_path / "inner"):
+        result.save(folder)
+        assert (folder / LEDGER).exists()
+
+
+def test_results_are_saved_by_many_threads_and_known_again(result, tmp_path):
+    results = [replace(result, name=f"{number}.png", image=result.image + number) for number in range(8)]
+    for _ in range(3):
+        with ThreadPoolExecutor(8) as threads:
+            assert len(list(threads.map(lambda one: one.save(tmp_path), results))) == 8
 
 
 @pytest.mark.parametrize("name", ["../photo", "{above}/photo", "link/photo"])

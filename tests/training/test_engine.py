@@ -22,7 +22,7 @@ from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import LOCK
 from diffiml_plugin.framework.imdlbenco import MODELS
-from diffiml_plugin.ledger import LEDGER
+from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.prediction.pictures import HEADING
 from diffiml_plugin.signals import Stopped
@@ -31,6 +31,7 @@ from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.optimization import Learner, accumulation, learning_rate
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.tracking import Tracker
+from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 
@@ -328,17 +329,14 @@ def test_images_in_frames_of_their_own_are_validated_and_shown(settings, tmp_pat
     assert yaml.safe_load((done.folder / "config.yaml").read_text())["padding_mode"] == "reflect"
 
 
-def test_a_run_of_a_version_with_fewer_settings_goes_on(settings):
-    path = train(settings).folder / "training_state.pt"
-    state = torch.load(path, weights_only=False)
+def test_a_run_of_a_version_with_fewer_settings_goes_on(settings, tmp_path):
+    state = torch.load(train(settings).folder / "training_state.pt", weights_only=False)
     del state["settings"]["padding_mode"]
-    torch.save(state, path)
-    path.with_name(LEDGER).unlink()  # which such a version did not keep
-    assert train(replace(settings, resume="auto")).folder == path.parent
-    torch.save(state, path)
-    path.with_name(LEDGER).unlink()
+    torch.save(state, tmp_path / "training_state.pt")
+    settings = replace(settings, output_dir=str(tmp_path / "new"), resume=str(tmp_path / "training_state.pt"))
+    assert train(settings).folder == tmp_path / "new"
     with pytest.raises(DiffIMLError, match=r"--padding_mode 'constant' \(now 'reflect'\)"):
-        train(replace(settings, resume="auto", if_padding=True, padding_mode="reflect"))
+        train(replace(settings, output_dir=str(tmp_path / "other"), if_padding=True, padding_mode="reflect"))
 
 
 def test_resume_refuses_other_settings_and_names_them(settings):
@@ -366,17 +364,34 @@ def test_weights_without_their_state_are_not_overwritten(settings, resume):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_run_that_was_copied_without_its_ledger_goes_on_where_it_is_whole(settings, tmp_path, whole):
+def test_a_run_that_was_copied_without_its_ledger_is_not_taken_for_one(settings, tmp_path, whole):
     folder, copy = train(settings).folder, tmp_path / "copy"
     copy.mkdir()
-    for name in ["training_state.pt", "last.safetensors", *(["log.jsonl", "run.json", "config.yaml"] if whole else [])]:
-        shutil.copy(folder / name, copy)
-    going_on = replace(settings, output_dir=str(copy), resume="auto")
+    for file in folder.glob("[!.]*.*" if whole else "*st*.*"):  # `best`, `last` and the state
+        shutil.copy(file, copy)
+    left = {file: file.read_bytes() for file in copy.iterdir()}
+    going_on = replace(settings, output_dir=str(copy), resume="auto", epochs=settings.epochs + 1)
+    with pytest.raises(DiffIMLError, match="copy lacks the .written.jsonl that .* one run; bring that along, or leave"):
+        train(going_on)
+    assert {file: file.read_bytes() for file in copy.iterdir()} == left
+    train(replace(going_on, output_dir=str(tmp_path / "new"), resume=str(copy / "training_state.pt")))
+    shutil.copy(folder / LEDGER, copy)
     if whole:
         train(going_on)
-    else:
-        with pytest.raises(DiffIMLError, match="training_state.pt was not made by this command and is not overwritten"):
-            train(going_on)
+
+
+def test_weights_that_were_calibrated_since_end_a_training_that_would_go_on(settings):
+    folder = train(settings).folder
+    weights, metadata = load_weights(folder / "best.safetensors")
+    begin(folder / "calibration", "calibrate", {}, files := [folder / "best.safetensors"], adopt=files)
+    (folder / "calibration").mkdir()
+    save_weights(files[0], weights, {**metadata, "calibrated_on": ["a"]})
+    longer = replace(settings, resume="auto", epochs=settings.epochs + 1)
+    with pytest.raises(DiffIMLError, match="best.safetensors has changed since it was written and is not overwritten"):
+        train(longer)
+    files[0].rename(kept := folder / "calibrated.safetensors")
+    train(longer)
+    assert read_metadata(kept)["calibrated_on"] == ["a"]
 
 
 def test_the_log_of_a_run_that_was_moved_away_is_kept(settings):
