@@ -4,7 +4,10 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
@@ -20,6 +23,7 @@ _logger = logging.getLogger(__name__)
 _HERE = ("127.0.0.1", "localhost", "::1")
 _WAITING = 8  # photos that may wait for the model; more are turned away
 _LOOK = 60  # seconds between two looks for uploads that were left behind
+_ENVELOPE = 2**20  # bytes of a request beside the photo
 _HEADERS = {
     # Whatever the page holds, the browser asks no other computer for anything.
     "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
@@ -78,7 +82,8 @@ def serve(make_detector: Callable[[], Detector], settings: ServeSettings) -> Non
         patch.object(tempfile, "tempdir", folder),  # where uploads are received
         patch.dict(os.environ, _SILENT, GRADIO_TEMP_DIR=folder),  # gradio reads them when it is imported
     ):
-        with Examiner(make_detector, settings.time_limit_s) as examiner:
+        longest = (_WAITING + 1) * settings.time_limit_s + _LOOK  # seconds that an upload may wait for its turn
+        with Examiner(make_detector, settings.time_limit_s) as examiner, _swept(Path(folder), longest):
             application = _application(examiner, settings, Path(folder))
             host, port = listener.getsockname()[:2]
             print(f"the page is at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it", flush=True)
@@ -107,11 +112,14 @@ def _application(examine: Examiner, settings: ServeSettings, folder: Path) -> An
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     _fetch_nothing()
+    _keep_uploads_apart()
+    most = int(settings.max_upload_mb * 1e6)
     application = gradio.mount_gradio_app(
         FastAPI(openapi_url=None),
         _page(examine, settings, folder),
         "/",
-        max_file_size=int(settings.max_upload_mb * 1e6),
+        max_file_size=most,
+        show_error=False,  # but those that are said here
         theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no font is fetched
         footer_links=[],
         run_history=False,
@@ -122,7 +130,7 @@ def _application(examine: Examiner, settings: ServeSettings, folder: Path) -> An
     )
     if settings.host in _HERE:  # a page elsewhere whose name was made to lead here is turned away
         application.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_HERE, "[::1]"])
-    return _with_headers(application)
+    return _guarded(application, most + _ENVELOPE)
 
 
 def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
@@ -131,9 +139,9 @@ def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
     def answer(photo: dict[str, Any] | None) -> str:
         if photo is None:
             return ""
-        file = Path(photo["path"]).resolve()
-        if not file.is_relative_to(folder.resolve()):
-            raise gradio.Error("that is no upload")
+        file = _upload(photo["path"], folder)
+        if file is None:
+            raise gradio.Error("that is no upload, or it was deleted; upload it again", print_exception=False)
         try:
             return examine(file, str(photo.get("orig_name") or file.name))
         except DiffIMLError as error:
@@ -141,9 +149,8 @@ def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
         finally:
             file.unlink(missing_ok=True)
 
-    longest = int((_WAITING + 1) * settings.time_limit_s) + _LOOK  # seconds that an upload may wait for its turn
     place = "this computer" if settings.host in _HERE else "the computer that serves this page"
-    with gradio.Blocks(title="DiffIML", analytics_enabled=False, delete_cache=(_LOOK, longest)) as page:
+    with gradio.Blocks(title="DiffIML", analytics_enabled=False) as page:
         gradio.Markdown(_INTRODUCTION.format(place=place, **vars(settings)))
         photo = gradio.Image(
             type="filepath",
@@ -159,6 +166,47 @@ def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
     return page.queue(max_size=_WAITING)
 
 
+def _upload(path: str | None, folder: Path) -> Path | None:
+    """A file in the folder, whoever names it."""
+    with suppress(TypeError, ValueError, OSError):  # no path, a null character, a name that is too long
+        file = Path(path or "").resolve()
+        return file if file.is_relative_to(folder.resolve()) and file.is_file() else None
+    return None
+
+
+@contextmanager
+def _swept(folder: Path, age: float) -> Iterator[None]:
+    """Inside, files that nothing was written to for `age` seconds are removed, such as those of a cut connection."""
+    over = threading.Event()
+
+    def sweep() -> None:
+        while not over.wait(_LOOK):
+            for file in filter(Path.is_file, folder.rglob("*")):
+                with suppress(FileNotFoundError):  # answered meanwhile
+                    if time.time() - file.stat().st_mtime > age:
+                        file.unlink()
+
+    thread = threading.Thread(target=sweep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _keep_uploads_apart() -> None:
+    """gradio would give two uploads of one photo the same place, and the first answer would take it from the second."""
+    from gradio import route_utils
+
+    class Upload(route_utils.GradioUploadFile):
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **options)
+            self.sha.update(os.urandom(16))
+
+    route_utils.GradioUploadFile = Upload  # type: ignore[misc]
+
+
 def _fetch_nothing() -> None:
     """gradio would download an address that is given as a file."""
     from gradio import Error, processing_utils
@@ -170,17 +218,35 @@ def _fetch_nothing() -> None:
         setattr(processing_utils, name, refuse)
 
 
-def _with_headers(application: Any) -> Any:
-    """The ASGI application with `_HEADERS` on each answer."""
+def _guarded(application: Any, most: int) -> Any:
+    """The ASGI application with `_HEADERS` on each answer. It gets no more than so many bytes of a request."""
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import PlainTextResponse
+
     headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 
     async def answering(scope: Any, receive: Any, send: Any) -> None:
+        left, answered = most, False
+
+        async def receive_on() -> Any:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            return message if left >= 0 else {"type": "http.disconnect"}
+
         async def send_on(message: Any) -> None:
+            nonlocal answered
+            if left < 0 and not answered:
+                return
             if message["type"] == "http.response.start":
+                answered = True
                 own = [pair for pair in message["headers"] if pair[0].decode().lower() not in _HEADERS]
                 message = {**message, "headers": [*own, *headers]}
             await send(message)
 
-        await application(scope, receive, send_on)
+        with suppress(ClientDisconnect):
+            await application(scope, receive_on, send_on)
+        if left < 0 and not answered:
+            await PlainTextResponse(f"a request has at most {most} bytes here", 413, _HEADERS)(scope, receive, send)
 
     return answering

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from hashlib import sha256
 from html import escape, unescape
 from pathlib import Path
@@ -101,6 +102,18 @@ def test_an_address_that_is_taken_is_refused():
 def test_other_computers_are_let_in_with_a_warning(caplog):
     serve._listening(serve.ServeSettings("0.0.0.0", 0)).close()
     assert "whoever reaches 0.0.0.0 can use the page" in caplog.text
+
+
+def test_what_a_cut_connection_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "_LOOK", 0.01)
+    for name in ("a/left", "a/uploading"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    os.utime(tmp_path / "a" / "left", (1, 1))
+    with serve._swept(tmp_path, 3600):
+        while (tmp_path / "a" / "left").exists():
+            time.sleep(0.01)
+    assert (tmp_path / "a" / "uploading").exists()
 
 
 class Server:
@@ -205,11 +218,32 @@ def test_too_large_a_file_is_refused(server):
 
 
 @pytest.mark.slow
-def test_only_uploads_are_opened(server, photo):
-    for path in (str(photo), "http://192.0.2.1/photo.png", "https://example.org/photo.png"):
+def test_a_request_without_an_end_is_cut(server):
+    calls = f"{server.address}/gradio_api/call/examine"
+    for content in (f'{{"data": ["{"x" * 4_000_000}"]}}'.encode(), iter([b"x" * 1_000_000] * 4)):
+        answer = requests.post(calls, data=content, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.text) == (413, "a request has at most 3048576 bytes here")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.slow
+def test_one_photo_that_two_upload_is_answered_twice(server, photo):
+    paths = [path for _ in range(2) for path in server.upload(photo.read_bytes()).json()]
+    for path in paths:
         kind, data = server.examine({"path": path, "orig_name": "x.png"})
-        assert kind == "error" and "sha256" not in data
+        assert kind == "complete" and sha256(photo.read_bytes()).hexdigest() == record_in(json.loads(data)[0])["sha256"]
+    assert server.files() == []
+
+
+@pytest.mark.slow
+def test_only_uploads_are_opened(server, photo):
+    (upload,) = server.upload(photo.read_bytes()).json()
+    others = (str(photo), "http://192.0.2.1/photo.png", f"{upload}/../../{photo}", str(Path(upload).parent), "\0", None)
+    for path in others:
+        kind, data = server.examine({"path": path, "orig_name": "x.png"})
+        assert kind == "error" and "that is no upload, or it was deleted; upload it again" in data
     assert photo.is_file() and not server.calls.exists()
+    assert server.examine({"path": upload, "orig_name": "x.png"})[0] == "complete" and server.files() == []
 
 
 @pytest.mark.slow
