@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Protocol
 
 import cv2
@@ -122,6 +123,26 @@ def plan_epoch(
                 )
             )
     return plan
+
+
+def plan_turns(parts: Sequence[tuple[int, int]], key: tuple[int, ...], *rest: int) -> list[MicroBatch]:
+    """As `plan_epoch`, of datasets one after another, each with a batch size of its own; their updates take turns.
+
+    Args:
+        parts: images and batch size of each.
+        rest: as `plan_epoch` takes them, from `accumulation` on.
+    """
+    updates, first = [], 0
+    for number, (images, batch_size) in enumerate(parts):
+        plan = plan_epoch(images, (*key, number) if number else key, batch_size, *rest)
+        ends = [place for place, micro in enumerate(plan, start=1) if micro.last]
+        shifted = [
+            replace(micro, indices=tuple(index + first for index in micro.indices), number=micro.number + first)
+            for micro in plan
+        ]
+        updates.append([shifted[start:end] for start, end in zip([0, *ends], ends, strict=False)])
+        first += images
+    return [micro for turn in zip_longest(*updates, fillvalue=()) for update in turn for micro in update]
 
 
 def plan_test(dataset: "PairsDataset", indices: Iterable[int], batch_size: int) -> list[tuple[int, ...]]:

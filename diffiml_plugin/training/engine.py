@@ -26,8 +26,8 @@ from diffiml_plugin.data.order import (
     Samples,
     SeededDataset,
     make_loader,
-    plan_epoch,
     plan_test,
+    plan_turns,
     seed_all,
     worker_count,
 )
@@ -63,7 +63,7 @@ from diffiml_plugin.training.resume import (
     state_to_resume,
 )
 from diffiml_plugin.training.settings import TrainSettings
-from diffiml_plugin.training.sources import contents, read_training_set
+from diffiml_plugin.training.sources import contents, parts_of, read_training_set
 from diffiml_plugin.training.tracking import CONFIG, RUN, EpochRecord, PassRecord, Tracker, describe_run, picture_strips
 from diffiml_plugin.weights.files import save_weights
 
@@ -158,8 +158,8 @@ class _Run:
         seed_all(settings.seed)
         opened = open_model(settings.checkpoint_path or None, settings, self.device, settings.model, model_flags)
         card, self.flags, self.inputs = opened.card, opened.flags, opened.inputs
-        if settings.crop_size:
-            card.require_size(settings.crop_size)
+        for side in settings.windows:
+            card.require_size(side)
         if settings.encoder_lr and not card.backbone:
             raise DiffIMLError(f"--encoder_lr {settings.encoder_lr} is of DiffIML's encoders; {card.name} has none")
         self.settings = settings = replace(settings, model=card.name)
@@ -202,7 +202,10 @@ class _Run:
         self.learner = Learner(model, optimizer, settings.ema_decay)
         in_statistics = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
         self.least = min(2 if in_statistics else 1, settings.batch_size)  # images that have a variance
-        self.updates = math.ceil(len(self.dataset) / settings.total_batch_size)  # of an epoch
+        self.parts = parts_of(dataset, settings.batch_size)
+        self.updates = sum(  # of an epoch
+            math.ceil(images / (size * self.accumulation * self.processes)) for images, size in self.parts
+        )
         workers = min(worker_count(settings.num_workers), self.updates * self.accumulation)
         self.loader = EpochLoader(self.dataset, workers, self.device)
         self.watch, self.meter, self.writer = LossWatch(), LossMeter(), Writer()
@@ -258,10 +261,9 @@ class _Run:
     def _train_epoch(self) -> PassRecord:
         """What is left of one pass over the data."""
         settings, epoch, started = self.settings, self.epoch, time.monotonic()
-        plan = plan_epoch(
-            len(self.dataset),
+        plan = plan_turns(
+            self.parts,
             (settings.seed, epoch),
-            settings.batch_size,
             self.accumulation,
             self.accelerator.process_index,
             self.processes,

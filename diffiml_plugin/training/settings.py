@@ -1,7 +1,9 @@
 """The settings of training. Each field is a flag; where IMDLBenCo has one it keeps its name."""
 
+import re
 from dataclasses import dataclass
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.settings import (
     DATA,
     MODEL,
@@ -49,6 +51,12 @@ class TrainSettings(CommonSettings):
     synth_samples: int | None = flag(None, "images of synth:FOLDER per epoch (one for each photograph)", group=DATA)
     synth_window: int | None = flag(
         None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs", group=DATA
+    )
+    synth_windows: str = flag(
+        "",
+        "both --synth_window and --crop_size, of several sizes in turns, as 256,384,512; --batch_size is of the "
+        "first, and all batches have as many pixels",
+        group=DATA,
     )
     augmentation: str = flag(
         "mvss",
@@ -116,6 +124,14 @@ class TrainSettings(CommonSettings):
             require(self, name, lambda value: value >= 1, "a positive number")
         for name in ("crop_size", "synth_window", "synth_samples"):
             require(self, name, lambda value: value is None or value >= 1, "a positive number")
+        require(
+            self,
+            "synth_windows",
+            lambda value: bool(re.fullmatch(r"([1-9]\d{0,3}(,[1-9]\d{0,3})*)?", value)),
+            "sides in pixels, as 256,384,512",
+        )
+        if self.synth_windows and (self.synth_window or self.crop_size):
+            raise DiffIMLError("--synth_windows says --synth_window and --crop_size too; leave those out")
         require(self, "save_minutes", lambda value: value >= 0, "0 or more")
         require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
         require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")
@@ -124,3 +140,10 @@ class TrainSettings(CommonSettings):
         require(self, "min_lr", lambda value: 0 <= value <= self.lr, f"0 to --lr {self.lr}")
         require(self, "weight_decay", lambda value: value >= 0, "0 or more")
         require(self, "ema_decay", lambda value: 0 <= value < 1, "0 to below 1")
+
+    @property
+    def windows(self) -> list[int]:
+        """The sides of the windows that training sees, in pixels; none where it sees whole images."""
+        if self.crop_size:
+            return [self.crop_size]
+        return [int(side) for side in self.synth_windows.split(",") if side]

@@ -1,9 +1,11 @@
 """What a model is trained on: lists, balanced lists and streams of tampered photographs."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from diffiml_plugin.data.order import Samples
 from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, reads_images
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import get_albu_transforms
+from diffiml_plugin.launch import Sample
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.tampering.settings import read_strength
 from diffiml_plugin.tampering.stream import SyntheticTampering
@@ -47,14 +50,18 @@ def read_training_set(
         check: whether this process warns of images that are cut.
 
     Raises:
-        DiffIMLError: as `imagelists` and `imagecheck` do; --crop_size without --if_padding; an unknown kind.
+        DiffIMLError: as `imagelists` and `imagecheck` do; windows without --if_padding, or of several sizes elsewhere
+            than in a stream; an unknown kind.
     """
     path, crop_size = settings.data_path, settings.crop_size
-    if crop_size and not inputs.if_padding:
+    if settings.windows and not inputs.if_padding:
+        name = "crop_size" if crop_size else "synth_windows"
         raise DiffIMLError(
-            f"--crop_size {crop_size} cuts windows at the images' own resolution; add --if_padding, so "
+            f"--{name} {getattr(settings, name)} cuts windows at the images' own resolution; add --if_padding, so "
             "that testing keeps it too"
         )
+    if settings.synth_windows:
+        return _Windows(settings, inputs, post)
     shown = replace(inputs, image_size=crop_size or inputs.image_size, padding_mode="constant")
     transform = train_transform(settings.augmentation, crop_size)
     cache = PixelCache(Path(settings.cache)) if settings.cache else None
@@ -90,6 +97,51 @@ def read_training_set(
             inputs.warn_if_cut(checked.longest)
     found = [dataset(source) for source in sources]
     return BalancedPairsDataset(found, settings.samples_per_set) if balanced else found[0]
+
+
+class _Windows:
+    """Streams of --synth_windows, one after another. Of larger windows there are fewer: an epoch has as many pixels
+    of each size."""
+
+    def __init__(self, settings: TrainSettings, inputs: InputSettings, post: Callable[[dict], None] | None):
+        if not (settings.data_path.startswith(SYNTH_PREFIX) and settings.synth_samples):
+            raise DiffIMLError(
+                "--synth_windows is of --data_path synth:FOLDER with --synth_samples; these are "
+                f"{settings.data_path!r} and {settings.synth_samples}"
+            )
+        self.sides = settings.windows
+        whole = sum(side**-2 for side in self.sides)
+        self.dataset_list = [
+            read_training_set(
+                replace(
+                    settings,
+                    synth_windows="",
+                    synth_window=side,
+                    crop_size=side,
+                    synth_samples=max(1, round(settings.synth_samples * side**-2 / whole)),
+                ),
+                inputs,
+                post,
+                check=False,
+            )
+            for side in self.sides
+        ]
+        self._ends = list(accumulate(len(part) for part in self.dataset_list))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        part = bisect_right(self._ends, index)
+        return self.dataset_list[part][index - self._ends[part] + len(self.dataset_list[part])]
+
+
+def parts_of(dataset: Samples, batch_size: int) -> list[tuple[int, int]]:
+    """Images and batch size of each of its parts: of larger windows fewer, so that no batch has more pixels."""
+    if not isinstance(dataset, _Windows):
+        return [(len(dataset), batch_size)]
+    sizes = [max(1, round(batch_size * (dataset.sides[0] / side) ** 2)) for side in dataset.sides]
+    return [(len(part), size) for part, size in zip(dataset.dataset_list, sizes, strict=True)]
 
 
 def contents(datasets: Iterable[Samples]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffiml_plugin.cli.main import _mend
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
-from diffiml_plugin.data.order import EpochLoader, SeededDataset, make_loader, plan_epoch, plan_test
+from diffiml_plugin.data.order import EpochLoader, SeededDataset, make_loader, plan_epoch, plan_test, plan_turns
 from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.data.pairs import (
     BalancedPairsDataset,
@@ -200,6 +200,17 @@ def test_plan_is_shuffled_anew_each_epoch():
     order = [plan_epoch(50, key, 1, 1) for key in ((0, 0), (0, 0), (0, 1), (1, 0))]
     assert order[0] == order[1]
     assert order[0] != order[2] and order[0] != order[3]
+
+
+def test_parts_take_turns_with_batch_sizes_of_their_own():
+    plans = [plan_turns([(8, 4), (3, 1)], (0, 0), 1, rank, 2) for rank in range(2)]
+    turns = zip(*plans, strict=True)
+    updates = [sorted(index for micro in both for index in micro.indices[: micro.images]) for both in turns]
+    assert [len(update) for update in updates] == [8, 2, 1]
+    assert updates[0] == list(range(8)) and sorted(updates[1] + updates[2]) == [8, 9, 10]
+    numbers = [micro.number for plan in plans for micro in plan]
+    assert len(set(numbers)) == len(numbers)
+    assert plan_turns([(8, 4)], (0, 0), 2) == plan_epoch(8, (0, 0), 4, 2)
 
 
 def test_an_empty_photograph_folder_is_named(tmp_path):

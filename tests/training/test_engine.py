@@ -254,6 +254,41 @@ def test_a_run_goes_on_in_another_folder(settings, tmp_path, caplog):
     assert "best weights so far, of F1 2.0000, stay" in caplog.text
 
 
+@pytest.fixture
+def windows(settings, tiny_dataset):
+    """A run over windows of 32 and of 64 pixels, ten an epoch."""
+    stream = replace(settings, data_path=f"synth:{tiny_dataset / 'Tp'}", test_data_path="", augmentation="turns")
+    stream = replace(stream, synth_windows="32,64", synth_samples=10, if_padding=True)
+    return replace(stream, batch_size=4, total_batch_size=8)
+
+
+def test_windows_of_several_sizes_take_turns_in_batches_of_as_many_pixels(windows, monkeypatch):
+    seen, backward = [], training._Run._backward
+
+    def look(run, micro, batch):
+        seen.append(tuple(batch["image"].shape))
+        return backward(run, micro, batch)
+
+    monkeypatch.setattr(training._Run, "_backward", look)
+    whole = train(windows).folder
+    assert seen == [(4, 3, 32, 32)] * 2 + [(1, 3, 64, 64)] * 2 + seen[:4]  # two batches are an update
+    assert log(whole)[0]["update"] == 2
+
+    broken = replace(windows, output_dir=f"{windows.output_dir}_broken", save_minutes=1e-9)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_after(patch, 3, crash)
+        train(broken)
+    assert equal(weights(train(replace(broken, resume="auto")).folder), weights(whole))
+
+
+def test_windows_of_several_sizes_are_of_a_stream(windows, tiny_dataset):
+    for wrong in ({"data_path": str(tiny_dataset / "list.json")}, {"synth_samples": None}):
+        with pytest.raises(DiffIMLError, match="--synth_windows is of --data_path synth:FOLDER with --synth_samples"):
+            train(replace(windows, **wrong))
+    with pytest.raises(DiffIMLError, match="--synth_windows 32,64 cuts windows.*add --if_padding"):
+        train(replace(windows, if_padding=False))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -582,6 +617,8 @@ def test_bad_data_is_said_before_anything_is_written(settings, tiny_dataset, tmp
         ({"lr": 0.0}, "--lr 0.0 must be above 0"),
         ({"warmup_epochs": 2, "epochs": 2}, "--warmup_epochs 2 must be 0 to 1"),
         ({"if_padding": True, "if_resizing": True}, "exclude each other"),
+        ({"synth_windows": "256,,384"}, "--synth_windows 256,,384 must be sides in pixels, as 256,384,512"),
+        ({"synth_windows": "256,384", "crop_size": 256}, "says --synth_window and --crop_size too; leave those out"),
         ({"precision": "fp8"}, "--precision fp8 is not one of auto, fp32, bf16, fp16; did you mean"),
     ],
 )
