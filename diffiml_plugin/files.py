@@ -252,7 +252,7 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
 
     Raises:
         DiffIMLError: what is there is not of the command that this process began (`ledger.begin`), or was not there
-            then (`require_free`).
+            then (`require_free`); what was written is beside it, under the name that the message says.
     """
     if ledger := ledger_of(path):
         ledger.require_own(path)
@@ -265,15 +265,28 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
-        if os.path.abspath(path) in _FREE and os.path.lexists(path):
-            raise DiffIMLError(
-                f"{path} was written by another process meanwhile and is not overwritten; move that file"
-            )
         enter(path, temporary, lasting=lasting)
-        os.replace(temporary, path)
+        place = _reserved(path) if os.path.abspath(path) in _FREE else path
+        os.replace(temporary, place)
+        if place != path:
+            raise DiffIMLError(
+                f"{path} was written by another process meanwhile and is not overwritten; this result is {place}"
+            )
         _FREE.discard(os.path.abspath(path))
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _reserved(path: Path) -> Path:
+    """`path`, or NAME_2 and so on where there is something by now, as an empty file that this process made."""
+    place, number = path, 1
+    while True:
+        try:
+            place.open("xb").close()
+            return place
+        except FileExistsError:
+            number += 1
+            place = path.with_name(f"{beginning(path.stem)}_{number}{path.suffix}")
 
 
 @contextmanager

@@ -161,12 +161,14 @@ def test_a_file_in_place_of_the_lock_is_kept(tmp_path, content):
 def test_a_file_that_another_process_wrote_meanwhile_is_kept(tmp_path):
     for name in ("a.json", "b.json"):
         require_free(tmp_path / name)
-    (tmp_path / "a.json").write_text("another's")
-    with pytest.raises(DiffIMLError, match="a.json was written by another process meanwhile and is not overwritten"):
+    for name in ("a.json", "a_2.json"):
+        (tmp_path / name).write_text("another's")
+    with pytest.raises(DiffIMLError, match="a.json was written by another process .*; this result is .*/a_3.json"):
         write_text(tmp_path / "a.json", "ours")
     for text in ("ours", "ours again"):
         write_text(tmp_path / "b.json", text)
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a.json": "another's", "b.json": text}
+    contents = {"a.json": "another's", "a_2.json": "another's", "a_3.json": "ours", "b.json": "ours again"}
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == contents
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
