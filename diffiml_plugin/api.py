@@ -52,7 +52,7 @@ def load(
         precision: of encoder and denoiser: auto (bf16 on a GPU), fp32, bf16 or fp16.
         compile: auto (on a GPU), on or off: compile DiffIML and capture CUDA graphs.
         max_memory: GB that a prediction may take, as `Detector` says; larger photos go in tiles. None: those of more
-            than 4 megapixels, in tiles of 1536x1536.
+            than 4 megapixels, in tiles of 1536x1536, or of less where the computer's memory does not suffice.
         model: its name in the framework's registry, for a file that does not say.
         settings: of the model's constructor, where they change how it runs: DiffIML's ensemble_size,
             num_inference_steps, sampler, tta, noise_seed. The rest is as stored.

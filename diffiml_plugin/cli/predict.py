@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_memory",
         type=float,
         metavar="GB",
-        help="what it may take: larger photos go in tiles (those of more than 4 megapixels, in tiles of 1536x1536)",
+        help="what it may take: larger photos go in tiles (those of more than 4 megapixels, in tiles of 1536x1536, or "
+        "of less where nine tenths of the computer's memory do not suffice)",
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: bf16 on a GPU"

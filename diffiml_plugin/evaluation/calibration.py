@@ -41,7 +41,7 @@ def features(probability: _Map, uncertainty: _Map | None) -> npt.NDArray[np.floa
     """
     spread = np.zeros_like(probability) if uncertainty is None else uncertainty
     found = probability > _AREAS[0]
-    shares = [*((probability > threshold).mean() for threshold in _AREAS), (probability - 2 * spread > 0.5).mean()]
+    shares = [*((probability > threshold).mean() for threshold in _AREAS), _certain_share(probability, spread)]
     highest = np.clip(_highest_mean(probability), 1e-4, 1 - 1e-4)
     return np.array(
         [
@@ -51,6 +51,13 @@ def features(probability: _Map, uncertainty: _Map | None) -> npt.NDArray[np.floa
         ],
         np.float64,
     )
+
+
+def _certain_share(probability: _Map, spread: _Map) -> float:
+    """The share of pixels above 0.5 by twice the spread."""
+    certain = -2 * spread
+    certain += probability
+    return float((certain > 0.5).mean())
 
 
 def _highest_mean(probability: _Map) -> float:

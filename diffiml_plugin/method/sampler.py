@@ -20,8 +20,12 @@ def keyed_noise(keys: Sequence[str], draws: int, shape: Sequence[int]) -> Tensor
 
     The same key always gives the same noise, whatever the batch around it; the global random state stays as it is.
     """
-    generators = [torch.Generator().manual_seed(_seed(key)) for key in keys]
-    return torch.stack([torch.stack([torch.randn(*shape, generator=g) for g in generators]) for _ in range(draws)])
+    noise = torch.empty(draws, len(keys), *shape)
+    for row, key in enumerate(keys):
+        generator = torch.Generator().manual_seed(_seed(key))
+        for draw in noise:
+            draw[row].normal_(generator=generator)
+    return noise
 
 
 def _seed(key: str) -> int:

@@ -26,6 +26,7 @@ from diffiml_plugin.files import claimed, file_digest, require_unchanged
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, to_device
 from diffiml_plugin.ledger import begin
+from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.models.checkpoints import find_checkpoint, read_weights
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
@@ -82,7 +83,8 @@ class Detector:
         precision, compile_mode: as `speed_up` takes them.
         max_memory: GB that a prediction may take, of the device's memory or, on the CPU, of the whole process. A model
             that takes photos at their own size gets larger ones in tiles, as large as that allows; None: photos of more
-            than 4 megapixels in tiles of 1536x1536.
+            than 4 megapixels in tiles of 1536x1536, or of less where nine tenths of the computer's memory, or of what
+            its container allows, do not suffice. A photo that does not fit even so is refused before it is decoded.
 
     Attributes:
         description: the model, its file and the SHA-256 of that, and all settings that decide a result.
@@ -125,7 +127,9 @@ class Detector:
         self.model, self.precision = opened.build().to(self.device), precision
         require_unchanged(path, digest)
         speed_up(self.model, self.device, precision, compile_mode)
-        self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs))
+        cell = self._noise("", (LATENT_STRIDE, LATENT_STRIDE)).nbytes if self.card.samples else 0
+        noise = cell / LATENT_STRIDE**2
+        self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs), noise)
         actual = launch.actual_precision(precision, self.device.type == "cpu")
         values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": actual}
         decided = {**values, "max_memory": max_memory}
@@ -211,7 +215,7 @@ class Detector:
 
     def read(self, photo: object) -> Photograph:
         """A photo, read and prepared; may run in a thread beside the model. Raises DiffIMLError, as a call does."""
-        photograph = _read(photo)
+        photograph = _read(photo, self.memory)
         if self._in_tiles(photograph.image):
             return photograph
         return replace(photograph, prepared=self._prepared(photograph))
@@ -319,15 +323,17 @@ def _calibration(opened: OpenedModel) -> Calibration | None:
         return None
 
 
-def _read(photo: object) -> Photograph:
+def _read(photo: object, memory: PassMemory) -> Photograph:
     if isinstance(photo, (str, os.PathLike)):
         if is_address(name := os.fspath(photo)):
             raise DiffIMLError(f"{name} is an address; download the photo, and name its file")
         path = Path(photo)
-        orientation = read_header(path)[2]
+        width, height, orientation = read_header(path)
+        memory.require_room(width * height, name)
         return Photograph(name, file_digest(path), read_image(path), orientation)
     orientation = 1
     if isinstance(photo, Image.Image):
+        memory.require_room(photo.width * photo.height, "the image")
         orientation = orientation_of(photo)
         photo = stored_pixels(photo, "the image")
     if not isinstance(photo, np.ndarray):
@@ -335,6 +341,7 @@ def _read(photo: object) -> Photograph:
             f"a photo is a path, a PIL image or an array [H, W, 3] of uint8, not a {type(photo).__name__}"
         )
     require_image(photo, "the photo")
+    memory.require_room(photo.size // 3, "the photo")
     digest = sha256(f"{photo.shape} {photo.dtype} ".encode())
     digest.update(np.ascontiguousarray(photo).data)
     return Photograph(digest.hexdigest()[:16], digest.hexdigest(), photo, orientation)

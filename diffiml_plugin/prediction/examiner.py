@@ -22,7 +22,7 @@ from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import entry_of
-from diffiml_plugin.prediction.pictures import shrunk
+from diffiml_plugin.prediction.pictures import grey, shrunk
 
 _SHOWN = 1200  # pixels, the longer side of a picture on the page
 
@@ -148,7 +148,7 @@ def _examined(detector: Detector, file: Path, name: str) -> str:
 
 def _data(view: np.ndarray, format: str) -> str:
     """A picture, uint8 or values in [0, 1], as an address that holds it."""
-    pixels = view if view.dtype == np.uint8 else np.round(255 * view).astype(np.uint8)
+    pixels = view if view.dtype == np.uint8 else grey(view)
     file = BytesIO()
     Image.fromarray(pixels).save(file, format)
     return f"data:image/{format.lower()};base64,{b64encode(file.getvalue()).decode()}"

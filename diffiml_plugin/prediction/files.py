@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 FAILED = "failed"
 _WORKERS = min(4, os.cpu_count() or 1)  # threads that read, and as many that write
 _AHEAD = 2 * _WORKERS  # photos
-_PIXELS = 16_000_000  # that wait before the model, and as many behind it; a larger photo waits alone
+_PIXELS = 16_000_000  # that wait before the model, and as many behind it; a larger photo is read when all are written
 _MOST_REGIONS = 100  # of an image, in its entry
 _MINUTE = 60.0  # seconds between two lines of progress
 
@@ -71,6 +71,11 @@ class _Queue:
         job, future, pixels = self.entries.popleft()
         self.pixels -= pixels
         return job, future
+
+    def await_all(self) -> None:
+        """Returns when all are done. Raises what one of them raised."""
+        while self.entries:
+            self.get()[1].result()
 
 
 def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_existing: bool = False) -> Counter[str]:
@@ -148,36 +153,45 @@ class _Run:
         readers, writers = ThreadPoolExecutor(_WORKERS, "reader"), ThreadPoolExecutor(_WORKERS, "writer")
         behind = _Queue()
         try:
-            for job, reading in _shown(self._ahead(jobs, readers), len(jobs)):
-                try:
-                    if (photograph := reading.result()) is None:
-                        self.skipped += 1
-                        continue
-                    started = time.perf_counter()
-                    result = self.detector.detect(photograph)
-                    seconds = time.perf_counter() - started
-                except Exception as error:  # of one photo
-                    self._fail(job, error)
-                    continue
-                while behind.full_with(photograph.image.size // 3):
-                    behind.get()[1].result()
-                writing = writers.submit(self._write, job, photograph, result, seconds)
-                behind.put(job, writing, photograph.image.size // 3)
+            for job, reading in _shown(self._ahead(jobs, readers, behind), len(jobs)):
+                self._one(job, reading, writers, behind)
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown()
-        for _, writing, _ in behind.entries:
-            writing.result()
+        behind.await_all()
         if self.skipped:
             _logger.info(f"{self.skipped} photos were done already")
 
-    def _ahead(self, jobs: Sequence[_Job], readers: ThreadPoolExecutor) -> Iterator[tuple[_Job, Future[Any]]]:
-        """Each job and what reading it gives, which goes on while the model works on those before."""
+    def _one(self, job: _Job, reading: Future[Photograph | None], writers: ThreadPoolExecutor, behind: _Queue) -> None:
+        """Predicts a photo, and has it written; nothing here keeps its maps after that."""
+        try:
+            if (photograph := reading.result()) is None:
+                self.skipped += 1
+                return
+            started = time.perf_counter()
+            result = self.detector.detect(photograph)
+            seconds = time.perf_counter() - started
+        except Exception as error:  # of one photo
+            self._fail(job, error)
+            return
+        pixels = photograph.image.size // 3
+        while behind.full_with(pixels):
+            behind.get()[1].result()
+        behind.put(job, writers.submit(self._write, job, photograph, result, seconds), pixels)
+
+    def _ahead(
+        self, jobs: Sequence[_Job], readers: ThreadPoolExecutor, behind: _Queue
+    ) -> Iterator[tuple[_Job, Future[Any]]]:
+        """Each job and what reading it gives, which goes on while the model works on those before, and those `behind`
+        it are written; a photo of more than _PIXELS waits for both.
+        """
         queue = _Queue()
         for job in jobs:
             pixels = _pixels(job.file)
             while queue.full_with(pixels):
                 yield queue.get()
+            if pixels > _PIXELS:
+                behind.await_all()
             queue.put(job, readers.submit(self._read, job), pixels)
         while queue.entries:
             yield queue.get()

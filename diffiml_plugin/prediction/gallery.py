@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.files import write_picture, write_text
 from diffiml_plugin.prediction.journal import MASK, RUN, Entry, read_results
-from diffiml_plugin.prediction.pictures import shrunk
+from diffiml_plugin.prediction.pictures import grey, shrunk
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.stored import read_json
 
@@ -39,9 +39,9 @@ _TURNED = {
 
 def write_previews(start: Path, result: Result) -> None:
     """Writes what the page shows of a photo, turned as a viewer does, beginning with `start`. Raises OSError."""
-    pictures: dict[str, npt.NDArray[Any]] = {"photo": result.image, "probability": _grey(result.probability)}
+    pictures: dict[str, npt.NDArray[Any]] = {"photo": result.image, "probability": grey(result.probability)}
     if result.uncertainty is not None:
-        pictures["uncertainty"] = _grey(2 * result.uncertainty)
+        pictures["uncertainty"] = grey(result.uncertainty, 0.5)
     for kind, picture in pictures.items():
         shown = as_viewed(shrunk(picture, _LONGEST), result.orientation)
         write_picture(start.with_name(f"{start.name}_{kind}.jpg"), shown, quality=85)
@@ -142,7 +142,3 @@ def _tables(colours: str) -> dict[str, str]:
 def _gradient(colours: str) -> str:
     stops = ", ".join(f"rgb({red:.0f} {green:.0f} {blue:.0f})" for red, green, blue in 255 * _stops(colours))
     return f"linear-gradient(to right, {stops})"
-
-
-def _grey(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    return np.round(255 * values).astype(np.uint8)

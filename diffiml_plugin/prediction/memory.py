@@ -4,9 +4,11 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,13 @@ from diffiml_plugin.models.tiles import WHOLE
 _logger = logging.getLogger(__name__)
 _SMALLEST, _STEP = 512, 256  # pixels of the smallest tile's side; sides are multiples of the step
 _TRIED = 512  # pixels, side of the image whose pass is measured
-_BESIDE = 25  # bytes a pixel of a photo takes beside the pass: read, as maps, tinted and encoded
+_WRITTEN, _BLENDED = 20, 11  # bytes a pixel of a photo takes where it is read or its answer written, and among tiles
 _SPARE = 1.15  # what the allocator and the kernels take for themselves, as a factor
+_CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a group's limit
+    "": "/sys/fs/cgroup{}/memory.max",
+    "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
+}
+_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 
 
 @dataclass(frozen=True)
@@ -33,22 +40,55 @@ class _Cost:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """Bytes of a device or of the computer: in use before the first photo, and those that may be."""
+
+    taken: float
+    most: float
+
+    def require(self, more: float, pixels: int, name: str) -> None:
+        """Raises DiffIMLError unless it holds so many bytes more, for a photo of so many pixels."""
+        if (needed := self.taken + more) > self.most:
+            raise DiffIMLError(
+                f"{name} has {pixels / 1e6:.1f} megapixels and takes {needed / 1e9:.1f} GB at the least, of "
+                f"{self.most / 1e9:.1f} that it may; shrink it, or raise --max_memory"
+            )
+
+
 class PassMemory:
     """The largest photo, and the largest tile, that a model's pass may take.
 
     Args:
         run: a pass over an image [H, W, 3] uint8.
-        limit: GB, of the device's memory or, on the CPU, of the process; None: none.
-        side: pixels of a tile's side where there is no limit.
+        limit: GB, of the device's memory or, on the CPU, of the process; None: what the computer has, less a reserve.
+        side: pixels of a tile's side where there is no limit, and the memory suffices.
+        noise: bytes that a pixel of a photo takes as noise, which its tiles share.
     """
 
     def __init__(
-        self, run: Callable[[npt.NDArray[np.uint8]], None], device: torch.device, limit: float | None, side: int
+        self,
+        run: Callable[[npt.NDArray[np.uint8]], None],
+        device: torch.device,
+        limit: float | None,
+        side: int,
+        noise: float = 0,
     ):
         self.run, self.device, self.limit, self.unlimited_side = run, device, limit, side
+        self.beside = max(_WRITTEN, _BLENDED + noise)
         self.largest_said = 0
+        bound, in_use = _SHARE * host_memory(), psutil.Process().memory_info().rss
+        if device.type == "cuda":
+            self.computer = _Memory(in_use, bound)
+            self.own = _Memory(torch.cuda.memory_allocated(device), np.inf if limit is None else 1e9 * limit)
+        else:
+            self.computer = self.own = _Memory(in_use, bound if limit is None else 1e9 * limit)
         if limit is not None:  # `holds` may be asked beside the model
             self.holds(np.zeros((1, 1, 3), np.uint8))
+
+    def require_room(self, pixels: int, name: str) -> None:
+        """For before a photo is decoded. Raises DiffIMLError if its pixels and maps alone take more than there is."""
+        self.computer.require(self.beside * pixels, pixels, name)
 
     def holds(self, image: npt.NDArray[np.uint8]) -> bool:
         """Whether a photo [H, W, 3] passes whole."""
@@ -60,21 +100,16 @@ class PassMemory:
         those before.
 
         Raises:
-            DiffIMLError: the limit is too low for any.
+            DiffIMLError: the memory does not suffice for any.
         """
         pixels = image.shape[0] * image.shape[1]
-        side = self.unlimited_side
-        if self.limit is not None:
-            side = isqrt(max(0, int(self._fitting(pixels)))) // _STEP * _STEP
-            if side < _SMALLEST:
-                least = (self._taken + _BESIDE * pixels + _SMALLEST**2 * self._cost.bytes * _SPARE) / 1e9
-                raise DiffIMLError(
-                    f"{name} has {pixels / 1e6:.1f} megapixels and takes {least:.1f} GB in the smallest tiles; "
-                    f"raise --max_memory {self.limit:g}"
-                )
+        side, fitting = self.unlimited_side, self._fitting(pixels)
+        if self.limit is not None or fitting < side**2:
+            side = max(_SMALLEST, isqrt(max(0, int(fitting))) // _STEP * _STEP)
+            self.own.require(self._needed(pixels, side), pixels, name)
         if pixels > self.largest_said:
             self.largest_said = pixels
-            memory = self._taken + _BESIDE * pixels + side**2 * self._cost.bytes * _SPARE
+            memory = self.own.taken + self._needed(pixels, side)
             _logger.info(
                 f"{name} has {pixels / 1e6:.1f} megapixels: tiles of {side}x{side}, about {memory / 1e9:.1f} GB, "
                 f"about {pixels * self._cost.seconds:.0f} s"
@@ -83,15 +118,12 @@ class PassMemory:
 
     def _fitting(self, pixels: int) -> float:
         """How many pixels a pass may have beside a photo of so many."""
-        beside = 0 if self.device.type == "cuda" else _BESIDE * pixels
-        return (1e9 * (self.limit or 0) - self._taken - beside) / (self._cost.bytes * _SPARE)
+        return (self.own.most - self.own.taken - self._needed(pixels, 0)) / (self._cost.bytes * _SPARE)
 
-    @cached_property
-    def _taken(self) -> int:
-        """Bytes in use before the first photo."""
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        return psutil.Process().memory_info().rss
+    def _needed(self, pixels: int, side: int) -> float:
+        """Bytes that a photo of so many pixels takes of the device in tiles of that side."""
+        beside = self.beside * pixels if self.own is self.computer else 0
+        return beside + side**2 * self._cost.bytes * _SPARE
 
     @cached_property
     def _cost(self) -> _Cost:
@@ -109,6 +141,18 @@ class PassMemory:
                 self.run(image)
             peak = allocations.peak
         return _Cost(peak / _TRIED**2, (time.perf_counter() - started) / _TRIED**2)
+
+
+def host_memory() -> int:
+    """Bytes of memory that this process may have: the computer's, or what its container or job is held to."""
+    limits = [psutil.virtual_memory().total]
+    with suppress(OSError):  # no Linux
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, kinds, group = line.split(":", 2)
+            for folder in PurePosixPath(group, "_").parents if kinds in _CGROUPS else ():
+                with suppress(OSError, ValueError):  # the host's, which a container does not see, or "max"
+                    limits.append(int(Path(_CGROUPS[kinds].format(folder)).read_text()))
+    return min(limits)
 
 
 def halved(side: int) -> int | None:

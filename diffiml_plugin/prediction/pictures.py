@@ -1,11 +1,26 @@
 """Pictures to look at: maps in colour, masks over their image, and strips of them side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 
 HEADING = 22  # pixels, of the line that `headed` adds
+_BAND = 1 << 22  # pixels
+
+
+def bands(array: np.ndarray) -> Iterator[slice]:
+    """The rows of a map or picture [H, W, ...] in parts, so that what is worked out of a large photo stays small."""
+    rows = max(1, _BAND // array.shape[1])
+    return (slice(start, start + rows) for start in range(0, len(array), rows))
+
+
+def grey(values: np.ndarray, highest: float = 1.0) -> np.ndarray:
+    """A map [H, W] in [0, highest] as grey levels, uint8: 255 where it is highest."""
+    levels = np.empty(values.shape, np.uint8)
+    for rows in bands(values):
+        levels[rows] = np.round((255.0 / highest) * values[rows])
+    return levels
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:

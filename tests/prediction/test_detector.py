@@ -1,5 +1,5 @@
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration, Rates
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
+from diffiml_plugin.prediction import memory
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.settings import CommonSettings
 
@@ -224,10 +225,32 @@ def test_max_memory_decides_the_tiles(pointwise):
     image = np.zeros((2000, 2500, 3), np.uint8)  # of 5 megapixels
     assert roomy.read(image).prepared and not tight.read(image).prepared
     assert 512 <= tight.memory.side(image, "x") < 2000
-    with pytest.raises(DiffIMLError, match=r"x has 5.0 megapixels and takes .* GB .*; raise --max_memory 0.1"):
+    with pytest.raises(
+        DiffIMLError,
+        match=r"x has 5.0 megapixels and takes .* GB at the least, of 0.1 that it may; .* raise --max_memory",
+    ):
         pointwise(max_memory=0.1).memory.side(image, "x")
     with pytest.raises(DiffIMLError, match="--max_memory 0 is not above 0"):
         pointwise(max_memory=0)
+
+
+def test_without_a_limit_what_the_computer_has_bounds_a_photo(pointwise, photo, monkeypatch):
+    image = np.zeros((3000, 3000, 3), np.uint8)
+    assert pointwise().memory.side(image, "x") == 1536
+    monkeypatch.setattr(memory, "host_memory", lambda: 1e9)
+    detector = pointwise()
+    assert detector.memory.computer.most == 0.9e9
+    for own, side in ((2e9, 1536), (0.3e9, 1024), (0.2e9, None)):  # 0.18 GB of which are beside the tiles
+        detector.memory.own = detector.memory.computer = replace(detector.memory.computer, taken=0, most=own)
+        if side:
+            assert detector.memory.side(image, "x") <= side
+        else:
+            with pytest.raises(DiffIMLError, match="x has 9.0 megapixels and takes 0.2 GB at the least, of 0.2 that"):
+                detector.memory.side(image, "x")
+    detector.memory.computer = replace(detector.memory.computer, most=20 * 30 * 50 - 1)
+    monkeypatch.setattr("diffiml_plugin.prediction.detector.read_image", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(DiffIMLError, match="photo.png has 0.0 megapixels and takes .* GB at the least"):
+        detector(photo)
 
 
 def test_where_the_memory_is_too_small_tiles_are_halved_and_it_is_said(pointwise, caplog):

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import threading
+import time
 from hashlib import sha256
 
 import numpy as np
@@ -540,3 +541,20 @@ def test_pixels_in_memory_are_bounded(monkeypatch):
     queue.put("a", None, 60)
     assert queue.full_with(50) and not queue.full_with(40)
     assert queue.get() == ("a", None) and not queue.full_with(1000)
+
+
+def test_a_large_photo_is_read_when_those_before_are_written(checkpoint, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PIXELS", 100)
+    events, detector = [], load(checkpoint, device="cpu")
+    read_photo, write = detector.read, module.write_result
+
+    def slowly(result, start):
+        time.sleep(0.1)
+        files = write(result, start)
+        events.append("written")
+        return files
+
+    monkeypatch.setattr(detector, "read", lambda photo: (events.append("read"), read_photo(photo))[1])
+    monkeypatch.setattr(module, "write_result", slowly)
+    assert predict(detector, [str(folder)], tmp_path / "out").total() == 3
+    assert events == ["read", "written"] * 3

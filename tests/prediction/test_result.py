@@ -1,6 +1,8 @@
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,8 @@ from diffiml_plugin.api import load
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import VERDICTS, Calibration, Rates
 from diffiml_plugin.ledger import LEDGER
-from diffiml_plugin.prediction.result import Region, Result
+from diffiml_plugin.prediction.files import entry_of
+from diffiml_plugin.prediction.result import Region, Result, write_result
 
 
 @pytest.fixture
@@ -138,3 +141,29 @@ def test_regions_are_connected_and_the_largest_comes_first(result):
     assert first == Region((5, 5, 20, 5), 100 / 600, pytest.approx(0.8))
     assert second == Region((0, 12, 8, 8), 64 / 600, pytest.approx(0.6))
     assert replace(result, threshold=1.0).regions == []
+
+
+def test_what_is_said_and_written_of_a_large_photo_takes_few_bytes_a_pixel(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffiml_plugin.prediction.pictures._BAND", 1 << 14)
+    probability = cv2.resize(np.random.default_rng(0).random((8, 10), np.float32), (1000, 800))
+    calibration = Calibration(Rates(0.1, 0.1, 0.1, 0.5), (0.1,) * 6, 0, 0.9, 0.1, 20, 20)
+    image = np.zeros((800, 1000, 3), np.uint8)
+    large = Result("large", image, probability, probability / 2, 0.5, 0.5, calibration)
+    tracemalloc.start()
+    write_result(large, tmp_path / "large")
+    entry_of("large", "", large, 0)
+    peak = tracemalloc.get_traced_memory()[1] / probability.size
+    tracemalloc.stop()
+    assert 4 < peak < 10  # of arrays, beside the photo's and the maps' own
+
+
+def test_a_large_photo_is_answered_in_parts_as_in_one(tmp_path, monkeypatch):
+    coarse = np.random.default_rng(0).random((9, 11), np.float32)
+    smooth = cv2.resize(coarse, (110, 90), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    parts = []
+    for band in (1 << 22, 1):  # pixels; a row at a time
+        monkeypatch.setattr("diffiml_plugin.prediction.pictures._BAND", band)
+        large = Result("large", np.full((90, 110, 3), 99, np.uint8), smooth, smooth / 2, 0.5, 0.5)
+        files = write_result(large, tmp_path / str(band))
+        parts.append(([file.read_bytes() for file in files.values()], large.regions))
+    assert parts[0] == parts[1] and len(large.regions) > 1
