@@ -11,6 +11,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = ("auto", "off", "on")
 PADDING_MODES = ("constant", "reflect")
 DEVICES = ("auto", "cuda", "cpu")
+_MOST = 10_000_000  # of whatever is counted
+_WORKERS = 1024
 
 
 # Titles in --help.
@@ -95,16 +97,22 @@ class CommonSettings:
     seed: int = flag(42, "of data order, augmentation, initial weights and training noise", group=OPTIMIZATION)
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "edge_mask_width", "test_batch_size", "gpus"):
-            require(self, name, lambda value: value is None or value >= 1, "a positive number")
-        for name in ("num_workers", "seed"):
-            require(self, name, lambda value: value is None or value >= 0, "0 or more")
+        require_counts(self, "image_size", "edge_mask_width", "test_batch_size", "gpus")
+        require(self, "num_workers", lambda value: value is None or 0 <= value <= _WORKERS, f"0 to {_WORKERS}")
+        require(self, "seed", lambda value: value >= 0, "0 or more")
         for entry in type(self).__dataclass_fields__.values():
             choices, value = entry.metadata["choices"], getattr(self, entry.name)
             if choices and value is not None:
                 require_choice(entry.name, value, choices)
         if self.if_padding and self.if_resizing:
             raise DiffIMLError("--if_padding and --if_resizing exclude each other; give one of them")
+
+
+def require_counts(settings: CommonSettings, *names: str) -> None:
+    """Raises DiffIMLError if one of these settings has a value, and that is none from 1 to 10 million."""
+    for name in names:
+        require(settings, name, lambda value: value is None or value >= 1, "a positive number")
+        require(settings, name, lambda value: value is None or value <= _MOST, f"at most {_MOST}")
 
 
 def require(settings: CommonSettings, name: str, holds: Callable[[Any], bool], expected: str) -> None:

@@ -22,11 +22,14 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
 _YAML_NODES = 100_000  # with every alias written out
-_YAML_INT = "tag:yaml.org,2002:int"
-_ODD_INT = re.compile(r"[-+]?0[0-7_]|.*:")  # 0100 is 64 to YAML, and 1:30 is 90
+_ODD_NUMBERS = {  # to YAML 0100 is 64, and 1:30 is 90
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?0[0-7_]|.*:"),
+    "tag:yaml.org,2002:float": re.compile(".*:"),
+}
 _LARGEST = 2**63 - 1  # of whole numbers
 _DIGITS = 1000  # of a whole number
 _LONGEST = 10_000  # characters of a word, entries of a list
+_QUOTED = 200  # characters of a value in a message
 
 
 def require_file(path: str | Path, limit: int | None = None) -> int:
@@ -107,8 +110,8 @@ def parse_yaml(text: str, place: str) -> Any:
     """What a YAML text says, in plain values.
 
     Raises:
-        DiffIMLError: no YAML, aliases that stand for more than 100,000 values, or for themselves, or a whole number
-            that YAML takes for another; begins with `place`.
+        DiffIMLError: no YAML, aliases that stand for more than 100,000 values, or for themselves, or a number that
+            YAML takes for another; begins with `place`.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -133,7 +136,7 @@ def _written_out(node: Any, sizes: dict[int, float]) -> float:
     if id(node) not in sizes:
         sizes[id(node)] = math.inf  # until all of it is counted
         _require_keys_once(node)
-        if node.tag == _YAML_INT and _ODD_INT.match(node.value):
+        if (odd := _ODD_NUMBERS.get(node.tag)) and odd.match(node.value):
             raise yaml.MarkedYAMLError(
                 problem=f"{shown(node.value)} is another number in YAML; write it without leading zeros and colons",
                 problem_mark=node.start_mark,
@@ -197,7 +200,8 @@ def checked(said: object, known: Mapping[str, Any], place: str, others: bool = F
 
 def shown(value: object) -> str:
     """A value as messages quote it: one line, with an end."""
-    return reprlib.repr(value)
+    said = reprlib.repr(value)
+    return said if len(said) <= _QUOTED else f"{said[:_QUOTED]}..."
 
 
 def _fits(value: object, kind: Any) -> bool:

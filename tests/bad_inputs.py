@@ -251,6 +251,12 @@ def make_world(folder: Path) -> None:
     aliases = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 9))
     write("configs/aliases.yaml", f"x0: &x0 [1]\n{aliases}")
     write("configs/octal.yaml", "image_size: 0100\n")
+    write("configs/minutes.yaml", "lr: 1:30.5\n")
+    write("configs/no.yaml", "output_dir: no\n")
+    write("configs/nul.yaml", 'output_dir: "a\\0b"\n')
+    write("configs/surrogate.yaml", 'output_dir: "\\ud800"\n')
+    write("configs/empty.yaml", "# nothing yet\n")
+    write("configs/verb.yaml", "only: {trian: {epochs: 60}}\n")
     write("configs/binary.yaml", bytes(range(256)))
     write("configs/styles.yaml", "world: 3\n")
     scored = {"model": "TinyIML", "checkpoint": "older.safetensors", "weights": "0" * 64}
@@ -344,7 +350,7 @@ CASES = (
         "a configuration of another form",
         "test --config configs/a_list.yaml",
         REFUSED,
-        "configs/a_list.yaml: expected lines of `flag: value`, got list",
+        "configs/a_list.yaml: expected lines of `flag: value`, got [1, 2]",
     ),
     Case(
         "a configuration of bytes",
@@ -369,6 +375,42 @@ CASES = (
         "test --config configs/octal.yaml",
         REFUSED,
         "configs/octal.yaml is not YAML in line 1, column 13: '0100' is another number in YAML",
+    ),
+    Case(
+        "a configuration with a rate that YAML takes for 90.5",
+        f"{TRAIN} set --config configs/minutes.yaml",
+        REFUSED,
+        "configs/minutes.yaml is not YAML in line 1, column 5: '1:30.5' is another number in YAML",
+    ),
+    Case(
+        "a configuration with a folder that YAML takes for false",
+        "test --config configs/no.yaml",
+        REFUSED,
+        "configs/no.yaml: output_dir: False is no word to YAML; put it in quotes",
+    ),
+    Case(
+        "a configuration with a null character in a folder's name",
+        "test --config configs/nul.yaml",
+        REFUSED,
+        "configs/nul.yaml: output_dir: 'a\\x00b' has characters that no file's name has",
+    ),
+    Case(
+        "a configuration with half a character in a folder's name",
+        "test --config configs/surrogate.yaml",
+        REFUSED,
+        "configs/surrogate.yaml: output_dir: '\\ud800' has characters that no file's name has",
+    ),
+    Case(
+        "a configuration that says nothing",
+        "test --config configs/empty.yaml",
+        REFUSED,
+        "configs/empty.yaml: expected lines of `flag: value`, got nothing",
+    ),
+    Case(
+        "a configuration with settings of a verb that there is not",
+        "test --config configs/verb.yaml",
+        REFUSED,
+        "configs/verb.yaml: only: unknown verb 'trian'; did you mean 'train'?",
     ),
     Case(
         "a configuration that says a key twice",
@@ -1022,9 +1064,33 @@ CASES = (
         "a rate of learning without an end",
         f"{TRAIN} set --lr inf",
         REFUSED,
-        "error: --lr inf must be above 0, and finite",
+        "error: --lr inf must be above 0, at most 1, and finite",
     ),
     Case("a rate of learning below 0", f"{TRAIN} set --lr -1", REFUSED, "error: --lr -1.0 must be above 0"),
+    Case(
+        "a rate of learning that no number holds",
+        f"{TRAIN} set --lr 1e300",
+        REFUSED,
+        "error: --lr 1e+300 must be above 0, at most 1",
+    ),
+    Case(
+        "epochs without an end",
+        f"{TRAIN} set --epochs 99999999999999999999",
+        REFUSED,
+        "error: --epochs 99999999999999999999 must be at most 10000000",
+    ),
+    Case(
+        "an update without an end",
+        f"{TRAIN} set --total_batch_size 99999999999999",
+        REFUSED,
+        "error: --total_batch_size 99999999999999 must be at most 10000000",
+    ),
+    Case(
+        "more processes than any machine has",
+        f"{SET} --num_workers 100000",
+        REFUSED,
+        "error: --num_workers 100000 must be 0 to 1024",
+    ),
     Case("no epochs", f"{TRAIN} set --epochs 0", REFUSED, "error: --epochs 0 must be a positive number"),
     Case(
         "windows of images that are resized",

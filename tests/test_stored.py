@@ -32,7 +32,7 @@ def test_no_yaml_costs_more_than_it_says(content, expected, tmp_path):
         stored.read_yaml(tmp_path / "x.yaml")
 
 
-@pytest.mark.parametrize("number", ["0100", "-017", "1:30", "1:30:00"])
+@pytest.mark.parametrize("number", ["0100", "-017", "1:30", "1:30:00", "1:30.5"])
 def test_a_number_that_yaml_takes_for_another_is_refused(number):
     with pytest.raises(DiffIMLError, match=f"here is not YAML in line 1, column 4: '{number}' is another number"):
         stored.parse_yaml(f"a: {number}", "here")
@@ -130,3 +130,8 @@ def test_a_key_twice_is_refused_in_yaml_too():
     assert stored.parse_yaml("a: {b: 1}\nc: {b: 1}\n", "x") == {"a": {"b": 1}, "c": {"b": 1}}
     with pytest.raises(DiffIMLError, match="x is not YAML in line 2, column 1: the key 'a' again"):
         stored.parse_yaml("a: 1\na: 2\n", "x")
+
+
+def test_a_value_is_quoted_with_an_end():
+    assert stored.shown([1, "a"]) == "[1, 'a']"
+    assert len(stored.shown({f"a{i}": {f"b{j}": ["c" * 50] * 9 for j in range(9)} for i in range(9)})) == 203

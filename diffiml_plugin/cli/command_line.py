@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,7 +112,7 @@ def _settle(line: CommandLine, argv: list[str]) -> dict[str, Setting]:
     parser, actions = line.parser, line.parser.settings()
     for key, entry in line.entries.items():
         if key not in actions:
-            raise DiffIMLError(f"{entry.place}: unknown key {key!r}{nearest(str(key), actions)}")
+            raise DiffIMLError(f"{entry.place}: unknown key {shown(key)}{nearest(str(key), actions)}")
     keys = {actions[key].dest: key for key, entry in line.entries.items() if entry.value is not None}
     wants_help = bool({"-h", "--help"} & set(argv))
     said = {} if wants_help else parser.read(argv)
@@ -193,8 +194,13 @@ def _convert(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, (list, dict)):
         raise ValueError(f"expected one value, got {shown(value)}")
     kind: Any = action.type or str
+    if value is None or kind is str and type(value) not in (str, int, date):  # whose words are as they were written
+        raise ValueError(f"{shown(value)} is no word to YAML; put it in quotes")
+    word = str(value)
+    if "\0" in word or any("\ud800" <= character < "\udc80" for character in word):
+        raise ValueError(f"{shown(value)} has characters that no file's name has")
     try:
-        converted = kind(str(value))
+        converted = kind(word)
     except DiffIMLError:
         raise
     except (ValueError, argparse.ArgumentTypeError) as error:

@@ -126,8 +126,13 @@ def _rows(file: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _only(place: Place, only: Any) -> dict[str, dict[str, Any]]:
+    from diffiml_plugin.cli.main import VERBS  # late: it imports this module
+
     if not isinstance(only, dict) or not all(isinstance(settings, dict) for settings in only.values()):
         raise DiffIMLError(f"{place}: only: expected lines of `verb: {{flag: value, ...}}`, got {shown(only)}")
+    for verb in only:
+        if verb not in VERBS:
+            raise DiffIMLError(f"{place}: only: unknown verb {shown(verb)}{nearest(str(verb), VERBS)}")
     return only
 
 
@@ -192,7 +197,8 @@ def packaged_folder() -> Path:
 def load_yaml(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise DiffIMLError(f"{path}: expected lines of `flag: value`, got {type(content).__name__}")
+        said = "nothing" if content is None else shown(content)
+        raise DiffIMLError(f"{path}: expected lines of `flag: value`, got {said}")
     return content
 
 

@@ -14,6 +14,7 @@ from diffiml_plugin.settings import (
     CommonSettings,
     flag,
     require,
+    require_counts,
 )
 
 AUGMENTATIONS = ("mvss", "turns")
@@ -112,18 +113,8 @@ class TrainSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in (
-            "batch_size",
-            "total_batch_size",
-            "epochs",
-            "test_period",
-            "save_period",
-            "log_per_epoch_count",
-            "samples_per_set",
-        ):
-            require(self, name, lambda value: value >= 1, "a positive number")
-        for name in ("crop_size", "synth_window", "synth_samples"):
-            require(self, name, lambda value: value is None or value >= 1, "a positive number")
+        require_counts(self, "batch_size", "total_batch_size", "epochs", "test_period", "save_period")
+        require_counts(self, "log_per_epoch_count", "samples_per_set", "crop_size", "synth_window", "synth_samples")
         require(
             self,
             "synth_windows",
@@ -135,8 +126,8 @@ class TrainSettings(CommonSettings):
         require(self, "save_minutes", lambda value: value >= 0, "0 or more")
         require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
         require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")
-        require(self, "lr", lambda value: value > 0, "above 0")
-        require(self, "encoder_lr", lambda value: value is None or value > 0, "above 0")
+        require(self, "lr", lambda value: 0 < value <= 1, "above 0, at most 1")
+        require(self, "encoder_lr", lambda value: value is None or 0 < value <= 1, "above 0, at most 1")
         require(self, "min_lr", lambda value: 0 <= value <= self.lr, f"0 to --lr {self.lr}")
         require(self, "weight_decay", lambda value: value >= 0, "0 or more")
         require(self, "ema_decay", lambda value: 0 <= value < 1, "0 to below 1")
