@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from diffiml_plugin.cli.command_line import read_command_line
 from diffiml_plugin.cli.config_file import package_index
-from diffiml_plugin.cli.main import VERBS
+from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.datasets.catalogue import CATALOGUE, FRAMEWORK_LAYOUTS, DatasetEntry
 
 ROOT = Path(__file__).parents[1]

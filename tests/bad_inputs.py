@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from diffiml_plugin.cli.main import VERBS
+from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.ledger import LEDGER
 from diffiml_plugin.table import as_code
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffiml_plugin.cli.main import VERBS, main
+from diffiml_plugin.cli.main import main
+from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.ledger import LEDGER
 from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.models.registry import find_model

@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 from diffiml_plugin.cli.config_file import package_index
-from diffiml_plugin.cli.main import VERBS
+from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.datasets.catalogue import known_variant
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from diffiml_plugin.cli.main import VERBS, main
+from diffiml_plugin.cli.main import main
+from diffiml_plugin.cli.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

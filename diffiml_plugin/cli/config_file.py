@@ -21,6 +21,7 @@ from types import NoneType
 from typing import Any
 
 import diffiml_plugin
+from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.stored import read_yaml, shown
 
@@ -126,8 +127,6 @@ def _rows(file: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _only(place: Place, only: Any) -> dict[str, dict[str, Any]]:
-    from diffiml_plugin.cli.main import VERBS  # late: it imports this module
-
     if not isinstance(only, dict) or not all(isinstance(settings, dict) for settings in only.values()):
         raise DiffIMLError(f"{place}: only: expected lines of `verb: {{flag: value, ...}}`, got {shown(only)}")
     for verb in only:

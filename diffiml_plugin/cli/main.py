@@ -1,6 +1,6 @@
 """The command: `benco VERB ...` (through the start-up hook) and `diffiml VERB ...` are this one program.
 
-A verb is a row of VERBS and a module of `diffiml_plugin.cli` with
+A verb is a row of `verbs.VERBS` and a module of `diffiml_plugin.cli` with
     add_arguments(parser) -> None    adds its flags; imports nothing heavy, so that `--help` answers at once
     run(args) -> int                 does the work and returns the exit status; imports late
     USES_MODEL = True                if it takes `--model` and that model's constructor flags (added by this program)
@@ -33,32 +33,10 @@ from pathlib import Path
 from diffiml_plugin import __version__, signals
 from diffiml_plugin.cli.command_line import parse_arguments, resolved_settings
 from diffiml_plugin.cli.messages import messages_on_stderr
+from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.errors import DiffIMLError, nearest, wanted_memory
 
 _logger = logging.getLogger(__name__)
-VERBS = {  # verb -> (module of diffiml_plugin.cli, one line of help)
-    "demo": ("demo", "see it work in minutes: train, test and predict on real photographs tampered on the fly"),
-    "train": ("train", "train DiffIML, or any model of the framework's registry"),
-    "test": ("test", "score a checkpoint on one or more datasets"),
-    "predict": ("predict", "masks for your own images"),
-    "calibrate": ("calibrate", "a threshold for masks, and the probability that an image was tampered with"),
-    "serve": ("serve", "a page on this computer that looks at the photos you give it"),
-    "robust": ("robust", "score a checkpoint under JPEG compression, blur and noise"),
-    "sweep": ("sweep", "score a checkpoint under many sampling settings, its encoder run once"),
-    "complexity": ("complexity", "parameters and FLOPs of a model"),
-    "bench": ("bench", "speed, memory and launches on this device, beside the zoo's models"),
-    "distill": ("distill", "train LightVAE, the mask autoencoder"),
-    "codec-report": ("codec_report", "measure LightVAE: reconstruction, noise, latents, time"),
-    "configs": ("configs", "list the package's own configurations, which --config takes by name"),
-    "datasets": ("datasets", "list, describe, prepare and check the benchmark's datasets"),
-    "tamper": ("tamper", "tampered images with masks, from clean photographs"),
-    "reproduce": ("reproduce", "make a table or a figure of the paper, or a study, from the data to the report"),
-    "study": ("study", "mean and spread over seeds of runs that differ in one thing each"),
-    "release": ("release", "a checkpoint in half precision, with a statement, to give away"),
-    "convert": ("convert", "a checkpoint of the authors' release, as a file that every verb takes"),
-    "export": ("export", "DiffIML as ONNX or torch.export graphs, with a sampler that needs no torch"),
-    "report": ("report", "what runs found beside the published figures"),
-}
 FRAMEWORK_VERBS = {
     "init": "write the framework's scripts into this folder",
     "env": "versions of the framework and its environment",

@@ -81,7 +81,7 @@ def test_the_file_names_the_model(probe, config):
         ("- a\n- b", "expected lines of `flag: value`, got ['a', 'b']"),
         ("data_path: 1.50", "data_path: 1.5 is no word to YAML; put it in quotes"),
         ("data_path: true", "data_path: True is no word to YAML"),
-        ("data_path: 2001-01-01 10:00:00", "data_path: datetime.datetime(2001, 1, 1, 10, 0) is no word to YAML"),
+        ("data_path: 2001-01-01 10:00:00", "is no word to YAML"),
         ("sizes: [512, ~]", "sizes: None is no word to YAML"),
         ("a: [", "is not YAML"),
         ("", "expected lines of `flag: value`"),

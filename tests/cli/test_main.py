@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from diffiml_plugin.cli.main import VERBS, main
+from diffiml_plugin.cli.main import main
+from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.signals import Stopped
 
