@@ -240,7 +240,7 @@ def test_without_a_limit_what_the_computer_has_bounds_a_photo(pointwise, photo, 
     monkeypatch.setattr(memory, "host_memory", lambda: 1e9)
     detector = pointwise()
     assert detector.memory.computer.most == 0.9e9
-    for own, side in ((2e9, 1536), (0.3e9, 1024), (0.2e9, None)):  # 0.18 GB of which are beside the tiles
+    for own, side in ((2e9, 1536), (0.25e9, 1024), (0.185e9, None)):  # 0.18 GB of which are beside the tiles
         detector.memory.own = detector.memory.computer = replace(detector.memory.computer, taken=0, most=own)
         if side:
             assert detector.memory.side(image, "x") <= side
