@@ -25,6 +25,7 @@ _NOT_HERE = (
     "synth_samples",
     "synth_strength",
     "synth_window",
+    "synth_windows",
     "test_data_path",
     "test_period",
 )

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Protocol
 
 import cv2
@@ -135,14 +135,18 @@ def plan_turns(parts: Sequence[tuple[int, int]], key: tuple[int, ...], *rest: in
     updates, first = [], 0
     for number, (images, batch_size) in enumerate(parts):
         plan = plan_epoch(images, (*key, number) if number else key, batch_size, *rest)
-        ends = [place for place, micro in enumerate(plan, start=1) if micro.last]
         shifted = [
             replace(micro, indices=tuple(index + first for index in micro.indices), number=micro.number + first)
             for micro in plan
         ]
-        updates.append([shifted[start:end] for start, end in zip([0, *ends], ends, strict=False)])
+        updates.append([shifted[start:end] for start, end in pairwise(ends_of_updates(plan))])
         first += images
     return [micro for turn in zip_longest(*updates, fillvalue=()) for update in turn for micro in update]
+
+
+def ends_of_updates(plan: Sequence[MicroBatch]) -> list[int]:
+    """How many micro-batches there are before the first update, the second, and so on, and in all."""
+    return [0, *(place for place, micro in enumerate(plan, start=1) if micro.last)]
 
 
 def plan_test(dataset: "PairsDataset", indices: Iterable[int], batch_size: int) -> list[tuple[int, ...]]:

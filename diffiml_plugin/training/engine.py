@@ -25,6 +25,7 @@ from diffiml_plugin.data.order import (
     MicroBatch,
     Samples,
     SeededDataset,
+    ends_of_updates,
     make_loader,
     plan_test,
     plan_turns,
@@ -270,7 +271,7 @@ class _Run:
             self.least,
         )
         period = max(1, self.updates // settings.log_per_epoch_count)
-        plan = plan[self.done * self.accumulation :]
+        plan = plan[ends_of_updates(plan)[self.done] :]
         batches = self.loader.epoch(epoch, [micro.indices for micro in plan])
         waited = 0.0  # seconds without a batch to train on
         self.step.train()
