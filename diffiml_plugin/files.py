@@ -28,8 +28,9 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _probe(folder)
-    except OSError as error:
-        raise DiffIMLError(f"cannot write to {folder}: {error.strerror}; choose another --output_dir") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise DiffIMLError(f"cannot write to {folder}: {reason}; choose another --output_dir") from error
     return folder
 
 
@@ -49,7 +50,7 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         DiffIMLError: nothing can be written there, or another process has claimed it, which is named.
     """
-    new = not Path(path).exists()
+    new = not os.path.exists(path)
     folder = make_folder(path)
     try:
         lock = _lock(folder)

@@ -329,6 +329,12 @@ CASES = (
         "error: --experiment tabel2: no table that `benco test` fills; did you mean 'table2'?",
     ),
     Case(
+        "a revision on the hub that leads out of its cache",
+        f"{WEIGHTS} hub:org/name@../../mine",
+        REFUSED,
+        "error: hub: 'org/name@../../mine' is no ORGANISATION/NAME, or that with @ and a commit, tag or branch",
+    ),
+    Case(
         "a configuration that is not there",
         "test --config configs/gone.yaml",
         REFUSED,

@@ -177,3 +177,9 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
     with pytest.raises(DiffIMLError, match="cannot be claimed"), claimed(tmp_path):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300])
+def test_what_can_be_no_folder_is_refused(tmp_path, name):
+    with pytest.raises(DiffIMLError, match="cannot write to .*; choose another --output_dir"), claimed(tmp_path / name):
+        pass

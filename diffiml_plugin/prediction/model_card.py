@@ -53,7 +53,7 @@ def model_card(metadata: Mapping[str, Any], name: str, parameters: int) -> str:
         "\n\n".join(
             [
                 f"---\n{_header(metadata, name)}\n---",
-                f"# {name}",
+                f"# {for_markdown(name)}",
                 f"{for_markdown(model + (parts and f' ({parts})'))}, {parameters / 1e6:.1f} M parameters: it says of a "
                 "photograph which of its pixels were manipulated.",
                 f"    from diffiml_plugin import load\n    load({name!r})('photo.jpg').sentence",

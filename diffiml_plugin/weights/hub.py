@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.stored import shown
 
 PREFIX = "hub:"  # of --checkpoint_path: hub:ORGANISATION/NAME, or with @REVISION
 WEIGHTS, CARD = "model.safetensors", "README.md"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_WITH_REVISION = re.compile(rf"{_NAME.pattern}(@[\w.-]+(/[\w.-]+)*)?")
 
 
 def is_name(name: str) -> bool:
@@ -27,10 +28,14 @@ def fetch(name: str) -> Path:
     Raises:
         DiffIMLError: no such repository, revision or file; no network and nothing in the cache.
     """
+    if not _WITH_REVISION.fullmatch(name) or ".." in re.split("[/@]", name):  # of which paths are made
+        raise DiffIMLError(
+            f"{PREFIX} {shown(name)} is no ORGANISATION/NAME, or that with @ and a commit, tag or branch"
+        )
     repository, _, revision = name.partition("@")
     try:
         return Path(huggingface_hub.hf_hub_download(repository, WEIGHTS, revision=revision or None))
-    except (OSError, HFValidationError) as error:
+    except Exception as error:  # the hub's client answers a broken network in any way
         reason = " ".join(str(error).split())
         raise DiffIMLError(
             f"{name} is no file or folder here, and {WEIGHTS} of that name cannot be had from the hub "
@@ -47,13 +52,15 @@ def push(folder: Path, name: str, private: bool) -> str:
     Raises:
         DiffIMLError: no such name can be, no network, or no right to write there.
     """
+    if not (isinstance(name, str) and is_name(name)):
+        raise DiffIMLError(f"cannot push to {shown(name)}; expected ORGANISATION/NAME")
     try:
         hub = huggingface_hub.HfApi()
         hub.create_repo(name, private=private, exist_ok=True)
         return hub.upload_folder(
             repo_id=name, folder_path=folder, allow_patterns=[WEIGHTS, CARD], commit_message="Weights and model card"
         ).oid
-    except (OSError, ValueError, RuntimeError) as error:  # the last of an upload that failed
+    except Exception as error:  # as above
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise DiffIMLError(
             f"cannot push to {name} ({type(error).__name__}: {reason:.150}); log in by `hf auth login`, as someone who "

@@ -191,7 +191,7 @@ def test_every_verb_takes_a_name_of_the_hub(served, tmp_path, capsys):
     assert "org/gone is no file or folder here, and" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name, revision", [("org/gone", None), (NAME, "gone"), ("a--b/..", None)])
+@pytest.mark.parametrize("name, revision", [("org/gone", None), (NAME, "gone"), ("a--b/c", None)])
 def test_what_the_hub_does_not_have_is_one_sentence(served, name, revision):
     with pytest.raises(DiffIMLError, match="cannot be had from the hub") as refused:
         load(name, revision=revision, device="cpu")
@@ -226,6 +226,30 @@ def test_what_is_pushed_is_loaded_by_its_commit(tiny_model, stored, served, monk
     pushed = load(NAME, revision=commit, device="cpu")
     assert np.array_equal(pushed(PHOTO).probability, detector(PHOTO).probability)
     assert pushed.opened.path.parent.name == commit == COMMIT
+
+
+@pytest.mark.parametrize(
+    "name", ["hub:a--b/..", "hub:org", "hub:org/tiny@../../mine", "hub:org/tiny@", "hub:org/a b", "hub:\0/x"]
+)
+def test_what_is_no_name_is_refused_before_any_path_is_made_of_it(served, saved, name):
+    with pytest.raises(DiffIMLError, match="is no ORGANISATION/NAME, or that with @ and a commit, tag or branch"):
+        load(name, device="cpu")
+    with pytest.raises(DiffIMLError, match="expected ORGANISATION/NAME"):
+        load(saved, device="cpu").push_to_hub(name)
+    assert not served.asked
+
+
+@pytest.mark.parametrize("kind", [KeyError, TypeError, ValueError, RuntimeError, EOFError])
+def test_whatever_the_client_answers_is_one_sentence(stored, tiny_model, monkeypatch, kind):
+    def fail(*_, **__):
+        raise kind("the connection\nwas cut")
+
+    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(hub.huggingface_hub.HfApi, "create_repo", fail)
+    for attempt in (lambda: load(NAME, device="cpu"), lambda: load(stored(), device="cpu").push_to_hub(NAME)):
+        with pytest.raises(DiffIMLError, match="the connection") as refused:
+            attempt()
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("token", "full", "told"), [("hf_anothers", False, "403"), (TOKEN, True, "uploading 'model")])
