@@ -6,6 +6,7 @@ file that lines are added to is entered at the first and after the last: if that
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import Any
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.stored import checked, parse_json, read_text
 
+_logger = logging.getLogger(__name__)
 LEDGER = ".written.jsonl"
 _LIMIT = 2**30  # bytes: some million photos
 _FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str, "grows": bool, "by": str}
@@ -176,6 +178,13 @@ def discard(folder: str | Path, files: Iterable[Path] | None = None) -> None:
         with suppress(FileNotFoundError):  # another process was quicker
             if ledger.wrote(path) and Path(path).parent.resolve().is_relative_to(ledger.folder.resolve()):
                 os.unlink(path)
+
+
+def warn_if_changed(path: Path) -> None:
+    """For before a file of results is read: a warning if a command wrote it, and it is another now."""
+    ledger = Ledger(path.parent)
+    if os.path.abspath(path) in ledger.files and not ledger.wrote(path):
+        _logger.warning(f"{path} has changed since it was written; its figures are taken as they stand")
 
 
 def ledger_of(path: str | Path) -> Ledger | None:

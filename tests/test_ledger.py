@@ -8,7 +8,7 @@ import pytest
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import appending, write_text
-from diffiml_plugin.ledger import LEDGER, Ledger, begin, discard, enter
+from diffiml_plugin.ledger import LEDGER, Ledger, begin, discard, enter, warn_if_changed
 
 
 def run(folder: Path, text: str = "ours", name: str = "a.txt", **settings: object) -> None:
@@ -173,6 +173,17 @@ def test_a_file_is_of_its_command_when_another_writes_at_once(tmp_path):
     write_text(tmp_path / "d.txt", "of the second")
     begin(tmp_path, "first", {}, [tmp_path / "c.txt"])
     begin(tmp_path, "second", {}, [tmp_path / "b.txt", tmp_path / "d.txt"])
+
+
+def test_a_reader_is_told_of_what_has_changed(tmp_path, caplog):
+    run(tmp_path)
+    (tmp_path / "of_nobody.txt").write_text("mine")
+    warn_if_changed(tmp_path / "a.txt")
+    warn_if_changed(tmp_path / "of_nobody.txt")
+    assert not caplog.text
+    (tmp_path / "a.txt").write_text("mine")
+    warn_if_changed(tmp_path / "a.txt")
+    assert "a.txt has changed since it was written; its figures are taken as they stand" in caplog.text
 
 
 def test_only_what_is_as_it_was_written_is_discarded(tmp_path):

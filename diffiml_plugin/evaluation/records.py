@@ -16,7 +16,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import THRESHOLDS
 from diffiml_plugin.files import appending, inside, write_text
-from diffiml_plugin.ledger import discard
+from diffiml_plugin.ledger import discard, warn_if_changed
 from diffiml_plugin.stored import checked, parse_json, read_text, shown
 
 RESULTS = "results.json"
@@ -34,6 +34,7 @@ def records_file(results: Path) -> Path:
 
 def read_records(path: Path) -> list[Record]:
     """The records of a file that `write_records` wrote. Raises DiffIMLError if it holds anything else."""
+    warn_if_changed(path)
     records = []
     for number, line in enumerate(read_text(path, LIMIT).splitlines(), 1):
         place = f"{path}, line {number}"
@@ -46,6 +47,9 @@ def read_records(path: Path) -> list[Record]:
 def as_record(said: object, place: str) -> Record:
     """What a file says, if it is a record with figures in range. Raises DiffIMLError, which begins with `place`."""
     record = checked(said, _FIELDS, place, others=True)
+    for name in record.keys() - _FIELDS.keys():  # a sweep's settings
+        if isinstance(record[name], (list, dict)):
+            raise DiffIMLError(f"{place}: {name} is {shown(record[name])}; expected one value")
     for name in _SHARES & record.keys():
         values = record[name] if isinstance(record[name], list) else [record[name]]
         if not all(value is None or -_ROUNDING <= value <= 1 + _ROUNDING for value in values):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.ledger import warn_if_changed
 from diffiml_plugin.stored import checked, read_json
 
 Summary = dict[str, float]  # figures of one dataset, or their means, by name
@@ -105,6 +106,7 @@ def read_results(path: Path, kind: Any) -> dict[str, Any]:
     Raises:
         DiffIMLError: it cannot be read, or is not of that kind.
     """
+    warn_if_changed(path)
     content = checked(read_json(path), get_type_hints(kind), str(path), others=True)
     checked(content.get("settings", {}), _SETTINGS, f"{path}: settings", others=True)
     if missing := vars(kind)["__required_keys__"] - content.keys() - _LATER:

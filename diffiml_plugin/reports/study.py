@@ -200,7 +200,7 @@ def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
     figure = Figure(figsize=(11, 4))
     panels = figure.subplots(1, 2)
     readers: list[tuple[str, Callable[[dict], float | None]]] = [
-        ("training loss", lambda entry: entry["loss"]["loss"]),
+        ("training loss", lambda entry: entry["loss"].get("loss")),  # the zoo's have other names
         ("pixel-F1", lambda entry: entry.get("f1")),
     ]
     for panel, (label, read) in zip(panels, readers, strict=True):

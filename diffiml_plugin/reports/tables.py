@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves, table4_name
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.robust import CLEAN, PERTURBATIONS
@@ -72,9 +73,13 @@ def best_cells(rows: Sequence[Sequence[object]], best: Any = max) -> set[tuple[i
 
 
 def grouped(records: Iterable[Mapping[str, Any]], *keys: str, value: str = "f1") -> dict[tuple, list[float]]:
-    """The values of the records that have one, by what they hold under `keys`."""
+    """The values of the records that have one, by `keys`. Raises DiffIMLError if a record lacks one of these."""
     found: dict[tuple, list[float]] = {}
     for record in records:
+        if lacking := [key for key in keys if key not in record]:
+            raise DiffIMLError(
+                f"the record of {record['name']} lacks {lacking[0]}; it is of another verb, or make it anew"
+            )
         if record.get(value) is not None:
             found.setdefault(tuple(record[key] for key in keys), []).append(record[value])
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import appending, write_text
+from diffiml_plugin.ledger import warn_if_changed
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 LOG = "log.jsonl"
@@ -40,6 +41,7 @@ class Log:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The records of a training's log. Raises DiffIMLError for a line that is none."""
     path, entries = folder / LOG, []
+    warn_if_changed(path)
     for number, line in enumerate(read_text(path).splitlines(), 1):
         place = f"{path}, line {number}"
         entries.append(checked(parse_json(line, place), _FIELDS, place, others=True))

@@ -2,12 +2,15 @@
 
 import json
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file, write_records
 from diffiml_plugin.evaluation.results import Swept, Tested, read_results
+from diffiml_plugin.files import write_text
+from diffiml_plugin.ledger import begin
 from diffiml_plugin.reports.report import report
 
 WHOLE = {
@@ -19,6 +22,7 @@ WHOLE = {
     "datasets": {"a": {"f1": 0.5}},
     "mean": {"f1": 0.5},
 }
+COST = {"model": "x", "settings": {}, "image_size": 512, "GFLOPs": {"N=1": 1.0}, "params_M": {"total": 1.0}}
 RECORD = {
     "dataset": "a",
     "index": 0,
@@ -77,6 +81,7 @@ def test_odd_records_are_refused(line, expected, tmp_path):
     ("change", "expected"),
     [
         ({"f1": 5.0}, "f1 is 5.0; expected 0 to 1"),
+        ({"noise_seed": [1]}, r"noise_seed is \[1\]; expected one value"),
         ({"label": 7}, "label is 7; expected 0 to 1"),
         ({"mask_area": -1.0}, "mask_area is -1.0; expected 0 to 1"),
         ({"f1_by_threshold": [1.0]}, "f1_by_threshold has 1 values; expected 19"),
@@ -95,6 +100,8 @@ def test_figures_out_of_range_are_refused(change, expected, tmp_path):
         ("sweep.json", {**WHOLE, "rows": [{"setting": "x", "value": [1], "datasets": {}}]}),
         ("sweep.json", {**WHOLE, "rows": [], "settings": {"experiment": 3}}),
         ("robust.json", {**WHOLE, "curves": {"zoom": []}}),
+        ("complexity.json", {**COST, "GFLOPs_by_count": ""}),
+        ("complexity.json", {**COST, "GFLOPs_by_count": {"whole": {"N=1": "1.0"}}}),
         ("complexity.json", {"model": "x", "settings": {}, "GFLOPs": {"N=1": 1.0}, "params_M": {"total": None}}),
         ("complexity.json", {"model": "x", "settings": {"latent_codec": "x"}, "image_size": 512, "GFLOPs": {"N=1": 1.0}}
          | {"params_M": {"total": 1.0}}),
@@ -105,3 +112,20 @@ def test_odd_results_end_in_a_sentence_or_a_page(file, content, tmp_path):
     write_records(records_file(tmp_path / file), [RECORD])
     with suppress(DiffIMLError):
         report([str(tmp_path)], tmp_path / "out")
+
+
+def test_records_of_another_verb_are_refused(tmp_path):
+    (tmp_path / "robust.json").write_text(json.dumps({**WHOLE, "curves": {}}))
+    write_records(records_file(tmp_path / "robust.json"), [RECORD | {"f1": 0.5}])
+    with pytest.raises(DiffIMLError, match="the record of x lacks variant; it is of another verb, or make it anew"):
+        report([str(tmp_path)], tmp_path / "out")
+
+
+def test_results_that_were_edited_are_told(tmp_path, caplog):
+    begin(tmp_path, "test", {}, [])
+    write_text(tmp_path / RESULTS, json.dumps(WHOLE))
+    write_records(records_file(tmp_path / RESULTS), [RECORD, RECORD | {"index": 1}])
+    Path(records_file(tmp_path / RESULTS)).write_text(json.dumps(RECORD) + "\n")
+    assert len(read_records(records_file(tmp_path / RESULTS))) == 1
+    read_results(tmp_path / RESULTS, Tested)
+    assert caplog.text.count("has changed since it was written") == 1 and "per_image.jsonl has changed" in caplog.text
