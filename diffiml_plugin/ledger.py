@@ -167,16 +167,20 @@ def begin(
         _LEDGERS[os.path.abspath(place)] = ledger
 
 
-def discard(folder: str | Path, files: Iterable[Path] | None = None) -> None:
+def discard(folder: str | Path, files: Iterable[Path] | None = None, run: str = "") -> None:
     """Removes what was written in a folder, or what of it is in `files`. What others put there or changed stays, and
     what lies elsewhere, whatever the ledger says: the folder may come from anyone.
 
     All processes of a run may do so at once.
+
+    Args:
+        run: a command, whose files alone are removed; empty: any.
     """
     ledger = Ledger(folder)
     for path in list(ledger.files) if files is None else files:
         with suppress(FileNotFoundError):  # another process was quicker
-            if ledger.wrote(path) and Path(path).parent.resolve().is_relative_to(ledger.folder.resolve()):
+            writer, inside = ledger.writer(path), Path(path).parent.resolve().is_relative_to(ledger.folder.resolve())
+            if inside and writer is not None and run in ("", writer):
                 os.unlink(path)
 
 

@@ -1594,6 +1594,12 @@ CASES = (
         REFUSED,
         "error: checkpoint gone.pth does not exist",
     ),
+    Case(
+        "weights and figures in one file",
+        f"{CALIBRATE} --output out/calibration.json --output_dir out",
+        REFUSED,
+        "error: out/calibration.json is no .safetensors file; name one",
+    ),
     Case("a share above 1", f"{CALIBRATE} --max_misses 2 --output out.safetensors", REFUSED, "--max_misses"),
     Case(
         "no images to train on",

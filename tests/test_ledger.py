@@ -195,6 +195,14 @@ def test_only_what_is_as_it_was_written_is_discarded(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [LEDGER, "b.txt", "c.txt"]
 
 
+def test_of_a_command_its_own_files_alone_are_discarded(tmp_path):
+    run(tmp_path)
+    begin(tmp_path, "robust", {}, [tmp_path / "b.txt"])
+    write_text(tmp_path / "b.txt", "robust")
+    discard(tmp_path, run="test")
+    assert sorted(os.listdir(tmp_path)) == [LEDGER, "b.txt"]
+
+
 @pytest.mark.parametrize("named", ["../mine.txt", "link/mine.txt"])
 def test_nothing_is_discarded_outside_of_the_folder_whatever_its_ledger_says(tmp_path, named):
     folder = tmp_path / "from_anyone"

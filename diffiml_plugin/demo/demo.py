@@ -26,6 +26,7 @@ from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import find_model
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import predict
+from diffiml_plugin.prediction.journal import read_results
 from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.tampering.settings import VISIBLE
 from diffiml_plugin.tampering.stream import SyntheticTampering, write_tampered
@@ -36,6 +37,7 @@ from diffiml_plugin.training.settings import TrainSettings
 
 _SHOWN = 12  # images in the report
 _UNTRAINED, _UNSEEN, _PAGE = "untrained.safetensors", "unseen", "report.html"
+_BEFORE, _AFTER, _PREDICTIONS = "before", "after", "predictions"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         test_images: tampered images, of the test photographs alone.
 
     Raises:
-        DiffIMLError: as training does; files of others in `output_dir`; no images asked for; a photograph is missing.
+        DiffIMLError: as training does; files of others in `output_dir`, or tests and predictions of other images; no
+            images asked for; a photograph is missing.
     """
     folder, training = Path(settings.output_dir), Path(settings.output_dir, "training")
     goes_on = (training / STATE).exists()
@@ -75,6 +78,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     if goes_on:  # perhaps to more epochs
         deciding["epochs"] = Ledger(folder).runs.get("demo", deciding).get("epochs")
     begin(folder, "demo", deciding, files)
+    _require_own(folder)
 
     def stream(part: str, images: int) -> SyntheticTampering:
         return SyntheticTampering(
@@ -89,7 +93,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         )
 
     def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
-        discard(folder / name)  # of the demo's earlier weights
+        discard(folder / name, run=RESULTS)  # of the demo's earlier weights
         test(
             TestSettings(
                 checkpoint_path=str(checkpoint),
@@ -113,17 +117,17 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         input=asdict(inputs),
     )
     print("before training:")
-    before = tested(folder / _UNTRAINED, "before")
+    before = tested(folder / _UNTRAINED, _BEFORE)
 
     # 2. Training, and the same test.
     train(replace(settings, output_dir=str(training)), model_flags, stream("train", train_images))
     print("after training:")
-    after = tested(training / LAST, "after")
+    after = tested(training / LAST, _AFTER)
 
     # 3. Masks of unseen pictures.
     shown = [record["path"] for record in after[:_SHOWN]]
-    discard(folder / "predictions")  # of another training
-    predict(Detector(training / LAST, CommonSettings(device=settings.device)), shown, folder / "predictions")
+    discard(folder / _PREDICTIONS, run="predict")  # of another training
+    predict(Detector(training / LAST, CommonSettings(device=settings.device)), shown, folder / _PREDICTIONS)
 
     # 4. The report.
     result = DemoResult(_mean_f1(before), _best_constant(unseen), _mean_f1(after), folder / _PAGE)
@@ -134,8 +138,26 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     }
     minutes = (time.monotonic() - started) / 60
     effort = f"trained on {settings.epochs * train_images} images in {minutes:.1f} minutes, tests included"
-    write_report(result.report, figures, f"{settings.model}, {effort}", after, folder / "predictions", _SHOWN)
+    write_report(result.report, figures, f"{settings.model}, {effort}", after, folder / _PREDICTIONS, _SHOWN)
     return result
+
+
+def _require_own(folder: Path) -> None:
+    """Raises DiffIMLError if a test or a prediction, where the demo's are made anew, is of another image than its own.
+
+    The demo's folder may have been moved since.
+    """
+    images = {folder / _PREDICTIONS: [entry["image"] for entry in read_results(folder / _PREDICTIONS)]}
+    for place in (folder / _BEFORE, folder / _AFTER):
+        if (file := records_file(place / RESULTS)).exists():
+            images[place] = [record["path"] for record in read_records(file)]
+    for place, paths in images.items():
+        for path in paths:
+            if Path(path).parts[-3:-1] != (_UNSEEN, "Tp"):
+                raise DiffIMLError(
+                    f"{place} holds results of {path}, which is no image of the demo; choose another --output_dir, or "
+                    "move that folder"
+                )
 
 
 def _mean_f1(records: list[dict[str, Any]]) -> float:

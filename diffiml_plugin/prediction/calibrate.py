@@ -176,8 +176,11 @@ def require_own_target(checkpoint_path: str, output: str) -> Path:
     """The file that the calibrated weights go to: `output`, or the checkpoint's own file.
 
     Raises:
-        DiffIMLError: the checkpoint is no file of ours, or one that travels with the package, and there is no output.
+        DiffIMLError: the checkpoint is no file of ours, or one that travels with the package, and there is no output;
+            an output that is no .safetensors, which may be a report's place.
     """
+    if output and not output.endswith(".safetensors"):
+        raise DiffIMLError(f"{output} is no .safetensors file; name one")
     path = find_checkpoint(checkpoint_path)
     if path.suffix != ".safetensors":
         raise DiffIMLError(

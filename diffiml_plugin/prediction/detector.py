@@ -183,12 +183,13 @@ class Detector:
 
         Raises:
             DiffIMLError: a file cannot be written, or the folder holds other weights, other settings of these, or a
-                README.md of others.
+                README.md of others; the detector's own file was replaced since.
         """
         from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
 
         opened = self.opened
         weights = tensors_digest(read_weights(opened.path)[0])
+        require_unchanged(opened.path, str(self.description["sha256"]))
         measured = {"threshold": opened.threshold, "calibration": self.calibration}
         deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **measured}
         with claimed(folder) as made:

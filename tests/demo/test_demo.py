@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,23 @@ def test_constant_answer_is_the_framework_f1_of_all_ones(first):
 def test_a_finished_demo_is_not_overwritten(first):
     with pytest.raises(DiffIMLError, match="holds a demo already"):
         run(first.report.parent)
+
+
+@pytest.mark.parametrize("place", ["before", "predictions"])
+def test_results_of_other_images_are_not_discarded(tmp_path, place, scored_settings, tiny_dataset, tiny_model):
+    from diffiml_plugin.evaluation.test import test
+    from diffiml_plugin.prediction.detector import Detector
+    from diffiml_plugin.prediction.files import predict
+
+    folder, image = tmp_path / "work", tiny_dataset / "Tp" / "0.png"
+    if place == "before":
+        test(replace(scored_settings, output_dir=str(folder / place)))
+    else:
+        predict(Detector(scored_settings.checkpoint_path, scored_settings), [str(image)], folder / place)
+    before = {file: file.read_bytes() for file in folder.rglob("*.*") if file.is_file()}
+    with pytest.raises(DiffIMLError, match=f"{place} holds results of {image}, which is no image of the demo"):
+        run(folder)
+    assert {file: file.read_bytes() for file in folder.rglob("*.*") if file.is_file()} == before
 
 
 def test_the_page_of_a_training_that_is_gone_is_kept(tmp_path, monkeypatch):

@@ -214,6 +214,15 @@ def test_a_run_of_a_released_models_name_is_not_passed_over(tiny, tmp_path, monk
     assert checkpoints.find_checkpoint("./small").resolve() == checkpoints.find_checkpoint(tmp_path / "small")
 
 
+def test_of_a_trainings_weights_and_saved_ones_in_one_folder_neither_is_meant(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (checkpoints.BEST, "model.safetensors"):
+        shutil.copy(tiny[0] / checkpoints.BEST, tmp_path / "run" / name)
+    with pytest.raises(DiffIMLError, match="run holds best.safetensors of a training, and model.safetensors that"):
+        checkpoints.find_checkpoint(tmp_path / "run")
+    assert checkpoints.find_checkpoint(tmp_path / "run" / checkpoints.BEST).name == checkpoints.BEST
+
+
 def test_a_name_that_is_neither_a_file_nor_released_is_refused(tmp_path):
     with pytest.raises(DiffIMLError, match="smal does not exist.*small"):
         restore("smal")

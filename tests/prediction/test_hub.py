@@ -267,6 +267,16 @@ def test_a_push_that_fails_is_one_sentence(tiny_model, stored, monkeypatch):
         load(stored(), device="cpu").push_to_hub(NAME)
 
 
+def test_weights_that_were_replaced_since_are_not_saved_for_the_detectors_own(tiny_model, stored, tmp_path):
+    path = stored()
+    detector = load(path, device="cpu")
+    weights, metadata = load_weights(path)
+    save_weights(path, {name: tensor + 1 for name, tensor in weights.items()}, metadata)
+    with pytest.raises(DiffIMLError, match="TinyIML.safetensors was replaced while it was in use"):
+        detector.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_a_folder_of_other_weights_or_of_others_is_left_as_it_is(saved, stored, tmp_path):
     detector, before = load(stored(width=5), device="cpu"), (saved / hub.WEIGHTS).read_bytes()
     with pytest.raises(DiffIMLError, match="model.safetensors was made with other weights"):
@@ -276,5 +286,5 @@ def test_a_folder_of_other_weights_or_of_others_is_left_as_it_is(saved, stored, 
     load(stored(), device="cpu").save_pretrained(saved)
     (tmp_path / hub.CARD).write_text("mine")
     with pytest.raises(DiffIMLError, match="README.md was not made by this command"):
-        detector.save_pretrained(tmp_path)
+        load(stored(), device="cpu").save_pretrained(tmp_path)
     assert (saved / hub.WEIGHTS).read_bytes() == before and (tmp_path / hub.CARD).read_text() == "mine"
