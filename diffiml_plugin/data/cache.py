@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from diffiml_plugin.data.examined import state_here
 from diffiml_plugin.files import replacing
 
 _logger = logging.getLogger(__name__)
 
 
 class PixelCache:
-    """Arrays by the file they were decoded from, as it is now: under its path, size and date, never stale.
+    """Arrays by the file they were decoded from, as it is now: under its path and `state_here`, never stale.
 
     Args:
         folder: made where it is missing; it grows to the size of the decoded pixels, three bytes each. Several
@@ -27,8 +28,7 @@ class PixelCache:
 
     def read(self, path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray:
         """What `decode(path)` gives, which may raise; decoders of different names are kept apart."""
-        state = path.stat()
-        key = sha256(f"{decode.__name__}|{path.resolve()}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()
+        key = sha256(f"{decode.__name__}|{path.resolve()}|{state_here(str(path))}".encode()).hexdigest()
         file = self.folder / key[:2] / f"{key[2:]}.npy"
         try:
             return np.array(np.load(file, mmap_mode="r"))  # as large as the file is, whatever its header says

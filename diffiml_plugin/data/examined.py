@@ -43,8 +43,8 @@ class Checked:
 def check_lists(listings: Sequence[ImageList], keep_going: bool = False) -> Checked:
     """Decodes all files of `listings`, in parallel: the quick part of `datasets check`. Warns of what may be wrong.
 
-    What was found is kept in the user's cache, and serves as long as no file of its list changes in size or date, and
-    no rule by which it was found. Of several processes the first looks, and tells the others.
+    What was found is kept in the user's cache, and serves as long as no file of its list changes, and no
+    rule by which it was found. Of several processes the first looks, and tells the others.
 
     Args:
         keep_going: leave faulty pairs out, with a warning that says how many.
@@ -89,7 +89,7 @@ def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
     pairs = list(zip(listed.images, listed.masks, strict=True))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "diffiml_plugin", "checked")
     file = cache / f"{digest_of(pairs)}.json"
-    state = digest_of([rules(), *in_parallel(state_of, [path for pair in pairs for path in pair], "looking")])
+    state = digest_of([rules(), *in_parallel(state_here, [path for pair in pairs for path in pair], "looking")])
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_json(file)
         if kept["state"] == state:
@@ -114,12 +114,22 @@ def rules(*modules: str) -> list[object]:
 
 
 def state_of(path: str) -> tuple[int, int] | None:
-    """Size and time of change of a file, which tell that it is still the same; None if there is none."""
+    """Size and date of a file, which a copy may share, and which mostly tell that it is still the same; None if there
+    is none.
+    """
+    state = state_here(path)
+    return state and state[:2]
+
+
+def state_here(path: str) -> tuple[int, int, int] | None:
+    """Size, date and time of change of a file, for what is kept of its content: an archive or a copy sets the date of
+    what it puts in a file's place, but no time of change. None if there is none.
+    """
     try:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def digest_of(value: object) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffiml_plugin.data.examined import digest_of, in_parallel, rules, state_of
+from diffiml_plugin.data.examined import digest_of, in_parallel, rules, state_here
 from diffiml_plugin.data.faults import examine
 from diffiml_plugin.data.images import SUFFIXES, read_image
 from diffiml_plugin.data.lists import NEGATIVE, read_list, repeated
@@ -216,7 +216,7 @@ class _Unfinished:
 
     def _key(self, image: str, mask: str) -> str:
         masks = sorted(map(str, Path(mask).iterdir())) if os.path.isdir(mask) else [mask]
-        return digest_of([self._deciding, image, mask, *map(state_of, (image, *masks))])
+        return digest_of([self._deciding, image, mask, *map(state_here, (image, *masks))])
 
     def _is_there(self, settled: _Settled, image: str, mask: str) -> bool:
         made = {settled.image, settled.mask} - {image, mask, None}

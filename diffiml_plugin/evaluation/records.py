@@ -113,9 +113,9 @@ def data_settings(sets: Iterable[tuple[str, ImageList]]) -> dict[str, str]:
     }
 
 
-def states(listed: ImageList) -> list[tuple[str, Any]]:
-    """The files of a list, and what changes when one is mended."""
-    return [(file, state_of(file)) for file in (*listed.images, *listed.masks)]
+def states(listed: ImageList, state: Callable[[str], Any] = state_of) -> list[tuple[str, Any]]:
+    """The files of a list, and what changes when one is mended: `state_of` each, or `state_here`."""
+    return [(file, state(file)) for file in (*listed.images, *listed.masks)]
 
 
 def digest(value: Any) -> str:

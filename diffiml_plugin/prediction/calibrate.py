@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from diffiml_plugin.data.examined import check_lists, state_of
+from diffiml_plugin.data.examined import check_lists, state_here
 from diffiml_plugin.data.lists import NEGATIVE, each_once, read_test_sets
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
@@ -93,7 +93,7 @@ def _records(detector: Detector, weights: str, pairs: Sequence[tuple[str, str, s
     """
     opened = detector.opened
     model = [weights, opened.flags, asdict(opened.inputs), FEATURES]
-    keys = [digest([model, state_of(image), state_of(mask), image]) for _, image, mask in pairs]
+    keys = [digest([model, state_here(image), state_here(mask), image]) for _, image, mask in pairs]
     known = {record["key"]: record for record in _kept(file)}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
     results = detector.predict(Path(image) for _, (_, image, _) in missing)

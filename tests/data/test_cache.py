@@ -31,6 +31,15 @@ def test_a_file_that_changes_is_decoded_anew(tmp_path):
     assert (cache.read(photo, read_image) == 9).all()
 
 
+def test_a_file_of_the_same_size_and_date_in_its_place_is_decoded_too(tmp_path):
+    cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.bmp", 7)
+    os.utime(photo, ns=(1, 1))
+    cache.read(photo, read_image)
+    os.utime(stored(tmp_path / "b.bmp", 9), ns=(1, 1))  # as archives unpack a mended release
+    os.replace(tmp_path / "b.bmp", photo)
+    assert (cache.read(photo, read_image) == 9).all()
+
+
 def test_a_damaged_entry_is_replaced(tmp_path):
     cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 7)
     cache.read(photo, read_image)

@@ -1,5 +1,6 @@
 import ast
 import importlib
+import os
 import re
 from pathlib import Path
 
@@ -170,6 +171,17 @@ def test_files_that_stay_as_they_were_are_not_decoded_again(image, store, caplog
     caplog.clear()
     store(SQUARE)
     assert check_lists([listed]).longest == longest and not caplog.messages
+
+
+def test_a_file_of_the_same_size_and_date_in_its_place_is_looked_at(image, store):
+    mask = store(SQUARE, "mask.bmp")
+    os.utime(mask, ns=(1, 1))
+    check_lists([ImageList("x", (image,), (mask,))])
+    grey = store(np.tile(np.arange(48, dtype=np.uint8), (32, 1)), "grey.bmp")
+    os.utime(grey, ns=(1, 1))
+    os.replace(grey, mask)
+    with pytest.raises(DiffIMLError, match="mask.bmp is dark"):
+        check_lists([ImageList("x", (image,), (mask,))])
 
 
 @pytest.mark.parametrize("changed", ["RULES", "PIL", *range(len(examined.DECIDING))])
