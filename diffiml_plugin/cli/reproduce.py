@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,21 @@ def run(args: argparse.Namespace) -> int:
     steps = _steps(args)
     runs = make_folder(args.runs)
     for number, step in enumerate(steps, 1):
-        done = _is_done(step)
+        done = _is_done(step, runs)
         print(f"==> {number} of {len(steps)}{', done before' if done else ''}: {step}", file=sys.stderr, flush=True)
         if done:
             continue
-        made = _made_by(step)
+        made, sources = _made_by(step), _digests(_sources(step))
         with _put_aside(runs, made):
             status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
         if status:
             _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
             return max(1, status)
+        ledger = Ledger(runs)
+        if sources:
+            ledger.start(_run_of(runs, made[0]), {"sources": sources})
         for file in filter(Path.exists, made):
-            Ledger(runs).enter(file, file)
+            ledger.enter(file, file)
             _aside(file).unlink(missing_ok=True)
     return 0
 
@@ -138,7 +141,7 @@ def _model_to_come(words: list[str], trained: dict[str, str]) -> list[str]:
     return [f"--model={trained[folder]}" for folder in (path, os.path.dirname(path)) if trained.get(folder)]
 
 
-def _is_done(step: Step) -> bool:
+def _is_done(step: Step, runs: Path) -> bool:
     """Whether what the step makes is there, made of what is there now by the same settings; a training resumes."""
     from diffiml_plugin.cli.tamper import deciding
     from diffiml_plugin.tampering.stream import LIST
@@ -151,9 +154,9 @@ def _is_done(step: Step) -> bool:
     if verb == "complexity" or not (made := _made_by(step)):
         return False
     if verb == "release":
-        return _is_newer(made[0], args.checkpoint_path, args.results)
+        return _is_of_sources(made[0], step, runs)
     if verb == "calibrate":
-        made_so = _is_newer(made[0], [args.checkpoint_path]) and _was_made_by(made[1], step)
+        made_so = _is_of_sources(made[0], step, runs) and _was_made_by(made[1], step)
         return made_so and _is_of_data(args, verb, args.test_data_path)
     made_so = _was_made_by(made[0], step) and _is_of_weights(made[0], args.checkpoint_path)
     return made_so and _is_of_data(args, made[0].name, [args.test_data_path])
@@ -176,13 +179,43 @@ def _made_by(step: Step) -> list[Path]:
     return [Path(args.output_dir, name) for name in scored.get(verb, ())]
 
 
-def _is_newer(made: Path, checkpoints: Iterable[str], other: str | None = None) -> bool:
+def _sources(step: Step) -> list[str]:
+    """The weights and figures of which a release or a calibration into a file is made."""
+    verb, args = step.words[0], step.args
+    if verb == "release":
+        return [*args.checkpoint_path, *([args.results] if args.results else [])]
+    return [args.checkpoint_path] if verb == "calibrate" and args.output else []
+
+
+def _digests(sources: Iterable[str]) -> list[str]:
+    """The SHA-256 of each that is there; the verb says what is missing."""
+    from diffiml_plugin.models.checkpoints import find_checkpoint
+
+    digests = []
+    for source in sources:
+        with suppress(DiffIMLError):
+            digests.append(file_digest(find_checkpoint(source)))
+    return digests
+
+
+def _run_of(runs: Path, made: Path) -> str:
+    """What the ledger of all calls the step that made a file."""
+    return f"reproduce {os.path.relpath(made, runs)}"
+
+
+def _is_of_sources(made: Path, step: Step, runs: Path) -> bool:
+    """Whether a release or a calibration was made of the weights and figures that are there now.
+
+    Of one by an earlier version, dates have to tell.
+    """
     from diffiml_plugin.models.checkpoints import find_checkpoint
 
     if not made.exists():
         return False
-    sources = [*map(find_checkpoint, checkpoints), *([Path(other)] if other else [])]
-    return all(made.stat().st_mtime_ns >= source.stat().st_mtime_ns for source in sources)
+    sources, known = _sources(step), Ledger(runs).runs.get(_run_of(runs, made))
+    if known is not None:
+        return known.get("sources") == _digests(sources)
+    return all(made.stat().st_mtime_ns >= find_checkpoint(source).stat().st_mtime_ns for source in sources)
 
 
 def _is_of_weights(results: Path, checkpoint: str) -> bool:

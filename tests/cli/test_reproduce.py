@@ -179,7 +179,7 @@ def test_other_images_behind_the_same_list_are_tested_again(tiny_model, stored, 
     args = parse_arguments("benco test", importlib.import_module("diffiml_plugin.cli.test"), sys.argv[2:])
     if change:  # of the list, so that it cannot be read: the command will say so
         (tiny_dataset / change).write_text("[[")
-    assert reproduce._is_done(reproduce.Step(["test"], args)) == (not change)
+    assert reproduce._is_done(reproduce.Step(["test"], args), Path("out")) == (not change)
 
 
 def test_other_flags_are_tested_again(tested):
@@ -189,7 +189,8 @@ def test_other_flags_are_tested_again(tested):
 def test_pictures_and_a_calibration_of_other_settings_are_not_taken_for_those_asked_for(tmp_path):
     def done(verb: str, words: str) -> bool:
         module = importlib.import_module(f"diffiml_plugin.cli.{verb}")
-        return reproduce._is_done(reproduce.Step([verb], parse_arguments(f"benco {verb}", module, shlex.split(words))))
+        args = parse_arguments(f"benco {verb}", module, shlex.split(words))
+        return reproduce._is_done(reproduce.Step([verb], args), Path("made"))
 
     os.makedirs("photos")
     for number in range(2):
@@ -232,6 +233,25 @@ def test_weights_that_are_older_than_their_sources_are_released_anew(runs):
     commands = [words[0] for words in runs.commands]
     assert commands == [*["train"] * 3, "test", "release", "calibrate"]  # the figures are newer
     assert Path("runs/small/half.safetensors").read_text() and not Path("runs/small/released.safetensors").read_text()
+
+
+def test_weights_made_of_others_are_made_anew_whatever_the_dates_say(runs):
+    files = [f"runs/small/{name}.safetensors" for name in ("DiffIML/last", "half")]
+    os.makedirs("runs/small/DiffIML")
+    Path(files[0]).write_text("of another machine")
+    runs.writes["release"], runs.statuses["test"] = files[1], 2  # which ends it behind the first release
+
+    def commands() -> list[str]:
+        runs.commands.clear()
+        assert main(["reproduce", "small"]) == 2
+        return [words[1] for words in runs.commands if words[0] == "release"]
+
+    assert files[0] in commands()
+    os.utime(files[1], (1, 1))  # as a copy may leave it
+    assert files[0] not in commands()
+    Path(files[0]).write_text("trained anew")
+    os.utime(files[0], (0, 0))  # where the clock was wrong
+    assert files[0] in commands() and files[0] not in commands()
 
 
 @pytest.fixture
