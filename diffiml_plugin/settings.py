@@ -19,10 +19,11 @@ _WORKERS = 1024
 MODEL = "the model"
 IMAGES = "how images reach the model"
 DATA = "data"
+STREAM = "photographs that are tampered while it trains, --data_path synth:FOLDER"
 OPTIMIZATION = "optimization"
 RUN = "where and how it runs"
 WRITTEN = "what is written"
-TITLES = ("", MODEL, DATA, IMAGES, OPTIMIZATION, RUN, WRITTEN)
+TITLES = ("", MODEL, DATA, STREAM, IMAGES, OPTIMIZATION, RUN, WRITTEN)
 
 
 FLAG, RUN_ITSELF, DEFAULT = "flag", "the run", "default"

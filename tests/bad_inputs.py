@@ -303,7 +303,7 @@ CASES = (
         REFUSED,
         "error: --test_batch_size 0 must be a positive number",
     ),
-    Case("a value out of range", f"{SET} --num_workers -1", REFUSED, "error: --num_workers -1 must be 0 or more"),
+    Case("a value out of range", f"{SET} --num_workers -1", REFUSED, "error: --num_workers -1 must be 0 to 1024"),
     Case(
         "one of several words, misspelt",
         f"{SET} --device gpu",

@@ -10,6 +10,7 @@ from diffiml_plugin.settings import (
     OPTIMIZATION,
     PRECISIONS,
     RUN,
+    STREAM,
     WRITTEN,
     CommonSettings,
     flag,
@@ -38,26 +39,26 @@ class TrainSettings(CommonSettings):
     synth_kinds: str = flag(
         "",
         "manipulations that synth:FOLDER draws from: splice,copy_move,removal and, in styles, text (all)",
-        group=DATA,
+        group=STREAM,
     )
     synth_authentic: float = flag(
-        0.1, "share of the images of synth:FOLDER that is compressed, but not tampered", group=DATA
+        0.1, "share of the images of synth:FOLDER that is compressed, but not tampered", group=STREAM
     )
     synth_strength: str = flag(
         "realistic",
         "of synth:FOLDER; visible: large, recoloured, little compressed; world: in "
         "many styles, with what happens to pictures before and after; or a YAML file of styles",
-        group=DATA,
+        group=STREAM,
     )
-    synth_samples: int | None = flag(None, "images of synth:FOLDER per epoch (one for each photograph)", group=DATA)
+    synth_samples: int | None = flag(None, "images of synth:FOLDER per epoch (one for each photograph)", group=STREAM)
     synth_window: int | None = flag(
-        None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs", group=DATA
+        None, "synth:FOLDER tampers squares of so many pixels, cut from the photographs", group=STREAM
     )
     synth_windows: str = flag(
         "",
         "both --synth_window and --crop_size, of several sizes in turns, as 256,384,512; --batch_size is of the "
         "first, and all batches have as many pixels",
-        group=DATA,
+        group=STREAM,
     )
     augmentation: str = flag(
         "mvss",
