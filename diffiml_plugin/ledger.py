@@ -33,6 +33,7 @@ class Ledger:
         runs: command -> the settings of its last run that wrote something.
         files: absolute path -> its versions, each with the command that wrote it; another one than these is not ours.
         growing: absolute path -> its last version, to which lines were being added.
+        settings: command, absolute path -> those of its run that last wrote there.
     """
 
     def __init__(self, folder: str | Path):
@@ -40,6 +41,7 @@ class Ledger:
         self.runs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, dict[_Version, str]] = {}
         self.growing: dict[str, _Version] = {}
+        self.settings: dict[tuple[str, str], dict[str, Any]] = {}
         self._run = ""  # the last
         self._mine: set[str] = set()  # known to be ours, or written by now
         self._pending = b""  # a run that has written nothing yet
@@ -55,7 +57,10 @@ class Ledger:
             self.runs[line["run"]], self._run = line["settings"], line["run"]
         else:
             path, version = os.path.abspath(self.folder / line["file"]), (line["size"], line["sha256"])
-            self.files.setdefault(path, {})[version] = line.get("by", self._run)
+            writer = line.get("by", self._run)
+            self.files.setdefault(path, {})[version] = writer
+            if writer in self.runs:
+                self.settings[writer, path] = self.runs[writer]
             self.growing.pop(path, None)
             if line.get("grows"):
                 self.growing[path] = version
@@ -156,8 +161,10 @@ def begin(
     if there:
         if before is None:
             raise _others(there[0])
-        if differing := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
-            raise _others(there[0], f"was made with other {', '.join(differing)}")
+        for path in there:
+            made_with = ledger.settings.get((run, os.path.abspath(path)), before)
+            if differing := [name for name in {**made_with, **now} if made_with.get(name) != now.get(name)]:
+                raise _others(path, f"was made with other {', '.join(differing)}")
     for path in there:
         ledger.require_own(path, run)
     for path in filter(os.path.exists, adopt):

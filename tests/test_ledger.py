@@ -51,6 +51,14 @@ def test_other_settings_are_named(tmp_path):
     run(tmp_path, seed=2, same=3)  # nothing is in the way
 
 
+def test_the_settings_of_the_run_that_wrote_a_file_count_and_not_the_last_runs(tmp_path):
+    run(tmp_path, seed=1)
+    run(tmp_path, name="b.txt", seed=2)
+    with pytest.raises(DiffIMLError, match="a.txt was made with other seed and is not"):
+        run(tmp_path, seed=2)
+    run(tmp_path, name="b.txt", seed=2)
+
+
 def test_a_file_of_another_command_is_no_own(tmp_path):
     run(tmp_path)
     with pytest.raises(DiffIMLError, match="a.txt was not made by this command"):
