@@ -274,6 +274,9 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
                 f"{path} was written by another process meanwhile and is not overwritten; this result is {place}"
             )
         _FREE.discard(os.path.abspath(path))
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

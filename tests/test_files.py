@@ -183,3 +183,13 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
 def test_what_can_be_no_folder_is_refused(tmp_path, name):
     with pytest.raises(DiffIMLError, match="cannot write to .*; choose another --output_dir"), claimed(tmp_path / name):
         pass
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device: '.*mask.png'"), replacing(tmp_path / "mask.png"):
+        pass
+    assert not any(tmp_path.iterdir())
