@@ -1117,6 +1117,18 @@ CASES = (
         "error: --image_size 100 is not a multiple of 32, which DiffIML needs; try 96",
     ),
     Case(
+        "a window that the model cannot take",
+        "train --device cpu --data_path set --if_padding --crop_size 100",
+        REFUSED,
+        "error: --crop_size 100 is not a multiple of 32, which DiffIML needs; try 96",
+    ),
+    Case(
+        "one of several windows that the model cannot take",
+        "train --device cpu --data_path synth:set --if_padding --synth_samples 4 --synth_windows 96,100",
+        REFUSED,
+        "error: --synth_windows 100 is not a multiple of 32, which DiffIML needs; try 96",
+    ),
+    Case(
         "nothing to go on from",
         f"{TRAIN} set --resume gone.pt",
         REFUSED,

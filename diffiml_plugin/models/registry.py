@@ -144,14 +144,12 @@ class RegisteredModel:
         """The flags for a model whose weights are filled in afterwards: no initial ones are fetched."""
         return {flag: self.untrained.get(flag, value) for flag, value in flags.items()}
 
-    def require_size(self, image_size: int) -> None:
-        """Raises DiffIMLError if the model cannot take squares of that side."""
+    def require_size(self, side: int, name: str = "image_size") -> None:
+        """Raises DiffIMLError, which names the setting, if the model cannot take squares of that side."""
         multiple = self.size_multiple
-        if multiple and image_size % multiple:
-            near = max(multiple, round(image_size / multiple) * multiple)
-            raise DiffIMLError(
-                f"--image_size {image_size} is not a multiple of {multiple}, which {self.name} needs; try {near}"
-            )
+        if multiple and side % multiple:
+            near = max(multiple, round(side / multiple) * multiple)
+            raise DiffIMLError(f"--{name} {side} is not a multiple of {multiple}, which {self.name} needs; try {near}")
 
     def build(self, flags: Mapping[str, Any], pretrained: bool = True) -> nn.Module:
         """The model with resolved flags; a warning names those that would have given it initial weights.

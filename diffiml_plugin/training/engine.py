@@ -160,7 +160,7 @@ class _Run:
         opened = open_model(settings.checkpoint_path or None, settings, self.device, settings.model, model_flags)
         card, self.flags, self.inputs = opened.card, opened.flags, opened.inputs
         for side in settings.windows:
-            card.require_size(side)
+            card.require_size(side, settings.windows_setting)
         if settings.encoder_lr and not card.backbone:
             raise DiffIMLError(f"--encoder_lr {settings.encoder_lr} is of DiffIML's encoders; {card.name} has none")
         self.settings = settings = replace(settings, model=card.name)

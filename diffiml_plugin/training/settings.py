@@ -134,6 +134,11 @@ class TrainSettings(CommonSettings):
         require(self, "ema_decay", lambda value: 0 <= value < 1, "0 to below 1")
 
     @property
+    def windows_setting(self) -> str:
+        """The setting that says `windows`."""
+        return "crop_size" if self.crop_size else "synth_windows"
+
+    @property
     def windows(self) -> list[int]:
         """The sides of the windows that training sees, in pixels; none where it sees whole images."""
         if self.crop_size:

@@ -55,7 +55,7 @@ def read_training_set(
     """
     path, crop_size = settings.data_path, settings.crop_size
     if settings.windows and not inputs.if_padding:
-        name = "crop_size" if crop_size else "synth_windows"
+        name = settings.windows_setting
         raise DiffIMLError(
             f"--{name} {getattr(settings, name)} cuts windows at the images' own resolution; add --if_padding, so "
             "that testing keeps it too"
