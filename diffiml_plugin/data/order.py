@@ -125,16 +125,23 @@ def plan_epoch(
     return plan
 
 
-def plan_turns(parts: Sequence[tuple[int, int]], key: tuple[int, ...], *rest: int) -> list[MicroBatch]:
+def plan_turns(
+    parts: Sequence[tuple[int, int]],
+    key: tuple[int, ...],
+    accumulation: int,
+    rank: int = 0,
+    processes: int = 1,
+    least: int = 1,
+) -> list[MicroBatch]:
     """As `plan_epoch`, of datasets one after another, each with a batch size of its own; their updates take turns.
 
     Args:
         parts: images and batch size of each.
-        rest: as `plan_epoch` takes them, from `accumulation` on.
     """
     updates, first = [], 0
     for number, (images, batch_size) in enumerate(parts):
-        plan = plan_epoch(images, (*key, number) if number else key, batch_size, *rest)
+        own = (*key, number) if number else key
+        plan = plan_epoch(images, own, batch_size, accumulation, rank, processes, least)
         shifted = [
             replace(micro, indices=tuple(index + first for index in micro.indices), number=micro.number + first)
             for micro in plan
