@@ -29,9 +29,10 @@ _MAX_SIDE_OF_STYLES = 2048  # pixels; styles inpaint small boxes alone
 class SyntheticTampering(PairsDataset):
     """The framework's sample dict, from photographs tampered on the fly.
 
-    The host of sample `index` is photograph `index % len(photographs)`, in styles after a fixed shuffle, so that a few
+    The host of image `index` is photograph `index % len(photographs)`, in styles after a fixed shuffle, so that a few
     images come from all sources; its donor is any other one. The rest is drawn from numpy's global generator, which
-    `data.SeededDataset` starts from (seed, epoch, index).
+    `data.SeededDataset` starts from (seed, epoch, index). Where there are fewer samples than photographs, it also says
+    which of the images `index`, `index + samples`, ... a sample is: in time all of the photographs are hosts.
 
     Args:
         photographs: a folder (a `regions` folder beside it, if any, holds label maps, STEM.png), or a list of
@@ -108,7 +109,9 @@ class SyntheticTampering(PairsDataset):
         return [""] * self.samples, [""] * self.samples  # their length is the dataset's
 
     def _get_image(self, index: int) -> tuple:
-        made = self.draw(index, np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint64)))
+        rng = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint64))
+        index += self.samples * int(rng.integers(-(-len(self.hosts) // self.samples)))
+        made = self.draw(index, rng)
         name, size = self.name(index, made), made.mask.shape[::-1]
         # Of settings, the draws of `GridCrop` count on three channels.
         channels = 3 if isinstance(self.settings, TamperSettings) else 1

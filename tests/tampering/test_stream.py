@@ -96,6 +96,14 @@ def test_one_image_of_each_photograph_comes_first(folder):
     assert names == {"0", "1", "2"}
 
 
+def test_each_photograph_is_a_host_in_time(folder):
+    from diffiml_plugin.data.order import SeededDataset
+
+    stream = SeededDataset(make(folder, samples=2), seed=0)
+    hosts = {stream[epoch, index]["name"].split("_")[0] for epoch in range(8) for index in range(2)}
+    assert hosts == {"0", "1", "2"}
+
+
 def test_strengths_are_named(tmp_path):
     with pytest.raises(DiffIMLError, match="did you mean 'visible'"):
         read_strength("visibel")
