@@ -164,7 +164,9 @@ def begin(
         for path in there:
             made_with = ledger.settings.get((run, os.path.abspath(path)), before)
             if differing := [name for name in {**made_with, **now} if made_with.get(name) != now.get(name)]:
-                raise _others(path, f"was made with other {', '.join(differing)}")
+                noted, names = made_with.keys() & differing, ", ".join(differing)
+                told = f"was made with other {names}" if noted else f"is of an earlier version, which noted no {names},"
+                raise _others(path, told)
     for path in there:
         ledger.require_own(path, run)
     for path in filter(os.path.exists, adopt):
@@ -217,8 +219,10 @@ def not_following(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
-def _others(path: str | Path, why: str = "was not made by this command") -> DiffIMLError:
-    return DiffIMLError(f"{path} {why} and is not overwritten; choose another folder, or move that file")
+def _others(path: str | Path, why: str = "") -> DiffIMLError:
+    hint = "" if why else " (this version cannot tell whether an earlier one made it)"
+    told = f"{path} {why or 'was not made by this command'} and is not overwritten"
+    return DiffIMLError(f"{told}; choose another folder, or move that file{hint}")
 
 
 def _digest(path: str | Path, length: int) -> str:

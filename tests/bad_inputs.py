@@ -1129,6 +1129,12 @@ CASES = (
         "error: --synth_windows 100 is not a multiple of 32, which DiffIML needs; try 96",
     ),
     Case(
+        "one of several windows that no photograph fills",
+        "train --device cpu --data_path synth:set --if_padding --synth_samples 4 --synth_windows 96,9999",
+        REFUSED,
+        "error: --synth_windows 96,9999 must be sides of at most 4096 pixels",
+    ),
+    Case(
         "nothing to go on from",
         f"{TRAIN} set --resume gone.pt",
         REFUSED,
@@ -1471,7 +1477,7 @@ CASES = (
         "a list in the output folder",
         "tamper photos --output_dir tampered",
         REFUSED,
-        "error: tampered/list.json exists already; choose another --output_dir",
+        "error: tampered/list.json was not made by this command and is not overwritten; choose another folder, or move that file",
     ),
     Case(
         "masks that are not there",

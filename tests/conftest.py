@@ -2,6 +2,9 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
+from hashlib import sha256
+from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from types import ModuleType
 
@@ -120,6 +123,37 @@ def scored_settings(tiny_dataset: Path, tmp_path: Path, stored):
         device="cpu",
         num_workers=0,
     )
+
+
+@pytest.fixture
+def swapped(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, np.ndarray]]:
+    """Has another picture take a file's place before and after each time that Pillow opens an image; returns the
+    pictures by the SHA-256 of their files."""
+
+    def start(file: Path) -> dict[str, np.ndarray]:
+        opened, contents, pictures = Image.open, [], {}
+        for level in range(0, 250, 50):
+            picture, content = np.full((30, 50, 3), level, np.uint8), BytesIO()
+            Image.fromarray(picture).save(content, "PNG")
+            contents.append(content.getvalue())
+            pictures[sha256(content.getvalue()).hexdigest()] = picture
+        turns = cycle(contents)
+
+        def swap():
+            file.with_suffix(".new").write_bytes(next(turns))
+            os.replace(file.with_suffix(".new"), file)
+
+        def opening(*arguments, **options):
+            swap()
+            image = opened(*arguments, **options)
+            swap()
+            return image
+
+        swap()
+        monkeypatch.setattr(Image, "open", opening)
+        return pictures
+
+    return start
 
 
 @pytest.fixture

@@ -51,6 +51,15 @@ def test_other_settings_are_named(tmp_path):
     run(tmp_path, seed=2, same=3)  # nothing is in the way
 
 
+def test_what_an_earlier_version_made_is_told_as_such(tmp_path):
+    run(tmp_path, seed=1)
+    told = "a.txt is of an earlier version, which noted no size, kind, and is not overwritten; choose another folder"
+    with pytest.raises(DiffIMLError, match=f"{told}, or move that file$"):
+        run(tmp_path, seed=1, size=2, kind="x")
+    with pytest.raises(DiffIMLError, match=r"move that file \(this version cannot tell whether an earlier one made it"):
+        begin(tmp_path, "under another name", {}, [tmp_path / "a.txt"])
+
+
 def test_the_settings_of_the_run_that_wrote_a_file_count_and_not_the_last_runs(tmp_path):
     run(tmp_path, seed=1)
     run(tmp_path, name="b.txt", seed=2)

@@ -67,11 +67,13 @@ def run(args: argparse.Namespace) -> int:
     steps = _steps(args)
     runs = make_folder(args.runs)
     for number, step in enumerate(steps, 1):
+        made = _made_by(step)
+        _bring_back(made)  # what a start that was killed had put aside
         done = _is_done(step, runs)
         print(f"==> {number} of {len(steps)}{', done before' if done else ''}: {step}", file=sys.stderr, flush=True)
         if done:
             continue
-        made, sources = _made_by(step), _digests(_sources(step))
+        sources = _digests(_sources(step))
         with _put_aside(runs, made):
             status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
         if status:
@@ -88,15 +90,25 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _put_aside(runs: Path, made: Sequence[Path]) -> Iterator[None]:
-    """Moves out of a verb's way what it made before and would not overwrite; back, where that is not made anew."""
+    """Moves out of a verb's way what it made before and would not overwrite; back, where not all is made anew."""
     for file in made:
         if any(Ledger(folder).wrote(file) for folder in {runs, file.parent}):
             os.replace(file, _aside(file))
     try:
         yield
     finally:
-        for file in made:
-            if _aside(file).exists() and not file.exists():
+        _bring_back(made)
+
+
+def _bring_back(made: Sequence[Path]) -> None:
+    """Brings back what was put aside of a step's files, unless it has made all of them anew.
+
+    All or none: its results must not lie beside records of other weights. The first file, by which a step is known to
+    be done, goes first and comes last, so that none is taken for done that was killed here.
+    """
+    if not all(map(Path.exists, made)):
+        for file in reversed(made):
+            if _aside(file).exists():
                 os.replace(_aside(file), file)
 
 
@@ -148,10 +160,11 @@ def _is_done(step: Step, runs: Path) -> bool:
 
     verb, args = step.words[0], step.args
     if verb == "tamper":
-        settings = deciding(args)
-        made_with = Ledger(args.output_dir).runs.get("tamper", settings)  # earlier versions kept no ledger
-        return Path(args.output_dir, LIST).exists() and made_with == settings
-    if verb == "complexity" or not (made := _made_by(step)):
+        if not Path(args.output_dir, LIST).exists():
+            return False
+        made_with = Ledger(args.output_dir).runs.get("tamper", {})  # earlier versions noted less, or nothing
+        return made_with.items() <= deciding(args).items()
+    if verb == "complexity" or not (made := _made_by(step)) or not all(map(Path.exists, made)):
         return False
     if verb == "release":
         return _is_of_sources(made[0], step, runs)
@@ -210,8 +223,6 @@ def _is_of_sources(made: Path, step: Step, runs: Path) -> bool:
     """
     from diffiml_plugin.models.checkpoints import find_checkpoint
 
-    if not made.exists():
-        return False
     sources, known = _sources(step), Ledger(runs).runs.get(_run_of(runs, made))
     if known is not None:
         return known.get("sources") == _digests(sources)

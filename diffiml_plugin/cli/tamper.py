@@ -7,6 +7,7 @@ Each photograph is the host of several images; the objects of splices come from 
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def deciding(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that decide what the pictures are."""
-    return {name: getattr(args, name) for name in _DECIDING}
+    """What decides what the pictures are: settings, and the files that they name."""
+    from diffiml_plugin.data.examined import digest_of, state_of
+    from diffiml_plugin.tampering.photographs import listed
+
+    photographs, maps = listed(args.photographs)
+    files = [*photographs, *filter(None, maps), *([args.strength] if args.strength.endswith((".yaml", ".yml")) else ())]
+    states = digest_of([(os.path.basename(file), state_of(str(file))) for file in files])
+    return {**{name: getattr(args, name) for name in _DECIDING}, "sizes or dates of photographs": states}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         if not holds:
             raise DiffIMLError(f"--{name} {getattr(args, name)} must be {expected}")
+    made_of = deciding(args)
     stream = SyntheticTampering(
         args.photographs,
         Inputs(InputSettings()),
@@ -75,9 +83,10 @@ def run(args: argparse.Namespace) -> int:
         settings=read_strength(args.strength),
     )
     with claimed(args.output_dir) as folder:
-        if (folder / LIST).exists():
-            raise DiffIMLError(f"{folder / LIST} exists already; choose another --output_dir")
-        begin(folder, "tamper", deciding(args), [folder / _SHEET, *folder.glob("Tp/*"), *folder.glob("Gt/*")])
+        files = [folder / LIST, folder / _SHEET, *folder.glob("Tp/*"), *folder.glob("Gt/*")]
+        begin(folder, "tamper", made_of, files)
+        if files[0].exists():
+            raise DiffIMLError(f"{files[0]} exists already; choose another --output_dir")
         listing = write_tampered(stream, folder, args.seed)
         print(f"list: {listing}")
         if args.contact_sheet:

@@ -1,13 +1,14 @@
 """Reads image files as they are stored: no EXIF rotation, no re-encoding, no colour management."""
 
-import mmap
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ FORMATS = {  # that are read, by Pillow's names, and their suffixes; no other re
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
+_MOST_BYTES = 2**31  # of a file; four channels of 16 bits of so many pixels take 1.4 GB
 _MOST_SCANS = 100  # of a JPEG, as libtiff has it; cameras and optimisers write 12 at most
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG's segment; in coded pixels there is none
 _SCAN, _END = 0xDA, 0xD9  # markers
@@ -78,14 +80,17 @@ def open_image(path: str) -> Image.Image:
     return Image.fromarray(read_image(Path(path)))
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
     """The stored pixels as [H, W, 3] uint8 RGB: grey is repeated, alpha dropped, 16 bits cut to 8.
+
+    Args:
+        content: of the file, where `read_content` has read it.
 
     Raises:
         DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers, or of 12 bits or
             fewer in 16, which would come out black.
     """
-    with decoding(path) as image:
+    with decoding(path, content=content) as image:
         return stored_pixels(image, str(path))
 
 
@@ -119,13 +124,16 @@ def read_mask(path: Path) -> np.ndarray:
     return cv2.threshold(mean, 127, 255, cv2.THRESH_BINARY)[1]
 
 
-def read_header(path: str | Path) -> tuple[int, int, int]:
+def read_header(path: str | Path, content: bytes | None = None) -> tuple[int, int, int]:
     """Width and height in pixels, and the orientation that EXIF states, 1 (as it is stored) to 8; decodes nothing.
+
+    Args:
+        content: as `read_image` takes it.
 
     Raises:
         DiffIMLError: as `read_image`, of what can be known before decoding.
     """
-    with opening(path) as image:
+    with opening(path, content) as image:
         tags = getattr(image, "tag_v2", None)  # of a TIFF, whose size Pillow states as a viewer's
         width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else image.size
         return width, height, orientation_of(image)
@@ -157,13 +165,13 @@ def _as_stored(image: Image.Image) -> Image.Image:
     raw_modes = [str(part[0] if isinstance(part, tuple) else part) for *_, part in image.tile]
     image.info[_DEEP] = any("16" in mode for mode in raw_modes)
     turned = _BACK.get(orientation_of(image)) if isinstance(image, TiffImageFile) else None
-    path = image.filename
+    path, file = image.filename, cast(BinaryIO, image.fp)  # which is gone once it is decoded
     if turned is not None:
         image.filename = ""  # a file that has a name is mapped, with a viewer's width for that of its rows
     image.load()
     image.filename = path
     if image.info[_DEEP] and not image.mode.startswith("I") and not _rgb(image).any():
-        image.info[_CUT_AWAY] = _has_levels(path)
+        image.info[_CUT_AWAY] = _has_levels(path, file)
     positive = _positive(image)
     return positive if turned is None else positive.transpose(turned)
 
@@ -178,35 +186,42 @@ def _positive(image: Image.Image) -> Image.Image:
     return positive
 
 
-def _has_levels(path: str | bytes) -> bool:
-    """Whether a file of 16 bits per channel, of which Pillow keeps the upper 8, is anything but black, or may be."""
-    levels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path else None
+def _has_levels(path: str | bytes, file: BinaryIO) -> bool:
+    """Whether a file of 16 bits per channel, of which Pillow keeps the upper 8, is anything but black, or may be.
+
+    Args:
+        path: empty of one in memory, which `file` is.
+    """
+    if not path:
+        file.seek(0)
+    content = Path(os.fsdecode(path)).read_bytes() if path else file.read()
+    levels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     return levels is None or bool(levels[..., :3].any())
 
 
 @contextmanager
-def decoding(path: str | Path, roughly: bool = False) -> Iterator[Image.Image]:
-    """The image of a file, decoded, with its pixels as they are stored.
+def decoding(path: str | Path, roughly: bool = False, content: bytes | None = None) -> Iterator[Image.Image]:
+    """The image of a file, decoded, with its pixels as they are stored. The file is read once.
 
     Args:
         roughly: make few pixels of a JPEG, which is quicker, and finds all of its damage.
+        content: as `read_image` takes it.
 
     Raises:
         DiffIMLError: as `opening`; a JPEG of so many scans that it would take hours.
     """
-    with opening(path) as image:
-        if image.format in ("JPEG", "MPO"):
-            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if _scans(content) > _MOST_SCANS:
-                    raise DiffIMLError(
-                        f"{path} has more than {_MOST_SCANS} scans; `jpegtran` makes a baseline JPEG of it without loss"
-                    )
+    content = read_content(path) if content is None else content
+    with opening(path, content) as image:
+        if image.format in ("JPEG", "MPO") and _scans(content) > _MOST_SCANS:
+            raise DiffIMLError(
+                f"{path} has more than {_MOST_SCANS} scans; `jpegtran` makes a baseline JPEG of it without loss"
+            )
         if roughly:
             image.draft("L", (1, 1))
         yield _as_stored(image)
 
 
-def _scans(content: mmap.mmap) -> int:
+def _scans(content: bytes) -> int:
     """How often a JPEG's pixels are gone through, counted to one above _MOST_SCANS. One takes a dozen bytes."""
     count, place = 0, 2
     while count <= _MOST_SCANS and (found := _MARKER.search(content, place)) and found[0][1] != _END:
@@ -215,19 +230,48 @@ def _scans(content: mmap.mmap) -> int:
     return count
 
 
+def read_content(path: str | Path) -> bytes:
+    """The bytes of an image's file, so that what is said of them and what is decoded is of one picture.
+
+    Raises:
+        DiffIMLError: as `opening`; more bytes than _MOST_BYTES.
+    """
+    with _explained(path), open(_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MOST_BYTES:
+            raise DiffIMLError(f"{path} has {size} bytes, more than the {_MOST_BYTES} that are read of an image")
+        return file.read(size)
+
+
 @contextmanager
-def opening(path: str | Path) -> Iterator[Image.Image]:
+def opening(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """The image of a file of a format of FORMATS, not yet decoded.
+
+    Args:
+        content: as `read_image` takes it.
 
     Raises:
         DiffIMLError: no such file, something that is no regular file, one of more pixels than _MOST_PIXELS; and inside
             the block, for what goes wrong in decoding.
     """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise DiffIMLError(f"{path} is no regular file; expected an image")
-        with Image.open(path, formats=readable_formats()) as image:
+    with _explained(path):
+        source = _regular(path) if content is None else BytesIO(content)
+        with Image.open(source, formats=readable_formats()) as image:
             yield image
+
+
+def _regular(path: str | Path) -> str | Path:
+    """The path, of a regular file: a pipe may block for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise DiffIMLError(f"{path} is no regular file; expected an image")
+    return path
+
+
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """Inside, whatever goes wrong with an image is a DiffIMLError that names the file."""
+    try:
+        yield
     except Image.DecompressionBombError as error:
         raise DiffIMLError(f"{path} has more than {_MOST_PIXELS} pixels, the most that are read; shrink it") from error
     except UnidentifiedImageError as error:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,9 @@ import numpy as np
 import torch
 
 from diffiml_plugin.data.cache import PixelCache
-from diffiml_plugin.data.images import open_image, read_header, read_image, read_mask
+from diffiml_plugin.data.images import open_image, read_content, read_header, read_image, read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import file_digest
 from diffiml_plugin.framework.adapters import diffiml_post_func
 from diffiml_plugin.framework.imdlbenco import BalancedDataset, JsonDataset, get_albu_transforms
 from diffiml_plugin.launch import Sample
@@ -56,7 +56,7 @@ class PairsDataset(JsonDataset):
         return self.inputs.frame(height, width)
 
     def __getitem__(self, index: int) -> Sample:
-        image, mask, label, *_, path, _ = self._get_image(index)
+        image, mask, label, path, noise_key = self._get_image(index)
         if self.common_transforms is not None:
             made = self.common_transforms(image=image, mask=mask)
             image, mask = made["image"], made["mask"]
@@ -75,7 +75,7 @@ class PairsDataset(JsonDataset):
             "name": os.path.basename(path),
         }
         if self.keyed:
-            sample["noise_key"] = file_digest(path)
+            sample["noise_key"] = noise_key
         if edges:
             sample["edge_mask"] = edges[0]
         if self.is_padding:
@@ -86,19 +86,22 @@ class PairsDataset(JsonDataset):
         return sample
 
     def _get_image(self, index: int) -> tuple:
-        """As the framework's, with a mask of one channel, [H, W, 1] uint8 in {0, 255}.
+        """Image [H, W, 3] uint8, mask [H, W, 1] uint8 in {0, 255}, label, path, and what keys the noise.
 
-        It is cut before it is augmented, which only moves its pixels, and not after.
+        The mask is cut before it is augmented, which only moves its pixels, and not after.
         """
         path, mask_path = self.tp_path[index], self.gt_path[index]
-        image = self._read(path, read_image)
-        size = image.shape[1::-1]
+        if self.keyed:
+            content = read_content(path)
+            image, noise_key = read_image(Path(path), content), sha256(content).hexdigest()
+        else:
+            image, noise_key = self._read(path, read_image), ""
         if mask_path == NEGATIVE:
-            return image, np.zeros((*image.shape[:2], 1), np.uint8), 0, size, size, path, mask_path
+            return image, np.zeros((*image.shape[:2], 1), np.uint8), 0, path, noise_key
         mask = self._read(mask_path, read_mask)[..., None]
         if mask.shape[:2] != image.shape[:2]:
             raise DiffIMLError(f"{mask_path} is not of the size of {path}; `benco datasets check` finds all such pairs")
-        return image, mask, 1, size, size, path, mask_path
+        return image, mask, 1, path, noise_key
 
     def _read(self, path: str, decode: Callable[[Path], np.ndarray]) -> np.ndarray:
         return self.cache.read(Path(path), decode) if self.cache else decode(Path(path))

@@ -57,12 +57,13 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     found = {name: scoring.records(name, score=score) for name in scoring.lists}
     summaries = {name: summarise(records) for name, records in found.items()}
     results: Tested = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
-    scoring.finish(results, chain.from_iterable(found.values()))
+    path = Path(settings.output_dir, TABLE)
     if scoring.state.is_main_process:
         described = intervals(found, threshold).markdown()
-        path = Path(settings.output_dir, TABLE)
         made_by = f"{for_markdown(results['checkpoint'])}: {as_code(results['command'])}"
         write_text(path, f"{described}\n\n{_READ_AS}\n\n- {made_by}\n")
+    scoring.finish(results, chain.from_iterable(found.values()))
+    if scoring.state.is_main_process:
         print(table(results))
         _logger.info(f"with intervals: {path}")
     return results

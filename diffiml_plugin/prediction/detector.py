@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.images import orientation_of, read_header, read_image, stored_pixels
+from diffiml_plugin.data.images import orientation_of, read_content, read_header, read_image, stored_pixels
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.scores import THRESHOLD
@@ -329,9 +329,10 @@ def _read(photo: object, memory: PassMemory) -> Photograph:
         if is_address(name := os.fspath(photo)):
             raise DiffIMLError(f"{name} is an address; download the photo, and name its file")
         path = Path(photo)
-        width, height, orientation = read_header(path)
+        content = read_content(path)
+        width, height, orientation = read_header(path, content)
         memory.require_room(width * height, name)
-        return Photograph(name, file_digest(path), read_image(path), orientation)
+        return Photograph(name, sha256(content).hexdigest(), read_image(path, content), orientation)
     orientation = 1
     if isinstance(photo, Image.Image):
         memory.require_room(photo.width * photo.height, "the image")

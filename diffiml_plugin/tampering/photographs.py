@@ -49,7 +49,7 @@ class Photographs:
     """
 
     def __init__(self, source: str | Path | Sequence[Path], longest_side: int):
-        files, maps = _listed(source)
+        files, maps = listed(source)
         self._limit, self._held = longest_side, 0
         self._objects: dict[int, list[Labelled]] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -111,8 +111,8 @@ class Photographs:
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def _listed(source: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:
-    """The photographs, and the label map of each or None."""
+def listed(source: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:
+    """The photographs of `Photographs`, and the label map of each or None. Raises DiffIMLError if it is no folder."""
     if not isinstance(source, (str, Path)):
         return [Path(file) for file in source], [None] * len(source)
     folder = Path(source)

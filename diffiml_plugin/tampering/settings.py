@@ -8,6 +8,7 @@ from diffiml_plugin.tampering.styles import WORLD, Style, read_styles
 
 STRENGTHS = ("realistic", "visible", WORLD)
 KINDS = ("splice", "copy_move", "removal")
+LARGEST_WINDOW = 4096  # pixels; larger ones would be of no photograph's own
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import beginning, inside, write_picture, write_text
 from diffiml_plugin.models.inputs import Inputs
 from diffiml_plugin.tampering.photographs import Photographs
-from diffiml_plugin.tampering.settings import KINDS, REALISTIC, TamperSettings, require_kind
+from diffiml_plugin.tampering.settings import KINDS, LARGEST_WINDOW, REALISTIC, TamperSettings, require_kind
 from diffiml_plugin.tampering.styles import Style, restricted
 from diffiml_plugin.tampering.tamper import Tampered, jpeg, tamper, with_history
 from diffiml_plugin.tampering.world import draw_picture
 
 LIST = "list.json"
-LARGEST_WINDOW = 4096  # pixels; larger ones would be of no photograph's own
 _MOST = 10_000_000  # images of an epoch: their list takes 0.2 GB
 _MAX_SIDE = 1024  # pixels; inpainting a larger photograph would take longer than a training step
 _MAX_SIDE_OF_STYLES = 2048  # pixels; styles inpaint small boxes alone
@@ -112,11 +111,10 @@ class SyntheticTampering(PairsDataset):
         rng = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint64))
         index += self.samples * int(rng.integers(-(-len(self.hosts) // self.samples)))
         made = self.draw(index, rng)
-        name, size = self.name(index, made), made.mask.shape[::-1]
         # Of settings, the draws of `GridCrop` count on three channels.
         channels = 3 if isinstance(self.settings, TamperSettings) else 1
         mask = np.repeat(made.mask[..., None] * 255, channels, axis=2)
-        return made.image, mask, int(made.kind != "authentic"), size, size, name, name
+        return made.image, mask, int(made.kind != "authentic"), self.name(index, made), ""
 
     def name(self, index: int, made: Tampered) -> str:
         """Its file name: photograph, kind, number."""

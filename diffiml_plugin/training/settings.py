@@ -17,6 +17,7 @@ from diffiml_plugin.settings import (
     require,
     require_counts,
 )
+from diffiml_plugin.tampering.settings import LARGEST_WINDOW
 
 AUGMENTATIONS = ("mvss", "turns")
 
@@ -122,8 +123,11 @@ class TrainSettings(CommonSettings):
             lambda value: bool(re.fullmatch(r"([1-9]\d{0,3}(,[1-9]\d{0,3})*)?", value)),
             "sides in pixels, as 256,384,512",
         )
-        if self.synth_windows and (self.synth_window or self.crop_size):
-            raise DiffIMLError("--synth_windows says --synth_window and --crop_size too; leave those out")
+        if self.synth_windows:
+            if self.synth_window or self.crop_size:
+                raise DiffIMLError("--synth_windows says --synth_window and --crop_size too; leave those out")
+            within = max(self.windows) <= LARGEST_WINDOW
+            require(self, "synth_windows", lambda _: within, f"sides of at most {LARGEST_WINDOW} pixels")
         require(self, "save_minutes", lambda value: value >= 0, "0 or more")
         require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
         require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")

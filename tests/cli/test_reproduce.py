@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,13 +44,18 @@ def runs(monkeypatch):
     def run(words):
         started.commands.append(words[words.index("diffiml_plugin") + 1 :])
         verb = started.commands[-1][0]
-        if verb in started.writes:
-            assert not os.path.exists(started.writes[verb])  # figures of older weights would be refused
-            open(started.writes[verb], "w").close()
+        for file in whole(started.writes[verb]) if verb in started.writes else ():
+            file.touch(exist_ok=False)  # figures of older weights would be refused
         return SimpleNamespace(returncode=started.statuses.get(verb, 0))
 
     monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=run))
     return started
+
+
+def whole(file) -> list[Path]:
+    """What a test or a release writes, of which `file` is the first."""
+    beside = ("per_image.jsonl", "table.md") if str(file).endswith("results.json") else (f"{Path(file).stem}.md",)
+    return [Path(file), *map(Path(file).with_name, beside)]
 
 
 def written(folder, file) -> None:
@@ -141,9 +147,9 @@ def tested(runs):
     weights = file_digest(f"runs/mvss/{BEST}")
 
     def again(*words: str, command: str = "/bin/benco test --config mvss/test", weights: str = weights) -> list[str]:
-        with open("runs/mvss/test/results.json", "w") as file:
-            file.write(json.dumps({"command": command, "weights": weights}))
-        written("runs/mvss/test", file.name)
+        for file in whole("runs/mvss/test/results.json"):
+            file.write_text(json.dumps({"command": command, "weights": weights}))
+            written("runs/mvss/test", file)
         runs.commands.clear()
         assert main(["reproduce", "table2", *words]) == 0
         return [words[0] for words in runs.commands]
@@ -203,6 +209,9 @@ def test_pictures_and_a_calibration_of_other_settings_are_not_taken_for_those_as
     for name in ("a.safetensors", "b.safetensors"):
         Path(name).touch()
     Path("made/calibration.json").write_text(json.dumps({"command": f"benco calibrate {calibrate}"}))
+    for name in ("calibration.md", "reliability.png"):
+        assert not done("calibrate", calibrate)
+        Path("made", name).touch()
     assert done("calibrate", calibrate) and not done("calibrate", f"{calibrate} --max_misses 0.3")
 
 
@@ -213,7 +222,46 @@ def test_figures_that_could_not_be_made_anew_come_back(tested, runs):
     runs.statuses["test"] = 2
     assert main(["reproduce", "table2", "--num_inference_steps", "4"]) == 2
     assert Path("runs/mvss/test/results.json").read_bytes() == left
-    assert sorted(os.listdir("runs/mvss/test")) == [LEDGER, "results.json"]
+    assert sorted(os.listdir("runs/mvss/test")) == [LEDGER, "per_image.jsonl", "results.json", "table.md"]
+
+
+@pytest.mark.parametrize("moment", range(7))
+def test_a_kill_leaves_no_results_beside_records_of_others(tested, runs, monkeypatch, moment):
+    """As a step of other settings was at work, between its two files or while files are moved."""
+    tested()
+    folder = Path("runs/mvss/test")
+    left = {file.name: file.read_bytes() for file in whole(folder / "results.json")}
+    if (process := os.fork()) == 0:
+        moves = 0
+
+        def seen(event: str, _: tuple) -> None:
+            nonlocal moves
+            if event == "os.rename" and (moves := moves + 1) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def step(words: list[str]) -> SimpleNamespace:
+            if "test" in words:
+                (folder / "per_image.jsonl").write_text("of others")
+                if moment == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return SimpleNamespace(returncode=2 * ("test" in words))
+
+        sys.addaudithook(seen)
+        monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=step))
+        main(["reproduce", "table2", "--num_inference_steps", "4"])
+        os._exit(0)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    runs.commands.clear()
+    assert main(["reproduce", "table2"]) == 0 and [words[0] for words in runs.commands] == ["train", "report"]
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name != LEDGER} == left
+
+
+@pytest.mark.parametrize("missing", ["per_image.jsonl", "table.md"])
+def test_what_lacks_a_file_is_made_anew(tested, runs, missing):
+    tested()
+    Path("runs/mvss/test", missing).unlink()
+    runs.commands.clear()
+    assert main(["reproduce", "table2"]) == 0 and "test" in [words[0] for words in runs.commands]
 
 
 def test_weights_that_are_older_than_their_sources_are_released_anew(runs):
@@ -222,12 +270,14 @@ def test_weights_that_are_older_than_their_sources_are_released_anew(runs):
         path = f"runs/small/{name}.safetensors"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         Path(path).write_text("old")
-        os.utime(path, (age, age))
-        written("runs", path)
+        for file in whole(path):
+            file.touch()
+            os.utime(file, (age, age))
+            written("runs", file)
     os.makedirs("runs/small/test")
-    with open("runs/small/test/results.json", "w") as file:
-        file.write(json.dumps({"command": ""}))
-    written("runs/small/test", file.name)
+    for file in whole("runs/small/test/results.json"):
+        file.write_text(json.dumps({"command": ""}))
+        written("runs/small/test", file)
     runs.writes |= {"test": "runs/small/test/results.json", "release": "runs/small/released.safetensors"}
     assert main(["reproduce", "small"]) == 0
     commands = [words[0] for words in runs.commands]

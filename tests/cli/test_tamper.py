@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -76,17 +77,23 @@ def test_a_flag_out_of_range_is_refused(photographs, tmp_path, capsys, name, val
 def test_a_written_set_is_not_overwritten(photographs, tmp_path, capsys):
     (tmp_path / "list.json").write_text("[]")
     assert main(["tamper", str(photographs), "--images", "2", "--output_dir", str(tmp_path)]) == 2
-    assert "list.json exists already" in capsys.readouterr().err
+    assert "list.json was not made by this command and is not overwritten" in capsys.readouterr().err
     assert not (tmp_path / "Tp").exists()
 
 
-def test_pictures_of_other_settings_are_kept(photographs, tmp_path, capsys):
-    """A list that was moved away still speaks of them."""
-    words = ["tamper", str(photographs), "--images", "4", "--window", "64", "--output_dir", str(tmp_path / "out")]
-    assert main(words) == 0
-    (tmp_path / "out" / "list.json").rename(tmp_path / "older.json")
-    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/*")}
-    assert main([*words, "--seed", "1"]) == 2
-    assert "was made with other seed" in capsys.readouterr().err
-    assert main(words) == 0  # the same again
-    assert before == {path: path.read_bytes() for path in (tmp_path / "out").glob("*/*")}
+def test_photographs_that_changed_behind_a_set_are_told(photographs, tmp_path, capsys, monkeypatch):
+    def make(name: str) -> tuple[int, str]:
+        words = ["tamper", str(photographs), "--images", "2", "--output_dir", str(tmp_path / name)]
+        return main(words), capsys.readouterr().err
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diffiml_plugin.tampering.stream.write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert make("cut_short")[0] == 130
+    assert make("whole")[0] == 0
+    status, told = make("whole")
+    assert status == 2 and "list.json exists already; choose another --output_dir" in told
+    os.utime(photographs / "0.png", (1, 1))
+    for name in ("cut_short", "whole"):
+        status, told = make(name)
+        assert status == 2 and "was made with other sizes or dates of photographs and is not overwritten" in told
+    assert not (tmp_path / "cut_short" / "list.json").exists()

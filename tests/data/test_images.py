@@ -1,5 +1,6 @@
 import os
 from io import BytesIO
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -85,6 +86,11 @@ def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix):
             read_image(file)
     with pytest.raises(DiffIMLError, match=r"a\.... holds no level above 255 of 65535; scale its levels"):
         read_mask(file)  # in the upper 8 bits it is empty
+    with (
+        pytest.raises(DiffIMLError, match="holds no level above 255"),
+        Image.open(BytesIO(Path(file).read_bytes())) as it,
+    ):
+        stored_pixels(it, "it")
     cv2.imwrite(file, PIXELS[..., ::-1].astype(np.uint16) * 257)
     assert np.array_equal(read_image(file), PIXELS)
 
@@ -98,8 +104,9 @@ def test_black_of_16_bits_is_black(tmp_path, suffix, channels):
     cv2.imwrite(file, black)
     for read in (read_image, read_mask):
         assert not read(file).any()
-    with Image.open(file) as photo:
-        assert not stored_pixels(photo, "a photo").any()
+    for source in (file, BytesIO(Path(file).read_bytes())):
+        with Image.open(source) as photo:
+            assert not stored_pixels(photo, "a photo").any()
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
@@ -197,6 +204,14 @@ def test_only_regular_files_are_opened(tmp_path):
             read_image(path)
     with pytest.raises(DiffIMLError, match=r"gone\.jpg cannot be read as an image: No such file"):
         read_image(tmp_path / "gone.jpg")
+
+
+def test_a_file_of_more_bytes_than_are_read_is_refused(tmp_path, monkeypatch):
+    Image.fromarray(PIXELS).save(tmp_path / "a.bmp")
+    monkeypatch.setattr("diffiml_plugin.data.images._MOST_BYTES", 200)
+    with pytest.raises(DiffIMLError, match=r"a\.bmp has 222 bytes, more than the 200 that are read of an image"):
+        read_image(tmp_path / "a.bmp")
+    assert read_header(tmp_path / "a.bmp") == (9, 6, 1)
 
 
 def test_the_size_is_checked_before_decoding(tmp_path, monkeypatch):

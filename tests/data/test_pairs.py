@@ -139,6 +139,14 @@ def test_padding_is_the_checkpoints_unless_told(stored, given, expected):
     assert InputSettings.of(settings, {"if_padding": stored}).if_padding == expected
 
 
+def test_noise_is_keyed_by_the_picture_that_is_decoded(tmp_path, swapped):
+    pictures = swapped(tmp_path / "photo.png")
+    listed = ImageList("list", [str(tmp_path / "photo.png")], [NEGATIVE])
+    sample = make_test_set(listed, InputSettings(64), DIFFIML)[0]
+    picture = pictures[sample["noise_key"]]
+    assert (sample["image"] == picture[0, 0, 0]).all() and sample["image"].dtype == torch.uint8
+
+
 @pytest.mark.parametrize(
     ("images", "batch", "accumulation", "processes"),
     [

@@ -41,6 +41,12 @@ def test_files_images_and_arrays_are_photos_alike(detector, photo):
     assert results[2].name == results[3].name != detector(results[0].image[::-1]).name
 
 
+def test_a_photo_that_another_takes_the_place_of_has_the_digest_of_what_is_decoded(detector, photo, swapped):
+    pictures = swapped(photo)
+    found = detector.read(photo)
+    assert np.array_equal(found.image, pictures[found.digest])
+
+
 def test_one_photo_gives_one_result_and_a_list_a_list(detector, photo):
     assert detector(photo).probability.shape == (30, 50)
     assert [result.name for result in detector((photo,))] == ["photo.png"] and detector([]) == []

@@ -72,6 +72,15 @@ def test_no_two_photos_are_saved_as_one(result, tmp_path):
     assert first.read_bytes() == before
 
 
+def test_what_an_earlier_version_saved_is_told_as_such(result, tmp_path):
+    result.save(tmp_path)
+    ledger = (tmp_path / LEDGER).read_text()
+    (tmp_path / LEDGER).write_text(ledger.replace(', "threshold": 0.5', ""))
+    assert (tmp_path / LEDGER).read_text() != ledger
+    with pytest.raises(DiffIMLError, match="photo_mask.png is of an earlier version, which noted no threshold, and is"):
+        result.save(tmp_path)
+
+
 def test_no_two_models_answers_are_saved_as_one(tiny_model, stored, tmp_path):
     Image.fromarray(np.full((32, 40, 3), 90, np.uint8)).save(tmp_path / "photo.png")
     first, again, stricter = (load(stored(), device="cpu", threshold=threshold) for threshold in (None, None, 0.6))
