@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,10 +20,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from diffiml_plugin.data.images import read_header
+from diffiml_plugin.data.images import read_content, read_header
 from diffiml_plugin.errors import DiffIMLError, visible
-from diffiml_plugin.files import claimed, file_digest, inside, remove_half_written
-from diffiml_plugin.ledger import begin
+from diffiml_plugin.files import LOCK, claimed, inside, remove_half_written
+from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.prediction.detector import Detector, Photograph
 from diffiml_plugin.prediction.finding import find_photos, name_key, unique_names
 from diffiml_plugin.prediction.gallery import ENDINGS_OF_PREVIEWS, PAGE, PREVIEWS, write_gallery, write_previews
@@ -34,6 +35,7 @@ FAILED = "failed"
 _WORKERS = min(4, os.cpu_count() or 1)  # threads that read, and as many that write
 _AHEAD = 2 * _WORKERS  # photos
 _PIXELS = 16_000_000  # that wait before the model, and as many behind it; a larger photo is read when all are written
+_RESERVED = (RESULTS, RUN, PAGE, PREVIEWS, LOCK, LEDGER)  # names that no folder of photos takes
 _MOST_REGIONS = 100  # of an image, in its entry
 _MINUTE = 60.0  # seconds between two lines of progress
 
@@ -133,7 +135,7 @@ def _named(files: Sequence[tuple[Path, Path]], journal: Journal) -> list[_Job]:
     alone = {image: name for image, name in journal.names.items() if times[name_key(name)] == 1}
     known = [alone.get(os.path.abspath(file)) for file, _ in files]
     new = [relative for (_, relative), name in zip(files, known, strict=True) if name is None]
-    names = iter(unique_names(new, journal.names.values()))
+    names = iter(unique_names(new, journal.names.values(), _RESERVED, (*ENDINGS, *ENDINGS_OF_PREVIEWS)))
     return [
         _Job(file, next(names) if name is None else Path(name)) for (file, _), name in zip(files, known, strict=True)
     ]
@@ -199,7 +201,7 @@ class _Run:
     def _read(self, job: _Job) -> Photograph | None:
         """The photo; None if an earlier run was done with it."""
         known = self.journal.digests.get(job.image) if self.skip_existing else None
-        if known and known == file_digest(job.file):
+        if known and known == sha256(read_content(job.file)).hexdigest():
             return None
         return self.detector.read(job.file)
 
@@ -252,12 +254,12 @@ def entry_of(image: str, digest: str, result: Result, seconds: float) -> Entry:
 
 
 def _pixels(file: Path) -> int:
-    """0 where reading will say what is wrong."""
+    """Of a photo, or three bytes of its file each, if that are more; 0 where reading will say what is wrong."""
     try:
         width, height, _ = read_header(file)
+        return max(width * height, file.stat().st_size // 3)
     except Exception:
         return 0
-    return width * height
 
 
 def _reason(error: Exception) -> str:

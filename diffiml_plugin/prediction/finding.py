@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -154,17 +154,23 @@ def _closed(error: OSError) -> None:
     _logger.warning(f"{error.filename} cannot be searched: {error.strerror}")
 
 
-def unique_names(relatives: Iterable[Path], taken: Iterable[str] = ()) -> list[Path]:
+def unique_names(
+    relatives: Iterable[Path], taken: Iterable[str] = (), reserved: Iterable[str] = (), endings: tuple[str, ...] = ()
+) -> list[Path]:
     """A name for what is written of each image, no two of them alike where upper and lower case are one.
 
     It is the image's path without its suffix; with it where that is another's too; and numbered where that is not
-    enough. One that is too long for a file system is cut, and a digest of it added.
+    enough. One that is too long for a file system is cut, and a digest of it added. A folder never takes the place of
+    a file: one that is called like `reserved`, or ends as files of images do, is numbered too.
 
     Args:
         relatives: no two alike.
         taken: names that are given away.
+        reserved: other files and folders that are written.
+        endings: of the files of an image, behind its name.
     """
-    whole = [_shortened(relative) for relative in relatives]
+    ours = {name_key(name) for name in reserved}
+    whole = [_beside(ours, endings, _shortened(relative)) for relative in relatives]
     stems = Counter(name_key(path.with_suffix("")) for path in whole)
     given = {name_key(name) for name in taken}
     others = {name_key(path) for path in whole} | given
@@ -179,6 +185,14 @@ def unique_names(relatives: Iterable[Path], taken: Iterable[str] = ()) -> list[P
         given.add(name_key(name))
         names.append(name)
     return names
+
+
+def _beside(ours: Collection[str], endings: tuple[str, ...], path: Path) -> Path:
+    """The path, with -2 behind each folder that would take the place of a file of ours."""
+    folders = [
+        f"{name}-2" if name_key(name) in ours or name_key(name).endswith(endings) else name for name in path.parts
+    ]
+    return Path(*folders[:-1], path.name)
 
 
 def name_key(name: str | Path) -> str:

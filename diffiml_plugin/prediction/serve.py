@@ -24,6 +24,7 @@ _HERE = ("127.0.0.1", "localhost", "::1")
 _WAITING = 8  # photos that may wait for the model; more are turned away
 _LOOK = 60  # seconds between two looks for uploads that were left behind
 _ENVELOPE = 2**20  # bytes of a request beside the photo
+_UPLOAD = "/upload"  # where photos are sent to; another request is an envelope
 _HEADERS = {
     # Whatever the page holds, the browser asks no other computer for anything.
     "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
@@ -130,7 +131,7 @@ def _application(examine: Examiner, settings: ServeSettings, folder: Path) -> An
     )
     if settings.host in _HERE:  # a page elsewhere whose name was made to lead here is turned away
         application.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_HERE, "[::1]"])
-    return _guarded(application, most + _ENVELOPE)
+    return _guarded(_with_room(application, most + _ENVELOPE, folder), most + _ENVELOPE)
 
 
 def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
@@ -218,15 +219,53 @@ def _fetch_nothing() -> None:
         setattr(processing_utils, name, refuse)
 
 
+def _with_room(application: Any, most: int, folder: Path) -> Any:
+    """The ASGI application, which gets an upload of so many bytes only where the folder then holds no more than
+    _WAITING + 1 times as many, with all uploads that are under way."""
+    from starlette.responses import PlainTextResponse
+
+    under_way = 0
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal under_way
+        if not _is_upload(scope):
+            return await application(scope, receive, send)
+        if _kept(folder) + (under_way + 1) * most > (_WAITING + 1) * most:
+            full = PlainTextResponse("as many photos wait as there is room for; try again later", 503)
+            return await full(scope, receive, send)
+        under_way += 1
+        try:
+            await application(scope, receive, send)
+        finally:
+            under_way -= 1
+
+    return answering
+
+
+def _is_upload(scope: Any) -> bool:
+    return str(scope.get("path", "")).endswith(_UPLOAD)
+
+
+def _kept(folder: Path) -> int:
+    """Bytes of the files in the folder, each of which counts as _ENVELOPE at least, so that they are few, too."""
+    total = 0
+    for file in filter(Path.is_file, folder.rglob("*")):
+        with suppress(FileNotFoundError):  # answered meanwhile
+            total += max(_ENVELOPE, file.stat().st_size)
+    return total
+
+
 def _guarded(application: Any, most: int) -> Any:
-    """The ASGI application with `_HEADERS` on each answer. It gets no more than so many bytes of a request."""
+    """The ASGI application with `_HEADERS` on each answer. It gets no more than so many bytes of an upload, and
+    _ENVELOPE of another request."""
     from starlette.requests import ClientDisconnect
     from starlette.responses import PlainTextResponse
 
     headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 
     async def answering(scope: Any, receive: Any, send: Any) -> None:
-        left, answered = most, False
+        left = allowed = most if _is_upload(scope) else _ENVELOPE
+        answered = False
 
         async def receive_on() -> Any:
             nonlocal left
@@ -247,6 +286,6 @@ def _guarded(application: Any, most: int) -> Any:
         with suppress(ClientDisconnect):
             await application(scope, receive_on, send_on)
         if left < 0 and not answered:
-            await PlainTextResponse(f"a request has at most {most} bytes here", 413, _HEADERS)(scope, receive, send)
+            await PlainTextResponse(f"a request has at most {allowed} bytes here", 413, _HEADERS)(scope, receive, send)
 
     return answering

@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import huggingface_hub
 import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.encoders import RESIDUALS, TimmEncoder
+from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.efficientnet_layouts import to_timm_layout
 from diffiml_plugin.weights.files import load_into, refusing
 from diffiml_plugin.weights.foreign import read_foreign
@@ -56,9 +56,7 @@ def _draw_xavier(module: nn.Module) -> None:
 def _fetch(name: str) -> Path:
     repository = _hub_repository(name)
     try:
-        return Path(
-            _download_if_there(repository, _HUB_FILES[0]) or huggingface_hub.hf_hub_download(repository, _HUB_FILES[1])
-        )
+        return Path(_download_if_there(repository, _HUB_FILES[0]) or hub.download(repository, _HUB_FILES[1]))
     except (OSError, EntryNotFoundError) as error:
         url = f"https://huggingface.co/{repository}/resolve/main"
         raise DiffIMLError(
@@ -71,7 +69,7 @@ def _fetch(name: str) -> Path:
 
 def _download_if_there(repository: str, file: str) -> str | None:
     try:
-        return huggingface_hub.hf_hub_download(repository, file)
+        return hub.download(repository, file)
     except LocalEntryNotFoundError:  # there is no network; a kind of EntryNotFoundError
         raise
     except EntryNotFoundError:

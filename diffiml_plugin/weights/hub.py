@@ -1,15 +1,25 @@
 """Weights of ours on the Hugging Face hub: fetched by name and revision, found in its cache offline, and pushed."""
 
 import re
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.stored import shown
 
 PREFIX = "hub:"  # of --checkpoint_path: hub:ORGANISATION/NAME, or with @REVISION
 WEIGHTS, CARD = "model.safetensors", "README.md"
+_LARGEST = 8 * 2**30  # bytes of a file that is fetched; DINOv2's largest encoder has 4.5 GB
+_COMMIT = re.compile("[0-9a-f]{40}")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WITH_REVISION = re.compile(rf"{_NAME.pattern}(@[\w.-]+(/[\w.-]+)*)?")
 
@@ -26,7 +36,7 @@ def fetch(name: str) -> Path:
         name: ORGANISATION/NAME, or with @REVISION: a commit, which stays what it is, a tag or a branch.
 
     Raises:
-        DiffIMLError: no such repository, revision or file; no network and nothing in the cache.
+        DiffIMLError: no such repository, revision or file; no network and nothing in the cache; as `download`.
     """
     if not _WITH_REVISION.fullmatch(name) or ".." in re.split("[/@]", name):  # of which paths are made
         raise DiffIMLError(
@@ -34,13 +44,42 @@ def fetch(name: str) -> Path:
         )
     repository, _, revision = name.partition("@")
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, WEIGHTS, revision=revision or None))
+        return Path(download(repository, WEIGHTS, revision or None))
+    except DiffIMLError:
+        raise
     except Exception as error:  # the hub's client answers a broken network in any way
         reason = " ".join(str(error).split())
         raise DiffIMLError(
             f"{name} is no file or folder here, and {WEIGHTS} of that name cannot be had from the hub "
             f"({type(error).__name__}: {reason:.150}); check the name and the network, or pass a file of weights"
         ) from error
+
+
+def download(repository: str, file: str, revision: str | None = None) -> str:
+    """As `hf_hub_download`, which may raise anything, of a file whose size the hub states, and allows to be fetched.
+
+    Raises:
+        DiffIMLError: it has more than _LARGEST bytes, or the hub does not say how many.
+    """
+    get = partial(huggingface_hub.hf_hub_download, repository, file, revision=revision)
+    if _COMMIT.fullmatch(revision or ""):  # which never changes
+        with suppress(LocalEntryNotFoundError):
+            return get(local_files_only=True)
+    try:
+        size = huggingface_hub.get_hf_file_metadata(
+            huggingface_hub.hf_hub_url(repository, file, revision=revision)
+        ).size
+    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    except Exception:  # no network
+        return get(local_files_only=True)
+    if size is None or size > _LARGEST:
+        stated = "an unknown number of" if size is None else size
+        raise DiffIMLError(
+            f"{file} of {repository} has {stated} bytes, and at most {_LARGEST} are fetched; download it yourself, and "
+            "pass the file"
+        )
+    return get()
 
 
 def push(folder: Path, name: str, private: bool) -> str:

@@ -4,12 +4,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.stored import checked, read_json, require_file
 from diffiml_plugin.weights.files import no_larger_than
+from diffiml_plugin.weights.hub import download
 
 PUBLISHED = "stabilityai/sd-vae-ft-mse"
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -47,4 +46,4 @@ def load_sdvae(source: str | Path = PUBLISHED) -> SDVAE:
 
 def _fetched(name: str) -> Path:
     """The folder of the hub's cache that has the two files."""
-    return Path([hf_hub_download(name, file) for file in (_WEIGHTS, _CONFIG)][-1]).parent
+    return Path([download(name, file) for file in (_WEIGHTS, _CONFIG)][-1]).parent

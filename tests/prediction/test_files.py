@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -230,7 +231,7 @@ def test_the_small_model_reaches_the_figures_of_its_card(bsds, tmp_path):
 
 def test_each_file_is_decoded_once(checkpoint, folder, tmp_path, monkeypatch):
     decoded = []
-    monkeypatch.setattr(detector_module, "read_image", lambda file: decoded.append(str(file)) or read_image(file))
+    monkeypatch.setattr(detector_module, "read_image", lambda *of: decoded.append(str(of[0])) or read_image(*of))
     predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
     assert sorted(decoded) == sorted(str(file) for file in folder.rglob("*.*"))
 
@@ -254,6 +255,19 @@ def test_two_images_never_share_a_mask(checkpoint, folder, tmp_path):
     assert (
         len({entry["mask"] for entry in read_results(tmp_path / "out")}) == 3 == len(bytes_of(tmp_path, "*_mask.png"))
     )
+
+
+def test_folders_that_are_called_as_files_of_ours_do_not_take_their_places(checkpoint, folder, tmp_path):
+    names = ["report.html", "Run.json", "results.jsonl", "report_files", ".lock", ".written.jsonl"]
+    names += ["a.png_mask.png", "deep/a_thumb.jpg"]
+    for name in names:
+        (folder / name).mkdir()
+        shutil.copy(folder / "a.png", folder / name / "b.png")
+    out = tmp_path / "out"
+    words = [str(folder), *(str(folder / name / "b.png") for name in names)]
+    assert predict(load(checkpoint, device="cpu"), words, out) == {"uncalibrated": 3 + len(names)}
+    assert "11 photos" in (out / "report.html").read_text() and (out / "Run.json-2" / "b_mask.png").is_file()
+    assert len(list(out.rglob("*_mask.png"))) == len(list(out.rglob("*_thumb.jpg"))) == 11
 
 
 def test_a_line_is_written_the_moment_an_image_is_done(checkpoint, folder, tmp_path, monkeypatch):

@@ -145,6 +145,18 @@ def test_names_are_unique_by_construction(files, names):
     assert [str(name) for name in unique_names(map(Path, files), ["taken"])] == names
 
 
+def test_no_folder_has_the_name_of_a_file_that_is_written():
+    files = ["report.html/a.jpg", "report.html-2/a.jpg", "REPORT.html/b.jpg", "x/a_mask.png/c.jpg", "report.html.jpg"]
+    names = unique_names(map(Path, files), reserved=["report.html"], endings=("_mask.png",))
+    assert [str(name) for name in names] == [
+        "report.html-2/a.jpg",
+        "report.html-2/a.jpg-2",
+        "REPORT.html-2/b",
+        "x/a_mask.png-2/c",
+        "report.html",
+    ]
+
+
 def test_a_name_that_another_spelling_took_is_given_away():
     assert [str(name) for name in unique_names([Path("a.jpg"), Path("x/b.jpg")], ["./A", "x//b"])] == [
         "a.jpg",

@@ -207,6 +207,19 @@ def test_a_file_that_lacks_a_tensor_is_not_loaded(served, saved):
         load(NAME, device="cpu")
 
 
+def test_a_file_that_is_too_large_is_not_fetched(served, monkeypatch, tmp_path):
+    size = len(served.files[hub.WEIGHTS])
+    monkeypatch.setattr(hub, "_LARGEST", size - 1)
+    for revision in (None, COMMIT):
+        with pytest.raises(
+            DiffIMLError, match=f"{hub.WEIGHTS} of {NAME} has {size} bytes, and at most {size - 1} are "
+        ):
+            load(NAME, revision=revision, device="cpu")
+    assert not list(tmp_path.glob("cache/**/*.safetensors")) and not list(tmp_path.glob("cache/**/*.incomplete"))
+    monkeypatch.setattr(hub, "_LARGEST", size)
+    load(NAME, device="cpu")
+
+
 def test_a_path_comes_before_a_name_of_the_hub(served, saved, tmp_path):
     (tmp_path / "org").mkdir()
     saved.rename(tmp_path / NAME)

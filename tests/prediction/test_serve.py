@@ -1,5 +1,6 @@
 """The page over HTTP and in a browser, of a server in a process of its own."""
 
+import asyncio
 import base64
 import json
 import os
@@ -116,6 +117,40 @@ def test_what_a_cut_connection_left_is_removed(tmp_path, monkeypatch):
     assert (tmp_path / "a" / "uploading").exists()
 
 
+def test_all_uploads_together_take_a_stated_room(tmp_path):
+    pytest.importorskip("starlette")
+    arrived = asyncio.Event()
+
+    async def application(scope, receive, send):
+        await arrived.wait()
+        if scope["path"] == "/gradio_api/upload":
+            (tmp_path / f"{time.monotonic_ns()}").touch()  # of which each takes a part of the room
+        await send({"type": "http.response.start", "status": 200})
+
+    async def statuses():
+        guarded = serve._with_room(application, serve._ENVELOPE, tmp_path)
+
+        async def status(path="/gradio_api/upload"):
+            sent = []
+
+            async def send(message):
+                sent.append(message)
+
+            await guarded({"type": "http", "path": path}, None, send)
+            return sent[0]["status"]
+
+        under_way = [asyncio.create_task(status()) for _ in range(serve._WAITING + 1)]
+        await asyncio.sleep(0)
+        assert await status() == 503
+        arrived.set()
+        assert set(await asyncio.gather(*under_way)) == {200} and await status() == 503
+        assert await status("/gradio_api/call/examine") == 200
+        next(tmp_path.iterdir()).unlink()  # it is answered
+        assert await status() == 200 and await status() == 503
+
+    asyncio.run(statuses())
+
+
 class Server:
     """`benco serve` in a folder of its own, with these words."""
 
@@ -222,7 +257,7 @@ def test_a_request_without_an_end_is_cut(server):
     calls = f"{server.address}/gradio_api/call/examine"
     for content in (f'{{"data": ["{"x" * 4_000_000}"]}}'.encode(), iter([b"x" * 1_000_000] * 4)):
         answer = requests.post(calls, data=content, headers={"Content-Type": "application/json"})
-        assert (answer.status_code, answer.text) == (413, "a request has at most 3048576 bytes here")
+        assert (answer.status_code, answer.text) == (413, "a request has at most 1048576 bytes here")
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import huggingface_hub
 import pytest
 import safetensors.torch
@@ -142,13 +144,19 @@ class Hub:
     def __init__(self, files=(), offline=False):
         self.files, self.offline, self.asked = dict(files), offline, []
 
-    def __call__(self, repository, file):
+    def __call__(self, repository, file, **_):
         self.asked.append(f"{repository}/{file}")
         if self.offline:
             raise LocalEntryNotFoundError("offline")
         if file not in self.files:
             raise EntryNotFoundError(file)
         return str(self.files[file])
+
+    def put_in_place(self, monkeypatch):
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self)
+        size = SimpleNamespace(size=1)
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_: size)
+        return self
 
 
 @pytest.mark.parametrize(
@@ -157,8 +165,7 @@ class Hub:
 def test_imagenet_weights_come_from_the_hub_safetensors_first(files, tmp_path, monkeypatch):
     hugging_face("segformer_b0").save_pretrained(tmp_path)
     torch.save(safetensors.torch.load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
-    hub = Hub({file: tmp_path / file for file in files})
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    hub = Hub({file: tmp_path / file for file in files}).put_in_place(monkeypatch)
     encoder = build_encoder("segformer_b0")
     assert hub.asked == []
     load_encoder_weights(encoder, "segformer_b0", "imagenet")
@@ -176,7 +183,7 @@ def test_imagenet_weights_come_from_the_hub_safetensors_first(files, tmp_path, m
     ],
 )
 def test_offline_says_what_to_fetch_and_where_to_put_it(name, repository, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub(offline=True))
+    Hub(offline=True).put_in_place(monkeypatch)
     with pytest.raises(DiffIMLError) as error:
         load_encoder_weights(build_encoder(name), name, "imagenet")
     assert f"https://huggingface.co/{repository}/resolve/main/model.safetensors" in str(error.value)
@@ -197,7 +204,7 @@ def test_weights_of_a_timm_classifier(name, tmp_path, monkeypatch):
     classifier = randomise(timm.create_model(name, pretrained=False))
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(classifier.state_dict(), path)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", Hub({"model.safetensors": path}))
+    Hub({"model.safetensors": path}).put_in_place(monkeypatch)
     image = torch.randn(1, 3, 64, 64)
     pixels = image * channels(IMAGENET_DEFAULT_STD) + channels(IMAGENET_DEFAULT_MEAN)
     own = (pixels - channels(classifier.pretrained_cfg["mean"])) / channels(classifier.pretrained_cfg["std"])
