@@ -5,10 +5,12 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import psutil
 import torch
 from torch import nn
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:  # its import takes a second, and `predict` does without
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=12)  # the other processes wait while the first looks at every file of a large corpus
+_CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a group's limit
+    "": "/sys/fs/cgroup{}/memory.max",
+    "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
+}
+MEMORY_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 Sample = dict[str, Any]
 _Value = TypeVar("_Value")
 
@@ -241,6 +248,18 @@ def actual_precision(precision: str, cpu: bool) -> str:
 def slurm_tasks(environment: Mapping[str, str]) -> int:
     """How many processes `srun` started for this step; 1 without it."""
     return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
+
+
+def host_memory() -> int:
+    """Bytes of memory that this process may have: the computer's, or what its container or job is held to."""
+    limits = [psutil.virtual_memory().total]
+    with suppress(OSError):  # no Linux
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, kinds, group = line.split(":", 2)
+            for folder in PurePosixPath(group, "_").parents if kinds in _CGROUPS else ():
+                with suppress(OSError, ValueError):  # the host's, which a container does not see, or "max"
+                    limits.append(int(Path(_CGROUPS[kinds].format(folder)).read_text()))
+    return min(limits)
 
 
 def _first_node(nodes: str) -> str:

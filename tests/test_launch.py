@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 
@@ -112,3 +113,25 @@ def test_fp32_is_not_rounded_to_tf32():
 
 def test_a_process_may_train_in_one_precision_after_another():
     assert [launch.precision_of(launch.start("cpu", precision)) for precision in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("0::/job/step", {"job/step/memory.max": "max", "job/memory.max": "3000", "memory.max": "4000"}, 3000),
+        ("0::/", {"memory.max": "2000"}, 2000),  # as a container sees it
+        ("4:memory:/docker/x\n0::/", {"memory/memory.limit_in_bytes": "5000"}, 5000),  # the host's name for it
+        ("0::/", {}, None),
+        (None, {}, None),  # no Linux
+    ],
+)
+def test_what_a_container_or_a_job_is_held_to_is_all_there_is(tmp_path, monkeypatch, groups, limits, expected):
+    monkeypatch.setattr(launch, "Path", lambda path: tmp_path / path.lstrip("/"))
+    for name, limit in limits.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{limit}\n")
+    if groups:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(f"{groups}\n")
+    assert launch.host_memory() == (expected or psutil.virtual_memory().total)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffiml_plugin import launch
 from diffiml_plugin.data.packed import pack
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.launch import Sample
 
 if TYPE_CHECKING:  # it imports the framework, without which masks are drawn too
@@ -156,13 +157,27 @@ def ends_of_updates(plan: Sequence[MicroBatch]) -> list[int]:
     return [0, *(place for place, micro in enumerate(plan, start=1) if micro.last)]
 
 
-def plan_test(dataset: "PairsDataset", indices: Iterable[int], batch_size: int) -> list[tuple[int, ...]]:
-    """Batches of `indices`, each of images of one frame; of larger frames fewer, so that no batch has more pixels."""
+def plan_test(
+    dataset: "PairsDataset", indices: Iterable[int], batch_size: int, most: float = math.inf
+) -> list[tuple[int, ...]]:
+    """Batches of `indices`, each of images of one frame; of larger frames fewer, so that no batch has more pixels.
+
+    Args:
+        most: pixels of a frame that the memory holds.
+
+    Raises:
+        DiffIMLError: an image with a larger frame.
+    """
     by_frame: dict[tuple[int, int], list[int]] = {}
     for index in indices:
         by_frame.setdefault(dataset.frame(index), []).append(index)
     batches = []
     for frame, group in by_frame.items():
+        if math.prod(frame) > most:
+            raise DiffIMLError(
+                f"{dataset.tp_path[group[0]]} takes {math.prod(frame) / 1e6:.1f} megapixels with its padding, and the "
+                f"memory here suffices for {most / 1e6:.1f} in a test; shrink it, leave it out, or test it elsewhere"
+            )
         count = min(batch_size, max(1, batch_size * math.prod(dataset.output_size) // math.prod(frame)))
         batches += [tuple(group[start : start + count]) for start in range(0, len(group), count)]
     return batches

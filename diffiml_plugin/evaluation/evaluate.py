@@ -1,8 +1,10 @@
 """One pass over a dataset: a record for each image."""
 
 import logging
+import math
 from collections.abc import Callable, Container
 
+import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -21,6 +23,7 @@ from diffiml_plugin.models.registry import forward_explained, require_inputs
 from diffiml_plugin.settings import CommonSettings
 
 _logger = logging.getLogger(__name__)
+_READ, _SCORED = 34, 105  # bytes of the computer's memory a pixel takes: loaded; loaded, predicted and scored there
 
 
 def evaluate(
@@ -41,13 +44,16 @@ def evaluate(
     Args:
         done: the numbers of images that are passed over.
         keep: called with the records of each batch, on the process that made them.
+
+    Raises:
+        DiffIMLError: an image that does not fit into the memory, before any is read.
     """
     left = [index for index in range(len(dataset)) if index not in done]
     indices = left[state.process_index :: state.num_processes]
     loader = make_loader(
         SeededDataset(dataset, settings.seed),
         epoch=0,
-        batches=plan_test(dataset, indices, settings.test_batch_size),
+        batches=plan_test(dataset, indices, settings.test_batch_size, _most_pixels(dataset, state.device)),
         workers=worker_count(settings.num_workers),
         device=state.device,
     )
@@ -60,6 +66,12 @@ def evaluate(
             if keep:
                 keep(found)
     return sorted(gather_object(records), key=lambda record: record["index"])
+
+
+def _most_pixels(dataset: PairsDataset, device: torch.device) -> float:
+    """Of an image and its padding, that the computer's memory holds; those of the model's own size always are tried."""
+    left = launch.MEMORY_SHARE * launch.host_memory() - psutil.Process().memory_info().rss
+    return max(math.prod(dataset.output_size), left / (_SCORED if device.type == "cpu" else _READ))
 
 
 def _scored(model: nn.Module, batch: Sample, score: Callable[..., list[Record]]) -> list[Record]:

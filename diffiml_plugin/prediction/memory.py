@@ -4,11 +4,9 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.launch import MEMORY_SHARE, host_memory
 from diffiml_plugin.models.tiles import WHOLE
 
 _logger = logging.getLogger(__name__)
@@ -25,11 +24,6 @@ _SMALLEST, _STEP = 512, 256  # pixels of the smallest tile's side; sides are mul
 _TRIED = 512  # pixels, side of the image whose pass is measured
 _WRITTEN, _BLENDED = 20, 11  # bytes a pixel of a photo takes where it is read or its answer written, and among tiles
 _SPARE = 1.15  # what the allocator and the kernels take for themselves, as a factor
-_CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a group's limit
-    "": "/sys/fs/cgroup{}/memory.max",
-    "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
-}
-_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class PassMemory:
         self.run, self.device, self.limit, self.unlimited_side = run, device, limit, side
         self.beside = max(_WRITTEN, _BLENDED + noise)
         self.largest_said = 0
-        bound, in_use = _SHARE * host_memory(), psutil.Process().memory_info().rss
+        bound, in_use = MEMORY_SHARE * host_memory(), psutil.Process().memory_info().rss
         if device.type == "cuda":
             self.computer = _Memory(in_use, bound)
             self.own = _Memory(torch.cuda.memory_allocated(device), np.inf if limit is None else 1e9 * limit)
@@ -141,18 +135,6 @@ class PassMemory:
                 self.run(image)
             peak = allocations.peak
         return _Cost(peak / _TRIED**2, (time.perf_counter() - started) / _TRIED**2)
-
-
-def host_memory() -> int:
-    """Bytes of memory that this process may have: the computer's, or what its container or job is held to."""
-    limits = [psutil.virtual_memory().total]
-    with suppress(OSError):  # no Linux
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, kinds, group = line.split(":", 2)
-            for folder in PurePosixPath(group, "_").parents if kinds in _CGROUPS else ():
-                with suppress(OSError, ValueError):  # the host's, which a container does not see, or "max"
-                    limits.append(int(Path(_CGROUPS[kinds].format(folder)).read_text()))
-    return min(limits)
 
 
 def halved(side: int) -> int | None:

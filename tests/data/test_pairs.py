@@ -110,6 +110,9 @@ def test_reflection_fills_a_frame_of_the_images_own_and_is_no_real_pixel(tmp_pat
     assert torch.equal(sample["image"][:, 50], sample["image"][:, 48])
     assert torch.equal(sample["image"][:, :, 90:].flip(-1), sample["image"][:, :, 83:89])
     assert plan_test(dataset, range(2), 1) == [(0,), (1,)], "small frames make no larger batches"
+    assert plan_test(dataset, range(2), 1, 64 * 96) == [(0,), (1,)]
+    with pytest.raises(DiffIMLError, match="image.png takes 0.0 megapixels with its padding, and the memory here"):
+        plan_test(dataset, range(2), 1, 64 * 96 - 1)
     with pytest.raises(DiffIMLError, match="--padding_mode reflect"):
         Inputs(replace(settings, padding_mode="reflect"))
 

@@ -435,6 +435,16 @@ def test_a_large_image_is_tested_in_the_tiles_it_is_predicted_in(tmp_path, setti
         assert record["f1"] == pytest.approx(f1, abs=1e-4) and record["score"] == pytest.approx(result.score, abs=1e-4)
 
 
+def test_an_image_that_does_not_fit_into_the_memory_is_refused_before_it_is_read(settings, stored, monkeypatch):
+    path = stored("SegFormerIML", encoder="segformer_b0")
+    weights, metadata = load_weights(path)
+    monkeypatch.setattr("diffiml_plugin.launch.host_memory", lambda: 0)
+    monkeypatch.setattr("diffiml_plugin.data.pairs.read_image", lambda *_: pytest.fail("it was decoded"))
+    save_weights(path, weights, {**metadata, "input": {"image_size": 64, "if_padding": True}})
+    with pytest.raises(DiffIMLError, match="png takes 0.0 megapixels with its padding, and the memory here suffices"):
+        testing.test(replace(settings, checkpoint_path=str(path)))
+
+
 def test_testing_in_training_mode_needs_one_process(settings):
     require_one_process(replace(settings, no_model_eval=True), 1)
     with pytest.raises(DiffIMLError, match="2 processes would share batch statistics"):
