@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.ledger import enter, ledger_of, not_following
 
 if TYPE_CHECKING:  # `--help` says nothing with these
@@ -197,7 +197,15 @@ def write_picture(path: Path, pixels: "np.ndarray", **options: Any) -> None:
 
 
 def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
-    """Writes a plot as PNG, cut to what is drawn, as `replacing` does; makes its folder. Raises OSError."""
+    """Writes a plot as PNG, cut to what is drawn, as `replacing` does; makes its folder. Raises OSError.
+
+    Legends hold the names of others' sets and folders, which are shown as they are and no formulas.
+    """
+    from matplotlib.legend import Legend
+
+    for legend in figure.findobj(Legend):
+        for text in legend.get_texts():
+            text.set(text=visible(text.get_text()), parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, lasting=False) as file:
         figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")

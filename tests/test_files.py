@@ -10,11 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import diffiml_plugin
-from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import LOCK, beginning, claimed, inside, replacing, require_free, write_picture, write_text
+from diffiml_plugin.errors import DiffIMLError, visible
+from diffiml_plugin.files import (
+    LOCK,
+    beginning,
+    claimed,
+    inside,
+    replacing,
+    require_free,
+    write_figure,
+    write_picture,
+    write_text,
+)
 
 PACKAGE = Path(diffiml_plugin.__file__).parent
 
@@ -50,6 +61,18 @@ def test_the_longest_names_there_are(tmp_path):
     assert Image.open(tmp_path / f"{long}.png").size == (2, 2)
     assert beginning("short") == "short" and len(os.fsencode(beginning("\u00e9" * 150))) == 200
     assert beginning(os.fsdecode(b"\xff")) == os.fsdecode(b"\xff")
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "a$\\nothing$b", "\udcff", "a\nb"])
+def test_a_name_in_a_plots_legend_is_no_formula(tmp_path, name):
+    figure = Figure()
+    panel = figure.subplots()
+    panel.plot([1, 10], [1, 10], label=name)
+    panel.set_yscale("log")
+    panel.legend()
+    write_figure(tmp_path / "a.png", figure, dpi=50)
+    assert Image.open(tmp_path / "a.png").size[0] > 100
+    assert panel.get_legend().get_texts()[0].get_text() == visible(name)
 
 
 def test_names_that_are_not_utf8_are_spelled_out(tmp_path):

@@ -1,5 +1,6 @@
 """`benco study`: means and spread over seeds of runs that differ in one thing each, and their curves."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, read_records
-from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, read_results
+from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, read_results
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.files import write_figure, write_text
@@ -21,7 +22,9 @@ from diffiml_plugin.table import Table, as_code, for_markdown
 from diffiml_plugin.training.log import read_log
 from diffiml_plugin.training.tracking import RUN
 
+_logger = logging.getLogger(__name__)
 TABLES, PLOT = "study.md", "study.png"
+_COLUMNS = ("seeds", "all", "AUC", "threshold", "false alarm", "images", "by seed")  # beside those of the kinds
 _F1, _AUC, _FALSE_ALARM = PIXEL_FIGURES["f1"], PIXEL_FIGURES["auc_sklearn"], MEANS["false_alarm_area"]
 _Runs = list[Path]  # folders of one row, one for each seed
 
@@ -38,7 +41,7 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
         list of test images names.
 
     Raises:
-        DiffIMLError: no finished test in `folder`; files of others where the tables go.
+        DiffIMLError: no finished test in `folder`; one run twice in a row; files of others where the tables go.
     """
     deciding = {"folder": os.path.abspath(folder), "compare": comparisons}
     begin(output_dir, "study", deciding, [output_dir / TABLES, output_dir / PLOT])
@@ -47,9 +50,12 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
         rows.setdefault(results.parents[2].name, []).append(results.parents[1])
     if not rows:
         raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{RESULTS}; `benco reproduce study` makes them")
+    for runs in rows.values():
+        _require_each_once(runs)
     tests = {
         row: {run.name: read_records(run / "test" / "per_image.jsonl") for run in runs} for row, runs in rows.items()
     }
+    _warn_of_other_images(tests)
     figures, best = (
         {row: _figures(seeds.values(), at_best) for row, seeds in tests.items()} for at_best in (False, True)
     )
@@ -71,6 +77,26 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
     return figures
 
 
+def _require_each_once(runs: _Runs) -> None:
+    """Raises DiffIMLError if two tests of a row are of the same weights: a copy or a link is no further seed."""
+    known: dict[str, Path] = {}
+    for run in runs:
+        tested = read_results(run / "test" / RESULTS, Tested)
+        other = known.setdefault(tested.get("weights", tested["configuration"]), run)
+        if other != run:
+            raise DiffIMLError(
+                f"{other} and {run} were tested with the same weights, and one run counts once; move one of them away"
+            )
+
+
+def _warn_of_other_images(tests: Mapping[str, Mapping[str, list[Record]]]) -> None:
+    for row, seeds in tests.items():
+        images = {seed: sorted((r["dataset"], r["name"], r["label"]) for r in seeds[seed]) for seed in seeds}
+        first, *others = images
+        if different := [seed for seed in others if images[seed] != images[first]]:
+            _logger.warning(f"{row}: seed {different[0]} was tested on other images than seed {first}; means mix them")
+
+
 def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, list[float]]:
     """By column of a table, the values of the seeds; `at_best`, at the best threshold of each."""
     figures: dict[str, list[float]] = {}
@@ -81,7 +107,8 @@ def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, 
             records = [] if threshold is None else at_threshold(records, threshold)
             other = {"threshold": threshold}
         kinds = sorted({r["kind"] for r in records if "kind" in r})
-        groups = {"all": records, **{kind: [r for r in records if r.get("kind") == kind] for kind in kinds}}
+        of_kind = {_column(kind): [r for r in records if r.get("kind") == kind] for kind in kinds}
+        groups = {"all": records, **of_kind}
         found = {name: summarise(group).get(_F1) for name, group in groups.items()}
         found |= {**other, "false alarm": summarise(records).get(_FALSE_ALARM)}
         for name, value in found.items():
@@ -103,7 +130,7 @@ def _differences(
         changes = [[mine[image] - its[image] for image in images] for mine, its in zip(f1, its_f1, strict=True)]
         groups: dict[str, list[float]] = {}
         for image, values in zip(images, zip(*changes, strict=True), strict=True):
-            for group in filter(None, ("all", image[0])):
+            for group in ("all", *([_column(image[0])] if image[0] else [])):
                 groups.setdefault(group, []).append(fmean(values))
         if groups:
             cells[f"{row} - {other}"] = {
@@ -113,6 +140,11 @@ def _differences(
                 **{group: _signed(values) for group, values in groups.items()},
             }
     return cells
+
+
+def _column(kind: str) -> str:
+    """The column of a kind of manipulation, which a list may call as one of ours is called."""
+    return f"kind {kind!r}" if kind in _COLUMNS else kind
 
 
 def _signed(differences: list[float]) -> str:

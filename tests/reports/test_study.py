@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from statistics import fmean, stdev
 
 import pytest
@@ -13,6 +14,7 @@ KINDS = {"1.jpg": "splice", "copy.jpg": "splice", "removal.jpg": "removal"}  # n
 
 
 HEADER = {"command": "benco sweep", "configuration": "0", "model": "TinyIML", "checkpoint": "x", "settings": {}}
+TESTED = {**HEADER, "datasets": {}, "mean": {}}
 
 
 def record(name, f1, mask="mask.png", area=None):
@@ -40,7 +42,7 @@ def runs(tmp_path):
             records = [record(name, f1) for name, f1 in zip(KINDS, values, strict=True)]
             records.append(record("clean.jpg", None, "Negative", area=0.1 * (seed + 1)))
             (run / "test" / "per_image.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-            (run / "test" / "results.json").write_text("{}")
+            (run / "test" / "results.json").write_text(json.dumps({**TESTED, "weights": f"{row} {seed}"}))
             (run / "run.json").write_text(json.dumps([{"command": f"benco train --seed {seed}"}]))
             epochs = [{"update": 10, "loss": {"loss": 1.0}}, {"update": 20, "loss": {"loss": 0.5}, "f1": 0.5}]
             (run / "log.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
@@ -127,6 +129,33 @@ def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
         and text.count(" - discriminative_without_splice |") == 1
         and "never_run" not in text
     )
+
+
+@pytest.mark.parametrize("again", [lambda run, copy: copy.symlink_to(run), shutil.copytree])
+def test_a_run_that_is_there_twice_is_no_further_seed(runs, tmp_path, again):
+    again(runs / "a" / "0", runs / "a" / "latest")
+    with pytest.raises(DiffIMLError, match=r"a/0 and .*a/latest were tested with the same weights"):
+        study(runs, tmp_path / "out")
+
+
+def test_seeds_that_were_tested_on_other_images_are_told(runs, tmp_path, caplog):
+    study(runs, tmp_path / "before")
+    assert "other images" not in caplog.text
+    path = runs / "a" / "1" / "test" / "per_image.jsonl"
+    path.write_text(path.read_text().replace("copy.jpg", "another.jpg"))
+    study(runs, tmp_path / "out")
+    assert "a: seed 1 was tested on other images than seed 0" in caplog.text
+
+
+def test_a_kind_that_is_called_as_a_column_of_ours_takes_no_place(runs, tmp_path):
+    for path in runs.glob("*/*/test/per_image.jsonl"):
+        path.write_text(path.read_text().replace('"removal"', '"all"').replace('"splice"', '"AUC"'))
+    figures = study(runs, tmp_path / "out", [("a", "b")])["a"]
+    assert figures["all"] == pytest.approx([fmean(values) for values in F1["a"]])
+    assert figures["AUC"] == pytest.approx([1 - fmean(values) / 4 for values in F1["a"]])
+    assert figures["kind 'all'"] == pytest.approx([0.1, 0.2]) and figures["kind 'AUC'"] == pytest.approx([0.7, 0.5])
+    line = next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a - b |"))
+    assert line.split(" | ")[4].startswith("+0.100 [") and "-0.300 [" in line
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
