@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from diffiml_plugin.method.protocols import LatentCodec
 from diffiml_plugin.signals import Stopped
 from diffiml_plugin.training.log import Log
 from diffiml_plugin.training.optimization import Learner, learning_rate, require_finite
-from diffiml_plugin.training.resume import STATE, restoring, save_state, state_to_resume
+from diffiml_plugin.training.resume import STATE, require_same, restoring, save_state, state_to_resume
 from diffiml_plugin.weights.codecs import build_lightvae
 from diffiml_plugin.weights.files import read_metadata
 from diffiml_plugin.weights.lightvae import load_lightvae, save_lightvae
@@ -67,17 +68,19 @@ def distill(
 
     Raises:
         DiffIMLError: the loss is not finite, with the step; no LightVAE to go on from; the run in `output_dir`
-            that `resume` goes on with had other settings or data.
+            that `resume` goes on with had other settings or masks, or another kind of device.
     """
     # 1. The student, anew or where an earlier run left it.
     configuration = provenance | asdict(settings)
     state = state_to_resume(output_dir, settings.resume, configuration, asdict(DistillSettings()))
+    content = _content(mixture, held_out)
     seed_all(settings.seed)
     run = _Run(settings, torch.device(device), teacher)
     provenance = configuration | {"width": run.learner.model.width}  # of the file, if it goes on from one
     if settings.student:
         provenance["went_on_from"] = read_metadata(settings.student).get("provenance", {})
     if state:
+        require_same(state, run.device.type, content)
         with restoring():
             run.restore(state)
     log = Log(output_dir, "step", run.step + 1 if state else 0)
@@ -88,7 +91,8 @@ def distill(
     checked = int(run.progress() * settings.checks)
 
     def keep() -> None:
-        save_state(output_dir / STATE, {"settings": configuration, **run.state()})
+        where = {"device": run.device.type, "content": content}
+        save_state(output_dir / STATE, {"settings": configuration, **where, **run.state()})
 
     keep()  # from here on the folder is this run's
     bar = tqdm(None, "distill", settings.steps, False, initial=run.step, unit="step", disable=None)
@@ -195,6 +199,17 @@ class _Run:
         """Goes on where `state` was taken."""
         self.learner.restore(state)
         self._minutes_before = state["minutes"]
+
+
+def _content(mixture: MaskMixture, held_out: Sequence[np.ndarray]) -> str:
+    """A digest of all maps that are trained and validated on, in their order."""
+    described = sha256()
+    for maps in (mixture.masks, mixture.label_maps, held_out):
+        described.update(f"{len(maps)}\n".encode())
+        for pixels in maps:
+            described.update(f"{pixels.shape} {pixels.dtype}\n".encode())
+            described.update(np.ascontiguousarray(pixels))
+    return described.hexdigest()
 
 
 def _student(settings: DistillSettings) -> LightVAE | ReleaseLightVAE:

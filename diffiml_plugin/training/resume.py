@@ -201,10 +201,10 @@ def require_same(state: Mapping[str, Any], device: str, content: str) -> None:
     if (before := state.get("device", device)) != device:
         raise DiffIMLError(
             f"the run began on --device {before}, and {device} draws other noise; go on there, or start anew from its "
-            "last weights by --checkpoint_path"
+            "last weights, in another --output_dir"
         )
     if state.get("content", content) != content:
         raise DiffIMLError(
             "the run's images or masks are not what they were: other files, another order or other sizes; bring them "
-            "back, or start anew from its last weights by --checkpoint_path"
+            "back, or start anew from its last weights, in another --output_dir"
         )

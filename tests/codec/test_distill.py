@@ -161,6 +161,24 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, held_out):
     assert all(torch.equal(codec.state_dict()[name], value) for name, value in whole.state_dict().items())
 
 
+@pytest.mark.parametrize("of", ["masks", "label_maps", "held_out"])
+def test_a_run_goes_on_with_the_same_masks_alone(tmp_path, held_out, of):
+    parts = {name: [mask.copy() for mask in held_out] for name in ("masks", "label_maps", "held_out")}
+
+    def start(**changes):
+        mixture = MaskMixture(parts["masks"], parts["label_maps"])
+        settings = DistillSettings(**TINY | {"steps": 2, "checks": 1} | changes)
+        distill(settings, mixture, parts["held_out"], tmp_path, {}, say=lambda line: None)
+
+    start()
+    start(resume="auto")
+    parts[of][3][0, 0] ^= 1
+    before = (tmp_path / WEIGHTS).read_bytes()
+    with pytest.raises(DiffIMLError, match="masks are not what they were"):
+        start(resume="auto")
+    assert (tmp_path / WEIGHTS).read_bytes() == before
+
+
 @pytest.mark.parametrize("at", [1, 7, 20])
 def test_a_run_that_a_signal_stops_goes_on_to_the_same_weights(tmp_path, held_out, monkeypatch, at):
     whole, log = run(tmp_path / "whole", held_out)
