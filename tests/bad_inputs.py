@@ -265,6 +265,8 @@ def make_world(folder: Path) -> None:
         write(f"scored/{verb}/{LEDGER}", json.dumps({"run": f"{name}.json", "settings": {"weights": "0" * 64}}))
     write("scored/calibrate/calibration.json", json.dumps(scored))
     write(f"scored/calibrate/{LEDGER}", json.dumps({"run": "calibrate", "settings": {"weights": "0" * 64}}))
+    tested = {**scored, "command": "", "configuration": "", "settings": {}, "datasets": {}, "mean": {}}
+    write("tested/results.json", json.dumps(tested))
     write("foreign/results.json", "{}")
     write("foreign/run/config.yaml", "mine: true\n")
     write("foreign/card.md", "mine")
@@ -1207,10 +1209,22 @@ CASES = (
         "error: foreign/card.md is there already and is not overwritten; name another file, or move that",
     ),
     Case(
-        "figures without a mean",
+        "results without figures",
         "release model.safetensors out.safetensors --results foreign/results.json",
         REFUSED,
-        "error: foreign/results.json has no records of `benco test` beside it",
+        "error: foreign/results.json lacks checkpoint, command, ...; make it again",
+    ),
+    Case(
+        "figures of other weights",
+        "release model.safetensors out.safetensors --results tested/results.json",
+        REFUSED,
+        "error: tested/results.json is of other weights (...) than model.safetensors; test this first",
+    ),
+    Case(
+        "figures of a mean that was not tested",
+        "release model.safetensors model.safetensors out.safetensors --results tested/results.json",
+        REFUSED,
+        "error: tested/results.json cannot be of the mean of 2 checkpoints",
     ),
     Case(
         "a folder that is not there",

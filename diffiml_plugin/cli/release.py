@@ -34,21 +34,32 @@ def run(args: argparse.Namespace) -> int:
     require_free(card := target.with_suffix(".md"))
     statement = {name: text for name in _STATED if (text := getattr(args, name))}
     if args.results:
-        statement["figures"] = _figures(Path(args.results))
+        statement["figures"] = _figures(Path(args.results), args.checkpoint_path)
     release(args.checkpoint_path, target, statement)
     write_card(target, card, target.stem)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; its card: {card}")
     return 0
 
 
-def _figures(results: Path) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Those of the records behind a results file of `benco test`."""
+def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Those of the records behind a results file of `benco test`, which is of these very weights."""
     from itertools import groupby
 
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.evaluation.intervals import figures
     from diffiml_plugin.evaluation.records import read_records, records_file
+    from diffiml_plugin.evaluation.results import Tested, read_results
+    from diffiml_plugin.files import file_digest
+    from diffiml_plugin.models.checkpoints import find_checkpoint
 
+    if len(sources) > 1:
+        raise DiffIMLError(
+            f"{results} cannot be of the mean of {len(sources)} checkpoints; release that without --results, test it, "
+            "and release it once more with the results"
+        )
+    tested = read_results(results, Tested).get("weights", "unknown ones")
+    if tested != file_digest(checkpoint := find_checkpoint(sources[0])):
+        raise DiffIMLError(f"{results} is of other weights ({tested[:16]}) than {checkpoint}; test this first")
     try:
         records = read_records(records_file(results))
         found = figures({name: list(of_set) for name, of_set in groupby(records, lambda record: record["dataset"])})

@@ -3,12 +3,18 @@ import json
 import pytest
 
 from diffiml_plugin.cli.main import main
+from diffiml_plugin.files import file_digest
 from diffiml_plugin.weights.files import read_metadata
 
 
 @pytest.fixture
 def words(tiny_model, stored, tmp_path):
-    return ["release", str(stored()), str(tmp_path / "given.safetensors")]
+    """A release; results.json is of the test of its source."""
+    source = stored()
+    tested = {"command": "benco test", "configuration": "0", "model": "TinyIML", "checkpoint": "x", "settings": {}}
+    tested |= {"datasets": {}, "mean": {}, "weights": file_digest(source)}
+    (tmp_path / "results.json").write_text(json.dumps(tested))
+    return ["release", str(source), str(tmp_path / "given.safetensors")]
 
 
 IMAGE = {"dataset": "val", "index": 0, "name": "a.png", "path": "a.png", "mask": "mask.png"}
@@ -47,6 +53,22 @@ def test_results_without_records_are_refused(words, tmp_path, capsys, records, t
     assert main([*words, "--results", str(tmp_path / "results.json")]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "given.safetensors").exists()
+
+
+@pytest.mark.parametrize("weights", [{"weights": 64 * "0"}, {}], ids=["others", "not said"])
+def test_figures_of_other_weights_are_refused(words, tmp_path, capsys, weights):
+    results = tmp_path / "results.json"
+    tested = json.loads(results.read_text())
+    del tested["weights"]
+    results.write_text(json.dumps(tested | weights))
+    (tmp_path / "per_image.jsonl").write_text(json.dumps(tampered(0.4, 0.8)) + "\n")
+    assert main([*words, "--results", str(results)]) == 2
+    assert "results.json is of other weights" in capsys.readouterr().err and not list(tmp_path.glob("given.*"))
+
+
+def test_a_mean_has_no_figures_before_it_is_tested(words, tmp_path, capsys):
+    assert main([*words[:2], *words[1:], "--results", str(tmp_path / "results.json")]) == 2
+    assert "cannot be of the mean of 2 checkpoints" in capsys.readouterr().err and not list(tmp_path.glob("given.*"))
 
 
 def test_weights_are_no_md_which_their_card_is(words, tmp_path, capsys):
