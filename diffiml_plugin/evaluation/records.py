@@ -22,7 +22,7 @@ from diffiml_plugin.stored import checked, parse_json, read_text, shown
 RESULTS = "results.json"
 _FIELDS = get_type_hints(Record)
 _SHARES = {"label", *(name for name, kind in _FIELDS.items() if "float" in str(kind))} - {"score", "features"}
-_ALWAYS = ("dataset", "index", "name", "path", "mask", "label", "score")
+_ALWAYS = ("dataset", "index", "name", "path", "mask", "label", "score", "f1")
 _ROUNDING = 1e-6
 LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
 

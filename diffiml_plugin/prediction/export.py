@@ -26,6 +26,7 @@ from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.opened import OpenedModel, open_model
 from diffiml_plugin.prediction import numpy_sampler
 from diffiml_plugin.settings import CommonSettings
+from diffiml_plugin.table import for_markdown
 from diffiml_plugin.weights.files import read_metadata
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}  # and the suffix of its files
@@ -154,7 +155,8 @@ def _exported(opened: OpenedModel, weights: str, format: str, folder: Path) -> E
             f"the graphs in {folder} differ from the model by {difference:.2g}, more than {TOLERANCE:g}; "
             "do not use them, and try the other --format"
         )
-    page = jinja2.Template(Path(__file__).with_name("exported.md").read_text(encoding="utf-8"), trim_blocks=True)
+    layout = Path(__file__).with_name("exported.md").read_text(encoding="utf-8")
+    page = jinja2.Template(layout, trim_blocks=True, finalize=lambda value: for_markdown(str(value)))
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
     write_text(folder / _README, page.render(config) + "\n")
     write_text(folder / _SAMPLER, Path(numpy_sampler.__file__).read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -39,14 +39,23 @@ from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, for_markdown
 
 _logger = logging.getLogger(__name__)
+
+
+class _Parameters(TypedDict):
+    total: float | None  # in millions
+
+
 _COST = {
     "model": str,
     "image_size": int,
     "settings": dict,
     "GFLOPs": dict[str, float | None],
     "GFLOPs_by_count": dict[str, dict[str, float | None]],
-    "params_M": dict[str, float | None],
+    "params_M": _Parameters,
+    "fps": float | None,
+    zoo.RATIO: float | None,
 }
+_NOT_ALWAYS = {"GFLOPs_by_count", "fps", zoo.RATIO}
 _KINDS = {RESULTS: Tested, robust.RESULTS: Perturbed, sweep.RESULTS: Swept}
 _TITLE = "What your runs found"
 _READ_AS = (
@@ -140,7 +149,7 @@ def _read_costs(path: Path) -> list[Mapping[str, Any]]:
     """The rows of a file of `benco complexity --json`, which is one row or a list of them."""
     content = _read(path)
     rows = content if isinstance(content, list) else [content]
-    if not all(isinstance(row, dict) and _COST.keys() - {"GFLOPs_by_count"} <= row.keys() for row in rows):
+    if not all(isinstance(row, dict) and _COST.keys() - _NOT_ALWAYS <= row.keys() for row in rows):
         raise DiffIMLError(f"{path} is not of benco complexity --json; of other verbs pass the --output_dir")
     return [checked(row, _COST, str(path), others=True) for row in rows]
 
@@ -182,11 +191,15 @@ def _examples(run: Run) -> list[page.Strip]:
         )
         extremes = {record["index"]: record for record in (*ranked[:_SHOWN], *ranked[-_SHOWN:])}
         shown += [
-            record for record in extremes.values() if Path(record["path"]).is_file() and Path(record["mask"]).is_file()
+            record for record in extremes.values() if os.path.isfile(record["path"]) and os.path.isfile(record["mask"])
         ]
     strips = []
     for record, prediction in zip(shown, _predictions(run, shown), strict=True):
-        pictures = {"input": read_image(Path(record["path"])), "truth": read_image(Path(record["mask"]))}
+        try:
+            pictures = {"input": read_image(Path(record["path"])), "truth": read_image(Path(record["mask"]))}
+        except DiffIMLError as error:
+            _logger.warning(f"not shown of {run.name}: {error}")
+            continue
         if prediction is not None:
             pictures["prediction"] = prediction.probability
         strips.append(
@@ -200,7 +213,7 @@ def _examples(run: Run) -> list[page.Strip]:
 
 def _predictions(run: Run, records: Sequence[Record]) -> list[Result | None]:
     checkpoint, settings = run.results["checkpoint"], run.results["settings"]
-    if not Path(checkpoint).is_file():
+    if not os.path.isfile(checkpoint):
         return [None] * len(records)
     if file_digest(checkpoint) != run.results.get("weights"):
         _logger.warning(f"no predictions shown of {run.name}: {checkpoint} is no longer the weights that were tested")

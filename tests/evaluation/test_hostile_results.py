@@ -69,6 +69,7 @@ def test_what_lacks_is_named(tmp_path):
         (json.dumps(RECORD | {"index": "0"}), "line 2: index is '0'; expected int"),
         (json.dumps(RECORD | {"f1": "x"}), "f1 is 'x'"),
         (json.dumps({"dataset": "a"}), "line 2 lacks index"),
+        (json.dumps({key: value for key, value in RECORD.items() if key != "f1"}), "line 2 lacks f1"),
     ],
 )
 def test_odd_records_are_refused(line, expected, tmp_path):
@@ -103,6 +104,9 @@ def test_figures_out_of_range_are_refused(change, expected, tmp_path):
         ("complexity.json", {**COST, "GFLOPs_by_count": ""}),
         ("complexity.json", {**COST, "GFLOPs_by_count": {"whole": {"N=1": "1.0"}}}),
         ("complexity.json", {"model": "x", "settings": {}, "GFLOPs": {"N=1": 1.0}, "params_M": {"total": None}}),
+        ("complexity.json", {**COST, "params_M": {"encoder": 1.0}}),
+        ("complexity.json", {**COST, "fps": "fast"}),
+        ("complexity.json", {**COST, "fps_ratio_to_DiffIML_N=1": [1]}),
         ("complexity.json", {"model": "x", "settings": {"latent_codec": "x"}, "image_size": 512, "GFLOPs": {"N=1": 1.0}}
          | {"params_M": {"total": 1.0}}),
     ],
@@ -112,6 +116,14 @@ def test_odd_results_end_in_a_sentence_or_a_page(file, content, tmp_path):
     write_records(records_file(tmp_path / file), [RECORD])
     with suppress(DiffIMLError):
         report([str(tmp_path)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("path", [__file__, 5000 * "a", "a\0b"])
+def test_what_is_no_image_is_not_shown(path, tmp_path):
+    (tmp_path / RESULTS).write_text(json.dumps(WHOLE | {"checkpoint": path}))
+    write_records(records_file(tmp_path / RESULTS), [RECORD | {"path": path, "mask": __file__, "label": 1, "f1": 0.5}])
+    report([str(tmp_path)], tmp_path / "out")
+    assert "0.5000" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_records_of_another_verb_are_refused(tmp_path):

@@ -51,7 +51,7 @@ def checkpoint(tmp_path_factory):
     card = find_model("DiffIML")
     flags = card.resolve(SETTINGS)
     path = tmp_path_factory.mktemp("weights") / "x.safetensors"
-    facts = {"input": {"if_padding": True, "padding_mode": "reflect"}, "threshold": 0.4, "licence": "for nobody"}
+    facts = {"input": {"if_padding": True, "padding_mode": "reflect"}, "threshold": 0.4, "licence": "for\nnobody <b>"}
     save_checkpoint(path, card.build(flags), card.name, flags, **facts)
     return path
 
@@ -209,7 +209,7 @@ def test_the_graphs_give_the_models_masks_at_any_size(exported, diffiml, random_
         assert np.abs(maps[0] - expected).max() < exporting.TOLERANCE
     assert 0 <= result.difference < exporting.TOLERANCE
     assert sorted([*result.files, folder / LEDGER]) == sorted(folder.iterdir())
-    assert config["threshold"] == 0.4 and "- licence: for nobody" in (folder / "README.md").read_text()
+    assert config["threshold"] == 0.4 and r"- licence: for\nnobody &lt;b&gt;" in (folder / "README.md").read_text()
 
 
 @pytest.mark.slow
