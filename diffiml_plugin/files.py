@@ -15,7 +15,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError, visible
-from diffiml_plugin.ledger import enter, ledger_of, not_following
+from diffiml_plugin.ledger import Appended, enter, ledger_of, not_following
 
 if TYPE_CHECKING:  # `--help` says nothing with these
     import numpy as np
@@ -313,7 +313,7 @@ def appending(path: Path) -> Iterator[BinaryIO]:
             pass
     if ledger := ledger_of(path):
         ledger.require_own(path)
-    with open(path, "ab", buffering=0, opener=not_following) as file:
+    with Appended(path) as file:
         enter(path, path, grows=True)
         try:
             yield file

@@ -5,6 +5,7 @@ as it left them; else it ends before anything is read. What it writes then is en
 file that lines are added to is entered at the first and after the last: if that was cut off, how it begins tells it.
 """
 
+import io
 import json
 import logging
 import os
@@ -13,10 +14,13 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.stored import checked, parse_json, read_text
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _logger = logging.getLogger(__name__)
 LEDGER = ".written.jsonl"
@@ -116,7 +120,7 @@ class Ledger:
             lasting: as `files.replacing` takes it.
         """
         line = self._entered(path, content, grows)
-        with self._lock, open(self.folder / LEDGER, "ab", buffering=0, opener=not_following) as file:
+        with self._lock, Appended(self.folder / LEDGER) as file:
             file.write(self._pending + line)
             self._pending = b""
             if lasting:
@@ -217,6 +221,20 @@ def enter(path: Path, content: Path, grows: bool = False, lasting: bool = True) 
 def not_following(path: str, flags: int) -> int:
     """Opens a file for `open`, but no link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+class Appended(io.FileIO):
+    """A file to add to, but no link. `write` writes all of it, or raises OSError: on a disk that is just full, the
+    system writes a part and says so by a number alone."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(path, "a", opener=not_following)
+
+    def write(self, content: "ReadableBuffer", /) -> int:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[super().write(rest) :]
+        return memoryview(content).nbytes
 
 
 def _others(path: str | Path, why: str = "") -> DiffIMLError:

@@ -17,6 +17,7 @@ import diffiml_plugin
 from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.files import (
     LOCK,
+    appending,
     beginning,
     claimed,
     inside,
@@ -26,6 +27,7 @@ from diffiml_plugin.files import (
     write_picture,
     write_text,
 )
+from diffiml_plugin.ledger import begin
 
 PACKAGE = Path(diffiml_plugin.__file__).parent
 
@@ -216,3 +218,24 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device: '.*mask.png'"), replacing(tmp_path / "mask.png"):
         pass
     assert not any(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_just_full_leaves_no_part_of_a_line_unsaid(tmp_path):
+    resource = pytest.importorskip("resource")  # not on Windows
+    log, results = tmp_path / "log.jsonl", tmp_path / "run" / "results.md"
+    results.parent.mkdir()
+    begin(results.parent, "a verb", {}, [results])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with appending(log) as file:
+        file.write(b"a line\n")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # as if a disk had room for so much
+        try:
+            with pytest.raises(OSError):
+                file.write(200 * b"a")
+            with pytest.raises(DiffIMLError, match="cannot write"):  # its line in the ledger is longer
+                write_text(results, "short")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not results.exists()
+    write_text(results, "short")
+    begin(results.parent, "a verb", {}, [results])  # which knows it

@@ -41,6 +41,7 @@ SWEPT: dict[str, Any] = {  # setting -> its type
     )
 }
 _RECORDED = (*SWEPT, "noise_seed")
+_MOST_SEEDS = 1000  # each has a record of every image
 
 
 def sweep(
@@ -58,8 +59,8 @@ def sweep(
     Raises:
         DiffIMLError: as `test.test`; a setting or value that is none; a model that does not sample.
     """
-    if noise_seeds < 1:
-        raise DiffIMLError(f"--noise_seeds {noise_seeds} must be a positive number")
+    if not 1 <= noise_seeds <= _MOST_SEEDS:
+        raise DiffIMLError(f"--noise_seeds {noise_seeds} is outside [1, {_MOST_SEEDS}]")
     require_tables(settings.experiment, swept=True)
     values = _read(vary)
     scoring = open_scoring(settings, model_flags, FILES, {"vary": values, "noise_seeds": noise_seeds}, captures=False)

@@ -68,9 +68,10 @@ def test_bad_settings_are_named(settings, vary, message):
         sweep(settings, vary=[vary], noise_seeds=1)
 
 
-def test_no_run_at_all_is_refused(settings):
-    with pytest.raises(DiffIMLError, match="--noise_seeds 0 must be"):
-        sweep(settings, vary=VARY, noise_seeds=0)
+@pytest.mark.parametrize("seeds", [0, 1001, 10**12])
+def test_no_run_at_all_or_runs_without_end_are_refused(settings, seeds):
+    with pytest.raises(DiffIMLError, match=f"--noise_seeds {seeds} is outside"):
+        sweep(settings, vary=VARY, noise_seeds=seeds)
 
 
 def test_a_table_that_no_sweep_fills_is_refused(settings):
