@@ -208,7 +208,7 @@ def _content(mixture: MaskMixture, held_out: Sequence[np.ndarray]) -> str:
         described.update(f"{len(maps)}\n".encode())
         for pixels in maps:
             described.update(f"{pixels.shape} {pixels.dtype}\n".encode())
-            described.update(np.ascontiguousarray(pixels))
+            described.update(pixels.tobytes())
     return described.hexdigest()
 
 
