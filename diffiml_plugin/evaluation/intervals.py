@@ -19,15 +19,18 @@ def intervals(found: Mapping[str, Sequence[Record]], own_threshold: float | None
         found: the records by dataset.
         own_threshold: the model's, at which the records hold figures too.
     """
-    rows = {}
+    rows = []  # no mapping: a dataset may be called as any text that a dataset and a kind would make
     for name, records in found.items():
-        rows[name] = _row([records], own_threshold)
+        rows.append({"": name, **_row([records], own_threshold)})
         kinds = sorted({record["kind"] for record in records if "kind" in record})
         for kind in kinds if len(kinds) > 1 else ():
-            rows[f"{name}: {kind}"] = _row([[r for r in records if r.get("kind") == kind]], own_threshold)
+            of_kind = [record for record in records if record.get("kind") == kind]
+            rows.append({"": name, **_row([of_kind], own_threshold, kind)})
     if len(found) > 1:
-        rows["mean"] = _row([*found.values()], own_threshold)
-    return Table.of("", {name: _shown(row) for name, row in rows.items()})
+        rows.append({"": "mean", **_row([*found.values()], own_threshold)})
+    columns = dict.fromkeys(column for row in rows for column in row)
+    filled = [column for column in columns if any(row.get(column) is not None for row in rows)]
+    return Table(filled, [[*map(row.get, filled)] for row in rows])
 
 
 def figures(found: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, tuple[float, float, float]]]:
@@ -43,8 +46,8 @@ def figures(found: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, tuple[
     }
 
 
-def _row(groups: _Groups, own_threshold: float | None) -> dict[str, Any]:
-    """By column, the figures of one dataset or the mean of several, which has no best threshold."""
+def _row(groups: _Groups, own_threshold: float | None, kind: str | None = None) -> dict[str, Any]:
+    """By column, the figures of one dataset, or a kind of it, or the mean of several, which has no best threshold."""
     labels = [record["label"] for records in groups for record in records]
     best = best_threshold(groups[0]) if len(groups) == 1 else None
     cuts = {f"{THRESHOLD:g}": (groups, {key: key for key in OWN})}  # by name: records, and their keys
@@ -52,7 +55,7 @@ def _row(groups: _Groups, own_threshold: float | None) -> dict[str, Any]:
         cuts[f"its own {own_threshold:g}"] = groups, OWN
     if best is not None:
         cuts["the best"] = [at_threshold(groups[0], best)], cuts[f"{THRESHOLD:g}"][1]
-    cells: dict[str, Any] = {"tampered": labels.count(1), "authentic": labels.count(0)}
+    cells: dict[str, Any] = {"kind": kind, "tampered": labels.count(1), "authentic": labels.count(0)}
     cells["best threshold"] = None if best is None else f"{best:g}"
     for key, figure in _FIGURES.items():
         for cut, (records, keys) in cuts.items():
@@ -75,8 +78,3 @@ def _image_auc(groups: _Groups) -> Figure | None:
     if not both or any(score is None for pair in both for part in pair for score in part):
         return None
     return auc_figure(both)
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the figures that it lacks: a column that no row fills is left out."""
-    return {column: cell for column, cell in row.items() if cell is not None}

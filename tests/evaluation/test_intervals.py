@@ -26,13 +26,15 @@ SETS = {
 
 
 def cells(table):
-    return {row[0]: dict(zip(table.head[1:], row[1:], strict=True)) for row in table.rows}
+    """By dataset, or by dataset and kind."""
+    rows = [dict(zip(table.head, row, strict=True)) for row in table.rows]
+    return {(row[""], row["kind"]) if row.get("kind") else row[""]: row for row in rows}
 
 
 def test_rows_and_columns():
     rows = cells(intervals(SETS, own_threshold=0.37))
-    assert list(rows) == ["casia", "casia: copy_move", "casia: splice", "grip", "photos", "mean"]
-    casia, splice, photos, mean = (rows[name] for name in ("casia", "casia: splice", "photos", "mean"))
+    assert list(rows) == ["casia", ("casia", "copy_move"), ("casia", "splice"), "grip", "photos", "mean"]
+    casia, splice, photos, mean = (rows[name] for name in ("casia", ("casia", "splice"), "photos", "mean"))
     assert (casia["tampered"], casia["authentic"], casia["best threshold"]) == (2, 1, "0.25")
     for column, value in (
         ("F1 at 0.5", 0.4),
@@ -54,10 +56,17 @@ def test_rows_and_columns():
 
 def test_what_no_row_has_is_no_column():
     one = {"photos": SETS["photos"]}
-    assert list(cells(intervals(one))["photos"]) == ["tampered", "authentic", "false alarm at 0.5"]
+    assert list(cells(intervals(one))["photos"]) == ["", "tampered", "authentic", "false alarm at 0.5"]
     silent = {"casia": [{**entry, "score": None} for entry in SETS["casia"]]}
     assert "image AUC" not in cells(intervals(silent))["casia"]
     assert re.search(r"\| +0\.4000 \[0\.200, 0\.600\] \|", intervals(SETS).markdown())
+
+
+def test_a_dataset_may_be_called_as_a_kind_of_another():
+    table = intervals({"casia": SETS["casia"], "casia: splice": SETS["grip"], "casia splice": SETS["photos"]})
+    shown = [(row[0], row[1], row[2] + row[3]) for row in table.rows]
+    of_casia = [("casia", None, 3), ("casia", "copy_move", 1), ("casia", "splice", 1)]
+    assert shown == [*of_casia, ("casia: splice", None, 2), ("casia splice", None, 1), ("mean", None, 6)]
 
 
 def test_the_auc_is_scikit_learns_and_its_interval_holds_it():

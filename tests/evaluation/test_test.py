@@ -111,12 +111,12 @@ def test_names_of_casia_tell_the_kind(settings, stored, tiny_dataset):
     testing.test(replace(settings, test_data_path=sets, checkpoint_path=str(stored())))
     assert [line.get("kind") for line in records(settings)] == ["splice", "splice", "copy_move", None, None, None]
     rows = Path(settings.output_dir, "table.md").read_text().splitlines()[2:]
-    assert [row.split("|")[1].strip() for row in rows[:5]] == [
-        "CASIAv1",
-        "CASIAv1: copy_move",
-        "CASIAv1: splice",
-        "mine",
-        "mean",
+    assert [row.split()[1:4:2] for row in rows[:5]] == [
+        ["CASIAv1", "-"],
+        ["CASIAv1", "copy_move"],
+        ["CASIAv1", "splice"],
+        ["mine", "-"],
+        ["mean", "-"],
     ]
 
 
