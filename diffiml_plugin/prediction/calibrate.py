@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from diffiml_plugin.data.examined import check_lists, state_here
-from diffiml_plugin.data.lists import NEGATIVE, each_once, read_test_sets
+from diffiml_plugin.data.lists import NEGATIVE, each_once, read_test_sets, repeated
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
@@ -67,12 +68,18 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     weights = tensors_digest(load_weights(opened.path)[0])  # the file's own changes where it is the target
     sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
     pairs = [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
-    deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **asdict(bounds)}
-    begin(output_dir, "calibrate", {**deciding, **data_settings(sets)}, files, in_place)
+    if again := repeated([pair for _, *pair in pairs]):
+        _logger.warning(
+            f"{len(again)} images stand in two lists, such as {next(iter(again.values()))}; each counts in the first"
+        )
+        pairs = [pair for number, pair in enumerate(pairs) if number not in again]
+    predicted = {name: value for name, value in detector.deciding.items() if name not in ("model", "threshold")}
+    predicted["weights"] = weights
+    begin(output_dir, "calibrate", {**predicted, **asdict(bounds), **data_settings(sets)}, files, in_place)
     check_lists([listed for _, listed in sets])
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)
-    records = _records(detector, weights, pairs, output_dir / RECORDS)
+    records = _records(detector, predicted, pairs, output_dir / RECORDS)
     fitted = fit(records, bounds)
     threshold = mask_threshold(records, bounds.area)
     names = sorted({record["dataset"] for record in records})
@@ -83,17 +90,19 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     return fitted
 
 
-def _records(detector: Detector, weights: str, pairs: Sequence[tuple[str, str, str]], file: Path) -> list[Record]:
+def _records(
+    detector: Detector, predicted: dict[str, Any], pairs: Sequence[tuple[str, str, str]], file: Path
+) -> list[Record]:
     """A record with features of each image, in order, from an earlier run where nothing that it depends on changed.
 
     Images that cannot be predicted are logged and left out.
 
     Args:
-        weights: the digest of the tensors; a file's own changes with its calibration.
+        predicted: what decides the predictions: settings, and the digest of the tensors, since that of their file
+            changes with its calibration.
+        pairs: set, image and mask.
     """
-    opened = detector.opened
-    model = [weights, opened.flags, asdict(opened.inputs), FEATURES]
-    keys = [digest([model, state_here(image), state_here(mask), image]) for _, image, mask in pairs]
+    keys = [digest([predicted, FEATURES, state_here(image), state_here(mask), image]) for _, image, mask in pairs]
     known = {record["key"]: record for record in _kept(file)}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
     results = detector.predict(Path(image) for _, (_, image, _) in missing)
@@ -106,7 +115,7 @@ def _records(detector: Detector, weights: str, pairs: Sequence[tuple[str, str, s
                 continue
             known[key] = {"key": key, "dataset": name, "path": image, "mask": mask, **_record(result, mask)}
             kept.write(json.dumps(known[key]).encode() + b"\n")
-    return [known[key] for key in keys if key in known]
+    return [{**known[key], "dataset": name} for key, (name, *_) in zip(keys, pairs, strict=True) if key in known]
 
 
 def _kept(file: Path) -> list[Record]:

@@ -344,6 +344,7 @@ def _read(photo: object, memory: PassMemory) -> Photograph:
         )
     require_image(photo, "the photo")
     memory.require_room(photo.size // 3, "the photo")
+    photo = np.array(photo, order="C")  # the caller's may be filled with the next one
     digest = sha256(f"{photo.shape} {photo.dtype} ".encode())
-    digest.update(np.ascontiguousarray(photo).data)
+    digest.update(photo.data)
     return Photograph(digest.hexdigest()[:16], digest.hexdigest(), photo, orientation)

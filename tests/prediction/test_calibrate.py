@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +115,37 @@ def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, mo
         file.unlink()
     calibrate(detector, squares, out, target, Bounds())
     assert len(predicted) == 4
+
+
+def test_an_image_of_two_lists_counts_once(checkpoint, squares, caplog):
+    everything = checkpoint.parent / "everything.json"
+    everything.write_text(json.dumps([pair for file in squares for pair in json.loads(Path(file).read_text())]))
+    out = checkpoint.parent / "out"
+    fitted = calibrate(Detector(checkpoint, CPU), [squares[0], str(everything)], out, checkpoint, Bounds())
+    assert (fitted.calibration.authentic, fitted.calibration.tampered) == (AUTHENTIC, TAMPERED)
+    assert fitted.crossed.sets.tolist().count("even") == fitted.crossed.sets.tolist().count("everything") == 17
+    assert "17 images stand in two lists, such as" in caplog.text
+
+
+def test_predictions_serve_other_lists_under_their_names_but_no_other_settings(checkpoint, squares, monkeypatch):
+    everything, out = checkpoint.parent / "everything.json", checkpoint.parent / "out"
+    everything.write_text(json.dumps([pair for file in squares for pair in json.loads(Path(file).read_text())]))
+    predicted = []
+
+    def calibrated(lists, precision):
+        detector, predicted[:] = Detector(checkpoint, CPU, precision=precision), []
+        predict = detector.predict
+        monkeypatch.setattr(
+            detector, "predict", lambda files: predict(predicted.append(file) or file for file in files)
+        )
+        for file in (REPORT, TABLE, DIAGRAM, WEIGHTS):
+            (out / file).unlink(missing_ok=True)
+        return calibrate(detector, lists, out, out / WEIGHTS, Bounds())
+
+    assert calibrated(squares, "fp32").left_out and len(predicted) == AUTHENTIC + TAMPERED
+    renamed = calibrated([str(everything)], "fp32")
+    assert not predicted and set(renamed.crossed.sets.tolist()) == {"everything"} and renamed.left_out is None
+    assert calibrated(squares, "bf16") and len(predicted) == AUTHENTIC + TAMPERED
 
 
 @pytest.mark.parametrize("inside", [True, False])

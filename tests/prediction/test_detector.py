@@ -47,6 +47,13 @@ def test_a_photo_that_another_takes_the_place_of_has_the_digest_of_what_is_decod
     assert np.array_equal(found.image, pictures[found.digest])
 
 
+def test_an_array_that_is_filled_with_the_next_picture_changes_no_result(detector, photo):
+    frame = np.array(Image.open(photo))
+    result, seen = detector(frame), frame.copy()
+    frame[:] = 0
+    assert np.array_equal(result.image, seen) and detector(seen).name == result.name
+
+
 def test_one_photo_gives_one_result_and_a_list_a_list(detector, photo):
     assert detector(photo).probability.shape == (30, 50)
     assert [result.name for result in detector((photo,))] == ["photo.png"] and detector([]) == []
