@@ -68,7 +68,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     weights = tensors_digest(load_weights(opened.path)[0])  # the file's own changes where it is the target
     sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
     pairs = [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
-    if again := repeated([pair for _, *pair in pairs]):
+    if again := repeated([(image, mask) for _, image, mask in pairs]):
         _logger.warning(
             f"{len(again)} images stand in two lists, such as {next(iter(again.values()))}; each counts in the first"
         )
