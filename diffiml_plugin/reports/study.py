@@ -24,6 +24,7 @@ from diffiml_plugin.training.tracking import RUN
 
 _logger = logging.getLogger(__name__)
 TABLES, PLOT = "study.md", "study.png"
+_READ = {"test": (RESULTS, Tested), "sweep": (sweep.RESULTS, Swept), "robust": (robust.RESULTS, Perturbed)}
 _COLUMNS = ("seeds", "all", "AUC", "threshold", "false alarm", "images", "by seed")  # beside those of the kinds
 _F1, _AUC, _FALSE_ALARM = PIXEL_FIGURES["f1"], PIXEL_FIGURES["auc_sklearn"], MEANS["false_alarm_area"]
 _Runs = list[Path]  # folders of one row, one for each seed
@@ -41,7 +42,8 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
         list of test images names.
 
     Raises:
-        DiffIMLError: no finished test in `folder`; one run twice in a row; files of others where the tables go.
+        DiffIMLError: no finished test in `folder`; one run twice in a row, or results of several weights in a
+            run; files of others where the tables go.
     """
     deciding = {"folder": os.path.abspath(folder), "compare": comparisons}
     begin(output_dir, "study", deciding, [output_dir / TABLES, output_dir / PLOT])
@@ -51,7 +53,7 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
     if not rows:
         raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{RESULTS}; `benco reproduce study` makes them")
     for runs in rows.values():
-        _require_each_once(runs)
+        _require_one_model_each(runs)
     tests = {
         row: {run.name: read_records(run / "test" / "per_image.jsonl") for run in runs} for row, runs in rows.items()
     }
@@ -77,13 +79,21 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
     return figures
 
 
-def _require_each_once(runs: _Runs) -> None:
-    """Raises DiffIMLError if two tests of a row are of the same weights: a copy or a link is no further seed."""
+def _require_one_model_each(runs: _Runs) -> None:
+    """Raises DiffIMLError if a run's results are of several weights, or those of two runs of the same ones: a copy or
+    a link is no further seed."""
     known: dict[str, Path] = {}
     for run in runs:
-        tested = read_results(run / "test" / RESULTS, Tested)
-        other = known.setdefault(tested.get("weights", tested["configuration"]), run)
-        if other != run:
+        of_verbs = {
+            verb: read_results(file, kind).get("weights")  # which earlier versions did not write
+            for verb, (name, kind) in _READ.items()
+            if (file := run / verb / name).exists()
+        }
+        weights = of_verbs["test"]
+        for verb, others in of_verbs.items():
+            if None not in (weights, others) and weights != others:
+                raise DiffIMLError(f"{run / verb} is of other weights than {run / 'test'}; make the older one again")
+        if weights and (other := known.setdefault(weights, run)) != run:
             raise DiffIMLError(
                 f"{other} and {run} were tested with the same weights, and one run counts once; move one of them away"
             )

@@ -138,6 +138,17 @@ def test_a_run_that_is_there_twice_is_no_further_seed(runs, tmp_path, again):
         study(runs, tmp_path / "out")
 
 
+@pytest.mark.parametrize("file", ["sweep/sweep.json", "robust/robust.json"])
+def test_results_of_other_weights_than_the_tests_are_refused(runs, tmp_path, file):
+    path = runs / "a" / "0" / file
+    for weights in ("a 0", "older"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "weights": weights}))
+        if weights == "a 0":
+            study(runs, tmp_path / "out")
+    with pytest.raises(DiffIMLError, match=f"a/0/{file.split('/')[0]} is of other weights than .*a/0/test"):
+        study(runs, tmp_path / "again")
+
+
 def test_seeds_that_were_tested_on_other_images_are_told(runs, tmp_path, caplog):
     study(runs, tmp_path / "before")
     assert "other images" not in caplog.text
