@@ -1,11 +1,12 @@
 """Records, one for each image, and the files that hold them."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, cast, get_type_hints
 
 from accelerate.utils import gather_object
@@ -57,6 +58,18 @@ def as_record(said: object, place: str) -> Record:
         if name.endswith("_by_threshold") and len(values) != len(THRESHOLDS) and values != [None]:
             raise DiffIMLError(f"{place}: {name} has {len(values)} values; expected {len(THRESHOLDS)}")
     return cast(Record, record)
+
+
+def images_of(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """The image of each record, by which tests in different places can be compared: its dataset, and its path below
+    the folder in which all of that dataset lies.
+    """
+    folders: dict[str, list[tuple[str, ...]]] = {}
+    for record in records:
+        folders.setdefault(record["dataset"], []).append(PurePath(record["path"]).parent.parts)
+    shared = {dataset: len(os.path.commonprefix(parts)) for dataset, parts in folders.items()}
+    paths = (PurePath(record["path"]).parts[shared[record["dataset"]] :] for record in records)
+    return [(record["dataset"], "/".join(path)) for record, path in zip(records, paths, strict=True)]
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
-from diffiml_plugin.evaluation.records import RESULTS, read_records
+from diffiml_plugin.evaluation.records import RESULTS, images_of, read_records
 from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, read_results
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
@@ -101,7 +101,10 @@ def _require_one_model_each(runs: _Runs) -> None:
 
 def _warn_of_other_images(tests: Mapping[str, Mapping[str, list[Record]]]) -> None:
     for row, seeds in tests.items():
-        images = {seed: sorted((r["dataset"], r["name"], r["label"]) for r in seeds[seed]) for seed in seeds}
+        images = {
+            seed: {(*image, record["label"]) for image, record in zip(images_of(records), records, strict=True)}
+            for seed, records in seeds.items()
+        }
         first, *others = images
         if different := [seed for seed in others if images[seed] != images[first]]:
             _logger.warning(f"{row}: seed {different[0]} was tested on other images than seed {first}; means mix them")
@@ -163,11 +166,11 @@ def _signed(differences: list[float]) -> str:
     return f"{mean.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _f1_by_image(records: Iterable[Record]) -> dict[tuple[str, ...], float]:
-    """By kind, dataset and name, so that rows that were tested in different places can be compared."""
+def _f1_by_image(records: Sequence[Record]) -> dict[tuple[str, ...], float]:
+    """By kind and image."""
     return {
-        (record.get("kind", ""), record["dataset"], record["name"]): record["f1"]
-        for record in records
+        (record.get("kind", ""), *image): record["f1"]
+        for record, image in zip(records, images_of(records), strict=True)
         if record["f1"] is not None
     }
 

@@ -1,7 +1,7 @@
 import os
 
 from diffiml_plugin import ledger
-from diffiml_plugin.evaluation.records import Unfinished
+from diffiml_plugin.evaluation.records import Unfinished, images_of
 
 
 def test_what_another_process_removes_meanwhile_ends_no_run(tmp_path, monkeypatch):
@@ -21,3 +21,14 @@ def test_what_another_process_removes_meanwhile_ends_no_run(tmp_path, monkeypatc
     monkeypatch.setattr(os, "unlink", together)
     processes[0].remove("key")
     assert len(removed) == 3 and not (tmp_path / "unfinished").exists()
+
+
+def test_an_image_is_the_same_wherever_its_dataset_lies():
+    def images(folder, *names):
+        return images_of([{"dataset": "val", "path": f"{folder}/{name}"} for name in names])
+
+    assert images("/data/val", "x/i.png", "y/i.png") == [("val", "x/i.png"), ("val", "y/i.png")]
+    assert images("/data/val", "x/i.png", "y/i.png") == images("elsewhere", "x/i.png", "y/i.png")
+    assert images("/", "i.png") == images("/data", "i.png") == [("val", "i.png")] and images("/data") == []
+    two = [{"dataset": name, "path": f"/{name}/i.png"} for name in ("a", "b")]
+    assert images_of(two) == [("a", "i.png"), ("b", "i.png")]

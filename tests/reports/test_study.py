@@ -131,6 +131,16 @@ def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
     )
 
 
+def test_images_of_one_name_in_several_folders_are_compared_each_with_itself(runs, tmp_path, caplog):
+    for place, path in enumerate(runs.glob("*/*/test/per_image.jsonl")):  # each test was made in another place
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+        moved = [{**one, "name": "i.jpg", "path": f"/{place}/data/{one['name']}/i.jpg"} for one in found]
+        path.write_text("".join(json.dumps(one) + "\n" for one in moved))
+    study(runs, tmp_path / "out", [("a", "b")])
+    line = next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a - b |"))
+    assert line.split(" | ")[1:4] == ["1", "3", "0.100"] and "other images" not in caplog.text
+
+
 @pytest.mark.parametrize("again", [lambda run, copy: copy.symlink_to(run), shutil.copytree])
 def test_a_run_that_is_there_twice_is_no_further_seed(runs, tmp_path, again):
     again(runs / "a" / "0", runs / "a" / "latest")
