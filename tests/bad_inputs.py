@@ -1014,6 +1014,12 @@ CASES = (
         "error: cannot write to file: File exists; choose another --output_dir",
     ),
     Case(
+        "a variable that is not set, beside weights",
+        "predict set/clean.png --checkpoint_path ''",
+        REFUSED,
+        "error: the checkpoint's path is empty; pass a weights file",
+    ),
+    Case(
         "weights that are not there",
         "predict set/clean.png --checkpoint_path gone.pth",
         REFUSED,

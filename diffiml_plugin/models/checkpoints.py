@@ -190,6 +190,8 @@ def restore(
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The file itself, a folder's best weights or a released model's. Raises DiffIMLError if there is none."""
     name, path = os.fspath(path), Path(path)
+    if not name:  # as of a shell's variable that is not set; `Path` takes it for the current folder
+        raise DiffIMLError("the checkpoint's path is empty; pass a weights file or the output_dir of a training")
     if path.is_file():
         return path
     if name.startswith(hub.PREFIX):

@@ -223,6 +223,13 @@ def test_of_a_trainings_weights_and_saved_ones_in_one_folder_neither_is_meant(ti
     assert checkpoints.find_checkpoint(tmp_path / "run" / checkpoints.BEST).name == checkpoints.BEST
 
 
+def test_an_empty_name_means_no_folder_that_one_happens_to_be_in(tiny, monkeypatch):
+    monkeypatch.chdir(tiny[0])
+    assert checkpoints.find_checkpoint(".").name == checkpoints.BEST
+    with pytest.raises(DiffIMLError, match="the checkpoint's path is empty"):
+        checkpoints.find_checkpoint("")
+
+
 def test_a_name_that_is_neither_a_file_nor_released_is_refused(tmp_path):
     with pytest.raises(DiffIMLError, match="smal does not exist.*small"):
         restore("smal")
