@@ -1,5 +1,6 @@
 """What a LightVAE is trained and validated on, from the sources that a user names."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ _DRAWN = 64  # masks to validate on where none come from files
 def read_sources(
     sources: Sequence[str], label_maps: str | None = None, val_masks: str | None = None, binarise: bool = False
 ) -> tuple[MaskMixture, list[np.ndarray], str]:
-    """Reads everything into memory, under a progress bar.
+    """Reads everything into memory, each file once, under a progress bar.
 
     Args:
         sources: folders or JSON lists of masks, and "synthetic".
@@ -31,7 +32,8 @@ def read_sources(
     Raises:
         DiffIMLError: a source without masks, or a file that is not a binary mask (see `maskfiles.read_mask`).
     """
-    files = [file for source in sources if source != SYNTHETIC for file in find_masks(source)]
+    found = (file for source in sources if source != SYNTHETIC for file in find_masks(source))
+    files = list({os.path.abspath(file): file for file in found}.values())  # what is held out must not be trained on
     masks = read_masks(_under_bar(files), binarise)
     if val_masks:
         held_out = read_masks(_under_bar(find_masks(val_masks)), binarise)

@@ -15,13 +15,13 @@ _logger = logging.getLogger(__name__)
 
 
 def find_masks(source: str | Path) -> list[Path]:
-    """The masks of a folder (all images below it) or of a JSON list [[image, mask | "Negative"], ...].
+    """The masks of a folder (all images below it) or of a JSON list [[image, mask | "Negative"], ...], each once.
 
     Raises:
         DiffIMLError: there is none.
     """
     if Path(source).suffix.lower() == ".json":
-        found = [Path(mask) for mask in read_list(source).masks if mask != NEGATIVE]
+        found = [Path(mask) for mask in dict.fromkeys(read_list(source).masks) if mask != NEGATIVE]  # images share some
     else:
         found = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in SUFFIXES)
     if not found:

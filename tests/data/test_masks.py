@@ -84,6 +84,18 @@ def test_sources_are_folders_lists_and_drawn_masks(tmp_path):
         read_sources([str(tmp_path / "absent")])
 
 
+def test_masks_that_images_or_sources_share_are_read_once(tmp_path, monkeypatch):
+    (tmp_path / "Gt").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        store(tmp_path / "Gt" / f"{number:02}.png", np.eye(8, k=number - 6, dtype=np.uint8) * 255)
+    listed = [[f"{image}.jpg", f"Gt/{image % 12:02}.png"] for image in range(24)]
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    mixture, held_out, described = read_sources([str(tmp_path / "list.json"), "Gt"])
+    assert (len(mixture.masks), len(held_out)) == (10, 2) and described.startswith("10 masks from files")
+    assert not {mask.tobytes() for mask in mixture.masks} & {mask.tobytes() for mask in held_out}
+
+
 def test_one_warning_counts_the_cut_masks_of_a_source(tmp_path, caplog):
     for index in range(20):
         soft = index >= 15
