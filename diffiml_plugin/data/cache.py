@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from diffiml_plugin.data.examined import state_here
 from diffiml_plugin.files import replacing
@@ -31,8 +32,8 @@ class PixelCache:
         key = sha256(f"{decode.__name__}|{path.resolve()}|{state_here(str(path))}".encode()).hexdigest()
         file = self.folder / key[:2] / f"{key[2:]}.npy"
         try:
-            return np.array(np.load(file, mmap_mode="r"))  # as large as the file is, whatever its header says
-        except (OSError, ValueError):  # none yet, or one that a crash of the machine cut short
+            return np.array(open_memmap(file, "r"))  # as large as the file is, whatever its header says
+        except (OSError, ValueError):  # none yet, or one that a crash of the machine cut short or emptied
             pixels = decode(path)
         if self.writable:
             self._write(file, pixels)

@@ -1,6 +1,7 @@
 import os
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from diffiml_plugin.data.cache import PixelCache
@@ -40,11 +41,12 @@ def test_a_file_of_the_same_size_and_date_in_its_place_is_decoded_too(tmp_path):
     assert (cache.read(photo, read_image) == 9).all()
 
 
-def test_a_damaged_entry_is_replaced(tmp_path):
+@pytest.mark.parametrize("damage", [lambda entry: entry[:20], lambda entry: b"", lambda entry: b"PK\3\4" + entry])
+def test_a_damaged_entry_is_replaced(tmp_path, damage):
     cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 7)
     cache.read(photo, read_image)
     (entry,) = (tmp_path / "cache").rglob("*.npy")
-    entry.write_bytes(entry.read_bytes()[:20])
+    entry.write_bytes(damage(entry.read_bytes()))
     assert (cache.read(photo, read_image) == 7).all() and np.load(entry).shape == (4, 6, 3)
 
 
