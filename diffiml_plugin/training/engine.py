@@ -65,7 +65,16 @@ from diffiml_plugin.training.resume import (
 )
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import contents, parts_of, read_training_set
-from diffiml_plugin.training.tracking import CONFIG, RUN, EpochRecord, PassRecord, Tracker, describe_run, picture_strips
+from diffiml_plugin.training.tracking import (
+    CONFIG,
+    RUN,
+    EpochRecord,
+    PassRecord,
+    Tracker,
+    curves_folder,
+    describe_run,
+    picture_strips,
+)
 from diffiml_plugin.weights.files import save_weights
 
 _logger = logging.getLogger(__name__)
@@ -226,7 +235,7 @@ class _Run:
         self.tracker = None
         if self.accelerator.is_main_process:
             describe_run(self.folder, self.configuration)
-            log_dir = Path(self.settings.log_dir or self.folder)
+            log_dir = curves_folder(self.folder, self.settings.log_dir)
             self.tracker = Tracker(
                 self.folder, log_dir, self.settings.epochs, len(self.dataset), self.epoch, self.learner.updates
             )

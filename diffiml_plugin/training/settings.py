@@ -101,7 +101,7 @@ class TrainSettings(CommonSettings):
         10.0, "minutes between stored states inside an epoch, to go on from (0: at its end only)", group=WRITTEN
     )
     log_per_epoch_count: int = flag(20, "loss points per epoch in TensorBoard", group=WRITTEN)
-    log_dir: str = flag("", "folder for TensorBoard (output_dir)", group=WRITTEN)
+    log_dir: str = flag("", "folder for TensorBoard, in which each run has its own (output_dir itself)", group=WRITTEN)
     checkpoint_encoder: bool = flag(
         False, "keep no activations of the encoder's blocks: a third slower, and half the memory or less", group=RUN
     )

@@ -1,6 +1,7 @@
 """What a training run says: one progress line, log.jsonl, TensorBoard, and how it was started."""
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,7 +23,7 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import write_text
+from diffiml_plugin.files import beginning, write_text
 from diffiml_plugin.framework.imdlbenco import denormalize
 from diffiml_plugin.prediction.pictures import headed
 from diffiml_plugin.stored import read_json
@@ -68,14 +70,15 @@ class Tracker:
 
     Args:
         folder: of log.jsonl; lines of epochs from `first_epoch` on, of a run that is resumed, are dropped.
-        log_dir: of the TensorBoard files.
+        log_dir: of the TensorBoard files (`curves_folder`).
         epochs, images: of the whole run, and of one epoch.
-        updates: of the weights so far. What TensorBoard has of later ones, which a resumed run repeats, it drops.
+        updates: of the weights so far. What TensorBoard has of later ones, which a resumed run repeats, it drops, as
+            what it has of a run that was in this folder before.
     """
 
     def __init__(self, folder: Path, log_dir: Path, epochs: int, images: int, first_epoch: int = 0, updates: int = 0):
         self.log, self.epochs = Log(folder, "epoch", first_epoch), epochs
-        self.writer = SummaryWriter(str(log_dir), purge_step=updates + 1 if updates else None)
+        self.writer = SummaryWriter(str(log_dir), purge_step=updates + 1)
         self.started, self.first_epoch = time.monotonic(), first_epoch
         done = first_epoch * images
         self.bar = tqdm(total=epochs * images, initial=done, unit="img", disable=None, dynamic_ncols=True)
@@ -128,6 +131,17 @@ class Tracker:
         """Ends the line and the files."""
         self.bar.close()
         self.writer.close()
+
+
+def curves_folder(folder: Path, log_dir: str) -> Path:
+    """Of the TensorBoard files: the run's own folder, or one for this run alone in a `log_dir` that others may share.
+
+    TensorBoard shows each folder as a run, and all files in it as one.
+    """
+    place = os.path.realpath(folder)
+    if not log_dir or os.path.realpath(log_dir) == place:
+        return folder
+    return Path(log_dir, f"{beginning(os.path.basename(place))}_{sha256(os.fsencode(place)).hexdigest()[:8]}")
 
 
 def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tensor:

@@ -189,6 +189,23 @@ def points(folder):
     return {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def test_runs_share_a_log_dir_and_no_curves(settings, tmp_path):
+    logs = tmp_path / "tb"
+    for name, epochs in (("a/run", 1), ("b/run", 2)):
+        train(replace(settings, output_dir=str(tmp_path / name), log_dir=str(logs), epochs=epochs))
+    train(replace(settings, output_dir=str(tmp_path / "a/run"), log_dir=str(logs), epochs=3, resume="auto"))
+    folders = sorted(logs.iterdir(), key=lambda folder: len(list(folder.iterdir())))
+    assert [points(folder)["F1"] for folder in folders] == [[2, 4], [2, 4, 6]]
+    shutil.rmtree(tmp_path / "b")  # a new run there begins its curves anew
+    train(replace(settings, output_dir=str(tmp_path / "b/run"), log_dir=str(logs), epochs=1))
+    assert points(folders[0])["F1"] == [2]
+
+
+def test_the_log_dir_that_is_the_output_dir_is_no_other(settings):
+    folder = train(replace(settings, log_dir=f"{settings.output_dir}/../run", epochs=1)).folder
+    assert points(folder)["F1"] == [2] and not [entry for entry in folder.iterdir() if entry.is_dir()]
+
+
 def test_a_run_that_is_stopped_in_validation_goes_on_to_it(settings, tmp_path, monkeypatch):
     straight = train(replace(settings, output_dir=str(tmp_path / "straight"))).folder
     with monkeypatch.context() as patch, pytest.raises(Stopped, match="^interrupted; go on with --resume auto"):
