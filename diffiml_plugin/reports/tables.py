@@ -1,5 +1,7 @@
 """The tables of one's own runs in `benco report`."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves, table4_name
+from diffiml_plugin.evaluation.records import images_of
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.robust import CLEAN, PERTURBATIONS
 from diffiml_plugin.evaluation.scores import MEANS, summarise
@@ -16,11 +19,14 @@ from diffiml_plugin.evaluation.sweep import SWEPT
 from diffiml_plugin.models import zoo
 from diffiml_plugin.table import Table
 
+_logger = logging.getLogger(__name__)
 _COMPARED = {  # key of a record -> title of its table, and which value is best
     "f1": ("Pixel-F1 at 0.5, of tampered images: higher is better", max),
     "auc_sklearn": ("Pixel AUC, of tampered images: higher is better", max),
     "false_alarm_area": ("False alarms, the share of an authentic image that is called tampered: lower is better", min),
 }
+_Images = dict[tuple[str, int], tuple[str, str]]  # path below the dataset's folder, label -> paths of image and mask
+_Set = tuple[str, frozenset[tuple[str, int]]]  # a dataset's name, and what `_Images` are known by
 
 
 @dataclass(frozen=True)
@@ -36,25 +42,59 @@ class Run:
 def comparisons(tests: Sequence[Run]) -> list[Table]:
     """All tests side by side: for each figure a table, with a row for each run and a column for each dataset.
 
-    A run has a mean where it has every dataset. The best of several runs stands out.
+    Datasets of one name that hold other images have a column each. A run has a mean where it has every dataset. The
+    best of several runs stands out.
     """
+    sets, heads = _sets(tests)
     tables = []
     for key, (title, best) in _COMPARED.items():
         found = [
-            {name: values for (name,), values in grouped(run.records, "dataset", value=key).items()} for run in tests
+            {of_run[name]: values for (name,), values in grouped(run.records, "dataset", value=key).items()}
+            for run, of_run in zip(tests, sets, strict=True)
         ]
-        names = list(dict.fromkeys(name for datasets in found for name in datasets))
+        columns = list(dict.fromkeys(column for figures in found for column in figures))
         rows = [
-            [run.name, run.results["model"], *with_mean(datasets, names)]
-            for run, datasets in zip(tests, found, strict=True)
+            [run.name, run.results["model"], *with_mean(figures, columns)]
+            for run, figures in zip(tests, found, strict=True)
         ]
-        if names:
-            head = ["run", "model", *names, *(["mean"] if len(names) > 1 else [])]
+        if columns:
+            head = ["run", "model", *map(heads.get, columns), *(["mean"] if len(columns) > 1 else [])]
             tables.append(Table(head, rows, title, best_cells(rows, best)))
     return tables
 
 
-def with_mean(values: Mapping[str, list[float]], names: Sequence[str]) -> list[Figure | None]:
+def _sets(tests: Iterable[Run]) -> tuple[list[dict[str, _Set]], dict[_Set, str]]:
+    """Of each test its sets, by name; and what the column of each set is called.
+
+    A warning tells of images that are taken for the same though their files, or those of their masks, lie in different
+    places.
+    """
+    sets: list[dict[str, _Set]] = []
+    first: dict[_Set, tuple[Run, _Images]] = {}
+    for run in tests:
+        tested = _images(run)
+        sets.append({dataset: (dataset, frozenset(images)) for dataset, images in tested.items()})
+        for dataset, one in sets[-1].items():
+            other, known = first.setdefault(one, (run, tested[dataset]))
+            if moved := [image for image, files in tested[dataset].items() if known[image] != files]:
+                mine, its = (" with ".join(images[moved[0]]) for images in (tested[dataset], known))
+                _logger.warning(
+                    f"{dataset}: {its} ({other.name}) and {mine} ({run.name}) count as one image, for their names"
+                )
+    times = Counter(dataset for dataset, _ in first)
+    heads = {one: f"{one[0]}, images of {run.name}" if times[one[0]] > 1 else one[0] for one, (run, _) in first.items()}
+    return sets, heads
+
+
+def _images(run: Run) -> dict[str, _Images]:
+    """What a run was tested on, by dataset."""
+    found: dict[str, _Images] = {}
+    for record, (dataset, image) in zip(run.records, images_of(run.records), strict=True):
+        found.setdefault(dataset, {})[image, record["label"]] = record["path"], record["mask"]
+    return found
+
+
+def with_mean(values: Mapping[Any, list[float]], names: Sequence[Any]) -> list[Figure | None]:
     """The figure of each dataset, and if there are several their mean, which nothing has that lacks one."""
     figures = [mean_figure([values[name]]) if name in values else None for name in names]
     if len(names) > 1:

@@ -158,8 +158,9 @@ def test_vanished_regions_are_counted_beside_the_figures(tmp_path):
 
 def test_the_best_of_several_runs_stands_out(tmp_path):
     def run(name, f1, area, *datasets):
-        records = [{"dataset": d, "f1": f1, "false_alarm_area": None} for d in datasets]
-        records += [{"dataset": d, "f1": None, "false_alarm_area": area} for d in datasets]
+        image = {"path": "/i.png", "mask": "/m.png", "label": 1}
+        records = [{**image, "dataset": d, "f1": f1, "false_alarm_area": None} for d in datasets]
+        records += [{**image, "dataset": d, "label": 0, "f1": None, "false_alarm_area": area} for d in datasets]
         return Run(tmp_path, {"model": "m"}, records, name)
 
     f1, false_alarms = comparisons([run("a", 0.5, 0.1, "one", "two"), run("b", 0.75, 0.2, "one")])
@@ -167,6 +168,29 @@ def test_the_best_of_several_runs_stands_out(tmp_path):
     assert f1.bold == {(1, 2)} and false_alarms.bold == {(0, 2)}  # one alone is not best of anything
     assert "**0.7500 [0.750, 0.750]**" in f1.markdown() and f1.rows[1][3] is None is f1.rows[1][4]
     assert comparisons([run("a", 0.5, 0.1, "one")])[0].bold == set()
+
+
+def test_sets_of_one_name_are_compared_if_they_hold_the_same_images(tmp_path, caplog):
+    def run(name, f1, *paths, mask="m.png"):
+        records = [{"dataset": "val", "path": path, "mask": mask, "label": 1, "f1": f1} for path in paths]
+        return Run(tmp_path, {"model": "m"}, records, name)
+
+    a, b = run("a", 0.5, "/d/1.png", "/d/2.png"), run("b", 0.75, "/d/2.png", "/d/1.png")
+    (same,) = comparisons([a, b])
+    assert same.head == ["run", "model", "val"] and same.bold == {(1, 2)} and not caplog.text
+    (other,) = comparisons([a, run("b", 0.75, "/d/1.png", "/d/3.png"), run("c", 0.25, "/d/1.png", "/d/2.png")])
+    assert other.head == ["run", "model", "val, images of a", "val, images of b", "mean"] and other.bold == {(0, 2)}
+    assert [[cell and cell.value for cell in row[2:]] for row in other.rows] == [
+        [0.5, None, None],
+        [None, 0.75, None],
+        [0.25, None, None],
+    ]
+    assert not caplog.text
+    (elsewhere,) = comparisons([a, run("b", 0.75, "/e/1.png", "/e/2.png")])
+    assert elsewhere.head == same.head
+    assert "val: /d/1.png with m.png (a) and /e/1.png with m.png (b) count as one image, for their" in caplog.text
+    comparisons([a, run("b", 0.75, "/d/1.png", "/d/2.png", mask="other.png")])
+    assert "/d/1.png with other.png (b) count" in caplog.text
 
 
 def test_runs_of_one_name_are_told_apart_by_their_path(runs, tmp_path):
