@@ -66,6 +66,13 @@ class Table:
         columns = list(dict.fromkeys(column for row in cells.values() for column in row))
         return cls([corner, *columns], [[name, *map(row.get, columns)] for name, row in cells.items()], title)
 
+    @classmethod
+    def listed(cls, rows: Sequence[Mapping[str, object]], title: str = "") -> "Table":
+        """Of rows {column: cell}, of which two may begin alike; a column that none of them fills is left out."""
+        filled = dict.fromkeys(column for row in rows for column in row)
+        columns = [column for column in filled if any(row.get(column) is not None for row in rows)]
+        return cls(columns, [[*map(row.get, columns)] for row in rows], title)
+
     def __str__(self) -> str:
         """Text for a terminal."""
         return self._rendered(_TEXT)

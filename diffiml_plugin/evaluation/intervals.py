@@ -28,9 +28,7 @@ def intervals(found: Mapping[str, Sequence[Record]], own_threshold: float | None
             rows.append({"": name, **_row([of_kind], own_threshold, kind)})
     if len(found) > 1:
         rows.append({"": "mean", **_row([*found.values()], own_threshold)})
-    columns = dict.fromkeys(column for row in rows for column in row)
-    filled = [column for column in columns if any(row.get(column) is not None for row in rows)]
-    return Table(filled, [[*map(row.get, filled)] for row in rows])
+    return Table.listed(rows)
 
 
 def figures(found: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, tuple[float, float, float]]]:

@@ -37,16 +37,21 @@ def published_tables(
             table, _, row = experiment.partition("/")
             if table in ours:
                 row = row or published_name(run.results["model"])
-                if row in ours[table]:
-                    _logger.warning(f"several tests fill {table}/{row}; shown is {run.path}")
-                ours[table][row] = Ours(_by_column(run, PUBLISHED[table]["columns"]), run.name)
+                _fill(table, ours, {row: Ours(_by_column(run, PUBLISHED[table]["columns"]), run.name)})
     for run in sweeps:
         for name in run.results["settings"].get("experiment", "").split():
             if "sweep" in PUBLISHED.get(name, ()):
-                ours[name] |= _swept(run, PUBLISHED[name]["sweep"])
+                _fill(name, ours, _swept(run, PUBLISHED[name]["sweep"]))
     for name, cost in costs:
-        ours["table4"] |= _cost(name, cost)
+        _fill("table4", ours, _cost(name, cost))
     return [_beside(table, ours[name]) for name, table in PUBLISHED.items()]
+
+
+def _fill(table: str, ours: Mapping[str, dict[str, Ours]], found: Mapping[str, Ours]) -> None:
+    """Of several runs that fill a row the last one stays, and a warning tells."""
+    for row in ours[table].keys() & found.keys():
+        _logger.warning(f"several runs fill {table}/{row}; shown is {found[row].run}, not {ours[table][row].run}")
+    ours[table].update(found)
 
 
 def _by_column(run: Run, columns: list[str]) -> dict[str, Figure]:

@@ -55,6 +55,7 @@ _COST = {
     "fps": float | None,
     zoo.RATIO: float | None,
 }
+_Cost = tuple[Path, Mapping[str, Any]]  # a file, and one row of it
 _NOT_ALWAYS = {"GFLOPs_by_count", "fps", zoo.RATIO}
 _KINDS = {RESULTS: Tested, robust.RESULTS: Perturbed, sweep.RESULTS: Swept}
 _TITLE = "What your runs found"
@@ -93,7 +94,7 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
             {f"{method}, paper ({FIGURE_4['dataset']})": curve for method, curve in figure4_curves().items()},
         )
     curves = [page.Strip({"": read_image(plot)}, _CURVES)] if perturbed else []
-    named = [(_cost_name(file, cost), cost) for file, cost in costs]
+    named = [(name, cost) for name, (_, cost) in zip(_cost_names(costs), costs, strict=True)]
     sections = [
         page.Section("Your tests", tables=comparisons(tests)),
         page.Section("Best and worst images", strips=[strip for run in tests for strip in _examples(run)]),
@@ -111,10 +112,10 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
     page.write_page(files[2], _TITLE, _READ_AS, sections)
 
 
-def _read_all(paths: Sequence[str]) -> tuple[dict[str, list[Run]], list[tuple[Path, Mapping[str, Any]]]]:
+def _read_all(paths: Sequence[str]) -> tuple[dict[str, list[Run]], list[_Cost]]:
     """The runs by the name of their results file; and of each row of a cost, its file and itself."""
     runs: dict[str, list[Run]] = {RESULTS: [], robust.RESULTS: [], sweep.RESULTS: []}
-    costs: list[tuple[Path, Mapping[str, Any]]] = []
+    costs: list[_Cost] = []
     for path in map(Path, paths):
         names = (*runs, zoo.RESULTS)
         files = [path] if path.is_file() else sorted(file for name in names for file in path.rglob(name))
@@ -154,19 +155,22 @@ def _read_costs(path: Path) -> list[Mapping[str, Any]]:
     return [checked(row, _COST, str(path), others=True) for row in rows]
 
 
-def _cost_name(file: Path, cost: Mapping[str, Any]) -> str:
-    timed = cost["settings"].get("timed")
-    return file.name + (f" ({timed})" if timed else "")
+def _cost_names(costs: Sequence[_Cost]) -> list[str]:
+    """The names of the files, or where two share one their whole paths; and what the time was taken on."""
+    times = Counter(file.name for file in {file for file, _ in costs})
+    names = (str(file) if times[file.name] > 1 else file.name for file, _ in costs)
+    timed = (cost["settings"].get("timed") for _, cost in costs)
+    return [f"{name} ({device})" if device else name for name, device in zip(names, timed, strict=True)]
 
 
-def _provenance(runs: Iterable[Run], costs: Iterable[tuple[Path, Mapping[str, Any]]]) -> Table:
+def _provenance(runs: Iterable[Run], costs: Sequence[_Cost]) -> Table:
     rows = [
         [run.name, run.results["model"], run.results["configuration"], str(run.path), run.results["command"]]
         for run in runs
     ]
     rows += [
-        [_cost_name(file, cost), cost["model"], "", str(file), cost["settings"].get("command", "")]
-        for file, cost in costs
+        [name, cost["model"], "", str(file), cost["settings"].get("command", "")]
+        for name, (file, cost) in zip(_cost_names(costs), costs, strict=True)
     ]
     return Table(["run", "model", "configuration", "results", "command"], rows, "Configurations")
 

@@ -197,14 +197,32 @@ def _means(groups: Mapping[tuple, list[float]]) -> dict[str, list[float]]:
 
 
 def cost_table(costs: Iterable[Mapping[str, Any]]) -> Table:
-    """Rows of `benco complexity --json`, one for each ensemble size; "fps" is of the first."""
-    rows: dict[str, dict[str, Any]] = {}
+    """Rows of `benco complexity --json`, one for each ensemble size; "fps" is of the first.
+
+    Those of one name are told apart by the settings in which they differ.
+    """
+    costs = list(costs)
+    sharing: dict[str, list[Mapping[str, Any]]] = {}  # by name, the settings of the rows
+    for cost in costs:
+        for members in cost["GFLOPs"]:
+            sharing.setdefault(table4_name(cost, members), []).append(cost["settings"])
+    rows: list[dict[str, Any]] = []
     for cost in costs:
         for number, (members, gflops) in enumerate(cost["GFLOPs"].items()):
             figures = {"M parameters": cost["params_M"]["total"], "G multiply-adds": gflops}
             if number == 0:
                 figures |= {"images/s": cost.get("fps"), "× DiffIML": cost.get(zoo.RATIO)}
-            row: dict[str, Any] = {name: f"{value:.2f}" for name, value in figures.items() if value is not None}
-            row |= {"it failed": cost["error"]} if "error" in cost else {}
-            rows[table4_name(cost, members)] = row
-    return Table.of("model", rows, "One image, random weights")
+            name = table4_name(cost, members)
+            row: dict[str, Any] = {"model": name + _differing(cost["settings"], sharing[name])}
+            row |= {column: f"{value:.2f}" for column, value in figures.items() if value is not None}
+            rows.append(row | ({"it failed": cost["error"]} if "error" in cost else {}))
+    return Table.listed(rows, "One image, random weights")
+
+
+def _differing(settings: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
+    told = {
+        key: value
+        for key, value in settings.items()
+        if key != "command" and any(other.get(key, value) != value for other in others)
+    }
+    return f" ({', '.join(f'{key} {value}' for key, value in told.items())})" if told else ""

@@ -264,6 +264,23 @@ def test_the_zoos_rows_land_beside_the_published(tmp_path):
     assert table["IML-ViT (1024²)", "difference"]["FPS"] == "-18.5300"
 
 
+def test_costs_of_one_name_are_told_apart_by_their_settings(tmp_path, caplog):
+    files = []
+    for steps, gflops in ((4, 10.0), (8, 20.0)):
+        settings = {**COST["settings"], "num_inference_steps": steps, "command": f"benco complexity {steps}"}
+        files.append(tmp_path / str(steps) / "complexity.json")
+        files[-1].parent.mkdir()
+        files[-1].write_text(json.dumps({**COST, "GFLOPs": {"N=1": gflops}, "settings": settings}))
+    report([str(tmp_path)], tmp_path / "report")
+    text = squeezed((tmp_path / "report" / "report.md").read_text())
+    for steps, gflops in ((4, "10.00"), (8, "20.00")):
+        assert f"| DiffIML, LightVAE, N=1 (num_inference_steps {steps}) | 48.50 | {gflops} | 12.00 |" in text
+    assert f"several runs fill table4/DiffIML, LightVAE, N=1; shown is {files[1]}, not {files[0]}" in caplog.text
+    assert all(text.count(f"| {file} | DiffIML | | {file} |") == 1 for file in files)
+    assert "(" not in str(report_tables.cost_table([COST]))
+    assert str(report_tables.cost_table([COST, COST])).count("N=5") == 2  # the same is counted again, not dropped
+
+
 def test_costs_are_counted_as_the_paper_counts_and_whole():
     by_count = {"whole": {"N=1": 173.5}, "published": {"N=1": 53.27}, "run": {"N=1": 169.3}}
     cost = {
