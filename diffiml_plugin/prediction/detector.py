@@ -8,6 +8,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -74,6 +75,8 @@ class Photograph:
 class Detector:
     """A model that says of photos which of their pixels were manipulated; `diffiml_plugin.load` makes one.
 
+    Threads may share it: the model takes one photo at a time.
+
     Args:
         checkpoint_path: as `open_model` takes it.
         settings: the device, and how images reach the model, where not as it was trained. A model that was trained on
@@ -111,6 +114,7 @@ class Detector:
             raise DiffIMLError(f"--threshold {threshold} is outside [0, 1]; probabilities are compared with it")
         if max_memory is not None and not max_memory > 0:
             raise DiffIMLError(f"--max_memory {max_memory} is not above 0; it is in GB")
+        self._turn = Lock()  # a pass sets the model's mode for its time, and a CUDA graph has one place for an image
         self.device = launch.one_device(settings.device)
         path = find_checkpoint(checkpoint_path)
         digest = file_digest(path)
@@ -121,8 +125,8 @@ class Detector:
         if max_memory is not None and not self._takes_any_size:
             _logger.warning(f"max_memory {max_memory:g} is not used: this model sees photos of any size at one")
             max_memory = None
-        chosen = opened.threshold if threshold is None else threshold
-        self.threshold = THRESHOLD if chosen is None else chosen
+        self._chosen = opened.threshold if threshold is None else threshold
+        self.threshold = THRESHOLD if self._chosen is None else self._chosen
         self.calibration = _calibration(opened)
         self.model, self.precision = opened.build().to(self.device), precision
         require_unchanged(path, digest)
@@ -190,11 +194,12 @@ class Detector:
         opened = self.opened
         weights = tensors_digest(read_weights(opened.path)[0])
         require_unchanged(opened.path, str(self.description["sha256"]))
-        measured = {"threshold": opened.threshold, "calibration": self.calibration}
+        measured = {"threshold": self._chosen, "calibration": self.calibration}
         deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **measured}
+        kept = {} if self._chosen is None else {"threshold": self._chosen}
         with claimed(folder) as made:
             begin(made, "save_pretrained", deciding, [made / hub.WEIGHTS, made / hub.CARD])
-            opened.save(made / hub.WEIGHTS)
+            opened.save(made / hub.WEIGHTS, **kept)
             write_card(made / hub.WEIGHTS, made / hub.CARD, name or made.resolve().name)
         return made
 
@@ -226,10 +231,15 @@ class Detector:
 
         Where the memory is too small for it whole, or for its tiles, they are made smaller, with a warning.
         """
+        with self._turn:
+            return self._result(photograph, self._fitting_maps(photograph))
+
+    def _fitting_maps(self, photograph: Photograph) -> Maps:
+        """Of a photo, whole or in the largest tiles that the memory holds."""
         side = None if photograph.prepared else self.memory.side(photograph.image, photograph.name)
         while True:
             try:
-                return self._result(photograph, self._maps(photograph, side))
+                return self._maps(photograph, side)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or not self._takes_any_size:
                     raise

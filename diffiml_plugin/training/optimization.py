@@ -94,7 +94,7 @@ class Learner(Generic[_Model]):
         Raises:
             Exception: of any kind, for a state that does not fit; for `resume.restoring` to tell.
         """
-        self.model.load_state_dict(state["model"])
+        _load(self.model, state["model"])
         stored = state["optimizer"]
         rates = [float(group["lr"]) for group in stored["param_groups"]]
         groups = zip(self.optimizer.state_dict()["param_groups"], rates, strict=True)
@@ -105,12 +105,19 @@ class Learner(Generic[_Model]):
                 raise ValueError("moments of other parameters")
         self.updates = state["update"]
         if self.average:
-            self.average.module.load_state_dict(state["ema"])
+            _load(self.average.module, state["ema"])
             self.average.n_averaged.fill_(self.updates)
 
     def _follow(self, averages: Any, weights: Any, count: Any) -> None:
         decay = min(self.ema_decay, 1 - (1 + self.updates) ** (-2 / 3))  # timm's warm-up
         get_ema_multi_avg_fn(decay)(averages, weights, count)
+
+
+def _load(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Loads a model's tensors. Raises an error of any kind if they do not fit, in their types too."""
+    if {name: tensor.dtype for name, tensor in stored.items()} != {k: v.dtype for k, v in model.state_dict().items()}:
+        raise ValueError("tensors of other types")
+    model.load_state_dict(stored)
 
 
 @contextmanager

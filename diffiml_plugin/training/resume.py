@@ -1,5 +1,6 @@
 """The state of a training run, and how another goes on from it."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -179,6 +180,9 @@ def state_to_resume(
     for name in _COUNTS:
         if state.get(name, 0) < 0:
             raise DiffIMLError(f"{path}: {name} is {state[name]}; expected 0 or more")
+    if (best := state.get("best")) is not None and not 0 <= best <= 1:
+        raise DiffIMLError(f"{path}: best is {best}; expected an F1, 0 to 1")
+    _require_plain(state["settings"], f"{path}: settings")
     stored = {**defaults, **state["settings"]}
     compared = (stored.keys() & settings.keys()) - _MAY_CHANGE
     if settings.get("epochs", 0) > stored.get("epochs", 0):  # a run goes on to more
@@ -190,6 +194,15 @@ def state_to_resume(
             f"{path} was trained with other settings: {listed}; give those, or start anew in another --output_dir"
         )
     return state
+
+
+def _require_plain(settings: dict[str, Any], place: str) -> None:
+    """Raises DiffIMLError if settings hold what JSON cannot, such as a tensor, which no comparison takes."""
+    try:
+        json.dumps(settings)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise DiffIMLError(f"{place} hold more than plain values; start anew in another --output_dir") from error
+    checked(settings, {"epochs": int}, place, others=True)
 
 
 def require_same(state: Mapping[str, Any], device: str, content: str) -> None:

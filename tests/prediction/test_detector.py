@@ -1,4 +1,6 @@
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -54,6 +56,23 @@ def test_an_array_that_is_filled_with_the_next_picture_changes_no_result(detecto
     assert np.array_equal(result.image, seen) and detector(seen).name == result.name
 
 
+def test_threads_that_share_a_detector_take_turns(detector, photo, monkeypatch):
+    """One thread's end would put the model back into training mode under another."""
+    forward, modes, inside = detector.model.forward, [], []
+
+    def slow(*args, **kwargs):
+        inside.append(1)
+        time.sleep(0.05)
+        modes.append((detector.model.training, len(inside)))
+        inside.pop()
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(detector.model, "forward", slow)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(detector, [photo] * 6))
+    assert modes == [(False, 1)] * 6 and len({result.score for result in found}) == 1
+
+
 def test_one_photo_gives_one_result_and_a_list_a_list(detector, photo):
     assert detector(photo).probability.shape == (30, 50)
     assert [result.name for result in detector((photo,))] == ["photo.png"] and detector([]) == []
@@ -107,6 +126,7 @@ def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_mo
     save_checkpoint(path, model, "TinyIML", flags, input={"image_size": 64}, threshold=0.0)
     assert Detector(path, CPU).threshold == 0.0
     assert Detector(path, CPU, threshold=0.7).threshold == 0.7
+    assert Detector(Detector(path, CPU, threshold=0.7).save_pretrained(path.parent / "saved"), CPU).threshold == 0.7
 
 
 CALIBRATION = Calibration(Rates(0.05, 0.1, 0.04, 0.5), (0.0,) * 6, 3.5, 0.9, 0.2, 40, 60)

@@ -26,6 +26,11 @@ WHOLE = {"settings": {"lr": 1.0}, "model": {}, "optimizer": {}, "epoch": 1, "bes
         (WHOLE | {"best": float("nan")}, "best is nan"),
         (WHOLE | {"epoch": -2}, "epoch is -2; expected 0 or more"),
         (WHOLE | {"minutes": float("nan")}, "minutes is nan"),
+        (WHOLE | {"best": 5.0}, "best is 5.0; expected an F1, 0 to 1"),
+        (WHOLE | {"settings": {"epochs": "x"}}, "settings: epochs is 'x'; expected int"),
+        (WHOLE | {"settings": {"epochs": None}}, "settings: epochs is None"),
+        (WHOLE | {"settings": {"lr": torch.ones(3)}}, "settings hold more than plain values"),
+        (WHOLE | {"settings": {"lr": [{"a": torch.ones(3)}]}}, "settings hold more than plain values"),
         (WHOLE | {"settings": {"lr": ["x" * 10_000]}}, r"other settings: --lr \['xxx.{0,40}'\] \(now 1.0\)"),
     ],
 )
@@ -61,6 +66,18 @@ def test_the_options_of_the_optimizer_are_the_runs_own():
     options = {**first.optimizer.param_groups[0], "lr": 0.3}
     first.restore(state)
     assert first.optimizer.param_groups[0] == options
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.complex64, torch.float64])
+@pytest.mark.parametrize("part", ["model", "ema"])
+def test_weights_of_another_type_are_refused(part, kind):
+    model = torch.nn.Linear(2, 1)
+    averaged = Learner(model, torch.optim.AdamW(model.parameters()), ema_decay=0.9)
+    state = averaged.state()
+    averaged.restore(state)
+    spoilt = {name: tensor.to(kind) for name, tensor in state[part].items()}
+    with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
+        averaged.restore(state | {part: spoilt})
 
 
 @pytest.mark.parametrize(
