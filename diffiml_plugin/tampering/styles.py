@@ -4,6 +4,7 @@ A stream draws a style for each image, tampered or authentic. Every share is a p
 uniformly unless it says otherwise. A YAML file can change any value: `read_styles`.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
@@ -13,7 +14,25 @@ from typing import Any, TypeVar
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.stored import read_yaml, shown
 
-_LARGEST = 1e6  # of any number
+_LARGEST = 1e6  # of a weight
+_MOST = 20  # stages before or after, objects of a picture
+_SMALLEST = 1 / 16  # to which all stages of a style may shrink a picture, which begins as much larger
+_BOUNDS = {  # of numbers that are no shares in [0, 1]
+    "factor": (0.1, 4),
+    "blur": (0.1, 20),
+    "noise": (0, 100),
+    "tone": (0, 0.9),
+    "sharpness": (0, 10),
+    "quality": (1, 100),
+    "weight": (0, _LARGEST),
+    "small_area": (1e-5, 1),  # log-uniform
+    "area": (1e-5, 1),
+    "rotation": (0, 180),
+    "scale": (0.1, 10),
+    "feather": (0.1, 20),
+    "halo": (-50, 50),
+    "least_change": (0, 255),
+}
 WORLD = "world"  # the style file that travels with the package
 KINDS = ("splice", "copy_move", "removal", "text")
 Range = tuple[float, float]
@@ -100,7 +119,15 @@ def read_styles(source: str | Path) -> dict[str, Style]:
                 values[stages] = tuple(
                     _settings(StageSettings, stage, f"{path}: {name}: {stages}") for stage in values[stages]
                 )
-        styles[str(name)] = _settings(Style, values, f"{path}: {name}")
+        styles[str(name)] = style = _settings(Style, values, f"{path}: {name}")
+        smallest = math.prod(min(1, stage.factor[0]) for stage in (*style.before, *style.after) if stage.resized)
+        if smallest < _SMALLEST:
+            raise DiffIMLError(
+                f"{path}: {name}: its stages shrink a picture to {smallest:.2g} of its sides, expected {_SMALLEST:g} "
+                "or more; raise a factor"
+            )
+    if not any(style.weight for style in styles.values()):
+        raise DiffIMLError(f"{path}: every style has a weight of 0, so none is drawn; raise one")
     return styles
 
 
@@ -135,21 +162,30 @@ def _settings(kind: type[_Settings], values: Any, where: str) -> _Settings:
 def _problem(key: str, value: Any, default: Any) -> str:
     """What is expected in place of a value; empty if it can stand."""
     if key in ("before", "after"):
-        return "" if isinstance(value, tuple) else "expected a list of stages"
+        return "" if isinstance(value, tuple) and len(value) <= _MOST else f"expected a list of at most {_MOST} stages"
     if key == "kinds":
         held = isinstance(value, Mapping) and value and set(value) <= set(KINDS) and _weights(value.values())
         return "" if held else f"expected weights of {', '.join(KINDS)}"
     if key == "objects":
-        return "" if isinstance(value, list) and value and _weights(value) else "expected a list of weights"
+        held = isinstance(value, list) and 0 < len(value) <= _MOST and _weights(value)
+        return "" if held else f"expected a list of at most {_MOST} weights"
+    low, high = _BOUNDS.get(key, (0, 1))
+    within = f"{'whole ' * _whole(default)}number{{}} from {low:g} to {high:g}"
     if isinstance(default, tuple):
-        held = isinstance(value, list) and len(value) == 2 and all(map(_number, value)) and value[0] <= value[1]
-        return "" if held else "expected two numbers, the lower one first"
-    return "" if _number(value) and value >= 0 else "expected a number of 0 or more"
+        pair = isinstance(value, list) and len(value) == 2 and all(_number(one, low, high) for one in value)
+        held = pair and value[0] <= value[1] and (not _whole(default) or _whole(value))
+        return "" if held else f"expected two {within.format('s')}, the lower one first"
+    return "" if _number(value, low, high) else f"expected a {within.format('')}"
 
 
 def _weights(values: Collection[Any]) -> bool:
-    return all(_number(value) and value >= 0 for value in values) and sum(values) > 0
+    return all(_number(value, 0, _LARGEST) for value in values) and sum(values) > 0
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST  # not of NaN
+def _whole(values: object) -> bool:
+    """Whether these are two whole numbers."""
+    return isinstance(values, (list, tuple)) and all(isinstance(value, int) for value in values)
+
+
+def _number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high  # not of NaN

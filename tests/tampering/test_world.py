@@ -6,7 +6,7 @@ import pytest
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.tampering.photographs import Photographs
-from diffiml_plugin.tampering.styles import KINDS, StageSettings, Style, read_styles, restricted
+from diffiml_plugin.tampering.styles import _BOUNDS, KINDS, StageSettings, Style, read_styles, restricted
 from diffiml_plugin.tampering.world import draw_picture
 
 UNTOUCHED = StageSettings(compressed=0)
@@ -93,6 +93,20 @@ def test_a_file_of_styles(tmp_path):
         ("a: {after: [{qualty: [1, 2]}]}", "after: unknown key 'qualty'"),
         ("a: {kinds: {spice: 1}}", "kinds: expected weights of splice"),
         ("a: {sharp: often}", "sharp: expected a number"),
+        ("a: {sharp: 1.5}", "sharp: expected a number from 0 to 1"),
+        ("a: {scale: [0, 1]}", "scale: expected two numbers from 0.1 to 10"),
+        ("a: {feather: [1, 1000000]}", "feather: expected two numbers from 0.1 to 20"),
+        ("a: {halo: [0.5, 1]}", "halo: expected two whole numbers from -50 to 50"),
+        ("a: {before: [{factor: [1, 1000]}]}", "factor: expected two numbers from 0.1 to 4"),
+        ("a: {before: [{blur: [0, 0]}]}", "blur: expected two numbers from 0.1 to 20"),
+        ("a: {after: [{quality: [0, 100]}]}", "quality: expected two whole numbers from 1 to 100"),
+        ("a: {objects: [" + "1, " * 20 + "1]}", "objects: expected a list of at most 20 weights"),
+        ("a: {after: [" + "{}, " * 20 + "{}]}", "after: expected a list of at most 20 stages"),
+        (
+            "a: {before: [{resized: 1, factor: [0.2, 1]}, {resized: 1, factor: [0.2, 1]}]}",
+            "its stages shrink a picture",
+        ),
+        ("a: {weight: 0}\nb: {weight: 0}", "every style has a weight of 0"),
         ("a: 3", "expected {key: value"),
         ("[", "is not YAML in line 1"),
         ("", "holds no style"),
@@ -103,6 +117,24 @@ def test_a_bad_file_of_styles_is_refused_by_name(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(DiffIMLError, match=message):
         read_styles(file)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_pictures_are_drawn_at_either_end_of_every_range(photographs, end):
+    def extreme(kind, **others):
+        ranges = {name: bounds[end] for name, bounds in _BOUNDS.items() if name in kind.__dataclass_fields__}
+        defaults = {name: getattr(kind(), name) for name in ranges}
+        pairs = {name: (value, value) if isinstance(defaults[name], tuple) else value for name, value in ranges.items()}
+        return kind(**pairs, **others)
+
+    always = {name: 1.0 for name in ("resized", "denoised", "blurred", "noisy", "toned", "sharpened")}
+    stage = extreme(StageSettings, **always)
+    style = extreme(
+        Style, before=(replace(stage, resized=0.0),), after=(stage,), small=float(end), unwarped=0.0, recoloured=1.0
+    )
+    for kind in KINDS:
+        made = draw(photographs, replace(style, kinds={kind: 1.0}), 0, window=96)
+        assert made.image.shape == (96, 96, 3)
 
 
 def test_kinds_can_be_restricted():
