@@ -25,6 +25,7 @@ from diffiml_plugin.table import Table
 
 LEAST, LEAST_OF_A_KIND = 10, 3  # images
 _FOLDS, _BINS = 10, 10
+_ALL, _LEFT_OUT = "all", ", left out"  # in the names of rows
 _RIDGE = 0.1  # scikit-learn's C: the features say nearly the same, and 1 gave some of them weights of the wrong sign
 _Floats = npt.NDArray[np.float64]
 _Split = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # indices to make a calibration of, and to judge it on
@@ -149,13 +150,13 @@ class Fitted:
 
     def table(self) -> Table:
         """A row for each set and for all of them, cross-validated, and again with each set left out."""
-        rows: dict[str, dict[str, Any]] = {}
-        for kind, answers in (("", self.crossed), (", left out", self.left_out)):
+        rows: list[dict[str, Any]] = []
+        for kind, answers in (("", self.crossed), (_LEFT_OUT, self.left_out)):
             if answers is not None:
                 names = sorted(set(answers.sets.tolist())) if self.left_out else []
-                rows |= {f"{name}{kind}": _row(answers.of_set(name)) for name in names}
-                rows[f"all{kind}"] = _row(answers)
-        return Table.of("", rows)
+                rows += [{"": f"{_told_apart(name)}{kind}", **_row(answers.of_set(name))} for name in names]
+                rows.append({"": f"{_ALL}{kind}", **_row(answers)})
+        return Table.listed(rows)
 
 
 def fit(records: Sequence[Record], bounds: Bounds) -> Fitted:
@@ -281,6 +282,11 @@ def share_with_interval(count: int, total: int) -> str:
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2) / (1 + z**2 / total)
     return f"{share:.1%} [{max(0.0, middle - half):.1%}, {min(1.0, middle + half):.1%}]"
+
+
+def _told_apart(name: str) -> str:
+    """A set's name, in quotes where a row of another meaning could be called the same."""
+    return f"set {name!r}" if name == _ALL or name.endswith(_LEFT_OUT) else name
 
 
 def _row(answers: Answers) -> dict[str, object]:

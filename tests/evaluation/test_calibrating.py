@@ -108,6 +108,14 @@ def test_sets_are_left_out_one_by_one():
     ]
 
 
+def test_no_set_takes_the_name_of_a_row_of_all():
+    names = {"a": "all", "b": "all, left out", "c": "c"}
+    data = [{**record, "dataset": names[record["dataset"]]} for record in records(90, 1.0)]
+    rows = [row[0] for row in fit(data, Bounds()).table().rows]
+    assert len(rows) == len(set(rows)) == 8 and rows.count("all") == rows.count("all, left out") == 1
+    assert rows[:4] == ["set 'all'", "set 'all, left out'", "c", "all"]
+
+
 def test_a_single_set_and_sets_that_cannot_do_without_each_other():
     alone = fit(records(40, 1.0, "a"), Bounds())
     assert alone.left_out is None and alone.calibration.left_out is None
