@@ -150,7 +150,8 @@ def open_scoring(
     mirrored = settings.tta and not card.mirrors_itself
     if mirrored and card.reads_jpeg:
         raise DiffIMLError(f"{card.name} reads the JPEG file's coefficients, which cannot be mirrored; say --tta false")
-    values = {**asdict(settings), **opened.flags, **asdict(inputs)}
+    precision = launch.actual_precision(settings.precision, state.device.type == "cpu")  # "auto" depends on the device
+    values = {**asdict(settings), **opened.flags, **asdict(inputs), "precision": precision}
     without = set(_NO_CONFIGURATION) - ({"test_batch_size"} if settings.no_model_eval else set())
     configuration = {key: value for key, value in values.items() if key not in without}
     data = data_settings(lists.items())

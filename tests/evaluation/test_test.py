@@ -284,6 +284,14 @@ def test_results_of_an_image_that_was_changed_are_kept(settings, stored, tiny_da
     assert Path(settings.output_dir, "results.json").read_bytes() == left
 
 
+def test_a_precision_that_the_device_decides_is_noted_as_decided(settings, stored, monkeypatch):
+    settings = replace(settings, checkpoint_path=str(stored()), precision="auto")
+    assert testing.test(settings)["settings"]["precision"] == "fp32"
+    monkeypatch.setattr(scoring.launch, "actual_precision", lambda precision, cpu: "bf16")  # as on a GPU
+    with pytest.raises(DiffIMLError, match="was made with other precision"):
+        testing.test(settings)
+
+
 def test_an_image_listed_twice_counts_once(settings, stored, tiny_dataset, caplog):
     settings = replace(settings, checkpoint_path=str(stored()))
     expected = testing.test(settings)["datasets"]
