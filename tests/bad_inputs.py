@@ -960,7 +960,7 @@ CASES = (
         "no runs",
         f"{SWEEP} --vary ensemble_size=1 --noise_seeds 0",
         REFUSED,
-        "error: --noise_seeds 0 must be a positive number",
+        "error: --noise_seeds 0 is outside [1, 1000]",
     ),
     Case(
         "a model that does not sample",
