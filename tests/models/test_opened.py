@@ -40,7 +40,7 @@ def test_a_new_model_is_built_later_and_has_the_inputs_it_was_made_for(monkeypat
 
 
 def test_no_checkpoint_is_not_a_new_model():
-    with pytest.raises(DiffIMLError, match="has no best.safetensors"):
+    with pytest.raises(DiffIMLError, match="the checkpoint.s path is empty"):
         open_model("", CommonSettings(), CPU, "DiffIML")
 
 
