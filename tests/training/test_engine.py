@@ -265,10 +265,10 @@ def test_a_run_goes_on_in_another_folder(settings, tmp_path, caplog):
     caplog.set_level("INFO")
     settings = replace(settings, epochs=3, test_period=3)
     kept = train(settings).folder / "training_state.pt"
-    torch.save({**torch.load(kept), "epoch": 2, "best": 2.0}, kept)  # never beaten
+    torch.save({**torch.load(kept), "epoch": 2, "best": 1.0}, kept)  # never beaten
     folder = train(replace(settings, resume=str(kept), output_dir=str(tmp_path / "elsewhere"))).folder
     assert (folder / "best.safetensors").exists()  # the first folder's is not here
-    assert "best weights so far, of F1 2.0000, stay" in caplog.text
+    assert "best weights so far, of F1 1.0000, stay" in caplog.text
 
 
 @pytest.fixture
