@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffiml_plugin.method.config import LATENT_SCALE
+from diffiml_plugin.method.config import LATENT_SCALE, LATENT_STRIDE
 from diffiml_plugin.method.lightvae import LightVAE
 from diffiml_plugin.method.lightvae_release import ReleaseLightVAE
 
 _BORDER_WEIGHT = 3.0  # extra weight of pixels near a contour, where all the errors are
 _BORDER = 5  # pixels, side of the window that calls a pixel near
+_LATTICE_WEIGHT = 4.0  # of what a mean's error repeats in each latent cell, a tenth of it and seen as a lattice of dots
 _LIKELIHOOD_WEIGHT = 0.5  # of the cross-entropy beside the L1 term, whose gradient dies where the sigmoid saturates
 
 
@@ -39,7 +40,8 @@ def distillation_loss(
 
     Ours: pixels near a contour weigh more, cross-entropy is added, and the decoder sees latents with
     Gaussian noise, because what DiffIML decodes is an average of samples and never exact. For the same
-    reason the mean of a few latents is to decode to the mean of their maps, by its L1 and mean squared error.
+    reason the mean of a few latents is to decode to the mean of their maps, by its L1 and mean squared error, and
+    without a lattice: the error's mean over all cells, at each place in a cell, is to be the same.
 
     Args:
         maps: [B, 1, H, W] in {0, 1}; the last `edges` of them are edge maps.
@@ -68,7 +70,7 @@ def distillation_loss(
         of_kinds = [random_means(count, mean_members, maps.device) for count in counts]
         shares: Tensor = torch.block_diag(*of_kinds)  # type: ignore[no-untyped-call]
         error = student.decoder(_averaged(shares, disturbed)).sigmoid() - _averaged(shares, maps)
-        mean = error.abs().mean() + error.square().mean()
+        mean = error.abs().mean() + error.square().mean() + _LATTICE_WEIGHT * _lattice(error)
     loss = reconstruction + latent_weight * latent + mean_weight * mean
     return DistillationLoss(loss, reconstruction.detach(), latent.detach(), mean.detach())
 
@@ -106,6 +108,13 @@ def random_means(count: int, members: int, device: torch.device | str = "cpu") -
 def _averaged(shares: Tensor, values: Tensor) -> Tensor:
     with torch.autocast(values.device.type, enabled=False):
         return torch.einsum("mb,bchw->mchw", shares, values.float())
+
+
+def _lattice(error: Tensor) -> Tensor:
+    """How far an error [B, 1, H, W] repeats from one latent cell to the next: the mean of |its mean at each of the 64
+    places in a cell - its mean|."""
+    places = F.pixel_unshuffle(error, LATENT_STRIDE).mean((2, 3))  # [B, 64]
+    return (places - places.mean(1, keepdim=True)).abs().mean()
 
 
 def _near_contour(maps: Tensor) -> Tensor:

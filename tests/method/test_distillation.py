@@ -108,6 +108,28 @@ def test_the_means_of_latents_decode_to_the_means_of_maps_at_no_loss(maps):
     assert on.loss.item() == pytest.approx(on.reconstruction.item() + 3 * on.mean.item(), rel=1e-5)
 
 
+def test_what_repeats_from_cell_to_cell_costs_more_than_the_same_error_elsewhere():
+    class Drawing(torch.nn.Module):
+        def __init__(self, *places):
+            super().__init__()
+            self.places = places
+
+        def forward(self, z):
+            logits = torch.full((len(z), 1, 32, 32), -10.0)
+            logits[(..., *self.places)] = 10
+            return logits
+
+    def error_of(*places):  # 16 wrong pixels, by 1
+        student = LightVAE(width=1)
+        student.decoder = Drawing(*places)
+        return distillation_loss(student, torch.zeros(4, 1, 32, 32), 0, None, 0.0, 0.0, mean_weight=1.0).mean
+
+    repeated, once = error_of(slice(None, None, 8), slice(None, None, 8)), error_of(slice(4), slice(4))
+    share = 16 / 32**2
+    assert once.item() == pytest.approx(2 * share + 4 * 2 * 16 / 64 * 48 / 64 / 16, rel=0.01)
+    assert repeated.item() == pytest.approx(2 * share + 4 * 2 / 64 * 63 / 64, rel=0.01)
+
+
 def test_training_makes_latents_average(maps):
     torch.manual_seed(0)
     student = LightVAE(width=4)
