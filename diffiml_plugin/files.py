@@ -37,6 +37,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 LOCK = ".lock"  # in a folder that a run writes: who it is
 _LONGEST_LOCK = 2**16  # bytes
 _FREE: set[str] = set()  # files that were not there when this process began, and that it has not written yet
+_PERHAPS_DONE: set[str] = set()  # files that were, and may be what it is to write
 _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.\d+\.(\d+)\.tmp|\.probe\.(\d+)")  # with the writer's process
 
 
@@ -139,8 +140,11 @@ def _lives(owner: dict[str, Any]) -> bool:
     return True
 
 
-def require_free(path: str | Path, suffix: str = "") -> None:
+def require_free(path: str | Path, suffix: str = "", perhaps_done: bool = False) -> None:
     """For before the work whose result goes to a file that is named on the command line.
+
+    Args:
+        perhaps_done: what is there may be the very result, of a run that was killed later: `replacing` compares them.
 
     Raises:
         DiffIMLError: `path` does not end in `suffix`; there is something at `path`, or no file can be written there.
@@ -148,9 +152,13 @@ def require_free(path: str | Path, suffix: str = "") -> None:
     if not str(path).endswith(suffix):
         raise DiffIMLError(f"{path} is no {suffix} file; name one")
     require_writable(path)
-    if os.path.lexists(path):
-        raise DiffIMLError(f"{path} is there already and is not overwritten; name another file, or move that")
-    _FREE.add(os.path.abspath(path))
+    if os.path.lexists(path) and not perhaps_done:
+        raise _there_already(path)
+    (_PERHAPS_DONE if os.path.lexists(path) else _FREE).add(os.path.abspath(path))
+
+
+def _there_already(path: str | Path) -> DiffIMLError:
+    return DiffIMLError(f"{path} is there already and is not overwritten; name another file, or move that")
 
 
 def require_writable(path: str | Path) -> None:
@@ -261,7 +269,8 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
 
     Raises:
         DiffIMLError: what is there is not of the command that this process began (`ledger.begin`), or was not there
-            then (`require_free`); what was written is beside it, under the name that the message says.
+            then (`require_free`); what was written is beside it, under the name that the message says. Or it was there
+            and is something else than what was written.
     """
     if ledger := ledger_of(path):
         ledger.require_own(path)
@@ -274,6 +283,9 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
+        if os.path.abspath(path) in _PERHAPS_DONE and os.path.lexists(path):
+            if not os.path.isfile(path) or file_digest(path) != file_digest(temporary):
+                raise _there_already(path)
         enter(path, temporary, lasting=lasting)
         place = _reserved(path) if os.path.abspath(path) in _FREE else path
         os.replace(temporary, place)
@@ -281,7 +293,8 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             raise DiffIMLError(
                 f"{path} was written by another process meanwhile and is not overwritten; this result is {place}"
             )
-        _FREE.discard(os.path.abspath(path))
+        for named in (_FREE, _PERHAPS_DONE):
+            named.discard(os.path.abspath(path))
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk names none
         raise

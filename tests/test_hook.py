@@ -31,7 +31,7 @@ def benco(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(PACKAGE.parent)]))
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "compiled"))
-    for name in ("DIFFIML_HOOK", "PYTHONDONTWRITEBYTECODE"):
+    for name in ("DIFFIML_HOOK", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*words: str) -> subprocess.CompletedProcess:

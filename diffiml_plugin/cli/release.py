@@ -3,6 +3,7 @@ should know, and its model card beside it.
 
 The card is written from the file's metadata: what these flags say, the figures of its test, and the calibration that
 `benco calibrate` gave a checkpoint before. A mean has none. `Detector.push_to_hub` uploads such a file with its card.
+The same command finishes what was killed between the two.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.prediction.model_card import write_card
 
     target = Path(args.target)
-    require_free(card := target.with_suffix(".md"))
+    require_free(card := target.with_suffix(".md"), perhaps_done=target.exists())
     statement = {name: text for name in _STATED if (text := getattr(args, name))}
     if args.results:
         statement["figures"] = _figures(Path(args.results), args.checkpoint_path)

@@ -28,10 +28,11 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
         statement: what its users should know (data, figures, limits), added to the metadata.
 
     Raises:
-        DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` exists
-            (it may be meant as a source), is no .safetensors, or cannot be written; values that half precision has not.
+        DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` is
+            something else (it may be meant as a source), is no .safetensors, or cannot be written; values that half
+            precision has not.
     """
-    require_free(target, ".safetensors")  # the card would take the place of a .md
+    require_free(target, ".safetensors", perhaps_done=True)  # the card would take the place of a .md
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
     state_dict, metadata = loaded[-1]
     for source, other in zip(sources, loaded, strict=True):

@@ -38,7 +38,7 @@ def test_a_library_configures_nothing(capsys):
 
 
 def test_a_message_stands_above_the_bar(capsys):
-    with messages_on_stderr(), tqdm(total=2, file=sys.stderr) as bar:
+    with messages_on_stderr(), tqdm(total=2, file=sys.stderr, disable=False) as bar:  # whatever TQDM_DISABLE says
         bar.update()
         logging.getLogger("diffiml_plugin.x").warning("hot")
     assert "\rwarning: hot\n" in capsys.readouterr().err

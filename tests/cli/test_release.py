@@ -4,7 +4,7 @@ import pytest
 
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.files import file_digest
-from diffiml_plugin.weights.files import read_metadata
+from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
 
 @pytest.fixture
@@ -74,3 +74,29 @@ def test_a_mean_has_no_figures_before_it_is_tested(words, tmp_path, capsys):
 def test_weights_are_no_md_which_their_card_is(words, tmp_path, capsys):
     assert main([*words[:2], str(tmp_path / "given.md")]) == 2
     assert "given.md is no .safetensors file" in capsys.readouterr().err and not (tmp_path / "given.md").exists()
+
+
+@pytest.mark.parametrize("left", [["given.safetensors"], ["given.safetensors", "given.md"]])
+def test_a_release_that_was_killed_is_finished_by_the_same_command_alone(words, tmp_path, capsys, left):
+    assert main(words) == 0
+    files = [tmp_path / "given.safetensors", tmp_path / "given.md"]
+    whole = [file.read_bytes() for file in files]
+    for file in files:
+        if file.name not in left:
+            file.unlink()
+    there = {file: file.read_bytes() for file in files if file.exists()}
+    weights, metadata = load_weights(words[1])
+    save_weights(tmp_path / "other.safetensors", {name: 2 * tensor for name, tensor in weights.items()}, metadata)
+    assert main([words[0], str(tmp_path / "other.safetensors"), words[2]]) == 2
+    assert "given.safetensors is there already" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in files if file.exists()} == there
+    assert main(words) == 0 and [file.read_bytes() for file in files] == whole
+
+
+def test_a_card_that_others_wrote_stays(words, tmp_path, capsys):
+    assert main(words) == 0
+    (tmp_path / "given.md").write_text("mine")
+    for _ in range(2):
+        assert main(words) == 2 and "given.md is there already" in capsys.readouterr().err
+        (tmp_path / "given.safetensors").unlink(missing_ok=True)
+    assert (tmp_path / "given.md").read_text() == "mine" and not (tmp_path / "given.safetensors").exists()
