@@ -5,11 +5,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
+from threading import Condition
 from typing import TypeVar
 
 import PIL
@@ -17,7 +18,8 @@ from tqdm import tqdm
 
 from diffiml_plugin.data import faults, images, lists
 from diffiml_plugin.data.faults import Fault, examine
-from diffiml_plugin.data.lists import ImageList, without
+from diffiml_plugin.data.images import MOST_PIXELS, read_header
+from diffiml_plugin.data.lists import NEGATIVE, ImageList, without
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
 from diffiml_plugin.stored import read_json
@@ -94,7 +96,7 @@ def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
         kept = read_json(file)
         if kept["state"] == state:
             return kept["longest"], [(number, Fault(**fault)) for number, fault in kept["faults"]]
-    found = list(in_parallel(lambda pair: examine(*pair), pairs, "checking"))
+    found = list(in_parallel(in_turn(lambda pair: examine(*pair)), pairs, "checking"))
     longest = max(max(size) for size, _ in found)
     harmful = [(number, fault) for number, (_, of_pair) in enumerate(found) for fault in of_pair if fault.harmful]
     if any(fault.kind in _STOPPING for _, fault in harmful):  # the disk's, perhaps, and soon mended
@@ -142,3 +144,45 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], ti
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
         batches = (pool.map(function, items[start : start + _BATCH]) for start in range(0, len(items), _BATCH))
         yield from tqdm(chain.from_iterable(batches), title, len(items), unit="img", leave=False, disable=None)
+
+
+def in_turn(function: Callable[[tuple[str, str]], _Result]) -> Callable[[tuple[str, str]], _Result]:
+    """A function that decodes an image and its mask, for threads: together they hold no more pixels than the largest
+    image may have, which is then alone. Examining a pair takes 5 to 14 bytes a pixel.
+    """
+    room = _Room(MOST_PIXELS)
+
+    def waiting(pair: tuple[str, str]) -> _Result:
+        with room.of(max(_pixels(path) for path in pair if path != NEGATIVE)):
+            return function(pair)
+
+    return waiting
+
+
+def _pixels(path: str) -> int:
+    """Of an image, by its header; 0 of what is none."""
+    try:
+        width, height, _ = read_header(path)
+    except DiffIMLError:
+        return 0
+    return width * height
+
+
+class _Room:
+    """For so many pixels at once, or for more of one image alone."""
+
+    def __init__(self, most: int):
+        self.most, self.taken, self.changed = most, 0, Condition()
+
+    @contextmanager
+    def of(self, pixels: int) -> Iterator[None]:
+        """Inside, so many are taken; waits until they are free."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.taken or self.taken + pixels <= self.most)
+            self.taken += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.taken -= pixels
+                self.changed.notify_all()

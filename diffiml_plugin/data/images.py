@@ -33,7 +33,7 @@ FORMATS = {  # that are read, by Pillow's names, and their suffixes; no other re
     "HEIF": (".heic", ".heif", ".hif"),  # by pillow-heif
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-_MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
+MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
 _MOST_BYTES = 2**31  # of a file; four channels of 16 bits of so many pixels take 1.4 GB
 _MOST_SCANS = 100  # of a JPEG, as libtiff has it; cameras and optimisers write 12 at most
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG's segment; in coded pixels there is none
@@ -251,7 +251,7 @@ def opening(path: str | Path, content: bytes | None = None) -> Iterator[Image.Im
         content: as `read_image` takes it.
 
     Raises:
-        DiffIMLError: no such file, something that is no regular file, one of more pixels than _MOST_PIXELS; and inside
+        DiffIMLError: no such file, something that is no regular file, one of more pixels than MOST_PIXELS; and inside
             the block, for what goes wrong in decoding.
     """
     with _explained(path):
@@ -273,7 +273,7 @@ def _explained(path: str | Path) -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise DiffIMLError(f"{path} has more than {_MOST_PIXELS} pixels, the most that are read; shrink it") from error
+        raise DiffIMLError(f"{path} has more than {MOST_PIXELS} pixels, the most that are read; shrink it") from error
     except UnidentifiedImageError as error:
         raise DiffIMLError(f"{path} cannot be read as an image: {_unidentified(Path(path))}") from error
     except DiffIMLError:

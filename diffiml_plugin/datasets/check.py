@@ -9,7 +9,7 @@ from typing import Any
 
 from sklearn.metrics import roc_auc_score
 
-from diffiml_plugin.data.examined import in_parallel
+from diffiml_plugin.data.examined import in_parallel, in_turn
 from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.images import SUFFIXES, opening
 from diffiml_plugin.data.lists import (
@@ -123,7 +123,8 @@ def _training_images(path: str) -> dict[str, str]:
 
 def _check(name: str, listed: ImageList, seen: dict[str, str]) -> DatasetReport:
     pairs = list(zip(listed.images, listed.masks, strict=True))
-    looked_at = in_parallel(lambda pair: (examine(*pair)[1], _digest(pair[0]), _header(pair[0])), pairs, name)
+    look = in_turn(lambda pair: (examine(*pair)[1], _digest(pair[0]), _header(pair[0])))
+    looked_at = in_parallel(look, pairs, name)
     of_pairs, digests, headers = zip(*looked_at, strict=True)
     faults = [fault for of_pair in of_pairs for fault in of_pair]
     faults += _duplicates(pairs, digests)

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffiml_plugin.data.examined import digest_of, in_parallel, rules, state_here
+from diffiml_plugin.data.examined import digest_of, in_parallel, in_turn, rules, state_here
 from diffiml_plugin.data.faults import examine
 from diffiml_plugin.data.images import SUFFIXES, read_image
 from diffiml_plugin.data.lists import NEGATIVE, read_list, repeated
@@ -153,7 +153,7 @@ def _prepared(
     log, side = cache / _LOG, variant.longest_side if variant else None
     unfinished = _Unfinished(cache / _UNFINISHED, (cache, images), side)
     with unfinished.each_once(lambda image, mask: _settle(image, mask, reader, side, output)) as settle:
-        settled = list(in_parallel(settle, pairs, name))
+        settled = list(in_parallel(in_turn(settle), pairs, name))
     notes += [f"left out: {line}" for line in found.left_out] + found.misnamed
     notes += [note for pair in settled for note in pair.notes]
     records = [(pair.image, pair.mask) for pair in settled if pair.mask]

@@ -2,6 +2,8 @@ import ast
 import importlib
 import os
 import re
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +240,26 @@ def test_a_cache_that_cannot_be_written_changes_nothing(image, tmp_path, monkeyp
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert check_lists([ImageList("x", (image,), (NEGATIVE,))]).longest == 48
+
+
+@pytest.mark.parametrize(("most", "at_once"), [(2 * SQUARE.size, 2), (SQUARE.size, 1), (1, 1)])
+def test_threads_hold_no_more_pixels_than_the_largest_image(image, tmp_path, monkeypatch, most, at_once):
+    copies = tuple(str(shutil.copy(image, tmp_path / f"{number}.jpg")) for number in range(40))
+    inside: list[str] = []
+    most_inside = []
+
+    def examine(path, _):
+        inside.append(path)
+        most_inside.append(len(inside))
+        time.sleep(0.005)
+        inside.remove(path)
+        return (48, 32), []
+
+    monkeypatch.setattr(examined, "examine", examine)
+    monkeypatch.setattr(examined, "MOST_PIXELS", most)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert check_lists([ImageList("x", copies, len(copies) * (NEGATIVE,))]).longest == 48
+    assert len(most_inside) == len(copies) and max(most_inside) <= at_once
 
 
 def test_real_data_passes(bsds):
