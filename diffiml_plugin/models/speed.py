@@ -57,6 +57,12 @@ class Bench:
         alone = self.device.type == "cpu" and torch.get_num_threads() == 1
         return time.process_time if alone else time.perf_counter
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that are measured; bf16 on a CPU only where its library has it."""
+        has_bf16 = self.device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return ("fp32", "bf16") if has_bf16 else ("fp32",)
+
     def seconds_of(self, calls: _Calls) -> list[float]:
         """Of single calls in turn, each until the device has done it, after some that warm up."""
         warm_ups = _WARM_UPS[self.device.type]
@@ -75,7 +81,7 @@ def ceilings(settings: Bench) -> dict[str, float]:
     """What this device reaches: TFLOP/s of a matrix product by precision, and GB/s, read and written, of a copy."""
     device, reached = settings.device, {}
     side = _PRODUCT[device.type]
-    for precision in ("fp32", "bf16") if device.type == "cuda" else ("fp32",):
+    for precision in settings.precisions:
         dtype = launch.half_precision(device, precision) or torch.float32
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         reached[f"{precision}_tflops"] = 2 * side**3 / settings.median_of([partial(torch.matmul, a, b)]) / 1e12
@@ -102,8 +108,7 @@ def built(settings: Bench, denoiser: str) -> Iterator[tuple[nn.Module, DiffIML]]
 
 def our_rows(settings: Bench, reached: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     """DiffIML with each denoiser, in each way of this device, of each N and S. `reached`: the `ceilings`."""
-    on_gpu = settings.device.type == "cuda"
-    ways = list(product(("fp32", "bf16") if on_gpu else ("fp32",), (False, True) if on_gpu else (False,)))
+    ways = list(product(settings.precisions, (False, True) if settings.device.type == "cuda" else (False,)))
     for denoiser, (precision, compiled) in tqdm([*product(DENOISERS, ways)], "DiffIML", disable=None):
         with built(settings, denoiser) as (model, method):
             cases = [

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.models import speed
@@ -43,7 +44,10 @@ def test_everything_is_measured_and_kept(brief, tmp_path, capsys):
     assert main(["bench", *words, "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")]) == 0
     results = json.loads((tmp_path / "b.json").read_text())
     *ours, peer = results["rows"]
-    assert [(row["N"], row["S"], row["compiled"]) for row in ours] == [(1, 2, False), (5, 2, False)]
+    ways = ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
+    expected = [(precision, n, 2, False) for precision in ways for n in (1, 5)]
+    assert [(row["precision"], row["N"], row["S"], row["compiled"]) for row in ours] == expected
+    assert all(results["ceilings"][f"{precision}_tflops"] > 0 for precision in ways)
     for row in ours:
         assert 0 < row["floor_ms"] and 0 < row["latency_ms"]["median"] <= row["latency_ms"]["p95"]
         assert row["images_per_second"] > 0 and row["peak_mb"] is None
@@ -84,14 +88,14 @@ def test_ratios_compare_like_with_like():
         "fastest_zoo_512_over_N1": 2.0,
         "fastest_zoo_512_over_fastest_N1": 2.0,
     }
-    fast = [
-        row("DiffIML", ms, denoiser="light", N=n, S=8, precision="bf16", compiled=True) for n, ms in ((1, 2), (5, 2.2))
-    ]
-    assert ratios([*OURS, *fast, *peers], 512) == {
-        "N5_over_N1": pytest.approx(1.1),
-        "fastest_zoo_512_over_N1": 2.0,
-        "fastest_zoo_512_over_fastest_N1": 10.0,
-    }
+    for compiled in (True, False):
+        half = [{**mine, "precision": "bf16", "compiled": compiled} for mine in OURS]
+        fast = [{**mine, "latency_ms": {"median": ms}} for mine, ms in zip(half, (2, 2.2), strict=True)]
+        assert ratios([*OURS, *fast, *peers], 512) == {
+            "N5_over_N1": pytest.approx(1.1),
+            "fastest_zoo_512_over_N1": 2.0,
+            "fastest_zoo_512_over_fastest_N1": 10.0,
+        }
     assert set(ratios([], 512).values()) == {None}
 
 
