@@ -28,6 +28,15 @@ def wanted_memory(error: Exception) -> str:
     return f"{wanted[1]} more were wanted" if wanted else "nothing of it was left"
 
 
+def device_failed(error: BaseException) -> bool:
+    """Whether torch says that the device itself failed, as one that was lost: nothing more is computed on it.
+
+    Told by the words, because torch has a class for it since 2.8 alone, and its import takes seconds. What cuBLAS
+    refuses is called a CUDA error too, but its status begins with CU.
+    """
+    return bool(re.match(r"(CUDA|HIP)( driver)? error: (?!CU)", str(error)))
+
+
 @contextmanager
 def of_arguments() -> Iterator[None]:
     """Inside, messages speak of the arguments of a Python call in place of flags: image_size, not --image_size."""

@@ -34,7 +34,7 @@ from diffiml_plugin import __version__, signals
 from diffiml_plugin.cli.command_line import parse_arguments, resolved_settings
 from diffiml_plugin.cli.messages import messages_on_stderr
 from diffiml_plugin.cli.verbs import VERBS
-from diffiml_plugin.errors import DiffIMLError, nearest, wanted_memory
+from diffiml_plugin.errors import DiffIMLError, device_failed, nearest, wanted_memory
 
 _logger = logging.getLogger(__name__)
 FRAMEWORK_VERBS = {
@@ -92,6 +92,11 @@ def _mend(error: RuntimeError | MemoryError) -> str | None:
         return (
             "the GPU's memory is full: lower --test_batch_size, --ensemble_size or --image_size, shrink the images, or "
             f"compute on --device cpu; {wanted_memory(error)}"
+        )
+    if device_failed(error):
+        return (
+            f"the device failed: {first}; what is done is kept, and the same command goes on when it works again, a "
+            "training with --resume auto"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (

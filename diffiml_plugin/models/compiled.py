@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin import launch
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, device_failed, wanted_memory
 from diffiml_plugin.method.diffiml import DiffIML
 
 _logger = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ def forget_graphs(model: nn.Module) -> None:
     """Frees the graphs that `speed_up` let `model` capture; shapes are captured anew when they come again."""
     for captured in (vars(module).get("forward") for module in model.modules() if isinstance(module, DiffIML)):
         if isinstance(captured, _Captured):
-            captured.graphs.clear()
-            captured.seen.clear()
+            for known in (captured.graphs, captured.seen, captured.too_large):
+                known.clear()
 
 
 def _store_weights_in(dtype: torch.dtype, network: nn.Module) -> None:
@@ -89,6 +89,8 @@ class _Parts:
             except (DiffIMLError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # compilers fail in many ways, and none may end a run
+                if device_failed(error):
+                    raise
                 fails = True
                 _logger.warning(f"{name} runs without compiling, which failed: {_first_line(error)}")
                 return plain(*inputs, **options)
@@ -107,6 +109,7 @@ class _Captured:
         self.method, self.function, self.parts = method, method.forward, parts
         self.seen: Counter = Counter()
         self.graphs: dict[Any, _Graph] = {}
+        self.too_large: set[Any] = set()  # shapes whose graph the memory does not hold
         self.fails = False
 
     def __call__(self, image: Tensor, noise: Tensor, members: bool = False) -> tuple[Tensor, ...]:
@@ -117,10 +120,16 @@ class _Captured:
         repeated = self.seen[key] > 1 and len(self.graphs) < _MOST_GRAPHS
         self.parts.way = "each" if repeated else "any" if len(self.seen) > _MOST_GRAPHS else "plain"
         try:
-            if repeated and not self.fails:
+            if repeated and not self.fails and key not in self.too_large:
                 try:
                     self.graphs[key] = _Graph(partial(self.function, members=members), image, noise)
                     return self.graphs[key](image, noise)
+                except torch.OutOfMemoryError as error:
+                    self.too_large.add(key)
+                    _logger.warning(
+                        f"predictions of {len(image)} images of this size run without a CUDA graph, which the GPU's "
+                        f"memory does not hold: {wanted_memory(error)}"
+                    )
                 except Exception as error:  # a capture fails in as many ways as compiling
                     self.fails = True
                     _logger.warning(f"predictions run without a CUDA graph, whose capture failed: {_first_line(error)}")

@@ -19,7 +19,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from diffiml_plugin.errors import DiffIMLError, nearest
+from diffiml_plugin.errors import DiffIMLError, device_failed, nearest
 from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffiml_post_func, register
 from diffiml_plugin.launch import is_main_process
 from diffiml_plugin.method.config import SIZE_MULTIPLE
@@ -327,8 +327,8 @@ def forward_explained(model: nn.Module, image: Tensor) -> Iterator[None]:
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         while isinstance(inner := getattr(model, "model", None), nn.Module):
             model = inner
-        if type(model).__module__.startswith("diffiml_plugin."):
-            raise  # a mistake of ours is not to be hidden
+        if type(model).__module__.startswith("diffiml_plugin.") or device_failed(error):
+            raise  # a mistake of ours is not to be hidden, nor a device that is lost
         count, _, height, width = image.shape
         raise DiffIMLError(
             f"{type(model).__name__} cannot take {count} images of {width}x{height} pixels ({type(error).__name__}: "

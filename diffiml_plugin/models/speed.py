@@ -1,9 +1,10 @@
 """What one prediction costs on this device: milliseconds, images per second, memory and launches."""
 
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffiml_plugin import launch
+from diffiml_plugin.errors import device_failed, wanted_memory
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.compiled import forget_graphs, speed_up
@@ -22,6 +24,7 @@ from diffiml_plugin.models.cost import CountedOperators, count_all, timed
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
+_logger = logging.getLogger(__name__)
 DENOISERS, ENSEMBLE_SIZES, STEPS = ("light", "release"), (1, 5), (1, 8)
 _FEWEST, _MOST = 5, 200  # timed calls
 _WARM_UPS = {"cuda": 5, "cpu": 1}  # on a GPU a shape is captured when it comes again
@@ -182,6 +185,8 @@ def _zoo_row(settings: Bench, card: RegisteredModel) -> dict[str, Any]:
             batch = blank_batch(model.to(settings.device), size)
             return {**row, **_measured(settings, partial(_zoo_calls, settings, model, batch))}
     except Exception as error:  # the zoo's models fail in ways of their own, and none may end the run
+        if device_failed(error):
+            raise
         return {**row, "error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
 
 
@@ -219,7 +224,7 @@ def _measured(settings: Bench, calls: Callable[[int], _Calls]) -> dict[str, Any]
     except torch.OutOfMemoryError as error:
         return {"error": str(error).splitlines()[0]}
     return {
-        "latency_ms": {"median": 1e3 * median(seconds), "p95": 1e3 * quantiles(seconds, n=20)[-1]},
+        "latency_ms": {"median": 1e3 * median(seconds), "p95": 1e3 * quantiles(seconds, n=20, method="inclusive")[-1]},
         "images_per_second": per_second,
         "batch_size": batch_size,
         "peak_mb": peak,
@@ -230,11 +235,14 @@ def _measured(settings: Bench, calls: Callable[[int], _Calls]) -> dict[str, Any]
 def _throughput(settings: Bench, calls: Callable[[int], _Calls], single: float) -> tuple[float, int]:
     """The most images per second, and at which batch; batches grow while that pays and memory lasts."""
     found = [(single, 1)]
-    with suppress(torch.OutOfMemoryError):
-        for size in _BATCHES[settings.device.type]:
+    for size in _BATCHES[settings.device.type]:
+        try:
             found.append((size / settings.median_of(calls(size)), size))
-            if found[-1][0] < _GAIN * found[-2][0]:
-                break
+        except torch.OutOfMemoryError as error:
+            _logger.warning(f"the memory is full with {size} images, {found[-1][1]} fit ({wanted_memory(error)})")
+            break
+        if found[-1][0] < _GAIN * found[-2][0]:
+            break
     return max(found)
 
 

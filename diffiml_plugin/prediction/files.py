@@ -17,11 +17,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from diffiml_plugin.data.images import read_content, read_header
-from diffiml_plugin.errors import DiffIMLError, visible
+from diffiml_plugin.errors import DiffIMLError, device_failed, visible
 from diffiml_plugin.files import LOCK, claimed, inside, remove_half_written
 from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.prediction.detector import Detector, Photograph
@@ -221,7 +220,7 @@ class _Run:
         """Notes why a photo has no result. Raises what would fail for all that follow."""
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EPIPE):
             raise error
-        if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        if device_failed(error):
             raise DiffIMLError(
                 f"the device failed: {_reason(error)}; what is done is kept, and --skip_existing goes on"
             ) from error

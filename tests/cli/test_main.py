@@ -197,6 +197,17 @@ def test_full_gpu_memory_is_one_line(probe, capsys):
     assert capsys.readouterr().err.startswith("error: the GPU's memory is full: lower --test_batch_size")
 
 
+def test_a_device_that_is_lost_is_one_line(probe, capsys):
+    probe.fault = RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+    assert probe("--data_path", "x") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the device failed: CUDA error: unspecified launch failure; what is done is kept")
+    assert said.count("\n") == 1
+    probe.fault = RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling ...")  # a mistake of ours
+    with pytest.raises(RuntimeError):
+        probe("--data_path", "x")
+
+
 @pytest.mark.parametrize(
     "fault",
     [

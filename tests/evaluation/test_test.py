@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
 from diffiml_plugin import load
+from diffiml_plugin.cli.main import main
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.data.packed import unpack
@@ -228,6 +229,24 @@ def interrupted_at_third_batch(settings, monkeypatch) -> list[int]:
     with pytest.raises(KeyboardInterrupt):
         testing.test(settings)
     return scored
+
+
+def test_a_lost_device_ends_a_test_and_what_is_scored_is_kept(settings, stored, monkeypatch, capsys):
+    words = ["test", "--checkpoint_path", str(stored()), "--test_data_path", settings.test_data_path, "--device", "cpu"]
+    words += ["--output_dir", settings.output_dir, "--num_workers", "0", "--test_batch_size", "1"]
+    scored = []
+
+    def lost(*arguments, **options):
+        scored.append(1)
+        if len(scored) == 3:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return score_batch(*arguments, **options)
+
+    monkeypatch.setattr(testing, "score_batch", lost)
+    assert main(words) == 2
+    assert "error: the device failed: CUDA error: unspecified launch failure; what is done" in capsys.readouterr().err
+    assert main(words) == 0 and len(scored) == 5  # the two images that are left
+    assert [record["index"] for record in records(settings)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("in_training_mode", [False, True])

@@ -65,6 +65,18 @@ def test_what_does_not_compile_runs_as_it_is_and_says_why(monkeypatch, caplog):
     assert len(reasons) == 3 and all("RuntimeError: no kernel for this shape" in reason for reason in reasons)
 
 
+def test_a_lost_device_is_not_taken_for_what_does_not_compile(monkeypatch, caplog):
+    def fail(*inputs, **options):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: fail)
+    model = build()
+    speed_up(model, CPU, "fp32", "on")
+    with pytest.raises(RuntimeError, match="unspecified launch failure"):
+        predict(model)
+    assert not caplog.records
+
+
 def test_stored_half_precision_gives_what_autocast_gives():
     model = build()
     cast = predict(model, "bf16")
@@ -126,3 +138,19 @@ def test_a_failed_capture_leaves_predictions_plain(monkeypatch, caplog):
         assert torch.equal(run(image, image)[0], image + 1)
     (record,) = caplog.records
     assert "without a CUDA graph" in record.getMessage() and "not permitted" in record.getMessage()
+
+
+def test_a_shape_whose_graph_the_memory_does_not_hold_is_predicted_and_others_are_captured(monkeypatch, caplog):
+    def too_large(function, image, noise):
+        if len(image) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return RecordedGraph(function, image, noise)
+
+    monkeypatch.setattr(compiled, "_Graph", too_large)
+    parts, ways = compiled._Parts(captures=True), []
+    run = compiled._Captured(stand_in(lambda image, noise, members: ways.append(parts.way) or (image,)), parts)
+    for rows in (8, 8, 8, 4, 4):
+        run(torch.zeros(rows, 1), torch.zeros(rows, 1))
+    assert ways == ["plain", "each", "each", "plain", "each"] and [graph.runs for graph in run.graphs.values()] == [1]
+    (record,) = caplog.records
+    assert "8 images" in record.getMessage() and "2.00 GiB more were wanted" in record.getMessage()

@@ -167,3 +167,11 @@ def test_a_mistake_of_ours_is_not_hidden():
     ours = type("Ours", (torch.nn.Module,), {"__module__": "diffiml_plugin.method.ours"})()
     with pytest.raises(RuntimeError, match="ours"), models.forward_explained(ours, torch.zeros(1, 3, 8, 8)):
         raise RuntimeError("ours")
+
+
+def test_a_lost_device_is_no_size_that_a_model_cannot_take():
+    with (
+        pytest.raises(RuntimeError, match="^CUDA error"),
+        models.forward_explained(_OneSize(), torch.zeros(1, 3, 8, 8)),
+    ):
+        raise RuntimeError("CUDA error: unspecified launch failure")

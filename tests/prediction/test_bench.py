@@ -1,10 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.models import speed
+from diffiml_plugin.models.speed import Bench
 from diffiml_plugin.prediction import bench as prediction_bench
 from diffiml_plugin.prediction.bench import ratios
 from diffiml_plugin.reports.bench import table
@@ -59,6 +61,37 @@ def test_everything_is_measured_and_kept(brief, tmp_path, capsys):
     assert {name: len(points) for name, points in results["lines"].items()} == {"N": 1, "S": 2, "image side": 2}
     assert (tmp_path / "b.png").stat().st_size > 0
     assert "predict_over_bare" in capsys.readouterr().out
+
+
+def measured(seconds, calls):
+    """The row of a model on a CPU whose calls took that long."""
+    settings = SimpleNamespace(device=torch.device("cpu"), seconds_of=lambda _: seconds, median_of=lambda _: 1.0)
+    return speed._measured(settings, calls)
+
+
+def test_the_95th_percentile_is_no_slower_than_the_slowest_call():
+    row = measured([1.0, 1.0, 1.0, 1.0, 2.0], lambda size: [lambda: None])
+    assert row["latency_ms"] == {"median": 1000.0, "p95": pytest.approx(1800.0)}
+    assert (row["images_per_second"], row["batch_size"]) == (2.0, 2)
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_said(caplog):
+    def calls(size):
+        if size > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return [lambda: None]
+
+    assert measured([1.0] * 5, calls)["batch_size"] == 1
+    assert "full with 2 images, 1 fit (2.00 GiB more were wanted)" in caplog.text
+
+
+def test_a_lost_device_is_no_error_of_a_model_of_the_zoo(monkeypatch):
+    def lost(*_):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(speed, "build_untrained", lost)
+    with pytest.raises(RuntimeError, match="unspecified launch failure"):
+        list(speed.zoo_rows(Bench(torch.device("cpu"), zoo=("SparseViTBackbone",))))
 
 
 def row(model, median, **settings):

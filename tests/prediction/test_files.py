@@ -312,6 +312,24 @@ def test_whatever_goes_wrong_with_one_photo_is_its_line(checkpoint, folder, tmp_
     assert type(error).__name__ in failed["error"] and failed["image"].endswith("deep/a.png")
 
 
+def test_a_lost_device_ends_the_run_and_what_is_done_is_kept(checkpoint, folder, tmp_path):
+    detector, done = load(checkpoint, device="cpu"), []
+    plain = detector.detect
+
+    def failing(photograph):
+        if done:
+            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+        done.append(photograph.name)
+        return plain(photograph)
+
+    detector.detect = failing
+    with pytest.raises(DiffIMLError, match="the device failed: RuntimeError: CUDA error: .*; what is done is kept"):
+        predict(detector, [str(folder)], tmp_path / "out")
+    assert [entry["image"] for entry in read_results(tmp_path / "out")] == done
+    detector.detect = plain
+    assert predict(detector, [str(folder)], tmp_path / "out", skip_existing=True) == {"uncalibrated": 2}
+
+
 def test_a_full_disk_ends_the_run(checkpoint, folder, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
