@@ -108,13 +108,16 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, content: bytes | None = None) -> np.ndarray:
     """[H, W] uint8 in {0, 255}: 255 where the mean of the three channels is above 127.5, of 16 bits the upper 8.
+
+    Args:
+        content: as `read_image` takes it.
 
     Raises:
         DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers.
     """
-    with decoding(path) as image:
+    with decoding(path, content=content) as image:
         if reason := refusal(image):
             raise DiffIMLError(f"{path} {reason}")
         if image.mode in ("1", "L"):

@@ -31,7 +31,8 @@ class PairsDataset(JsonDataset):
         transform, post: as `framework_arguments` takes them.
         normalised: False leaves images in uint8, for `packed.unpack` to normalise on the device.
         cache: of what was decoded.
-        keyed: samples hold `noise_key` too, the digest of the image's file; a `transform` does not change it.
+        keyed: samples hold `noise_key` too, the digest of the image's file, and `content`, of image's and mask's; a
+            `transform` does not change them.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class PairsDataset(JsonDataset):
         return self.inputs.frame(height, width)
 
     def __getitem__(self, index: int) -> Sample:
-        image, mask, label, path, noise_key = self._get_image(index)
+        image, mask, label, path, digests = self._get_image(index)
         if self.common_transforms is not None:
             made = self.common_transforms(image=image, mask=mask)
             image, mask = made["image"], made["mask"]
@@ -75,7 +76,7 @@ class PairsDataset(JsonDataset):
             "name": os.path.basename(path),
         }
         if self.keyed:
-            sample["noise_key"] = noise_key
+            sample["noise_key"], sample["content"] = digests[0], sha256("".join(digests).encode()).hexdigest()[:16]
         if edges:
             sample["edge_mask"] = edges[0]
         if self.is_padding:
@@ -86,24 +87,26 @@ class PairsDataset(JsonDataset):
         return sample
 
     def _get_image(self, index: int) -> tuple:
-        """Image [H, W, 3] uint8, mask [H, W, 1] uint8 in {0, 255}, label, path, and what keys the noise.
+        """Image [H, W, 3] uint8, mask [H, W, 1] uint8 in {0, 255}, label, path, and of a `keyed` set the
+        digests of the files.
 
         The mask is cut before it is augmented, which only moves its pixels, and not after.
         """
         path, mask_path = self.tp_path[index], self.gt_path[index]
-        if self.keyed:
-            content = read_content(path)
-            image, noise_key = read_image(Path(path), content), sha256(content).hexdigest()
-        else:
-            image, noise_key = self._read(path, read_image), ""
+        digests: list[str] = []
+        image = self._read(path, read_image, digests)
         if mask_path == NEGATIVE:
-            return image, np.zeros((*image.shape[:2], 1), np.uint8), 0, path, noise_key
-        mask = self._read(mask_path, read_mask)[..., None]
+            return image, np.zeros((*image.shape[:2], 1), np.uint8), 0, path, digests
+        mask = self._read(mask_path, read_mask, digests)[..., None]
         if mask.shape[:2] != image.shape[:2]:
             raise DiffIMLError(f"{mask_path} is not of the size of {path}; `benco datasets check` finds all such pairs")
-        return image, mask, 1, path, noise_key
+        return image, mask, 1, path, digests
 
-    def _read(self, path: str, decode: Callable[[Path], np.ndarray]) -> np.ndarray:
+    def _read(self, path: str, decode: Callable[..., np.ndarray], digests: list[str]) -> np.ndarray:
+        if self.keyed:
+            content = read_content(path)
+            digests.append(sha256(content).hexdigest())
+            return decode(Path(path), content)
         return self.cache.read(Path(path), decode) if self.cache else decode(Path(path))
 
     def _init_dataset_path(self, path: ImageList) -> tuple[list[str], list[str]]:

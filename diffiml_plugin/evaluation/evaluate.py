@@ -76,7 +76,7 @@ def _most_pixels(dataset: PairsDataset, device: torch.device) -> float:
 
 def _scored(model: nn.Module, batch: Sample, score: Callable[..., list[Record]]) -> list[Record]:
     """The records of one batch; where the GPU's memory is too small for it, of its halves."""
-    inputs = {key: value for key, value in batch.items() if key != "index"}
+    inputs = {key: value for key, value in batch.items() if key not in ("index", "content")}
     require_inputs(model, inputs)
     try:
         with forward_explained(model, batch["image"]):

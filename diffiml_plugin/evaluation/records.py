@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePath
-from typing import Any, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from accelerate.utils import gather_object
 
@@ -25,6 +25,7 @@ _FIELDS = get_type_hints(Record)
 _SHARES = {"label", *(name for name, kind in _FIELDS.items() if "float" in str(kind))} - {"score", "features"}
 _ALWAYS = ("dataset", "index", "name", "path", "mask", "label", "score", "f1")
 _ROUNDING = 1e-6
+_Key = TypeVar("_Key")
 LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
 
 
@@ -70,6 +71,12 @@ def images_of(records: Sequence[Record]) -> list[tuple[str, str]]:
     shared = {dataset: len(os.path.commonprefix(parts)) for dataset, parts in folders.items()}
     paths = (PurePath(record["path"]).parts[shared[record["dataset"]] :] for record in records)
     return [(record["dataset"], "/".join(path)) for record, path in zip(records, paths, strict=True)]
+
+
+def same_images(some: Mapping[_Key, Record], others: Mapping[_Key, Record]) -> bool:
+    """Whether records are of the same images: by what they are known by, and by their content where both tell it."""
+    contents = ((some[image].get("content"), others[image].get("content")) for image in some)
+    return some.keys() == others.keys() and all(None in pair or pair[0] == pair[1] for pair in contents)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

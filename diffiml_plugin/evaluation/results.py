@@ -16,6 +16,7 @@ class Record(TypedDict, total=False):
     dataset: str
     path: str  # of the image
     mask: str  # path of its mask, or NEGATIVE
+    content: str  # a hash of the files of image and mask, which earlier versions did not write
     kind: str  # of manipulation, if it is known
     name: str
     index: int  # in its dataset

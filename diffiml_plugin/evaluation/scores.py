@@ -86,6 +86,8 @@ def score_batch(
             **{key: value if key in own else None for key, value in figures[i].items()},
             "score": scores[i],
         }
+        if "content" in batch:
+            record["content"] = batch["content"][i]
         records.append(cast(Record, record))
     return records
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
-from diffiml_plugin.evaluation.records import RESULTS, images_of, read_records
+from diffiml_plugin.evaluation.records import RESULTS, images_of, read_records, same_images
 from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, read_results
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
@@ -102,11 +102,11 @@ def _require_one_model_each(runs: _Runs) -> None:
 def _warn_of_other_images(tests: Mapping[str, Mapping[str, list[Record]]]) -> None:
     for row, seeds in tests.items():
         images = {
-            seed: {(*image, record["label"]) for image, record in zip(images_of(records), records, strict=True)}
+            seed: {(*image, record["label"]): record for image, record in zip(images_of(records), records, strict=True)}
             for seed, records in seeds.items()
         }
         first, *others = images
-        if different := [seed for seed in others if images[seed] != images[first]]:
+        if different := [seed for seed in others if not same_images(images[seed], images[first])]:
             _logger.warning(f"{row}: seed {different[0]} was tested on other images than seed {first}; means mix them")
 
 
@@ -138,7 +138,9 @@ def _differences(
         if row not in tests or other not in tests:
             continue
         seeds = sorted(tests[row].keys() & tests[other].keys())
-        f1, its_f1 = ([_f1_by_image(tests[which][seed]) for seed in seeds] for which in (row, other))
+        compared = [[tests[which][seed] for seed in seeds] for which in (row, other)]
+        told = all("content" in record for of_row in compared for records in of_row for record in records)
+        f1, its_f1 = ([_f1_by_image(records, told) for records in of_row] for of_row in compared)
         images = sorted(set.intersection(*map(set, (*f1, *its_f1))) if seeds else ())
         changes = [[mine[image] - its[image] for image in images] for mine, its in zip(f1, its_f1, strict=True)]
         groups: dict[str, list[float]] = {}
@@ -166,10 +168,10 @@ def _signed(differences: list[float]) -> str:
     return f"{mean.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _f1_by_image(records: Sequence[Record]) -> dict[tuple[str, ...], float]:
-    """By kind and image."""
+def _f1_by_image(records: Sequence[Record], by_content: bool) -> dict[tuple[str, ...], float]:
+    """By kind and image; `by_content`, one of another content is another image."""
     return {
-        (record.get("kind", ""), *image): record["f1"]
+        (record.get("kind", ""), *image, record["content"] if by_content else ""): record["f1"]
         for record, image in zip(records, images_of(records), strict=True)
         if record["f1"] is not None
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves, table4_name
-from diffiml_plugin.evaluation.records import images_of
+from diffiml_plugin.evaluation.records import images_of, same_images
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.robust import CLEAN, PERTURBATIONS
 from diffiml_plugin.evaluation.scores import MEANS, summarise
@@ -25,8 +25,8 @@ _COMPARED = {  # key of a record -> title of its table, and which value is best
     "auc_sklearn": ("Pixel AUC, of tampered images: higher is better", max),
     "false_alarm_area": ("False alarms, the share of an authentic image that is called tampered: lower is better", min),
 }
-_Images = dict[tuple[str, int], tuple[str, str]]  # path below the dataset's folder, label -> paths of image and mask
-_Set = tuple[str, frozenset[tuple[str, int]]]  # a dataset's name, and what `_Images` are known by
+_Images = dict[tuple[str, int], Record]  # by path below the dataset's folder and label
+_Set = tuple[str, int]  # a dataset's name, and the number of a set
 
 
 @dataclass(frozen=True)
@@ -67,30 +67,48 @@ def _sets(tests: Iterable[Run]) -> tuple[list[dict[str, _Set]], dict[_Set, str]]
     """Of each test its sets, by name; and what the column of each set is called.
 
     A warning tells of images that are taken for the same though their files, or those of their masks, lie in different
-    places.
+    places, and results of earlier versions do not tell their content.
     """
     sets: list[dict[str, _Set]] = []
-    first: dict[_Set, tuple[Run, _Images]] = {}
+    tested: dict[_Set, list[tuple[Run, _Images]]] = {}
     for run in tests:
-        tested = _images(run)
-        sets.append({dataset: (dataset, frozenset(images)) for dataset, images in tested.items()})
-        for dataset, one in sets[-1].items():
-            other, known = first.setdefault(one, (run, tested[dataset]))
-            if moved := [image for image, files in tested[dataset].items() if known[image] != files]:
-                mine, its = (" with ".join(images[moved[0]]) for images in (tested[dataset], known))
+        sets.append({})
+        for dataset, images in _images(run).items():
+            known = (one for one, runs in tested.items() if one[0] == dataset and _are_of(images, runs))
+            one = sets[-1][dataset] = next(known, (dataset, len(tested)))
+            tested.setdefault(one, []).append((run, images))
+            other, its_images = tested[one][0]
+            if unsure := [image for image in images if not _is_known_again(images[image], its_images[image])]:
+                mine, its = (" with ".join(_files(of_run[unsure[0]])) for of_run in (images, its_images))
                 _logger.warning(
                     f"{dataset}: {its} ({other.name}) and {mine} ({run.name}) count as one image, for their names"
                 )
-    times = Counter(dataset for dataset, _ in first)
-    heads = {one: f"{one[0]}, images of {run.name}" if times[one[0]] > 1 else one[0] for one, (run, _) in first.items()}
+    times = Counter(dataset for dataset, _ in tested)
+    heads = {
+        one: f"{one[0]}, images of {runs[0][0].name}" if times[one[0]] > 1 else one[0] for one, runs in tested.items()
+    }
     return sets, heads
+
+
+def _are_of(images: _Images, runs: Iterable[tuple[Run, _Images]]) -> bool:
+    """Whether all of the runs were tested on these images."""
+    return all(same_images(images, others) for _, others in runs)
+
+
+def _is_known_again(record: Record, other: Record) -> bool:
+    """Whether records of images of one name are of one image: by its place, or by its content."""
+    return _files(record) == _files(other) or "content" in record.keys() & other.keys()
+
+
+def _files(record: Record) -> tuple[str, str]:
+    return record["path"], record["mask"]
 
 
 def _images(run: Run) -> dict[str, _Images]:
     """What a run was tested on, by dataset."""
     found: dict[str, _Images] = {}
     for record, (dataset, image) in zip(run.records, images_of(run.records), strict=True):
-        found.setdefault(dataset, {})[image, record["label"]] = record["path"], record["mask"]
+        found.setdefault(dataset, {})[image, record["label"]] = record
     return found
 
 

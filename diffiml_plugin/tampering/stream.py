@@ -114,7 +114,7 @@ class SyntheticTampering(PairsDataset):
         # Of settings, the draws of `GridCrop` count on three channels.
         channels = 3 if isinstance(self.settings, TamperSettings) else 1
         mask = np.repeat(made.mask[..., None] * 255, channels, axis=2)
-        return made.image, mask, int(made.kind != "authentic"), self.name(index, made), ""
+        return made.image, mask, int(made.kind != "authentic"), self.name(index, made), []
 
     def name(self, index: int, made: Tampered) -> str:
         """Its file name: photograph, kind, number."""

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -460,6 +461,22 @@ def test_a_large_image_is_tested_in_the_tiles_it_is_predicted_in(tmp_path, setti
         result, truth = detector(tmp_path / image), read_mask(tmp_path / mask) > 0
         f1 = 2 * (result.mask & truth).sum() / (result.mask.sum() + truth.sum())
         assert record["f1"] == pytest.approx(f1, abs=1e-4) and record["score"] == pytest.approx(result.score, abs=1e-4)
+
+
+def test_records_tell_the_content_of_image_and_mask(settings, stored, tiny_dataset, tmp_path):
+    def contents(root, name):
+        out, data = str(tmp_path / name), str(root / "list.json")
+        testing.test(made := replace(settings, checkpoint_path=path, test_data_path=data, output_dir=out))
+        return [record["content"] for record in records(made)]
+
+    path, moved = str(stored()), tmp_path / "moved"
+    shutil.copytree(tiny_dataset, moved)
+    before = contents(tiny_dataset, "a")
+    assert contents(moved, "b") == before and len(set(before)) == len(before)
+    shutil.copy(moved / "Tp" / "1.png", moved / "Tp" / "0.png")
+    shutil.copy(moved / "Gt" / "1.png", moved / "Gt" / "2.png")
+    after = contents(moved, "c")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, False, True]
 
 
 def test_an_image_that_does_not_fit_into_the_memory_is_refused_before_it_is_read(settings, stored, monkeypatch):

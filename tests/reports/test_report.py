@@ -193,6 +193,27 @@ def test_sets_of_one_name_are_compared_if_they_hold_the_same_images(tmp_path, ca
     assert "/d/1.png with other.png (b) count" in caplog.text
 
 
+def test_sets_of_one_name_and_paths_are_told_apart_by_their_content(tmp_path, caplog):
+    def run(name, folder, *contents):
+        records = [
+            {"dataset": "val", "path": f"{folder}/{number}.png", "mask": "m.png", "label": 1, "f1": 0.5}
+            | ({} if content is None else {"content": content})
+            for number, content in enumerate(contents)
+        ]
+        return Run(tmp_path, {"model": "m"}, records, name)
+
+    def columns(*runs):
+        (table,) = comparisons(runs)
+        return [[number for number, cell in enumerate(row[2:]) if cell] for row in table.rows]
+
+    a, replaced = run("a", "/d", "1", "2"), run("b", "/d", "1", "other")
+    assert columns(a, replaced, run("c", "/d", "1", "2")) == [[0], [1], [0]]
+    assert columns(a, run("b", "/copy", "1", "2")) == [[0], [0]] and not caplog.text  # the same, wherever it lies
+    earlier = run("e", "/e", None, None)
+    assert columns(earlier, a, replaced) == [[0], [0], [1]]  # of no two that differ is it the link
+    assert "val: /e/0.png with m.png (e) and /d/0.png with m.png (a) count as one image" in caplog.text
+
+
 def test_runs_of_one_name_are_told_apart_by_their_path(runs, tmp_path):
     copy = tmp_path / "other" / "test"
     shutil.copytree(runs / "test", copy)

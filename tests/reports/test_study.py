@@ -168,6 +168,26 @@ def test_seeds_that_were_tested_on_other_images_are_told(runs, tmp_path, caplog)
     assert "a: seed 1 was tested on other images than seed 0" in caplog.text
 
 
+def test_seeds_and_rows_that_were_tested_on_pictures_of_other_content_are_told(runs, tmp_path, caplog):
+    def write(row, seed, contents):
+        path = runs / row / seed / "test" / "per_image.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        told = [{**one, "content": contents.get(one["name"], "")} for one in records]
+        path.write_text("".join(json.dumps(one) + "\n" for one in told))
+
+    def images():
+        study(runs, tmp_path / "out", [("a", "b")])
+        return next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a - b |")).split(" | ")[2]
+
+    for row, seed in (("a", "0"), ("a", "1"), ("b", "0")):
+        write(row, seed, {"copy.jpg": "1"})
+    assert images() == "3" and "other images" not in caplog.text
+    write("b", "0", {"copy.jpg": "replaced"})
+    assert images() == "2"
+    write("a", "1", {"copy.jpg": "replaced"})
+    assert images() == "2" and "a: seed 1 was tested on other images than seed 0" in caplog.text
+
+
 def test_a_kind_that_is_called_as_a_column_of_ours_takes_no_place(runs, tmp_path):
     for path in runs.glob("*/*/test/per_image.jsonl"):
         path.write_text(path.read_text().replace('"removal"', '"all"').replace('"splice"', '"AUC"'))
