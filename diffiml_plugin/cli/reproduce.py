@@ -162,8 +162,9 @@ def _is_done(step: Step, runs: Path) -> bool:
     if verb == "tamper":
         if not Path(args.output_dir, LIST).exists():
             return False
-        made_with = Ledger(args.output_dir).runs.get("tamper", {})  # earlier versions noted less, or nothing
-        return made_with.items() <= deciding(args).items()
+        made_with, now = Ledger(args.output_dir).runs.get("tamper", {}), deciding(args)
+        both = made_with.keys() & now.keys()  # earlier versions noted less, or something else
+        return all(made_with[name] == now[name] for name in both)
     if verb == "complexity" or not (made := _made_by(step)) or not all(map(Path.exists, made)):
         return False
     if verb == "release":

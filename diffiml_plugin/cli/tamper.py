@@ -46,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def deciding(args: argparse.Namespace) -> dict[str, Any]:
     """What decides what the pictures are: settings, and the files that they name."""
-    from diffiml_plugin.data.examined import digest_of, state_of
+    from diffiml_plugin.data.examined import content_of, digest_of, in_parallel
     from diffiml_plugin.tampering.photographs import listed
 
     photographs, maps = listed(args.photographs)
     files = [*photographs, *filter(None, maps), *([args.strength] if args.strength.endswith((".yaml", ".yml")) else ())]
-    states = digest_of([(os.path.basename(file), state_of(str(file))) for file in files])
-    return {**{name: getattr(args, name) for name in _DECIDING}, "sizes or dates of photographs": states}
+    contents = zip(map(os.path.basename, files), in_parallel(content_of, files, "looking"), strict=True)
+    return {**{name: getattr(args, name) for name in _DECIDING}, "content of photographs": digest_of([*contents])}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,8 +21,8 @@ from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.images import MOST_PIXELS, read_header
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, without
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import replacing
-from diffiml_plugin.stored import read_json
+from diffiml_plugin.files import file_digest, replacing
+from diffiml_plugin.stored import read_json, require_file
 
 _logger = logging.getLogger(__name__)
 RULES = 2  # raised when what counts as a fault changes, and neither Pillow nor a module of DECIDING says so
@@ -132,6 +132,15 @@ def state_here(path: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def content_of(path: str | Path) -> str | None:
+    """The SHA-256 of a file; None if it is none that can be read."""
+    try:
+        require_file(path)
+        return file_digest(path)
+    except (DiffIMLError, OSError):
+        return None
 
 
 def digest_of(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sklearn.metrics import roc_auc_score
 
-from diffiml_plugin.data.examined import in_parallel, in_turn
+from diffiml_plugin.data.examined import content_of, in_parallel, in_turn
 from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.images import SUFFIXES, opening
 from diffiml_plugin.data.lists import (
@@ -24,8 +24,6 @@ from diffiml_plugin.data.lists import (
 )
 from diffiml_plugin.datasets.catalogue import DatasetEntry, known_entry
 from diffiml_plugin.errors import DiffIMLError, visible
-from diffiml_plugin.files import file_digest
-from diffiml_plugin.stored import require_file
 from diffiml_plugin.table import Table
 
 _TELLING, _SURE = 0.6, 3  # AUC of headers that is told: this much, and so many standard errors above chance
@@ -117,13 +115,13 @@ def _training_images(path: str) -> dict[str, str]:
             images += (str(file) for file in sorted(source.iterdir()) if file.suffix.lower() in SUFFIXES)
         else:
             raise DiffIMLError(f"{source} of {path} is no folder of photographs; mend the path")
-    digests = in_parallel(_digest, images, "training data")
+    digests = in_parallel(content_of, images, "training data")
     return {digest: image for digest, image in zip(digests, images, strict=True) if digest}
 
 
 def _check(name: str, listed: ImageList, seen: dict[str, str]) -> DatasetReport:
     pairs = list(zip(listed.images, listed.masks, strict=True))
-    look = in_turn(lambda pair: (examine(*pair)[1], _digest(pair[0]), _header(pair[0])))
+    look = in_turn(lambda pair: (examine(*pair)[1], content_of(pair[0]), _header(pair[0])))
     looked_at = in_parallel(look, pairs, name)
     of_pairs, digests, headers = zip(*looked_at, strict=True)
     faults = [fault for of_pair in of_pairs for fault in of_pair]
@@ -186,14 +184,6 @@ def _telling_headers(listed: ImageList, headers: Sequence[bytes | None]) -> Iter
             f"with an AUC of {auc:.2f}, so image-level figures may come from there; quote pixel figures, or compare "
             "image-level ones with that",
         )
-
-
-def _digest(path: str) -> str | None:
-    try:
-        require_file(path)
-        return file_digest(path)
-    except (DiffIMLError, OSError):
-        return None  # a fault of its own
 
 
 def _duplicates(pairs: list[tuple[str, str]], digests: Sequence[str | None]) -> Iterator[Fault]:

@@ -202,8 +202,11 @@ def test_pictures_and_a_calibration_of_other_settings_are_not_taken_for_those_as
     for number in range(2):
         Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(f"photos/{number}.png")
     assert main(["tamper", "photos", "--images", "2", "--output_dir", "made"]) == 0
+    os.utime("photos/0.png", (1, 1))  # the same content
     assert done("tamper", "photos --images 2 --output_dir made")
     assert not done("tamper", "photos --images 3 --output_dir made")  # which the verb refuses
+    Image.fromarray(np.full((32, 32, 3), 9, np.uint8)).save("photos/0.png")
+    assert not done("tamper", "photos --images 2 --output_dir made")
 
     calibrate = "--checkpoint_path a.safetensors --test_data_path list.json --output b.safetensors --output_dir made"
     for name in ("a.safetensors", "b.safetensors"):

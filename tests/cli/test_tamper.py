@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -93,7 +94,10 @@ def test_photographs_that_changed_behind_a_set_are_told(photographs, tmp_path, c
     status, told = make("whole")
     assert status == 2 and "list.json exists already; choose another --output_dir" in told
     os.utime(photographs / "0.png", (1, 1))
+    status, told = make("whole")
+    assert status == 2 and "list.json exists already; choose another --output_dir" in told
+    shutil.copy(photographs / "1.png", photographs / "0.png")
     for name in ("cut_short", "whole"):
         status, told = make(name)
-        assert status == 2 and "was made with other sizes or dates of photographs and is not overwritten" in told
+        assert status == 2 and "was made with other content of photographs and is not overwritten" in told
     assert not (tmp_path / "cut_short" / "list.json").exists()
