@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -168,9 +168,7 @@ def begin(
         for path in there:
             made_with = ledger.settings.get((run, os.path.abspath(path)), before)
             if differing := [name for name in {**made_with, **now} if made_with.get(name) != now.get(name)]:
-                noted, names = made_with.keys() & differing, ", ".join(differing)
-                told = f"was made with other {names}" if noted else f"is of an earlier version, which noted no {names},"
-                raise _others(path, told)
+                raise _others(path, _told(differing, made_with))
     for path in there:
         ledger.require_own(path, run)
     for path in filter(os.path.exists, adopt):
@@ -178,6 +176,18 @@ def begin(
             ledger.adopt(path)
     for place in (folder, *beside, *files):
         _LEDGERS[os.path.abspath(place)] = ledger
+
+
+def _told(differing: Collection[str], made_with: Mapping[str, Any]) -> str:
+    """What a file is of whose run noted these settings otherwise, or not at all, as earlier versions do; theirs of
+    other names may hold a digest of something else, too.
+    """
+    noted = ", ".join(name for name in differing if name in made_with)
+    unnoted = ", ".join(name for name in differing if name not in made_with)
+    earlier = f"an earlier version, which noted no {unnoted},"
+    if not noted:
+        return f"is of {earlier}"
+    return f"was made with other {noted}" + (f", or by {earlier}" if unnoted else "")
 
 
 def discard(folder: str | Path, files: Iterable[Path] | None = None, run: str = "") -> None:

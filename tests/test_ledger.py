@@ -56,6 +56,10 @@ def test_what_an_earlier_version_made_is_told_as_such(tmp_path):
     told = "a.txt is of an earlier version, which noted no size, kind, and is not overwritten; choose another folder"
     with pytest.raises(DiffIMLError, match=f"{told}, or move that file$"):
         run(tmp_path, seed=1, size=2, kind="x")
+    run(tmp_path, name="b.txt", digest="of pairs", seed=1)
+    told = "b.txt was made with other digest, or by an earlier version, which noted no size, and is not overwritten;"
+    with pytest.raises(DiffIMLError, match=told):
+        run(tmp_path, name="b.txt", digest="of sets", seed=1, size=2)
     with pytest.raises(DiffIMLError, match=r"move that file \(this version cannot tell whether an earlier one made it"):
         begin(tmp_path, "under another name", {}, [tmp_path / "a.txt"])
 
