@@ -73,6 +73,7 @@ from diffiml_plugin.training.tracking import (
     Tracker,
     curves_folder,
     describe_run,
+    failing_once,
     picture_strips,
 )
 from diffiml_plugin.weights.files import save_weights
@@ -105,7 +106,7 @@ def train(
     """
     try:
         claim = claimed(settings.output_dir) if launch.is_main_process() else nullcontext()
-        with claim, launch.deterministic(settings.deterministic):
+        with claim, failing_once(), launch.deterministic(settings.deterministic):
             folder = Path(settings.output_dir)
             weights = (checkpoints.LAST, checkpoints.BEST, *(file.name for file in folder.glob(_KEPT.format("*"))))
             flags = dict(model_flags or {})
@@ -251,9 +252,11 @@ class _Run:
             number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
             raise Stopped(number, f"go on with --resume auto, from the state in {self.folder}") from None
         finally:
-            if self.tracker:
-                self.tracker.close()
-            self.writer.wait()
+            try:
+                self.writer.wait()
+            finally:
+                if self.tracker:
+                    self.tracker.close()
         return Trained(self.folder, self.best)
 
     def _train_and_keep_epoch(self) -> None:

@@ -6,8 +6,10 @@ import platform
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
 from importlib import metadata
@@ -131,6 +133,25 @@ class Tracker:
         """Ends the line and the files."""
         self.bar.close()
         self.writer.close()
+
+
+@contextmanager
+def failing_once() -> Iterator[None]:
+    """Inside, TensorBoard's thread prints no traceback of what ends it: it keeps that, and the next point raises it."""
+    before = threading.excepthook
+
+    def told(failed: threading.ExceptHookArgs) -> None:
+        if getattr(failed.thread, "exception", None) is not failed.exc_value:
+            before(failed)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate():
+            if getattr(thread, "exception", None) is not None:  # it is about to tell
+                thread.join()
+        threading.excepthook = before
 
 
 def curves_folder(folder: Path, log_dir: str) -> Path:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from functools import wraps
@@ -30,7 +31,7 @@ from diffiml_plugin.training import engine as training
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.optimization import Learner, accumulation, learning_rate
 from diffiml_plugin.training.settings import TrainSettings
-from diffiml_plugin.training.tracking import Tracker
+from diffiml_plugin.training.tracking import Tracker, failing_once
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -561,6 +562,25 @@ def test_a_full_disk_leaves_earlier_checkpoints_alone(settings, monkeypatch):
     monkeypatch.undo()
     assert torch.load(f"{settings.output_dir}/training_state.pt", weights_only=True)["epoch"] == 1
     assert train(replace(settings, resume="auto")).folder  # and it goes on
+
+
+def test_a_disk_that_is_full_for_curves_is_told_in_a_sentence(settings, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tracebacks = []
+    monkeypatch.setattr("threading.excepthook", tracebacks.append)
+    monkeypatch.setattr("tensorboard.compat.tensorflow_stub.io.gfile.LocalFileSystem.append", refuse)
+    with pytest.raises(DiffIMLError, match="the disk of .* is full; free some space and go on with --resume auto"):
+        train(settings)
+    assert not tracebacks and threading.excepthook == tracebacks.append
+    with failing_once():
+        thread = threading.Thread(target=refuse)  # whose error nobody else tells
+        thread.start()
+        thread.join()
+    assert len(tracebacks) == 1
+    monkeypatch.undo()
+    assert train(replace(settings, resume="auto")).folder
 
 
 def test_a_rate_for_an_encoder_that_is_not_there_is_refused(settings):
