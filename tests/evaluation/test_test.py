@@ -22,7 +22,7 @@ from diffiml_plugin.data.pairs import PairsDataset, make_test_set, test_transfor
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import scoring
 from diffiml_plugin.evaluation import test as testing
-from diffiml_plugin.evaluation.evaluate import _scored, evaluate, require_one_process
+from diffiml_plugin.evaluation.evaluate import _most_pixels, _scored, evaluate, require_one_process
 from diffiml_plugin.evaluation.scores import average, score_batch, summarise
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.models import checkpoints
@@ -487,6 +487,18 @@ def test_an_image_that_does_not_fit_into_the_memory_is_refused_before_it_is_read
     save_weights(path, weights, {**metadata, "input": {"image_size": 64, "if_padding": True}})
     with pytest.raises(DiffIMLError, match="png takes 0.0 megapixels with its padding, and the memory here suffices"):
         testing.test(replace(settings, checkpoint_path=str(path)))
+
+
+def test_what_the_memory_has_left_bounds_the_pixels_of_an_image(monkeypatch):
+    def most(total, device):
+        monkeypatch.setattr("diffiml_plugin.launch.host_memory", lambda: total)
+        return _most_pixels(SimpleNamespace(output_size=(64, 64)), torch.device(device))
+
+    in_use = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=750_000_000))
+    monkeypatch.setattr("psutil.Process", lambda: in_use)
+    assert most(2e9, "cpu") == pytest.approx((0.9 * 2e9 - 0.75e9) / 105)  # bytes a pixel
+    assert most(2e9, "cuda") == pytest.approx((0.9 * 2e9 - 0.75e9) / 34)
+    assert most(0, "cpu") == 64 * 64  # the model's own size is always tried
 
 
 def test_testing_in_training_mode_needs_one_process(settings):

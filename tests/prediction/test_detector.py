@@ -126,7 +126,10 @@ def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_mo
     save_checkpoint(path, model, "TinyIML", flags, input={"image_size": 64}, threshold=0.0)
     assert Detector(path, CPU).threshold == 0.0
     assert Detector(path, CPU, threshold=0.7).threshold == 0.7
-    assert Detector(Detector(path, CPU, threshold=0.7).save_pretrained(path.parent / "saved"), CPU).threshold == 0.7
+    saved = Detector(path, CPU, threshold=0.7).save_pretrained(path.parent / "saved")
+    with pytest.raises(DiffIMLError, match="was made with other threshold"):
+        Detector(path, CPU, threshold=0.2).save_pretrained(saved)
+    assert Detector(saved, CPU).threshold == 0.7
 
 
 CALIBRATION = Calibration(Rates(0.05, 0.1, 0.04, 0.5), (0.0,) * 6, 3.5, 0.9, 0.2, 40, 60)
