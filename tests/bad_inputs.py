@@ -1613,6 +1613,19 @@ CASES = (
         REFUSED,
         "error: --seconds nan is outside (0, 3600]",
     ),
+    Case(
+        "a size that is no multiple of 32",
+        "bench --image_size 100 --device cpu",
+        REFUSED,
+        "error: --image_size 100 is not a multiple of 32, which DiffIML needs; try 96",
+    ),
+    Case("no size", "bench --image_size 0 --device cpu", REFUSED, "error: --image_size 0 is outside [1, 4096] pixels"),
+    Case(
+        "a model that is not there to compare with",
+        "bench --zoo MVSSNt --device cpu",
+        REFUSED,
+        "error: no model is called 'MVSSNt'; did you mean 'MVSSNet'",
+    ),
     Case("too few images", f"{CALIBRATE} --output out.safetensors --output_dir out", REFUSED, "images"),
     Case(
         "figures of other weights in the output folder",

@@ -42,8 +42,9 @@ def bench(settings: Bench, keep: Callable[[dict[str, Any]], None]) -> dict[str, 
         has no figure for is None.
 
     Raises:
-        DiffIMLError: an unknown model.
+        DiffIMLError: an unknown model, or a size that DiffIML cannot take.
     """
+    DIFFIML.require_size(InputSettings(settings.image_size).image_size)
     for name in settings.zoo:
         find_model(name)  # an unknown one is said now
     reached = ceilings(settings)

@@ -158,6 +158,8 @@ class _Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
+        if any(returned.alias_info for returned in function._schema.returns):
+            return output  # an argument's memory, such as the weights'
         for tensor in output if isinstance(output, (list, tuple)) else [output]:
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor.untyped_storage())

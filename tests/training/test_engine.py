@@ -169,6 +169,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
         [{**record, "images_per_second": 0, "data_wait": 0} for record in log(folder)] for folder in (resumed, straight)
     ]
     assert lines[0] == lines[1]
+    assert all(record["images_per_second"] > 0 and 0 <= record["data_wait"] <= 1 for record in log(straight))
     assert len(json.loads((resumed / "run.json").read_text())) == 2
     assert points(resumed) == points(straight)
 
