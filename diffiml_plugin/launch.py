@@ -184,11 +184,37 @@ def is_main_process() -> bool:
 
 
 def from_first(compute: Callable[[], _Value]) -> _Value:
-    """What `compute` gives on the first process, on all of them."""
+    """What `compute` gives on the first process, on all of them; on one of no process group, what it gives there."""
+    if not _is_grouped():
+        return compute()
     value = [compute() if is_main_process() else None]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(value)
+    torch.distributed.broadcast_object_list(value)
     return cast(_Value, value[0])
+
+
+def require_alike(started_with: Mapping[str, Any]) -> None:
+    """For after the process group is there: all processes must call it together, each with what decides its results.
+
+    Each has a command line and perhaps a disk of its own, where a copy may be an older one.
+
+    Raises:
+        DiffIMLError: on all of them, if they differ in something, which is named.
+    """
+    if not _is_grouped():
+        return
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, dict(started_with))
+    names = dict.fromkeys(name for one in every for name in one)
+    differing = [name for name in names if any(one.get(name) != every[0].get(name) for one in every)]
+    if differing:
+        raise DiffIMLError(
+            f"the processes of this run differ in {', '.join(differing)}; start all of them with the same flags, "
+            "weights and data, on every node"
+        )
+
+
+def _is_grouped() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def precision_of(accelerator: "Accelerator") -> str:

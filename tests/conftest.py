@@ -1,7 +1,10 @@
 import importlib.util
 import json
 import os
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from io import BytesIO
 from itertools import cycle
@@ -89,6 +92,32 @@ def child_environment() -> dict[str, str]:
     """For processes that tests start: this checkout, one thread each."""
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def two_processes(tiny_model: Path, child_environment: dict[str, str]) -> Callable[..., list[tuple[int, str]]]:
+    """Starts the command as one run of two processes, each with its own words; gives the exit status of each, and what
+    it says."""
+
+    def run(*words: Sequence[str]) -> list[tuple[int, str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        started = [
+            subprocess.Popen(
+                [sys.executable, str(tiny_model), *of_one],
+                env={**child_environment, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank, of_one in enumerate(words)
+        ]
+        said = [process.communicate()[0] for process in started]
+        return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
+
+    return run
 
 
 @pytest.fixture

@@ -42,6 +42,12 @@ def test_nothing_to_start_for_one_process_or_inside_a_group(alone):
         launch.spawn(2, "cuda", [])
 
 
+def test_a_process_of_no_group_works_by_itself(alone):
+    """As `calibrate`, which torchrun starts twice, and which needs no other process."""
+    alone.setenv("RANK", "1")
+    assert launch.from_first(lambda: 3) == 3
+
+
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["no-such-verb"], 2)])
 def test_a_process_for_each_gpu_runs_the_command(alone, child_environment, arguments, status):
     code = (

@@ -143,6 +143,12 @@ def content_of(path: str | Path) -> str | None:
         return None
 
 
+def name_and_size(file: str) -> str:
+    """What mostly tells files apart wherever they lie; the size of a missing one is 0, as "Negative"'s."""
+    state = None if file == lists.NEGATIVE else state_of(file)
+    return f"{os.path.basename(file)}|{state[0] if state else 0}"
+
+
 def digest_of(value: object) -> str:
     """A hash of plain values."""
     return sha256(json.dumps(value).encode()).hexdigest()

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.examined import check_lists, state_here
+from diffiml_plugin.data.examined import check_lists, name_and_size, state_here
 from diffiml_plugin.data.lists import ImageList, each_once, read_test_sets
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.datasets.catalogue import kind_of
@@ -156,6 +156,10 @@ def open_scoring(
     configuration = {key: value for key, value in values.items() if key not in without}
     data = data_settings(lists.items())
     deciding = {"model": card.name, "weights": weights, **data, **configuration, **(varied or {})}
+    if state.num_processes > 1:
+        files_of = [(name, *map(name_and_size, (*listed.images, *listed.masks))) for name, listed in lists.items()]
+        own = {"model": card.name, "weights": weights, "images or masks": digest(files_of)}
+        launch.require_alike({**own, **configuration, **(varied or {})})
     begin(settings.output_dir, files[0], deciding, [Path(settings.output_dir, name) for name in files])
     checked = check_lists(list(lists.values()), settings.keep_going)
     left_out = {name: count for name, count in zip(lists, checked.left_out, strict=True) if count}

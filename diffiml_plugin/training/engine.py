@@ -36,7 +36,7 @@ from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.errors import DiffIMLError, wanted_memory
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
-from diffiml_plugin.files import claimed
+from diffiml_plugin.files import claimed, file_digest
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
@@ -57,6 +57,7 @@ from diffiml_plugin.training.resume import (
     STATE,
     Writer,
     begin_training,
+    deciding,
     require_same,
     restoring,
     save_state,
@@ -200,7 +201,11 @@ class _Run:
             if check:
                 self.inputs.warn_if_cut(checked.longest, card.size_multiple)
         self.tests = {name: data.make_test_set(listed, self.inputs, card) for name, listed in lists.items()}
-        self.content = contents([dataset, *self.tests.values()]) if check else ""
+        self.content = contents([dataset, *self.tests.values()])
+        if self.processes > 1:
+            own = {"images or masks": self.content, "weights": file_digest(opened.path) if opened.checkpoint else ""}
+            own[STATE] = str([state.get(name) for name in ("update", "epoch", "done")] if state else None)
+            launch.require_alike({**deciding(self.configuration), **own})
         require_inputs(model, self.dataset[0, 0])
 
         # 4. The optimizer.

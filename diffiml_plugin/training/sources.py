@@ -1,6 +1,5 @@
 """What a model is trained on: lists, balanced lists and streams of tampered photographs."""
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,8 +11,8 @@ from typing import Any
 import albumentations as albu
 
 from diffiml_plugin.data.cache import PixelCache
-from diffiml_plugin.data.examined import check_lists
-from diffiml_plugin.data.lists import NEGATIVE, SYNTH_PREFIX, ImageList, read_balanced, read_list
+from diffiml_plugin.data.examined import check_lists, name_and_size
+from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, read_list
 from diffiml_plugin.data.order import Samples
 from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, reads_images
 from diffiml_plugin.errors import DiffIMLError
@@ -151,8 +150,7 @@ def contents(datasets: Iterable[Samples]) -> str:
         for part in getattr(dataset, "dataset_list", [dataset]):
             files = part.photographs.files if isinstance(part, SyntheticTampering) else _listed_files(part)
             for file in files:
-                size = os.stat(file).st_size if file != NEGATIVE else 0
-                described.update(f"{os.path.basename(file)}|{size}\n".encode(errors="surrogateescape"))
+                described.update(f"{name_and_size(str(file))}\n".encode(errors="surrogateescape"))
         described.update(f"{len(dataset)}\n".encode())
     return described.hexdigest()
 

@@ -394,6 +394,24 @@ def test_two_processes_give_the_figures_of_one(settings, stored, tiny_model, chi
     assert [r["path"] for r in records(both)] == [r["path"] for r in records(settings)]
 
 
+@pytest.mark.parametrize("other", ["weights", "images or masks", "image_size"])
+def test_two_processes_of_different_starts_are_refused(tmp_path, tiny_dataset, stored, two_processes, other):
+    """As of two nodes, one of which has an older copy on its own disk: the figures of both would count as one's."""
+    (tiny_dataset / "older").mkdir()
+    pairs = json.loads((tiny_dataset / "list.json").read_text())
+    below = [[f"../{image}", mask if mask == NEGATIVE else f"../{mask}"] for image, mask in pairs[::-1]]
+    (tiny_dataset / "older" / "list.json").write_text(json.dumps(below))
+    older = stored(width=5).rename(tmp_path / "older.safetensors")
+    one = {"checkpoint_path": stored(), "test_data_path": tiny_dataset / "list.json", "image_size": 64}
+    two = {"weights": ("checkpoint_path", older), "image_size": ("image_size", 32)}
+    two |= {"images or masks": ("test_data_path", tiny_dataset / "older" / "list.json")}
+    one |= {"output_dir": tmp_path / "out", "num_workers": 0, "device": "cpu"}
+    starts = [["test", *(f"--{k}={v}" for k, v in flags.items())] for flags in (one, one | dict([two[other]]))]
+    (first, said), (second, _) = two_processes(*starts)
+    assert first == second == 2 and f"the processes of this run differ in {other}" in said
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_only_real_pixels_count_when_padding(tmp_path, settings):
     """A model that calls everything tampered: the padding must not lower its F1."""
     image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
