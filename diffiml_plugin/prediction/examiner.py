@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from diffiml_plugin.data.images import as_viewed
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, device_failed
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import entry_of
 from diffiml_plugin.prediction.pictures import grey, shrunk
@@ -70,7 +70,8 @@ class Examiner:
                     answer = None
                     reason = f"{name} took longer than {self.time_limit_s:g} s; shrink it, or raise --time_limit_s"
             except (EOFError, OSError):
-                answer, reason = None, f"{name}: the model's process ended; its memory was probably full"
+                answer = None
+                reason = f"{name}: the model's process ended; its memory was probably full, or its GPU failed"
         if answer is None:
             raise DiffIMLError(reason)
         return answer
@@ -112,6 +113,8 @@ def _work(pipe: Connection, make_detector: Callable[[], Detector]) -> None:
         except DiffIMLError as error:
             pipe.send((None, str(error).replace(str(file), name)))
         except Exception as error:  # of this photo; the next may be better
+            if device_failed(error):
+                return None  # but not in this process
             pipe.send((None, f"{name}: {type(error).__name__}"))
 
 

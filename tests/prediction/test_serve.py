@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import time
 from hashlib import sha256
 from html import escape, unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -302,6 +304,26 @@ def test_a_photo_that_takes_too_long_ends_and_the_next_is_answered(tmp_path, che
         examine.process.kill()  # as the kernel does where memory is full
         examine.process.join()
         assert "data:image" in examine(photo, "x.png")
+
+
+def test_a_process_whose_device_is_lost_ends_and_gives_way_to_another(monkeypatch):
+    ours, theirs = multiprocessing.Pipe()
+    asked = []
+
+    def read(file):
+        asked.append(file)
+        if len(asked) > 1:
+            pytest.fail("it asked a device that is lost")
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(examiner.signal, "signal", lambda *_: None)
+    for _ in range(2):
+        ours.send((Path("x.png"), "x.png"))
+    examiner._work(theirs, lambda: SimpleNamespace(read=read))
+    theirs.close()
+    assert ours.recv() == ""  # it had started
+    with pytest.raises((EOFError, OSError)):
+        ours.recv()
 
 
 def test_the_process_is_as_before_when_the_page_is_gone(monkeypatch):
