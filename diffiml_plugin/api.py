@@ -49,7 +49,7 @@ def load(
         device: auto (a GPU, if there is one), cuda or cpu.
         image_size: pixels, the side that the model works at; None: as it was trained.
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated. None: the checkpoint's own, else 0.5.
-        precision: of encoder and denoiser: auto (bf16 on a GPU), fp32, bf16 or fp16.
+        precision: of encoder and denoiser: auto (fp16 on a GPU), fp32, bf16 or fp16.
         compile: auto (on a GPU), on or off: compile DiffIML and capture CUDA graphs.
         max_memory: GB that a prediction may take, as `Detector` says; larger photos go in tiles. None: those of more
             than 4 megapixels, in tiles of 1536x1536, or of less where the computer's memory does not suffice.

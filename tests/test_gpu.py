@@ -173,7 +173,7 @@ def test_predict_writes_what_the_cpu_writes(uncompiled, tmp_path):
     expected = masks("cpu")
     assert np.abs(masks("cuda", "--precision", "fp32", "--compile", "off") - expected).max() <= 2
     assert np.abs(masks("cuda", "--precision", "fp32") - expected).max() <= 2
-    assert np.abs(masks("cuda") - expected).mean() < 3  # bf16: of 255
+    assert np.abs(masks("cuda") - expected).mean() < 3  # fp16: of 255
 
 
 @pytest.fixture

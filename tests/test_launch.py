@@ -109,6 +109,10 @@ def test_bf16_on_the_cpu():
         assert layer(torch.ones(1, 2)).dtype == torch.float32
 
 
+def test_auto_is_the_finer_half_precision_of_a_gpu():
+    assert [launch.actual_precision("auto", cpu) for cpu in (True, False)] == ["fp32", "fp16"]
+
+
 def test_fp32_is_not_rounded_to_tf32():
     inside = []
     for precision in ("fp32", "bf16"):

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="", help="name in the framework's registry (the checkpoint's)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: bf16 on a GPU"
+        "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: fp16 on a GPU"
     )
     parser.add_argument("--compile", choices=COMPILE_MODES, default="auto", help="compile DiffIML; auto: on a GPU")
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of less where nine tenths of the computer's memory do not suffice)",
     )
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: bf16 on a GPU"
+        "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: fp16 on a GPU"
     )
     parser.add_argument(
         "--compile",

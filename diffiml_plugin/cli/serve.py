@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_size", type=int, help="side in pixels that the model works at (as trained)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: bf16 on a GPU"
+        "--precision", choices=PRECISIONS, default="auto", help="of encoder and denoiser; auto: fp16 on a GPU"
     )
 
 

@@ -63,7 +63,9 @@ def score_batch(
         if not (is_finite and (score is None or abs(score) < float("inf")))
     ]
     if broken:
-        raise DiffIMLError(f"the prediction for {', '.join(broken)} is not finite; the weights have probably diverged")
+        raise DiffIMLError(
+            f"the prediction for {', '.join(broken)} is not finite; the weights have diverged, or want --precision fp32"
+        )
 
     padding = batch.get("shape_mask")
     real = torch.ones_like(mask, dtype=torch.bool) if padding is None else padding > 0

@@ -24,7 +24,7 @@ class TestSettings(CommonSettings):
     strict: bool = flag(
         False, "refuse lists that name an image twice (else it counts once, with a warning)", group=DATA
     )
-    precision: str = flag("fp32", "of encoder and denoiser; auto: bf16 on a GPU", PRECISIONS, group=RUN)
+    precision: str = flag("fp32", "of encoder and denoiser; auto: fp16 on a GPU", PRECISIONS, group=RUN)
     compile: str = flag("auto", "compile DiffIML and capture CUDA graphs; auto: on a GPU", COMPILE_MODES, group=RUN)
     tta: bool | None = flag(None, "average the predictions of an image and of its mirror image", group=MODEL)
     experiment: str = flag(

@@ -293,7 +293,9 @@ class Detector:
         with launch.testing_mode(self.model), launch.autocast(self.device, self.precision):
             output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)
         if not output["pred_mask"].isfinite().all():
-            raise DiffIMLError(f"the prediction for {name} is not finite; the weights have probably diverged")
+            raise DiffIMLError(
+                f"the prediction for {name} is not finite; the weights have diverged, or want --precision fp32"
+            )
         uncertainty, score = output.get("uncertainty"), output.get("pred_label")
         return Maps(
             geometry.undo(output["pred_mask"][0, 0]),
