@@ -116,7 +116,7 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
                 f"{output_dir / kept[0]} is of a photo that {RESULTS} told of, which is gone; bring that back, or "
                 "choose another --output_dir"
             )
-        journal.begin({job.image for job in jobs}, skip_existing)
+        journal.begin({job.image for job in jobs})
         try:
             run.all(jobs)
         except KeyboardInterrupt:
@@ -207,6 +207,8 @@ class _Run:
     def _write(self, job: _Job, photograph: Photograph, result: Result, seconds: float) -> None:
         try:
             target = inside(self.folder, job.name)
+            if job.image in self.journal.digests:  # of which the files that follow are not
+                self.journal.add({"image": job.image, "error": f"{job.file}: its new result was cut off"})
             files = write_result(result, target)
             write_previews(inside(self.folder, Path(PREVIEWS, job.name)), result)
             entry = entry_of(job.image, photograph.digest, result, seconds)

@@ -14,7 +14,7 @@ from matplotlib import colormaps
 
 from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.files import write_picture, write_text
-from diffiml_plugin.prediction.journal import MASK, RUN, Entry, read_results
+from diffiml_plugin.prediction.journal import MASK, RUN, Entry, latest
 from diffiml_plugin.prediction.pictures import grey, shrunk
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.stored import read_json
@@ -50,7 +50,7 @@ def write_previews(start: Path, result: Result) -> None:
 
 def write_gallery(folder: Path) -> None:
     """Writes the page of all results in a folder. Raises DiffIMLError if it cannot be written."""
-    entries = {entry["image"]: entry for entry in read_results(folder)}
+    entries = latest(folder)
     done = [entry for entry in entries.values() if "error" not in entry]
     run = read_json(folder / RUN)
     environment = Environment(autoescape=True, trim_blocks=True)

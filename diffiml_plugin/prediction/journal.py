@@ -4,7 +4,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,22 +54,20 @@ class Journal:
 
     def __init__(self, folder: Path, description: Mapping[str, Any]):
         self.folder, self._lock, self._open = folder, Lock(), ExitStack()
-        done = [entry for entry in read_results(folder) if "error" not in entry]
+        done = [entry for entry in latest(folder).values() if "error" not in entry]
         self.digests: dict[str, str] = {entry["image"]: entry["sha256"] for entry in done}
         self.names: dict[str, str] = {entry["image"]: entry["mask"].removesuffix(MASK) for entry in done}
         versions = {"diffiml_plugin": __version__, "python": platform.python_version(), **_versions()}
         self._run = {**description, "versions": versions, "command": shlex.join(sys.argv)}
 
-    def begin(self, images: Collection[str], skip_existing: bool) -> None:
-        """Writes run.json, and opens results.jsonl, without the earlier entries of `images`.
+    def begin(self, images: Collection[str]) -> None:
+        """Writes run.json, and opens results.jsonl, without the earlier failures of `images`.
 
-        With `skip_existing` only those that failed go.
+        Earlier results of them stay until others come, so that a run which is cut off costs none.
         """
         write_text(self.folder / RUN, json.dumps(self._run, indent=1, default=str) + "\n")
-        with replacing(self.folder / RESULTS) as file:
-            for entry in read_results(self.folder):
-                if entry["image"] not in images or (skip_existing and "error" not in entry):
-                    file.write(_line(entry))
+        entries = latest(self.folder).values()
+        self._write(entry for entry in entries if "error" not in entry or entry["image"] not in images)
         self._file = self._open.enter_context(appending(self.folder / RESULTS))
 
     def add(self, entry: Entry) -> None:
@@ -78,7 +76,20 @@ class Journal:
             self._file.write(_line(entry))
 
     def close(self) -> None:
+        """Leaves one entry of each image, the last."""
         self._open.close()
+        last = latest(self.folder)
+        if len(last) < sum(1 for _ in read_results(self.folder)):  # else it need not be written again
+            self._write(last.values())
+
+    def _write(self, entries: Iterable[Entry]) -> None:
+        with replacing(self.folder / RESULTS) as file:
+            file.writelines(map(_line, entries))
+
+
+def latest(folder: Path) -> dict[str, Entry]:
+    """By image, the entry that counts. Raises as `read_results`."""
+    return {entry["image"]: entry for entry in read_results(folder)}
 
 
 def read_results(folder: Path) -> Iterator[Entry]:

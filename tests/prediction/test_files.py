@@ -4,6 +4,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from hashlib import sha256
 
 import numpy as np
@@ -402,6 +403,35 @@ def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_pat
     lines = [entry["image"] for entry in read_results(out)]
     assert len(lines) == len(set(lines)) == 4 and (out / "a.png_mask.png").stat().st_mtime_ns == first
     assert not half_written.exists()
+
+
+@pytest.mark.parametrize("place", ["detect", "write_result"])
+def test_a_second_run_that_is_cut_off_costs_no_earlier_result(checkpoint, folder, tmp_path, monkeypatch, place):
+    """But that of a photo whose files were being replaced. The folder is as a kill leaves it: nothing tidies up."""
+    detector, out, done = load(checkpoint, device="cpu"), tmp_path / "out", []
+    predict(detector, [str(folder)], out)
+    before = list(read_results(out))
+
+    def cut_off(*_):
+        done.append(list(read_results(out)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*((detector, place) if place == "detect" else (module, place)), cut_off)
+    with suppress(KeyboardInterrupt):
+        predict(detector, [str(folder / "a.png")], out)
+    kept = {entry["image"]: entry for entry in done[0]}
+    assert sum("error" in entry for entry in kept.values()) == (place == "write_result")
+    assert len(kept) == len(before) and all(entry in before for entry in kept.values() if "error" not in entry)
+
+
+def test_each_photo_has_one_line_after_a_second_run(checkpoint, folder, tmp_path):
+    detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
+    predict(detector, [str(folder)], out)
+    shutil.copy(folder / "a.png", folder / "a.bmp")
+    predict(detector, [str(folder)], out, skip_existing=True)
+    digests = {entry["image"]: entry["sha256"] for entry in read_results(out)}
+    assert len(digests) == len(list(read_results(out))) == 3
+    assert digests[str(folder / "a.bmp")] == sha256((folder / "a.png").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
