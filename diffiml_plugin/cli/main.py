@@ -95,8 +95,8 @@ def _mend(error: RuntimeError | MemoryError) -> str | None:
         )
     if device_failed(error):
         return (
-            f"the device failed: {first}; what is done is kept, and the same command goes on when it works again, a "
-            "training with --resume auto"
+            f"the device failed: {first}; what is done is kept: start it again when the device works, a training with "
+            "--resume auto"
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return (

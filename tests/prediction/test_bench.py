@@ -114,6 +114,18 @@ def row(model, median, **settings):
 OURS = [row("DiffIML", ms, denoiser="light", N=n, S=8) for n, ms in ((1, 10.0), (5, 15.0))]
 
 
+def test_what_is_measured_before_a_device_is_lost_is_kept(monkeypatch, tmp_path, capsys):
+    def rows(*_):
+        yield OURS[0]
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(prediction_bench, "ceilings", lambda _: {"copy_gb_s": 1.0})
+    monkeypatch.setattr(prediction_bench, "our_rows", rows)
+    assert main(["bench", "--zoo", "--device", "cpu", "--json", str(tmp_path / "b.json")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: the device failed: CUDA error")
+    assert json.loads((tmp_path / "b.json").read_text())["rows"] == OURS[:1]
+
+
 def test_ratios_compare_like_with_like():
     peers = [row("A", 30.0), row("B", 20.0), row("C", 1.0, image_size=256), {**row("D", 1.0), "error": "no weights"}]
     assert ratios([*OURS, *peers], 512) == {
