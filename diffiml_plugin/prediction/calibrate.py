@@ -31,6 +31,7 @@ from diffiml_plugin.models.opened import OpenedModel
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.stored import parse_json, read_text
+from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import load_weights, tensors_digest
 
 RECORDS, REPORT, TABLE, DIAGRAM = "calibration.jsonl", "calibration.json", "calibration.md", "reliability.png"
@@ -185,8 +186,8 @@ def require_own_target(checkpoint_path: str, output: str) -> Path:
     """The file that the calibrated weights go to: `output`, or the checkpoint's own file.
 
     Raises:
-        DiffIMLError: the checkpoint is no file of ours, or one that travels with the package, and there is no output;
-            an output that is no .safetensors, which may be a report's place.
+        DiffIMLError: the checkpoint is no file of ours, or one that travels with the package or came from the hub, and
+            there is no output; an output that is no .safetensors, which may be a report's place.
     """
     if output and not output.endswith(".safetensors"):
         raise DiffIMLError(f"{output} is no .safetensors file; name one")
@@ -195,6 +196,7 @@ def require_own_target(checkpoint_path: str, output: str) -> Path:
         raise DiffIMLError(
             f"{path} has no room for a calibration; expected a .safetensors of `benco train` or `benco convert`"
         )
-    if not output and path in RELEASED.values():
-        raise DiffIMLError(f"{checkpoint_path} travels with the package and stays as it is; name a file by --output")
+    if not output and (path in RELEASED.values() or hub.is_cached(path)):
+        home = "travels with the package" if path in RELEASED.values() else "lies in the hub's cache"
+        raise DiffIMLError(f"{checkpoint_path} {home} and stays as it is; name a file by --output")
     return Path(output or path)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     LocalEntryNotFoundError,
@@ -53,6 +54,11 @@ def fetch(name: str) -> Path:
             f"{name} is no file or folder here, and {WEIGHTS} of that name cannot be had from the hub "
             f"({type(error).__name__}: {reason:.150}); check the name and the network, or pass a file of weights"
         ) from error
+
+
+def is_cached(path: Path) -> bool:
+    """Whether a file lies in the hub's cache, which other programs read too and where a commit stays what it is."""
+    return path.parent.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve())
 
 
 def download(repository: str, file: str, revision: str | None = None) -> str:

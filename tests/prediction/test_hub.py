@@ -152,6 +152,18 @@ def test_settings_are_saved_and_what_was_measured_with_others_is_not(tiny_model,
     assert "figures" not in other and "calibrated_on" not in other
 
 
+@pytest.mark.parametrize("named", [f"hub:{NAME}", f"hub:{NAME}@{COMMIT}", "cache", "elsewhere"])
+def test_the_file_of_the_hub_stays_as_it_was_fetched(served, tmp_path, tiny_dataset, capsys, named):
+    """Whatever it is called: other programs take it from the cache by the same commit."""
+    fetched = hub.fetch(NAME)
+    (tmp_path / "elsewhere").symlink_to(fetched.parent)
+    path = {"cache": str(fetched), "elsewhere": str(tmp_path / "elsewhere" / hub.WEIGHTS)}.get(named, named)
+    data, content = str(tiny_dataset / "list.json"), fetched.read_bytes()
+    assert main(["calibrate", "--checkpoint_path", path, "--test_data_path", data, "--device", "cpu"]) == 2
+    assert "lies in the hub's cache and stays as it is; name a file by --output" in capsys.readouterr().err
+    assert fetched.read_bytes() == content and fetched.is_symlink()
+
+
 def test_a_model_of_the_hub_is_found_again_offline(served, saved, monkeypatch):
     expected = load(saved, device="cpu")(PHOTO).probability
     assert np.array_equal(load(NAME, device="cpu")(PHOTO).probability, expected)
