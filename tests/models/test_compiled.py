@@ -1,4 +1,5 @@
 import logging
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -32,12 +33,25 @@ def traced_only(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
-def test_compiled_predictions_are_the_same(traced_only):
+def test_compiled_predictions_are_the_same(traced_only, caplog):
+    require_compiled_the_same(caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_predictions_of_generated_code_are_the_same(caplog):
+    torch._dynamo.reset()
+    require_compiled_the_same(caplog)
+    torch._dynamo.reset()
+
+
+def require_compiled_the_same(caplog):
     model = build()
     plain = predict(model)
     speed_up(model, CPU, "fp32", "on")
     assert model.diffiml.denoiser.forward.__wrapped__
     torch.testing.assert_close(predict(model), plain, atol=1e-4, rtol=0)
+    assert "without compiling" not in caplog.text
 
 
 def test_auto_leaves_a_model_on_the_cpu_as_it_is():
