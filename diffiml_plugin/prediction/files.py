@@ -26,7 +26,7 @@ from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.prediction.detector import Detector, Photograph
 from diffiml_plugin.prediction.finding import find_photos, name_key, unique_names
 from diffiml_plugin.prediction.gallery import ENDINGS_OF_PREVIEWS, PAGE, PREVIEWS, write_gallery, write_previews
-from diffiml_plugin.prediction.journal import RESULTS, RUN, Entry, Journal
+from diffiml_plugin.prediction.journal import MASK, RESULTS, RUN, Entry, Journal
 from diffiml_plugin.prediction.result import ENDINGS, Result, write_result
 
 _logger = logging.getLogger(__name__)
@@ -198,9 +198,10 @@ class _Run:
             yield queue.get()
 
     def _read(self, job: _Job) -> Photograph | None:
-        """The photo; None if an earlier run was done with it."""
+        """The photo; None if an earlier run was done with it, and its mask is there."""
         known = self.journal.digests.get(job.image) if self.skip_existing else None
-        if known and known == sha256(read_content(job.file)).hexdigest():
+        there = os.path.exists(self.folder / f"{job.name}{MASK}")
+        if known and there and known == sha256(read_content(job.file)).hexdigest():
             return None
         return self.detector.read(job.file)
 

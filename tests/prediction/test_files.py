@@ -477,6 +477,16 @@ def test_skip_existing_predicts_a_photo_that_changed(checkpoint, folder, tmp_pat
     assert {entry["image"]: entry["area"] for entry in read_results(out)}[str(folder / "a.png")] == 1
 
 
+def test_skip_existing_makes_a_mask_that_was_removed(checkpoint, folder, tmp_path):
+    detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
+    predict(detector, [str(folder)], out)
+    mask = min(out.rglob("*_mask.png"))
+    before = mask.read_bytes()
+    mask.unlink()
+    assert predict(detector, [str(folder)], out, skip_existing=True) == {"uncalibrated": 1}
+    assert mask.read_bytes() == before
+
+
 def test_a_photo_that_comes_later_takes_no_others_name(checkpoint, folder, tmp_path):
     detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
     predict(detector, [str(folder / "a.png")], out)
