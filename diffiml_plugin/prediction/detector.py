@@ -144,6 +144,7 @@ class Detector:
             "settings": decided,
         }
         self.deciding: dict[str, Any] = {"model": (opened.card.name, digest), **decided}
+        self._loaded = self._writes()
 
     @overload
     def __call__(self, photo: Photo) -> Result: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
@@ -187,10 +188,11 @@ class Detector:
 
         Raises:
             DiffIMLError: a file cannot be written, or the folder holds other weights, other settings of these, or a
-                README.md of others; the detector's own file was replaced since.
+                README.md of others; the detector's own file was replaced since, or its network changed.
         """
         from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
 
+        self._require_as_loaded()
         opened = self.opened
         weights = tensors_digest(read_weights(opened.path)[0])
         require_unchanged(opened.path, str(self.description["sha256"]))
@@ -231,8 +233,21 @@ class Detector:
 
         Where the memory is too small for it whole, or for its tiles, they are made smaller, with a warning.
         """
+        self._require_as_loaded()
         with self._turn:
             return self._result(photograph, self._fitting_maps(photograph))
+
+    def _require_as_loaded(self) -> None:
+        """Raises DiffIMLError if the network's weights were changed: results and saved files tell of its file."""
+        if self._writes() != self._loaded:
+            raise DiffIMLError(
+                f"the network of this detector was changed, and is no longer that of {self.opened.path}; load that "
+                "anew, or take the network alone, by load_model"
+            )
+
+    def _writes(self) -> int:
+        """How often the weights were written, as torch counts it; of those made in inference mode it does not."""
+        return sum(0 if weight.is_inference() else weight._version for weight in self.model.parameters())
 
     def _fitting_maps(self, photograph: Photograph) -> Maps:
         """Of a photo, whole or in the largest tiles that the memory holds."""

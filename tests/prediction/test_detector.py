@@ -132,6 +132,22 @@ def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_mo
     assert Detector(saved, CPU).threshold == 0.7
 
 
+def test_a_network_that_was_changed_is_not_told_as_its_files(tiny_model, stored, photo, tmp_path):
+    detector = Detector(stored(), CPU)
+    with torch.no_grad():
+        next(detector.model.parameters()).mul_(2)
+    for told in (lambda: detector(photo), lambda: detector.save_pretrained(tmp_path / "saved")):
+        with pytest.raises(DiffIMLError, match="the network of this detector was changed"):
+            told()
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_detector_may_be_made_in_inference_mode(tiny_model, stored, photo):
+    with torch.inference_mode():
+        detector = Detector(stored(), CPU)
+    assert detector(photo).name == "photo.png"
+
+
 CALIBRATION = Calibration(Rates(0.05, 0.1, 0.04, 0.5), (0.0,) * 6, 3.5, 0.9, 0.2, 40, 60)
 
 
