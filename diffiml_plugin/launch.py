@@ -207,6 +207,7 @@ def require_alike(started_with: Mapping[str, Any]) -> None:
     names = dict.fromkeys(name for one in every for name in one)
     differing = [name for name in names if any(one.get(name) != every[0].get(name) for one in every)]
     if differing:
+        leave()
         raise DiffIMLError(
             f"the processes of this run differ in {', '.join(differing)}; start all of them with the same flags, "
             "weights and data, on every node"

@@ -408,7 +408,7 @@ def test_two_processes_of_different_starts_are_refused(tmp_path, tiny_dataset, s
     one |= {"output_dir": tmp_path / "out", "num_workers": 0, "device": "cpu"}
     starts = [["test", *(f"--{k}={v}" for k, v in flags.items())] for flags in (one, one | dict([two[other]]))]
     (first, said), (second, _) = two_processes(*starts)
-    assert first == second == 2 and f"the processes of this run differ in {other}" in said
+    assert 0 not in (first, second) and f"the processes of this run differ in {other}" in said
     assert not (tmp_path / "out" / "results.json").exists()
 
 

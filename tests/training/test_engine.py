@@ -745,7 +745,7 @@ def test_two_processes_of_different_settings_are_refused(settings, two_processes
     """The run would be described by the first process's alone."""
     starts = [["train", *flags_of(replace(settings, total_batch_size=4, lr=lr))] for lr in (1e-3, 1e-2)]
     (first, said), (second, _) = two_processes(*starts)
-    assert first == second == 2 and "the processes of this run differ in lr" in said
+    assert 0 not in (first, second) and "the processes of this run differ in lr" in said
     assert not (Path(settings.output_dir) / "last.safetensors").exists()
 
 
