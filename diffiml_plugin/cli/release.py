@@ -43,8 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Those of the records behind a results file of `benco test`, which is of these very weights."""
+    """Those of the records behind a results file of `benco test`, which is of these weights and their own settings."""
+    from dataclasses import asdict
     from itertools import groupby
+
+    import torch
 
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.evaluation.intervals import figures
@@ -52,15 +55,27 @@ def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[flo
     from diffiml_plugin.evaluation.results import Tested, read_results
     from diffiml_plugin.files import file_digest
     from diffiml_plugin.models.checkpoints import find_checkpoint
+    from diffiml_plugin.models.opened import open_model
+    from diffiml_plugin.settings import CommonSettings
 
     if len(sources) > 1:
         raise DiffIMLError(
             f"{results} cannot be of the mean of {len(sources)} checkpoints; release that without --results, test it, "
             "and release it once more with the results"
         )
-    tested = read_results(results, Tested).get("weights", "unknown ones")
-    if tested != file_digest(checkpoint := find_checkpoint(sources[0])):
-        raise DiffIMLError(f"{results} is of other weights ({tested[:16]}) than {checkpoint}; test this first")
+    tested = read_results(results, Tested)
+    weights = tested.get("weights", "unknown ones")
+    if weights != file_digest(checkpoint := find_checkpoint(sources[0])):
+        raise DiffIMLError(f"{results} is of other weights ({weights[:16]}) than {checkpoint}; test this first")
+    opened = open_model(checkpoint, CommonSettings(), torch.device("cpu"))
+    own = {"no_model_eval": None, "tta": None, **opened.flags, **asdict(opened.inputs)}
+    if other := [
+        name for name, value in tested["settings"].items() if (own.get(name, value) or None) != (value or None)
+    ]:
+        raise DiffIMLError(
+            f"{results} is of {checkpoint} with other {', '.join(other)} than its own, which it is released with; test "
+            "it without those flags"
+        )
     try:
         records = read_records(records_file(results))
         found = figures({name: list(of_set) for name, of_set in groupby(records, lambda record: record["dataset"])})

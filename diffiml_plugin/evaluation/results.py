@@ -1,5 +1,6 @@
 """The shapes of what tests leave behind: records, one for each image, and the results files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -97,8 +98,28 @@ class Swept(Header):
     rows: list[SweepRow]
 
 
+# Where and how it runs, not what is computed; but of --no_model_eval the batch, whose images share statistics.
+_HOW_IT_RAN = (
+    "checkpoint_path",
+    "compile",
+    "device",
+    "experiment",
+    "gpus",
+    "keep_going",
+    "num_workers",
+    "output_dir",
+    "strict",
+    "test_batch_size",
+    "test_data_path",
+)
 _SETTINGS = {"experiment": str, "image_size": int, "ensemble_size": int, "num_inference_steps": int}  # that pages use
 _LATER = {"weights", "left_out", "threshold"}  # which earlier versions did not write
+
+
+def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a test that decide its figures, beside weights and data; in training mode the batch's size does too."""
+    without = set(_HOW_IT_RAN) - ({"test_batch_size"} if settings.get("no_model_eval") else set())
+    return {name: value for name, value in settings.items() if name not in without}
 
 
 def read_results(path: Path, kind: Any) -> dict[str, Any]:

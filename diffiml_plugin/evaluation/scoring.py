@@ -19,7 +19,7 @@ from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
 from diffiml_plugin.evaluation.records import Unfinished, data_settings, digest, records_file, states, write_records
-from diffiml_plugin.evaluation.results import Header, Record
+from diffiml_plugin.evaluation.results import Header, Record, deciding_settings
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.files import file_digest, make_folder, require_unchanged, write_text
@@ -30,21 +30,6 @@ from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.models.registry import RegisteredModel, require_inputs
 from diffiml_plugin.models.tiles import Tiled
-
-# Where and how it runs, not what is computed; but of --no_model_eval the batch, whose images share statistics.
-_NO_CONFIGURATION = (
-    "checkpoint_path",
-    "compile",
-    "device",
-    "experiment",
-    "gpus",
-    "keep_going",
-    "num_workers",
-    "output_dir",
-    "strict",
-    "test_batch_size",
-    "test_data_path",
-)
 
 
 @dataclass(frozen=True)
@@ -152,8 +137,7 @@ def open_scoring(
         raise DiffIMLError(f"{card.name} reads the JPEG file's coefficients, which cannot be mirrored; say --tta false")
     precision = launch.actual_precision(settings.precision, state.device.type == "cpu")  # "auto" depends on the device
     values = {**asdict(settings), **opened.flags, **asdict(inputs), "precision": precision}
-    without = set(_NO_CONFIGURATION) - ({"test_batch_size"} if settings.no_model_eval else set())
-    configuration = {key: value for key, value in values.items() if key not in without}
+    configuration = deciding_settings(values)
     data = data_settings(lists.items())
     deciding = {"model": card.name, "weights": weights, **data, **configuration, **(varied or {})}
     if state.num_processes > 1:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
-from diffiml_plugin.evaluation.records import RESULTS, images_of, read_records, same_images
-from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, read_results
+from diffiml_plugin.evaluation.records import RESULTS, images_of, read_records, records_file, same_images
+from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, deciding_settings, read_results
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.files import write_figure, write_text
@@ -52,12 +52,12 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
         rows.setdefault(results.parents[2].name, []).append(results.parents[1])
     if not rows:
         raise DiffIMLError(f"{folder} holds no ROW/SEED/test/{RESULTS}; `benco reproduce study` makes them")
-    for runs in rows.values():
+    for row, runs in rows.items():
         _require_one_model_each(runs)
+        _warn_of_mixtures(row, runs)
     tests = {
         row: {run.name: read_records(run / "test" / "per_image.jsonl") for run in runs} for row, runs in rows.items()
     }
-    _warn_of_other_images(tests)
     figures, best = (
         {row: _figures(seeds.values(), at_best) for row, seeds in tests.items()} for at_best in (False, True)
     )
@@ -99,15 +99,31 @@ def _require_one_model_each(runs: _Runs) -> None:
             )
 
 
-def _warn_of_other_images(tests: Mapping[str, Mapping[str, list[Record]]]) -> None:
-    for row, seeds in tests.items():
-        images = {
-            seed: {(*image, record["label"]): record for image, record in zip(images_of(records), records, strict=True)}
-            for seed, records in seeds.items()
-        }
-        first, *others = images
-        if different := [seed for seed in others if not same_images(images[seed], images[first])]:
-            _logger.warning(f"{row}: seed {different[0]} was tested on other images than seed {first}; means mix them")
+def _warn_of_mixtures(row: str, runs: _Runs) -> None:
+    """Of seeds whose figures are of other images, or of other settings."""
+    for verb, (name, kind) in _READ.items():
+        files = [file for run in runs if (file := run / verb / name).exists()]
+        for file in files[1:]:
+            if differing := _differing(file, files[0], kind):
+                seeds = [one.parents[1].name for one in (file, files[0])]
+                _logger.warning(
+                    f"{row}: seed {seeds[0]} was tested with other {', '.join(differing)} than seed {seeds[1]} (benco "
+                    f"{verb}); means mix them"
+                )
+                break
+
+
+def _differing(file: Path, other: Path, kind: Any) -> list[str]:
+    """In what two results of a verb cannot be compared: settings, images."""
+    mine, its = (deciding_settings(read_results(one, kind).get("settings", {})) for one in (file, other))
+    names = [name for name in {**mine, **its} if name != "seed" and mine.get(name) != its.get(name)]
+    images = [_by_image(records_file(one)) for one in (file, other) if records_file(one).exists()]
+    return names + (["images"] if len(images) == 2 and not same_images(*images) else [])
+
+
+def _by_image(file: Path) -> dict[tuple[str, str, int], Record]:
+    records = read_records(file)
+    return {(*image, record["label"]): record for image, record in zip(images_of(records), records, strict=True)}
 
 
 def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, list[float]]:

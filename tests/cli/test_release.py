@@ -66,6 +66,24 @@ def test_figures_of_other_weights_are_refused(words, tmp_path, capsys, weights):
     assert "results.json is of other weights" in capsys.readouterr().err and not list(tmp_path.glob("given.*"))
 
 
+@pytest.mark.parametrize(
+    "own, other",
+    [({"width": 4}, {"width": 5}), ({"image_size": 64}, {"image_size": 32}), ({"tta": False}, {"tta": True})],
+)
+def test_figures_of_other_settings_are_refused(words, tmp_path, capsys, own, other):
+    """Of the constructor, of its input, of the test."""
+    results = tmp_path / "results.json"
+    tested = json.loads(results.read_text())
+    (tmp_path / "per_image.jsonl").write_text(json.dumps(tampered(0.4, 0.8)) + "\n")
+    results.write_text(json.dumps(tested | {"settings": other}))
+    assert main([*words, "--results", str(results)]) == 2
+    assert f"with other {next(iter(other))} than its own" in capsys.readouterr().err and not list(
+        tmp_path.glob("given.*")
+    )
+    results.write_text(json.dumps(tested | {"settings": own}))
+    assert main([*words, "--results", str(results)]) == 0
+
+
 def test_a_mean_has_no_figures_before_it_is_tested(words, tmp_path, capsys):
     assert main([*words[:2], *words[1:], "--results", str(tmp_path / "results.json")]) == 2
     assert "cannot be of the mean of 2 checkpoints" in capsys.readouterr().err and not list(tmp_path.glob("given.*"))

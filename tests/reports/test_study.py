@@ -165,7 +165,25 @@ def test_seeds_that_were_tested_on_other_images_are_told(runs, tmp_path, caplog)
     path = runs / "a" / "1" / "test" / "per_image.jsonl"
     path.write_text(path.read_text().replace("copy.jpg", "another.jpg"))
     study(runs, tmp_path / "out")
-    assert "a: seed 1 was tested on other images than seed 0" in caplog.text
+    assert "a: seed 1 was tested with other images than seed 0" in caplog.text
+
+
+@pytest.mark.parametrize("verb, file", [("test", "results.json"), ("robust", "robust.json")])
+def test_seeds_that_were_tested_with_other_settings_are_told(runs, tmp_path, caplog, verb, file):
+    def write(run, **settings):
+        (run / verb).mkdir(exist_ok=True)
+        of_first = json.loads((runs / "a" / "0" / verb / file).read_text())
+        weights = json.loads((run / "test" / "results.json").read_text())["weights"]
+        told = {**of_first, "weights": weights, "settings": settings}
+        (run / verb / file).write_text(json.dumps(told))
+
+    write(runs / "a" / "0", tta=False, seed=0, device="cpu")
+    write(runs / "a" / "1", tta=False, seed=1, device="cuda")
+    study(runs, tmp_path / "out")
+    assert "tested with other" not in caplog.text
+    write(runs / "a" / "1", tta=True)
+    study(runs, tmp_path / "out")
+    assert f"a: seed 1 was tested with other tta than seed 0 (benco {verb}); means mix them" in caplog.text
 
 
 def test_seeds_and_rows_that_were_tested_on_pictures_of_other_content_are_told(runs, tmp_path, caplog):
@@ -185,7 +203,7 @@ def test_seeds_and_rows_that_were_tested_on_pictures_of_other_content_are_told(r
     write("b", "0", {"copy.jpg": "replaced"})
     assert images() == "2"
     write("a", "1", {"copy.jpg": "replaced"})
-    assert images() == "2" and "a: seed 1 was tested on other images than seed 0" in caplog.text
+    assert images() == "2" and "a: seed 1 was tested with other images than seed 0" in caplog.text
 
 
 def test_a_kind_that_is_called_as_a_column_of_ours_takes_no_place(runs, tmp_path):
