@@ -187,7 +187,7 @@ def _read_folder(folder: Path) -> ImageList:
 
 def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Path, Path]]:
     """By stems, by what varies in them (1.jpg, 1_gt.png) or by that as a number (img_001.jpg, mask_1.png), whichever
-    pairs all; otherwise in order, as the framework does.
+    pairs all; otherwise in order, as the framework does, with a warning.
     """
     for named in (_stems, _cores, _numbers):
         by_name, names = dict(zip(named(masks), masks, strict=True)), named(images)
@@ -218,6 +218,12 @@ def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Pat
         raise DiffIMLError(f"{image} would be paired with {mask.name}, which is not named after it; {mend}")
     if len(images) != len(masks):
         raise DiffIMLError(f"{folder} holds {len(images)} images but {len(masks)} masks; {mend}")
+    if strangers:
+        image, mask = strangers[0]
+        _logger.warning(
+            f"{folder}: the names do not tell which mask is whose; they are paired in order, {image.name} with "
+            f"{mask.name} and so on. A JSON list states the pairs"
+        )
     return pairs
 
 

@@ -36,6 +36,16 @@ def test_other_stems_pair_in_order(folder):
     ]
 
 
+def test_names_that_do_not_tell_which_mask_is_whose_are_told(folder, caplog):
+    read_list(folder(["tamp_10_splice.png", "tamp_2_copy.png"], ["gt_002.png", "gt_010.png"]))
+    assert "paired in order, tamp_10_splice.png with gt_002.png and so on" in caplog.text
+
+
+def test_names_that_tell_it_are_not(folder, caplog):
+    read_list(folder(["1t.tif", "2t.tif"], ["1forged.tif", "2forged.tif"]))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("images", "masks", "named"),
     [
