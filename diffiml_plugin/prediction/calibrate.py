@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from diffiml_plugin.data.examined import check_lists, state_here
-from diffiml_plugin.data.lists import NEGATIVE, each_once, read_test_sets, repeated
+from diffiml_plugin.data.lists import NEGATIVE, ImageList, each_once, read_test_sets, repeated
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
@@ -55,8 +55,9 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
         bounds: what the answers may cost.
 
     Raises:
-        DiffIMLError: too few images; lists of faulty files; a target that cannot be written; others' files there or
-            in `output_dir`, or figures of other weights, lists or settings. All before the first prediction.
+        DiffIMLError: too few images; two sets of one name; lists of faulty files; a target that cannot be written;
+            others' files there or in `output_dir`, or figures of other weights, lists or settings. All before the first
+            prediction.
     """
     with claimed(output_dir):
         return _calibrated(detector, lists, output_dir, target, bounds)
@@ -68,6 +69,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     in_place = [target] if target.exists() and target.samefile(opened.path) else []
     weights = tensors_digest(load_weights(opened.path)[0])  # the file's own changes where it is the target
     sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
+    _require_other_names(sets)
     pairs = [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
     if again := repeated([(image, mask) for _, image, mask in pairs]):
         _logger.warning(
@@ -89,6 +91,18 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     opened.save(target, threshold=threshold, **stored)
     _report(fitted, threshold, opened, weights, output_dir)
     return fitted
+
+
+def _require_other_names(sets: Sequence[tuple[str, ImageList]]) -> None:
+    """Raises DiffIMLError if two sets have one name, which would make them one that cannot be left out."""
+    sources: dict[str, str] = {}
+    for name, listed in sets:
+        if name in sources:
+            raise DiffIMLError(
+                f"{sources[name]} and {listed.source} are both called {name!r}, and would count as one set; name them "
+                "in a JSON of {name: list}"
+            )
+        sources[name] = listed.source
 
 
 def _records(

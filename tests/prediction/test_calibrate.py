@@ -127,6 +127,22 @@ def test_an_image_of_two_lists_counts_once(checkpoint, squares, caplog):
     assert "17 images stand in two lists, such as" in caplog.text
 
 
+def test_two_sets_of_one_name_are_refused_until_they_are_named(checkpoint, squares):
+    folders = [checkpoint.parent / name for name in ("one", "two")]
+    for folder, square in zip(folders, squares, strict=True):
+        folder.mkdir()
+        pairs = json.loads(Path(square).read_text())
+        absolute = [[str(checkpoint.parent / file) if file != "Negative" else file for file in pair] for pair in pairs]
+        (folder / "val.json").write_text(json.dumps(absolute))
+    out, lists = checkpoint.parent / "out", [str(folder / "val.json") for folder in folders]
+    with pytest.raises(DiffIMLError, match=r"one/val.json and .*two/val.json are both called 'val'"):
+        calibrate(Detector(checkpoint, CPU), lists, out, checkpoint, Bounds())
+    named = checkpoint.parent / "named.json"
+    named.write_text(json.dumps(dict(zip(("one", "two"), lists, strict=True))))
+    fitted = calibrate(Detector(checkpoint, CPU), [str(named)], out, checkpoint, Bounds())
+    assert fitted.left_out is not None and set(fitted.crossed.sets) == {"one", "two"}
+
+
 def test_predictions_serve_other_lists_under_their_names_but_no_other_settings(checkpoint, squares, monkeypatch):
     everything, out = checkpoint.parent / "everything.json", checkpoint.parent / "out"
     everything.write_text(json.dumps([pair for file in squares for pair in json.loads(Path(file).read_text())]))
