@@ -143,6 +143,6 @@ def test_a_prepared_dataset_is_that_of_a_run_which_no_one_killed(run, pairs, tmp
                 when = Path(pair["mask"]).stat().st_mtime_ns
                 assert done.setdefault(pair["mask"], when) == when
 
-    killed(run, [*command, output], 105, each_once)
+    killed(run, [*command, output], 180, each_once)
     assert len(done) > KILLS and all(Path(mask).stat().st_mtime_ns == when for mask, when in done.items())
     assert contents(tmp_path / "made") == expected
