@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process of ours imports from the current folder, which may be anyone's
     if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

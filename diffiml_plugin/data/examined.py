@@ -83,8 +83,8 @@ def _look_at(listings: Sequence[ImageList], keep_going: bool) -> tuple[int, list
 
 
 def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
-    """The longest side of a list's images and its harmful faults with the numbers of their pairs, from the cache if its
-    files are as they were.
+    """The longest side of a list's images and the faults that are told with the numbers of their pairs, from the cache
+    if its files are as they were.
 
     A list that would stop a run is looked at anew each time.
     """
@@ -98,15 +98,20 @@ def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
             return kept["longest"], [(number, Fault(**fault)) for number, fault in kept["faults"]]
     found = list(in_parallel(in_turn(lambda pair: examine(*pair)), pairs, "checking"))
     longest = max(max(size) for size, _ in found)
-    harmful = [(number, fault) for number, (_, of_pair) in enumerate(found) for fault in of_pair if fault.harmful]
-    if any(fault.kind in _STOPPING for _, fault in harmful):  # the disk's, perhaps, and soon mended
-        return longest, harmful
+    told = [
+        (number, fault)
+        for number, (_, of_pair) in enumerate(found)
+        for fault in of_pair
+        if fault.harmful or fault.kind == "orientation"  # of a mask drawn on what a viewer shows, it falsifies scores
+    ]
+    if any(fault.kind in _STOPPING for _, fault in told):  # the disk's, perhaps, and soon mended
+        return longest, told
     with suppress(OSError):  # without a cache, the next start looks again
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(file) as opened:
-            kept = [(number, asdict(fault)) for number, fault in harmful]
+            kept = [(number, asdict(fault)) for number, fault in told]
             opened.write(json.dumps({"state": state, "longest": longest, "faults": kept}).encode())
-    return longest, harmful
+    return longest, told
 
 
 def rules(*modules: str) -> list[object]:

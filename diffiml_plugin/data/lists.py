@@ -211,7 +211,7 @@ def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Pat
 
     pairs = list(zip(images, masks, strict=False))
     # Where masks are named after their images (x.jpg, x_gt.png), a shift shows in the names.
-    strangers = [(image, mask) for image, mask in pairs if image.stem not in mask.stem]
+    strangers = [(image, mask) for image, mask in pairs if not _stands_in(image.stem, mask.stem)]
     named_after = 2 * len(strangers) < len(pairs)
     if strangers and named_after:
         image, mask = strangers[0]
@@ -225,6 +225,11 @@ def _pair(folder: Path, images: list[Path], masks: list[Path]) -> list[tuple[Pat
             f"{mask.name} and so on. A JSON list states the pairs"
         )
     return pairs
+
+
+def _stands_in(stem: str, name: str) -> bool:
+    """Whether a name holds a stem as a whole, and not 1 in 12."""
+    return re.search(rf"(?<!\d){re.escape(stem)}(?!\d)", name) is not None
 
 
 def _stems(files: list[Path]) -> list[str]:

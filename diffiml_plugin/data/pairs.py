@@ -1,7 +1,7 @@
 """The framework's datasets, fed with checked pairs, in an order and with an augmentation that the seed decides."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,11 @@ from diffiml_plugin.framework.imdlbenco import BalancedDataset, JsonDataset, get
 from diffiml_plugin.launch import Sample
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import RegisteredModel
+
+
+def content_of_pair(digests: Sequence[str]) -> str:
+    """What a record tells of the files of an image and its mask, from their SHA-256."""
+    return sha256("".join(digests).encode()).hexdigest()[:16]
 
 
 class PairsDataset(JsonDataset):
@@ -76,7 +81,7 @@ class PairsDataset(JsonDataset):
             "name": os.path.basename(path),
         }
         if self.keyed:
-            sample["noise_key"], sample["content"] = digests[0], sha256("".join(digests).encode()).hexdigest()[:16]
+            sample["noise_key"], sample["content"] = digests[0], content_of_pair(digests)
         if edges:
             sample["edge_mask"] = edges[0]
         if self.is_padding:

@@ -30,8 +30,20 @@ OWN = {key: f"{key}_at_own_threshold" for key in _CURVES}  # key of a record -> 
 _OF_TAMPERED = {*PIXEL_FIGURES, "mask_area", _CURVES["f1"], OWN["f1"]}  # which figures a record of either kind has
 _OF_AUTHENTIC = {"mask_area", "false_alarm_area", _CURVES["false_alarm_area"], OWN["false_alarm_area"]}
 _BEST_THRESHOLD = "best threshold"
+_ROUNDING = 1e-3  # of probabilities in half precision
 _AT_BEST = {key: f"{MEANS[key]} at {_BEST_THRESHOLD}" for key in _CURVES}
 _NO_MEAN = ("images", "tampered", "vanished", _BEST_THRESHOLD, *_AT_BEST.values())  # of a summary
+
+
+def require_probabilities(mask: Tensor, *scores: float) -> None:
+    """Raises DiffIMLError if a model's `pred_mask` or `pred_label` goes beyond [0, 1], as logits do."""
+    bounds = [*torch.stack(mask.aminmax()).tolist(), *scores]
+    low, high = min(bounds), max(bounds)
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise DiffIMLError(
+            f"the model's pred_mask and pred_label go from {low:.3g} to {high:.3g}; expected probabilities in [0, 1], "
+            "as the sigmoid of a logit is"
+        )
 
 
 def score_batch(
@@ -46,7 +58,8 @@ def score_batch(
         threshold: the model's own, at which F1 and false-alarm area are given too, under the names of `OWN`.
 
     Raises:
-        DiffIMLError: no mask, one of another shape, or a value that is not finite; names the image.
+        DiffIMLError: no mask, one of another shape, a value that is not finite, which names the image, or one outside
+            [0, 1].
     """
     probability, mask, scores = output.get("pred_mask"), batch["mask"], output.get("pred_label")
     if probability is None or probability.shape != mask.shape:
@@ -66,6 +79,7 @@ def score_batch(
         raise DiffIMLError(
             f"the prediction for {', '.join(broken)} is not finite; the weights have diverged, or want --precision fp32"
         )
+    require_probabilities(probability, *(score for score in scores if score is not None))
 
     padding = batch.get("shape_mask")
     real = torch.ones_like(mask, dtype=torch.bool) if padding is None else padding > 0

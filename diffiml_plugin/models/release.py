@@ -15,6 +15,7 @@ from diffiml_plugin.weights.files import load_weights, save_weights
 
 _LONGEST = 200  # characters of a tensor's name, in an error
 _REBUILD = ("model", "input")
+STATED = ("data", "licence", "limits")  # in words
 _CALIBRATED = ("threshold", "calibration", "calibrated_on")  # of one model, and of no mean
 
 
@@ -25,10 +26,12 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
 
     Args:
         sources: one or more of one architecture; the last one's settings are kept, and of one alone its calibration.
-        statement: what its users should know (data, figures, limits), added to the metadata.
+        statement: what its users should know (data, figures, limits), added to the metadata; what it leaves open of
+            STATED is kept of sources that were released before.
 
     Raises:
-        DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec; `target` is
+        DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec, or that states
+            other words where nothing new is said; `target` is
             something else (it may be meant as a source), is no .safetensors, or cannot be written; values that half
             precision has not.
     """
@@ -52,9 +55,22 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
     config, card = metadata.get("config", {}), look_up(metadata.get("model", ""))
     if card:
         config = card.without_weights(config)  # the files that training started from stay at home
+    statement = {**_stated([facts for _, facts in loaded], statement), **statement}
     names = _REBUILD if len(sources) > 1 else _REBUILD + _CALIBRATED
     kept: dict[str, Any] = {name: metadata[name] for name in names if name in metadata}  # not figures of a run's end
     save_weights(target, mean, {**kept, "config": config, **statement})
+
+
+def _stated(sources: Sequence[Mapping[str, Any]], statement: Mapping[str, Any]) -> dict[str, str]:
+    """What the metadata of the sources state in words, and nothing new is said about."""
+    stated = {}
+    for name in (name for name in STATED if name not in statement):
+        said = {str(facts[name]) for facts in sources if name in facts}
+        if len(said) > 1:
+            raise DiffIMLError(f"these checkpoints state different {name}; say what holds for their mean, by --{name}")
+        if said:
+            stated[name] = said.pop()
+    return stated
 
 
 def _difference(mine: tuple[Mapping, Mapping], other: tuple[Mapping, Mapping]) -> str:

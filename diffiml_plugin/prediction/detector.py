@@ -22,7 +22,7 @@ from diffiml_plugin import launch
 from diffiml_plugin.data.images import orientation_of, read_content, read_header, read_image, stored_pixels
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
-from diffiml_plugin.evaluation.scores import THRESHOLD
+from diffiml_plugin.evaluation.scores import THRESHOLD, require_probabilities
 from diffiml_plugin.files import claimed, file_digest, require_unchanged
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, to_device
@@ -126,7 +126,6 @@ class Detector:
             _logger.warning(f"max_memory {max_memory:g} is not used: this model sees photos of any size at one")
             max_memory = None
         self._chosen = opened.threshold if threshold is None else threshold
-        self.threshold = THRESHOLD if self._chosen is None else self._chosen
         self.calibration = _calibration(opened)
         self.model, self.precision = opened.build().to(self.device), precision
         require_unchanged(path, digest)
@@ -145,6 +144,11 @@ class Detector:
         }
         self.deciding: dict[str, Any] = {"model": (opened.card.name, digest), **decided}
         self._loaded = self._writes()
+
+    @property
+    def threshold(self) -> float:
+        """A pixel of higher probability counts as manipulated."""
+        return THRESHOLD if self._chosen is None else self._chosen
 
     @overload
     def __call__(self, photo: Photo) -> Result: ...  # type: ignore[overload-overlap]  # str is a Sequence[str]
@@ -192,7 +196,7 @@ class Detector:
         """
         from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
 
-        self._require_as_loaded()
+        self._require_as_loaded(whole=True)
         opened = self.opened
         weights = tensors_digest(read_weights(opened.path)[0])
         require_unchanged(opened.path, str(self.description["sha256"]))
@@ -237,9 +241,14 @@ class Detector:
         with self._turn:
             return self._result(photograph, self._fitting_maps(photograph))
 
-    def _require_as_loaded(self) -> None:
-        """Raises DiffIMLError if the network's weights were changed: results and saved files tell of its file."""
-        if self._writes() != self._loaded:
+    def _require_as_loaded(self, whole: bool = False) -> None:
+        """Raises DiffIMLError if the network's weights were changed: results and saved files tell of its file.
+
+        Args:
+            whole: compares all of them, which takes a second; else changes behind torch's back go unnoticed.
+        """
+        mine, its = self.model.state_dict(), self.opened.build().state_dict() if whole else {}
+        if self._writes() != self._loaded or any(not mine[n].cpu().equal(its[n].to(mine[n].dtype)) for n in its):
             raise DiffIMLError(
                 f"the network of this detector was changed, and is no longer that of {self.opened.path}; load that "
                 "anew, or take the network alone, by load_model"
@@ -247,7 +256,8 @@ class Detector:
 
     def _writes(self) -> int:
         """How often the weights were written, as torch counts it; of those made in inference mode it does not."""
-        return sum(0 if weight.is_inference() else weight._version for weight in self.model.parameters())
+        weights = self.model.state_dict(keep_vars=True).values()
+        return sum(0 if weight.is_inference() else weight._version for weight in weights)
 
     def _fitting_maps(self, photograph: Photograph) -> Maps:
         """Of a photo, whole or in the largest tiles that the memory holds."""
@@ -312,6 +322,7 @@ class Detector:
                 f"the prediction for {name} is not finite; the weights have diverged, or want --precision fp32"
             )
         uncertainty, score = output.get("uncertainty"), output.get("pred_label")
+        require_probabilities(output["pred_mask"], *([] if score is None else score.flatten().tolist()))
         return Maps(
             geometry.undo(output["pred_mask"][0, 0]),
             None if uncertainty is None else geometry.undo(uncertainty[0, 0]),

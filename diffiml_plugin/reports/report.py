@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from diffiml_plugin.data.images import read_image
+from diffiml_plugin.data.pairs import content_of_pair
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves
@@ -203,6 +204,10 @@ def _examples(run: Run) -> list[page.Strip]:
             pictures = {"input": read_image(Path(record["path"])), "truth": read_image(Path(record["mask"]))}
         except DiffIMLError as error:
             _logger.warning(f"not shown of {run.name}: {error}")
+            continue
+        content = content_of_pair([file_digest(record[name]) for name in ("path", "mask")])
+        if record.get("content", content) != content:
+            _logger.warning(f"not shown of {run.name}: {record['path']} or its mask is no longer what was tested")
             continue
         if prediction is not None:
             pictures["prediction"] = prediction.probability

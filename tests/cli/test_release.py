@@ -84,6 +84,17 @@ def test_figures_of_other_settings_are_refused(words, tmp_path, capsys, own, oth
     assert main([*words, "--results", str(results)]) == 0
 
 
+def test_what_was_stated_before_stays(words, tmp_path, capsys):
+    verb, source, first = words
+    assert main([*words, "--licence", "mine", "--limits", "circles are missed"]) == 0
+    again, other, both = (str(tmp_path / f"{name}.safetensors") for name in ("again", "other", "both"))
+    assert main([verb, first, again, "--limits", "few"]) == 0
+    assert (read_metadata(again)["licence"], read_metadata(again)["limits"]) == ("mine", "few")
+    assert main([verb, source, other, "--licence", "yours"]) == 0
+    assert main([verb, first, other, both]) == 2 and "state different licence" in capsys.readouterr().err
+    assert main([verb, first, other, both, "--licence", "ours"]) == 0 and read_metadata(both)["licence"] == "ours"
+
+
 def test_a_mean_has_no_figures_before_it_is_tested(words, tmp_path, capsys):
     assert main([*words[:2], *words[1:], "--results", str(tmp_path / "results.json")]) == 2
     assert "cannot be of the mean of 2 checkpoints" in capsys.readouterr().err and not list(tmp_path.glob("given.*"))

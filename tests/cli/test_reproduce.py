@@ -396,6 +396,15 @@ def test_the_study_goes_on_where_it_stopped(reproduced, photographs, tmp_path, m
     assert again.endswith(first[first.index("| row |") :])  # the same tables; nothing was left to train
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot leave the current folder out")
+def test_steps_import_nothing_from_the_current_folder(monkeypatch, tmp_path):
+    (tmp_path / "yaml.py").write_text("open('imported', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setattr(reproduce, "_steps", lambda args: [reproduce.Step(["configs"], args)])
+    assert main(["reproduce", "table4", "--runs", "runs"]) == 0 and not Path("imported").exists()
+
+
 @pytest.mark.slow
 def test_the_study_of_photographs_and_the_small_model(reproduced, photographs, tmp_path):
     rows = ["--rows", "discriminative_without_splice", "--seeds", "0"]

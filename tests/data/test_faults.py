@@ -137,6 +137,19 @@ def test_an_image_that_pillow_would_turn_keeps_its_mask(tmp_path, image):
     assert [fault.kind for fault in found if fault.kind == "size"] == []
 
 
+def test_a_mask_beside_an_image_that_viewers_turn_is_a_warning(tmp_path, image, store, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(image) as photo:
+        photo.save(tmp_path / "turned.jpg", exif=exif)
+    turned = str(tmp_path / "turned.jpg")
+    for _ in range(2):  # the second time from the cache
+        check_lists([ImageList("x", (turned, image), (store(SQUARE), NEGATIVE))])
+    assert [message.startswith(f"{turned} is turned or mirrored by viewers") for message in caplog.messages] == [
+        True
+    ] * 2
+
+
 def test_undecodable_files_are_named(image, store, tmp_path):
     content = open(image, "rb").read()
     cut = tmp_path / "cut.jpg"

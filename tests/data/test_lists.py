@@ -36,9 +36,16 @@ def test_other_stems_pair_in_order(folder):
     ]
 
 
-def test_names_that_do_not_tell_which_mask_is_whose_are_told(folder, caplog):
-    read_list(folder(["tamp_10_splice.png", "tamp_2_copy.png"], ["gt_002.png", "gt_010.png"]))
-    assert "paired in order, tamp_10_splice.png with gt_002.png and so on" in caplog.text
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["tamp_10_splice.png", "tamp_2_copy.png"], ["gt_002.png", "gt_010.png"]),
+        (["1.png", "2.png", "3.png"], ["12_gt.png", "23_gt.png", "31_gt.png"]),
+    ],
+)
+def test_names_that_do_not_tell_which_mask_is_whose_are_told(folder, caplog, images, masks):
+    read_list(folder(images, masks))
+    assert f"paired in order, {images[0]} with {masks[0]} and so on" in caplog.text
 
 
 def test_names_that_tell_it_are_not(folder, caplog):

@@ -136,6 +136,16 @@ def test_one_value_that_is_not_finite_is_an_error_that_names_the_image(value):
         score_batch({"pred_mask": probability}, batch)
 
 
+@pytest.mark.parametrize("output", [{"pred_mask": 1.5}, {"pred_mask": -0.5}, {"pred_mask": 0.5, "pred_label": 3.0}])
+def test_logits_are_no_probabilities(output):
+    values = {"pred_mask": torch.full((1, 1, 8, 8), output["pred_mask"])}
+    if "pred_label" in output:
+        values["pred_label"] = torch.tensor([output["pred_label"]])
+    batch = {"name": ["a"], "index": torch.arange(1), "label": torch.zeros(1), "mask": torch.zeros(1, 1, 8, 8)}
+    with pytest.raises(DiffIMLError, match=r"expected probabilities in \[0, 1\]"):
+        score_batch(values, batch)
+
+
 def test_zeros_of_both_signs_are_equal():
     batch = {
         "name": ["a"],

@@ -142,6 +142,16 @@ def test_a_network_that_was_changed_is_not_told_as_its_files(tiny_model, stored,
     assert not (tmp_path / "saved").exists()
 
 
+def test_what_is_saved_is_compared_with_the_file(tiny_model, stored, tmp_path):
+    """torch does not count what is written through `data`."""
+    detector = Detector(stored(), CPU)
+    next(detector.model.parameters()).data.mul_(2)
+    with pytest.raises(DiffIMLError, match="the network of this detector was changed"):
+        detector.save_pretrained(tmp_path / "saved")
+    with pytest.raises(AttributeError):
+        detector.threshold = 0.9
+
+
 def test_a_detector_may_be_made_in_inference_mode(tiny_model, stored, photo):
     with torch.inference_mode():
         detector = Detector(stored(), CPU)

@@ -127,12 +127,19 @@ def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder,
     assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 3
 
 
-def test_a_prediction_that_is_not_finite_is_a_failure(checkpoint, folder, tmp_path):
+@pytest.mark.parametrize(("factor", "told"), [(float("nan"), "a.png is not finite"), (9, "expected probabilities")])
+def test_a_prediction_that_is_no_probability_is_a_failure(checkpoint, folder, tmp_path, monkeypatch, factor, told):
     detector = load(checkpoint, device="cpu")
-    torch.nn.init.constant_(detector.model.gain, float("nan"))
+    forward = detector.model.forward
+
+    def times_factor(*args, **options):
+        output = forward(*args, **options)
+        return {**output, "pred_mask": output["pred_mask"] * factor}
+
+    monkeypatch.setattr(detector.model, "forward", times_factor)
     predict(detector, [str(folder / "a.png")], tmp_path / "out")
     (failed,) = errors(tmp_path / "out")
-    assert "a.png is not finite" in failed["error"] and not list((tmp_path / "out").glob("*.png"))
+    assert told in failed["error"] and not list((tmp_path / "out").glob("*.png"))
 
 
 def test_earlier_output_is_no_input(checkpoint, folder):

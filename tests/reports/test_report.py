@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
@@ -144,6 +145,16 @@ def test_no_pictures_by_other_weights_than_those_tested(runs, tmp_path, stored, 
     assert "TinyIML.safetensors is no longer the weights that were tested" in caplog.text
     html = (tmp_path / "report" / "report.html").read_text()
     assert html.count("<img") == 2 * 3 * 2  # in two sets three images with truth alone
+
+
+def test_no_pictures_of_other_images_than_those_tested(runs, tmp_path, caplog):
+    (replaced, *_) = [record for record in records(runs / "test" / "per_image.jsonl") if record["f1"] is not None]
+    image = Image.open(replaced["path"])
+    Image.new("RGB", image.size, "red").save(replaced["path"])
+    report([str(runs / "test")], tmp_path / "report")
+    assert f"{replaced['path']} or its mask is no longer what was tested" in caplog.text
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert replaced["name"] + ": pixel-F1" not in html and ": pixel-F1" in html
 
 
 def test_vanished_regions_are_counted_beside_the_figures(tmp_path):
