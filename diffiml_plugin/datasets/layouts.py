@@ -37,6 +37,14 @@ class Found:
         else:
             self.pairs.append((str(image), str(mask)))
 
+    def each_name_once(self, files: Iterable[Path]) -> dict[str, Path]:
+        """By their names without the suffix; of several files of one name the first, the others are left out."""
+        by_name: dict[str, Path] = {}
+        for file in files:
+            if (first := by_name.setdefault(file.stem, file)) != file:
+                self.left_out.append(f"{file}: has the name of {first}, which is taken")
+        return by_name
+
     def add_authentic(self, images: Iterable[Path]) -> None:
         self.pairs += [(str(image), NEGATIVE) for image in images]
 
@@ -82,10 +90,11 @@ def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:
         masks: dict[str, Path] = {}
         if any("Modified Tp" in file.parts for file in files):  # CASIAv1 comes twice, misnamed and mended
             files = {file: None for file in files if "Original Tp" not in file.parts}
-        for file in _images(files):
+        of_each_name = found.each_name_once(f for f in _images(files) if f.stem.startswith((prefix, "Au_")))
+        for file in of_each_name.values():
             ((stem, suffix),) = re.findall(r"^(.+?)(_gt\d*)?$", file.stem)
             if stem.startswith(prefix):
-                (masks if suffix else images).setdefault(stem, file)
+                (masks if suffix else images).setdefault(stem, file)  # of several masks, the first
         for stem in images.keys() & masks.keys():
             found.add(images.pop(stem), masks.pop(stem))
         masks_by_number = _by_number(masks)
@@ -97,7 +106,8 @@ def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:
                 if mask:
                     found.misnamed.append(f"{image}: paired with {mask} by its number {number}")
         found.pairs.sort()
-        found.add_authentic(file for file in _images(files) if re.fullmatch(rf"Au_\D+_\d{{{digits}}}", file.stem))
+        authentic = re.compile(rf"Au_\D+_\d{{{digits}}}")
+        found.add_authentic(file for name, file in of_each_name.items() if authentic.fullmatch(name))
         return found
 
     return find
@@ -113,7 +123,7 @@ def _by_number(files: dict[str, Path]) -> dict[str, list[Path]]:
 
 def _coverage(files: Files) -> Found:
     found = Found()
-    by_stem = {file.stem: file for file in _images(files)}
+    by_stem = found.each_name_once(_images(files))
     tampered = {stem: file for stem, file in by_stem.items() if re.fullmatch(r"\d+t", stem)}
     for stem, file in tampered.items():
         found.add(file, by_stem.get(f"{stem[:-1]}forged"))
@@ -245,7 +255,7 @@ def _comofod(files: Files) -> Found:
 
 def _grip(files: Files) -> Found:
     found = Found()
-    by_stem = {file.stem: file for file in _images(files)}
+    by_stem = found.each_name_once(_images(files))
     for stem, file in by_stem.items():
         if match := re.fullmatch(r"(TP_C\d+_\d+)_copy", stem):
             found.add(file, by_stem.get(f"{match[1]}_gt"))

@@ -129,6 +129,20 @@ def test_both_versions_of_casia_in_one_folder_and_masks_beside_the_images(miniat
         assert (done.authentic, done.tampered, done.corrected, done.left_out) == counts
 
 
+@pytest.mark.parametrize("name", ["CASIAv2", "COVERAGE", "GRIP"])
+def test_a_second_file_of_a_name_is_left_out_and_told(miniatures, tmp_path, name):
+    """Of a copy that somebody made; its images would be paired with masks of the first."""
+    miniatures.fabricate(name, tmp_path / "root")
+    once = prepare(name, tmp_path / "root", tmp_path / "once.json")
+    miniatures.fabricate(name, tmp_path / "root" / "zz")
+    twice = prepare(name, tmp_path / "root", tmp_path / "twice.json")
+    assert (twice.authentic, twice.tampered) == (once.authentic, once.tampered)
+    again = [line for line in twice.log.read_text().splitlines() if "has the name of" in line]
+    assert len(again) >= once.authentic + 2 * once.tampered and all(
+        "/zz/" in line.partition(": has")[0] for line in again
+    )
+
+
 def test_misnamed_casia_files_get_their_own_masks(miniatures, tmp_path):
     miniatures.fabricate("CASIAv1", tmp_path)
     pairs = dict(json.loads(prepare("CASIAv1", tmp_path).output.read_text()))
