@@ -130,7 +130,7 @@ def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, 
     """By column of a table, the values of the seeds; `at_best`, at the best threshold of each."""
     figures: dict[str, list[float]] = {}
     for records in seeds:
-        other = {"AUC": summarise(records).get(_AUC)}
+        other = {"AUC": _over_sets(records, _AUC)}
         if at_best:
             threshold = best_threshold(records)
             records = [] if threshold is None else at_threshold(records, threshold)
@@ -138,11 +138,20 @@ def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, 
         kinds = sorted({r["kind"] for r in records if "kind" in r})
         of_kind = {_column(kind): [r for r in records if r.get("kind") == kind] for kind in kinds}
         groups = {"all": records, **of_kind}
-        found = {name: summarise(group).get(_F1) for name, group in groups.items()}
-        found |= {**other, "false alarm": summarise(records).get(_FALSE_ALARM)}
+        found = {name: _over_sets(group, _F1) for name, group in groups.items()}
+        found |= {**other, "false alarm": _over_sets(records, _FALSE_ALARM)}
         for name, value in found.items():
             figures.setdefault(name, []).extend([] if value is None else [value])
     return figures
+
+
+def _over_sets(records: Iterable[Record], figure: str) -> float | None:
+    """The mean over the datasets, as `benco test` gives it; None where no image has the figure."""
+    sets: dict[str, list[Record]] = {}
+    for record in records:
+        sets.setdefault(record["dataset"], []).append(record)
+    values = [value for of_set in sets.values() if (value := summarise(of_set).get(figure)) is not None]
+    return fmean(values) if values else None
 
 
 def _differences(

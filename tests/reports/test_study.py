@@ -168,6 +168,17 @@ def test_seeds_that_were_tested_on_other_images_are_told(runs, tmp_path, caplog)
     assert "a: seed 1 was tested with other images than seed 0" in caplog.text
 
 
+def test_figures_of_several_sets_are_their_mean(runs, tmp_path):
+    """As everywhere else, however many images each has."""
+    path = runs / "b" / "0" / "test" / "per_image.jsonl"
+    more = [{**record("1.jpg", 1.0), "dataset": "other", "path": "/other/1.jpg"}]
+    more.append({**record("clean.jpg", None, "Negative", area=0.3), "dataset": "other", "path": "/other/clean.jpg"})
+    path.write_text(path.read_text() + "".join(json.dumps(one) + "\n" for one in more))
+    figures = study(runs, tmp_path / "out")["b"]
+    assert figures["all"] == [pytest.approx((0.4 + 1) / 2)]
+    assert figures["false alarm"] == [pytest.approx((0.1 + 0.3) / 2)]
+
+
 @pytest.mark.parametrize("verb, file", [("test", "results.json"), ("robust", "robust.json")])
 def test_seeds_that_were_tested_with_other_settings_are_told(runs, tmp_path, caplog, verb, file):
     def write(run, **settings):
