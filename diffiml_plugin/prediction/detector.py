@@ -245,7 +245,7 @@ class Detector:
         """Raises DiffIMLError if the network's weights were changed: results and saved files tell of its file.
 
         Args:
-            whole: compares all of them, which takes a second; else changes behind torch's back go unnoticed.
+            whole: compares them and the buffers, which takes a second; else changes behind torch's back go unnoticed.
         """
         mine, its = self.model.state_dict(), self.opened.build().state_dict() if whole else {}
         if self._writes() != self._loaded or any(not mine[n].cpu().equal(its[n].to(mine[n].dtype)) for n in its):
@@ -256,8 +256,7 @@ class Detector:
 
     def _writes(self) -> int:
         """How often the weights were written, as torch counts it; of those made in inference mode it does not."""
-        weights = self.model.state_dict(keep_vars=True).values()
-        return sum(0 if weight.is_inference() else weight._version for weight in weights)
+        return sum(0 if weight.is_inference() else weight._version for weight in self.model.parameters())
 
     def _fitting_maps(self, photograph: Photograph) -> Maps:
         """Of a photo, whole or in the largest tiles that the memory holds."""
