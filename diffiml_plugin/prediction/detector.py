@@ -196,10 +196,10 @@ class Detector:
         """
         from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
 
-        self._require_as_loaded(whole=True)
         opened = self.opened
         weights = tensors_digest(read_weights(opened.path)[0])
         require_unchanged(opened.path, str(self.description["sha256"]))
+        self._require_as_loaded(whole=True)
         measured = {"threshold": self._chosen, "calibration": self.calibration}
         deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **measured}
         kept = {} if self._chosen is None else {"threshold": self._chosen}
