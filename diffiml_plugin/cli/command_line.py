@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from diffiml_plugin.cli.arguments import DEFAULT_MODEL, add_model_arguments, names_of_diffiml
-from diffiml_plugin.cli.config_file import Entry, expand, read_config
+from diffiml_plugin.cli.config_file import Entry, expand, packaged_folder, read_config
 from diffiml_plugin.cli.parser import Parser, split_flags
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.settings import DEFAULT, FLAG, CommonSettings, Setting, layer, resolve
@@ -55,7 +55,8 @@ def read_command_line(program: str, verb: ModuleType, argv: list[str]) -> Comman
     first, _ = early.parse_known_args(argv)
     entries: dict[str, Entry] = {}
     names_model: dict[str, Entry] = {}
-    for config in filter(None, (getattr(verb, "CONFIG", None), *first.config)):
+    own_defaults = [str(packaged_folder().parent / verb.CONFIG)] if hasattr(verb, "CONFIG") else []
+    for config in (*own_defaults, *filter(None, first.config)):
         read = read_config(config, program.rpartition(" ")[2])
         entries |= read
         names_model = read if "model" in read else names_model

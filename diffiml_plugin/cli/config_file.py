@@ -173,6 +173,13 @@ def find_config(name: str, folder: Path) -> Place:
     )
 
 
+def require_packaged(name: str) -> None:
+    """Raises DiffIMLError if a file of the current folder would be taken for the package's configuration `name`."""
+    file = find_config(name, Path()).file
+    if not file.is_relative_to(packaged_folder().resolve()):
+        raise DiffIMLError(f"{file} would take the place of the package's {name}; start in another folder")
+
+
 def package_index() -> list[IndexEntry]:
     """The package's own configurations, by name."""
     files = sorted(packaged_folder().rglob("*.yaml"))

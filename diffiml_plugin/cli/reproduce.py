@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
+from diffiml_plugin.cli.config_file import require_packaged
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import file_digest, make_folder
@@ -120,7 +121,8 @@ def _steps(args: argparse.Namespace) -> list[Step]:
     """All steps, each parsed, so that a mistake is found before hours of training and not after.
 
     Raises:
-        DiffIMLError: a flag that no step has, or a wrong value of one.
+        DiffIMLError: a flag that no step has, or a wrong value of one; a configuration of the current folder in the
+            place of the package's.
     """
     os.environ["RUNS"] = args.runs  # which the configurations of the steps name
     passed_on = {group[0].partition("=")[0]: group for group in args.passed_on}
@@ -129,6 +131,9 @@ def _steps(args: argparse.Namespace) -> list[Step]:
     trained: dict[str, str] = {}  # by the folder that a step trains into: the model
     for verb, *words in commands(args.target, args.rows, args.seeds):
         module = importlib.import_module(f"diffiml_plugin.cli.{verb}")
+        for flag, name in zip(words, words[1:], strict=False):
+            if flag == "--config":
+                require_packaged(name)
         model = [] if verb == "train" else _model_to_come(words, trained)
         flags = read_command_line(f"benco {verb}", module, [*words, *model]).parser.flags()
         for flag in passed_on:

@@ -127,9 +127,11 @@ class Unfinished:
 def data_settings(sets: Iterable[tuple[str, ImageList]]) -> dict[str, str]:
     """Of what is tested by its names: which files these are, and what changes when one of them is mended."""
     sets = list(sets)
+    kinds = [listed.kinds for _, listed in sets]
     return {
         "test_data_path": digest([(name, listed.images, listed.masks) for name, listed in sets]),
         "sizes or dates of images": digest([states(listed) for _, listed in sets]),
+        **({"kinds of manipulation": digest(kinds)} if any(kinds) else {}),
     }
 
 

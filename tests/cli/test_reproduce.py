@@ -396,6 +396,16 @@ def test_the_study_goes_on_where_it_stopped(reproduced, photographs, tmp_path, m
     assert again.endswith(first[first.index("| row |") :])  # the same tables; nothing was left to train
 
 
+def test_a_configuration_of_the_current_folder_is_not_the_packages(monkeypatch, tmp_path, capsys):
+    (tmp_path / "complexity.yaml").write_text("image_size: 64\n")
+    (tmp_path / "benco_configs").mkdir()
+    (tmp_path / "benco_configs" / "demo.yaml").write_text("epochs: 77\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "table4", "--dry_run"]) == 2
+    assert "complexity.yaml would take the place of the package's complexity" in capsys.readouterr().err
+    assert main(["demo", "--dry_run"]) == 0 and "77" not in capsys.readouterr().out
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot leave the current folder out")
 def test_steps_import_nothing_from_the_current_folder(monkeypatch, tmp_path):
     (tmp_path / "yaml.py").write_text("open('imported', 'w')")

@@ -1,7 +1,8 @@
 import os
 
 from diffiml_plugin import ledger
-from diffiml_plugin.evaluation.records import Unfinished, images_of
+from diffiml_plugin.data.lists import ImageList
+from diffiml_plugin.evaluation.records import Unfinished, data_settings, images_of
 
 
 def test_what_another_process_removes_meanwhile_ends_no_run(tmp_path, monkeypatch):
@@ -32,3 +33,9 @@ def test_an_image_is_the_same_wherever_its_dataset_lies():
     assert images("/", "i.png") == images("/data", "i.png") == [("val", "i.png")] and images("/data") == []
     two = [{"dataset": name, "path": f"/{name}/i.png"} for name in ("a", "b")]
     assert images_of(two) == [("a", "i.png"), ("b", "i.png")]
+
+
+def test_kinds_that_are_mended_in_a_list_are_another_test():
+    lists = [ImageList("list.json", ("a.png",), ("m.png",), kinds) for kinds in (("splice",), ("copy_move",), ())]
+    settings = [data_settings([("set", listed)]) for listed in lists]
+    assert settings[0] != settings[1] and "kinds of manipulation" not in settings[2]
