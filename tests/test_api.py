@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -114,7 +115,8 @@ def test_weights_that_were_cast_are_refused():
 
 def test_the_package_is_imported_without_anything_heavy():
     code = "import sys; before = set(sys.modules); import diffiml_plugin; print(sorted(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=_ROOT)
+    command, own = [sys.executable, "-S", "-c", code], {**os.environ, "PYTHONPATH": _ROOT}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=own)
     assert done.stdout.strip() == "['diffiml_plugin']"
 
 
