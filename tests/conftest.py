@@ -24,6 +24,12 @@ def _two_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def _as_started(monkeypatch):
+    """The command sets this for the processes that it starts; the next test is not one of them."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Neither read nor fill the user's, here and in the processes that tests start."""
