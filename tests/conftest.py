@@ -25,9 +25,9 @@ def _two_threads():
 
 
 @pytest.fixture(autouse=True)
-def _as_started(monkeypatch):
+def _as_started():
     """The command sets this for the processes that it starts; the next test is not one of them."""
-    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.fixture(scope="session", autouse=True)
