@@ -199,7 +199,12 @@ class Detector:
         opened = self.opened
         weights = tensors_digest(read_weights(opened.path)[0])
         require_unchanged(opened.path, str(self.description["sha256"]))
-        self._require_as_loaded(whole=True)
+        self._require_as_loaded()
+        mine = self.model.state_dict()
+        if any(
+            not mine[name].cpu().equal(its.to(mine[name].dtype)) for name, its in opened.build().state_dict().items()
+        ):
+            raise self._changed()  # behind torch's back
         measured = {"threshold": self._chosen, "calibration": self.calibration}
         deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **measured}
         kept = {} if self._chosen is None else {"threshold": self._chosen}
@@ -241,18 +246,16 @@ class Detector:
         with self._turn:
             return self._result(photograph, self._fitting_maps(photograph))
 
-    def _require_as_loaded(self, whole: bool = False) -> None:
-        """Raises DiffIMLError if the network's weights were changed: results and saved files tell of its file.
+    def _require_as_loaded(self) -> None:
+        """Raises DiffIMLError if the network's weights were changed: results and saved files tell of its file."""
+        if self._writes() != self._loaded:
+            raise self._changed()
 
-        Args:
-            whole: compares them and the buffers, which takes a second; else changes behind torch's back go unnoticed.
-        """
-        mine, its = self.model.state_dict(), self.opened.build().state_dict() if whole else {}
-        if self._writes() != self._loaded or any(not mine[n].cpu().equal(its[n].to(mine[n].dtype)) for n in its):
-            raise DiffIMLError(
-                f"the network of this detector was changed, and is no longer that of {self.opened.path}; load that "
-                "anew, or take the network alone, by load_model"
-            )
+    def _changed(self) -> DiffIMLError:
+        return DiffIMLError(
+            f"the network of this detector was changed, and is no longer that of {self.opened.path}; load that anew, "
+            "or take the network alone, by load_model"
+        )
 
     def _writes(self) -> int:
         """How often the weights were written, as torch counts it; of those made in inference mode it does not."""

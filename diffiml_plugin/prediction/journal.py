@@ -78,8 +78,9 @@ class Journal:
     def close(self) -> None:
         """Leaves one entry of each image, the last."""
         self._open.close()
-        last = latest(self.folder)
-        if len(last) < sum(1 for _ in read_results(self.folder)):  # else it need not be written again
+        entries = list(read_results(self.folder))
+        last = {entry["image"]: entry for entry in entries}
+        if len(last) < len(entries):  # else it need not be written again
             self._write(last.values())
 
     def _write(self, entries: Iterable[Entry]) -> None:
