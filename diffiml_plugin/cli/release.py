@@ -7,7 +7,9 @@ The same command finishes what was killed between the two.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _STATED = {
     "data": "what it was trained on",
@@ -44,10 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Those of the records behind a results file of `benco test`, which is of these weights and their own settings."""
-    from dataclasses import asdict
     from itertools import groupby
-
-    import torch
 
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.evaluation.intervals import figures
@@ -55,8 +54,6 @@ def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[flo
     from diffiml_plugin.evaluation.results import Tested, read_results
     from diffiml_plugin.files import file_digest
     from diffiml_plugin.models.checkpoints import find_checkpoint
-    from diffiml_plugin.models.opened import open_model
-    from diffiml_plugin.settings import CommonSettings
 
     if len(sources) > 1:
         raise DiffIMLError(
@@ -67,11 +64,7 @@ def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[flo
     weights = tested.get("weights", "unknown ones")
     if weights != file_digest(checkpoint := find_checkpoint(sources[0])):
         raise DiffIMLError(f"{results} is of other weights ({weights[:16]}) than {checkpoint}; test this first")
-    opened = open_model(checkpoint, CommonSettings(), torch.device("cpu"))
-    own = {"no_model_eval": None, "tta": None, **opened.flags, **asdict(opened.inputs)}
-    if other := [
-        name for name, value in tested["settings"].items() if (own.get(name, value) or None) != (value or None)
-    ]:
+    if other := _settings_not_its_own(checkpoint, tested["settings"]):
         raise DiffIMLError(
             f"{results} is of {checkpoint} with other {', '.join(other)} than its own, which it is released with; test "
             "it without those flags"
@@ -84,3 +77,17 @@ def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[flo
     if not found:
         raise DiffIMLError(f"{records_file(results)} holds no figures; expected what `benco test` writes")
     return found
+
+
+def _settings_not_its_own(checkpoint: Path, tested: Mapping[str, Any]) -> list[str]:
+    """In which of the model's and its inputs' settings a test was of another model than the checkpoint says."""
+    from dataclasses import asdict
+
+    import torch
+
+    from diffiml_plugin.models.opened import open_model
+    from diffiml_plugin.settings import CommonSettings
+
+    opened = open_model(checkpoint, CommonSettings(), torch.device("cpu"))
+    own = {"no_model_eval": None, "tta": None, **opened.flags, **asdict(opened.inputs)}
+    return [name for name, value in tested.items() if (own.get(name, value) or None) != (value or None)]
