@@ -136,8 +136,9 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         "the best constant answer": result.constant,
         "pixel-F1 after training": result.after,
     }
-    minutes = (time.monotonic() - started) / 60
-    effort = f"trained on {settings.epochs * train_images} images in {minutes:.1f} minutes, tests included"
+    effort = f"trained on {settings.epochs * train_images} images"
+    if not goes_on:  # else an earlier start took its share
+        effort += f" in {(time.monotonic() - started) / 60:.1f} minutes, tests included"
     write_report(result.report, figures, f"{settings.model}, {effort}", after, folder / _PREDICTIONS, _SHOWN)
     return result
 

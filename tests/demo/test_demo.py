@@ -40,6 +40,12 @@ def test_same_seed_gives_the_same_figures(first, tmp_path):
     assert (again.before, again.constant, again.after) == (first.before, first.constant, first.after)
 
 
+def test_the_minutes_of_a_demo_that_went_on_are_not_taken_for_all(tmp_path):
+    assert "minutes, tests included" in run(tmp_path).report.read_text()
+    again = run(tmp_path, epochs=2, resume="auto").report.read_text()
+    assert "trained on " in again and "minutes, tests included" not in again
+
+
 def test_report_is_self_contained_and_shows_every_picture(first):
     text = first.report.read_text()
     assert f"{first.after:.3f}" in text and f"{first.constant:.3f}" in text
