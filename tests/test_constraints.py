@@ -1,6 +1,7 @@
 """constraints.txt reproduces the tested set: it pins what pyproject.toml requires, in the versions allowed there."""
 
 import re
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,18 @@ def test_what_is_required_is_pinned_in_a_version_that_is_allowed():
         assert requirement.specifier.contains(PINNED[normal(requirement.name)]), requirement
 
 
-def test_what_extras_require_is_pinned_if_it_was_tested():
+def test_what_extras_require_is_pinned_in_a_version_that_is_allowed():
     for requirement in (Requirement(text) for extra in PROJECT["optional-dependencies"].values() for text in extra):
-        if version := PINNED.get(normal(requirement.name)):
-            assert requirement.specifier.contains(version), requirement
+        if requirement.name != PROJECT["name"]:
+            assert requirement.specifier.contains(PINNED[normal(requirement.name)]), requirement
+
+
+def test_pinned_versions_go_together():
+    """As the packages say themselves that are installed here in the pinned version."""
+    for package in distributions():
+        if package.version != PINNED.get(normal(package.metadata["Name"])):
+            continue
+        for requirement in map(Requirement, package.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                version = PINNED.get(normal(requirement.name), "")
+                assert not version or requirement.specifier.contains(version), f"{package.name}: {requirement}"
