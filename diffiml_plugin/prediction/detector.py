@@ -214,21 +214,24 @@ class Detector:
             write_card(made / hub.WEIGHTS, made / hub.CARD, name or made.resolve().name)
         return made
 
-    def push_to_hub(self, name: str, *, private: bool = False) -> str:
+    def push_to_hub(self, name: str, *, private: bool = False, replace: bool = False) -> str:
         """Uploads what `save_pretrained` writes.
 
         Args:
             name: ORGANISATION/NAME of a repository on the hub, which is made if it is not there.
             private: make it so that few can see it.
+            replace: take the place of the weights and the card that are there, as of an earlier model; the hub keeps
+                those as an earlier commit.
 
         Returns:
             the commit's hash: `load(name, revision=...)` gives this very model for ever.
 
         Raises:
-            DiffIMLError: no network, or no right to write there.
+            DiffIMLError: no network, or no right to write there; other weights or another card are there, and not
+                `replace`; it is there for all to see, and `private`.
         """
         with TemporaryDirectory() as folder:
-            return hub.push(self.save_pretrained(folder, name), name, private)
+            return hub.push(self.save_pretrained(folder, name), name, private, replace)
 
     def read(self, photo: object) -> Photograph:
         """A photo, read and prepared; may run in a thread beside the model. Raises DiffIMLError, as a call does."""

@@ -13,8 +13,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.sha import git_hash
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import file_digest
 from diffiml_plugin.stored import shown
 
 PREFIX = "hub:"  # of --checkpoint_path: hub:ORGANISATION/NAME, or with @REVISION
@@ -88,26 +90,56 @@ def download(repository: str, file: str, revision: str | None = None) -> str:
     return get()
 
 
-def push(folder: Path, name: str, private: bool) -> str:
+def push(folder: Path, name: str, private: bool, replace: bool) -> str:
     """Uploads a folder as a commit of the hub's repository of that name, which is made if it is not there.
+
+    Args:
+        private: make it so that few can see it.
+        replace: take the place of whatever weights and card are there.
 
     Returns:
         the commit's hash, which pins it as a revision.
 
     Raises:
-        DiffIMLError: no such name can be, no network, or no right to write there.
+        DiffIMLError: no such name can be, no network, or no right to write there; other weights or another card are
+            there, and not `replace`; it is there for all to see, and `private`.
     """
     if not (isinstance(name, str) and is_name(name)):
         raise DiffIMLError(f"cannot push to {shown(name)}; expected ORGANISATION/NAME")
     try:
         hub = huggingface_hub.HfApi()
         hub.create_repo(name, private=private, exist_ok=True)
+        there = hub.model_info(name, files_metadata=True)
+        if private and not there.private:
+            raise DiffIMLError(
+                f"{name} is there already, for all to see; make it private on the hub, or choose another"
+            )
+        others = [file for file in (WEIGHTS, CARD) if not replace and _holds_another(there, folder / file)]
+        if others:
+            raise DiffIMLError(
+                f"{name} holds another {' and '.join(others)}, which would be replaced; choose another name, or say "
+                "push_to_hub(..., replace=True), after which the hub keeps them as an earlier commit"
+            )
         return hub.upload_folder(
-            repo_id=name, folder_path=folder, allow_patterns=[WEIGHTS, CARD], commit_message="Weights and model card"
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=[WEIGHTS, CARD],
+            commit_message="Weights and model card",
+            parent_commit=there.sha,  # if another commit came meanwhile, the hub refuses this one
         ).oid
+    except DiffIMLError:
+        raise
     except Exception as error:  # as above
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise DiffIMLError(
             f"cannot push to {name} ({type(error).__name__}: {reason:.150}); log in by `hf auth login`, as someone who "
             "may write there"
         ) from error
+
+
+def _holds_another(repository: huggingface_hub.ModelInfo, file: Path) -> bool:
+    """Whether a file of that name and other bytes is there."""
+    for there in repository.siblings or ():
+        if there.rfilename == file.name:
+            return there.lfs.sha256 != file_digest(file) if there.lfs else there.blob_id != git_hash(file.read_bytes())
+    return False

@@ -23,8 +23,8 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves /NAME/resolve/REVISION/FILE as the hub does: commit and hash in the headers, 404 with its codes; and takes
-    commits, whose weights come through its store of large files, from who has TOKEN."""
+    """Serves /NAME/resolve/REVISION/FILE as the hub does: commit and hash in the headers, 404 with its codes; tells
+    what it holds; and takes commits, whose weights come through its store of large files, from who has TOKEN."""
 
     protocol_version = "HTTP/1.1"
     files: dict[str, bytes]
@@ -32,12 +32,22 @@ class Hub(BaseHTTPRequestHandler):
     asked: list[str]
     made: list[dict]
     full = False
+    private = False
+    head = COMMIT  # of the branch, after whoever else pushed
 
     def do_HEAD(self):
         self.answer(with_body=False)
 
     def do_GET(self):
+        if self.path.lower() == f"/api/models/{NAME}?blobs=true":
+            return self.say({"id": NAME, "sha": COMMIT, "private": self.private, "siblings": list(self.siblings())})
         self.answer(with_body=True)
+
+    def siblings(self):
+        for name, content in self.files.items():
+            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            large = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            yield {"rfilename": name, "blobId": blob, "lfs": large if name == hub.WEIGHTS else None}
 
     def answer(self, with_body):
         repository, _, rest = self.path.lstrip("/").partition("/resolve/")
@@ -77,7 +87,10 @@ class Hub(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             return self.say({"error": "you may not write here"}, 403)
         if self.path == "/api/repos/create":
-            self.made.append(json.loads(body))
+            if self.files:
+                return self.say({"error": "you have it", "url": f"{place}/{NAME}"}, 409)
+            self.made.append(made := json.loads(body))
+            type(self).private = made.get("visibility") == "private" or made.get("private", False)  # as older clients
             return self.say({"url": f"{place}/{NAME}"})
         if self.path == f"/api/models/{NAME}/preupload/main":
             mode = {hub.WEIGHTS: "lfs", hub.CARD: "regular"}
@@ -88,7 +101,10 @@ class Hub(BaseHTTPRequestHandler):
             upload = [{**one, "actions": {"upload": {"href": f"{place}/large/{one['oid']}"}}} for one in objects]
             return self.say({"transfer": "basic", "objects": upload})
         assert self.path == f"/api/models/{NAME}/commit/main"
-        for line in map(json.loads, body.splitlines()):
+        lines = [json.loads(line) for line in body.splitlines()]
+        if lines[0]["value"].get("parentCommit", self.head) != self.head:
+            return self.say({"error": "a commit has happened since"}, 412)
+        for line in lines:
             value = line["value"]
             if line["key"] == "file":
                 self.files[value["path"]] = base64.b64decode(value["content"])
@@ -246,7 +262,7 @@ def test_what_is_pushed_is_loaded_by_its_commit(tiny_model, stored, served, monk
     commit = detector.push_to_hub(NAME, private=True)
     (made,) = served.made
     assert (made["organization"], made["name"]) == tuple(NAME.split("/"))
-    assert made.get("visibility") == "private" or made["private"]  # as older clients say it
+    assert served.private
     assert served.files.keys() == {hub.WEIGHTS, hub.CARD} and f"# {NAME}" in served.files[hub.CARD].decode()
     pushed = load(NAME, revision=commit, device="cpu")
     assert np.array_equal(pushed(PHOTO).probability, detector(PHOTO).probability)
@@ -281,9 +297,49 @@ def test_whatever_the_client_answers_is_one_sentence(stored, tiny_model, monkeyp
 def test_a_push_that_the_hub_refuses_is_one_sentence(tiny_model, stored, served, monkeypatch, token, full, told):
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(served, "full", full)
+    served.files.clear()
     with pytest.raises(DiffIMLError, match=f"cannot push to org/tiny .*{told}.*hf auth login") as refused:
         load(stored(), device="cpu").push_to_hub(NAME)
     assert "\n" not in str(refused.value)
+
+
+def test_the_weights_and_the_card_of_others_on_the_hub_are_replaced_on_demand_alone(stored, served, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    served.files.clear()
+    first, of_other_settings = load(stored(), device="cpu"), load(stored(), device="cpu", poison="y")
+    served.files["config.json"] = b"{}"  # stays, whoever's it is
+    first.push_to_hub(NAME)
+    first.push_to_hub(NAME)  # the same again
+    with pytest.raises(DiffIMLError, match=f"{NAME} holds another model.safetensors"):
+        of_other_settings.push_to_hub(NAME)
+    before, second = dict(served.files), load(stored(width=5), device="cpu")
+    with pytest.raises(DiffIMLError, match=f"{NAME} holds another model.safetensors.*replace=True") as refused:
+        second.push_to_hub(NAME)
+    assert "\n" not in str(refused.value) and served.files == before
+    second.push_to_hub(NAME, replace=True)
+    assert served.files[hub.WEIGHTS] != before[hub.WEIGHTS] and served.files["config.json"] == b"{}"
+    served.files[hub.CARD] = b"# What I wrote by hand"
+    with pytest.raises(DiffIMLError, match=f"{NAME} holds another README.md, which would be replaced"):
+        second.push_to_hub(NAME)
+    assert served.files[hub.CARD] == b"# What I wrote by hand"
+
+
+def test_what_another_pushed_in_the_meantime_is_not_replaced(stored, served, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    served.files.clear()
+    monkeypatch.setattr(served, "head", "f" * 40)
+    with pytest.raises(DiffIMLError, match=f"cannot push to {NAME} .*412"):
+        load(stored(), device="cpu").push_to_hub(NAME)
+    assert not served.files
+
+
+def test_a_private_model_is_not_pushed_where_all_can_see_it(stored, served, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    detector = load(stored(), device="cpu")
+    with pytest.raises(DiffIMLError, match=f"{NAME} is there already, for all to see"):
+        detector.push_to_hub(NAME, private=True, replace=True)
+    monkeypatch.setattr(served, "private", True)
+    detector.push_to_hub(NAME, private=True, replace=True)
 
 
 def test_a_push_that_fails_is_one_sentence(tiny_model, stored, monkeypatch):
