@@ -80,7 +80,7 @@ def distill(
     if settings.student:
         provenance["went_on_from"] = read_metadata(settings.student).get("provenance", {})
     if state:
-        require_same(state, run.device.type, content)
+        require_same(state, run.device.type, content=content)
         with restoring():
             run.restore(state)
     log = Log(output_dir, "step", run.step + 1 if state else 0)

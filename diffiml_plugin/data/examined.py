@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -35,7 +35,8 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Checked:
-    """The lists as they may be used; `left_out` counts the pairs that each lost, `longest` is in pixels."""
+    """The lists as they may be used, with their digests; `left_out` counts the pairs that each lost, `longest` is in
+    pixels."""
 
     lists: list[ImageList]
     left_out: list[int]
@@ -58,15 +59,18 @@ def check_lists(listings: Sequence[ImageList], keep_going: bool = False) -> Chec
     """
     from diffiml_plugin import launch  # late: `datasets` needs no torch
 
-    longest, faulty = launch.from_first(lambda: _look_at(listings, keep_going))
-    lists = [without(listed, numbers) for listed, numbers in zip(listings, faulty, strict=True)]
+    longest, digests, faulty = launch.from_first(lambda: _look_at(listings, keep_going))
+    lists = [
+        replace(without(listed, numbers), digest=digest)
+        for listed, digest, numbers in zip(listings, digests, faulty, strict=True)
+    ]
     return Checked(lists, [len(numbers) for numbers in faulty], longest)
 
 
-def _look_at(listings: Sequence[ImageList], keep_going: bool) -> tuple[int, list[set[int]]]:
-    """The longest side of all images, and of each list the numbers of its faulty pairs."""
+def _look_at(listings: Sequence[ImageList], keep_going: bool) -> tuple[int, list[str], list[set[int]]]:
+    """The longest side of all images, and of each list the digest of its pairs and the numbers of the faulty ones."""
     found = [_remembered(listed) for listed in listings]
-    stopping = [[(number, fault) for number, fault in of_list if fault.kind in _STOPPING] for _, of_list in found]
+    stopping = [[(number, fault) for number, fault in of_list if fault.kind in _STOPPING] for *_, of_list in found]
     for listed, of_list in zip(listings, stopping, strict=True):
         if not of_list:
             continue
@@ -75,16 +79,17 @@ def _look_at(listings: Sequence[ImageList], keep_going: bool) -> tuple[int, list
             more = f" ({len(of_list) - 1} more of {pairs} pairs are faulty)" if of_list[1:] else ""
             raise DiffIMLError(of_list[0][1].text + more)
         _logger.warning(f"{bad} of {pairs} pairs of {listed.source} are faulty and left out: {of_list[0][1].text}")
-    harmful = [fault for _, of_list in found for _, fault in of_list if fault.kind not in _STOPPING]
+    harmful = [fault for *_, of_list in found for _, fault in of_list if fault.kind not in _STOPPING]
     for kind in dict.fromkeys(fault.kind for fault in harmful):
         texts = [fault.text for fault in harmful if fault.kind == kind]
         _logger.warning(texts[0] + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""))
-    return max(longest for longest, _ in found), [{number for number, _ in of_list} for of_list in stopping]
+    longest, digests = max(longest for longest, *_ in found), [digest for _, digest, _ in found]
+    return longest, digests, [{number for number, _ in of_list} for of_list in stopping]
 
 
-def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
-    """The longest side of a list's images and the faults that are told with the numbers of their pairs, from the cache
-    if its files are as they were.
+def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
+    """The longest side of a list's images, the digest of the bytes of its pairs without those that are faulty, and the
+    faults that are told with the numbers of their pairs, from the cache if its files are as they were.
 
     A list that would stop a run is looked at anew each time.
     """
@@ -95,23 +100,29 @@ def _remembered(listed: ImageList) -> tuple[int, list[tuple[int, Fault]]]:
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_json(file)
         if kept["state"] == state:
-            return kept["longest"], [(number, Fault(**fault)) for number, fault in kept["faults"]]
-    found = list(in_parallel(in_turn(lambda pair: examine(*pair)), pairs, "checking"))
-    longest = max(max(size) for size, _ in found)
-    told = [
-        (number, fault)
-        for number, (_, of_pair) in enumerate(found)
-        for fault in of_pair
-        if fault.harmful or fault.kind == "orientation"  # of a mask drawn on what a viewer shows, it falsifies scores
-    ]
+            return kept["longest"], kept["digest"], [(number, Fault(**fault)) for number, fault in kept["faults"]]
+    longest, content, told = 0, sha256(), []
+    for number, (size, of_pair, digests) in enumerate(in_parallel(in_turn(_look), pairs, "checking")):
+        longest = max(longest, *size)
+        # Of a mask drawn on what a viewer shows, the orientation falsifies scores.
+        told += [(number, fault) for fault in of_pair if fault.harmful or fault.kind == "orientation"]
+        if not any(fault.kind in _STOPPING for fault in of_pair):
+            content.update(f"{digests}\n".encode())
+    digest = content.hexdigest()
     if any(fault.kind in _STOPPING for _, fault in told):  # the disk's, perhaps, and soon mended
-        return longest, told
+        return longest, digest, told
     with suppress(OSError):  # without a cache, the next start looks again
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(file) as opened:
             kept = [(number, asdict(fault)) for number, fault in told]
-            opened.write(json.dumps({"state": state, "longest": longest, "faults": kept}).encode())
-    return longest, told
+            found = {"state": state, "longest": longest, "digest": digest, "faults": kept}
+            opened.write(json.dumps(found).encode())
+    return longest, digest, told
+
+
+def _look(pair: tuple[str, str]) -> tuple[tuple[int, int], list[Fault], list[str | None]]:
+    """As `examine`, and the digests of the files."""
+    return *examine(*pair), [content_of(path) for path in pair if path != NEGATIVE]
 
 
 def rules(*modules: str) -> list[object]:

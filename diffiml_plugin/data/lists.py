@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
@@ -26,12 +26,14 @@ class ImageList:
     """`images[i]` belongs to `masks[i]`, absolute paths or NEGATIVE; `source` is what the user named.
 
     `kinds[i]` is the manipulation, such as "splice", or "" where the list does not say; () if it says none.
+    `digest` is that of the files' bytes, where `check_lists` has looked at them; else empty.
     """
 
     source: str
     images: tuple[str, ...]
     masks: tuple[str, ...]
     kinds: tuple[str, ...] = ()
+    digest: str = field(default="", kw_only=True)
 
 
 def read_list(path: str | Path) -> ImageList:

@@ -115,7 +115,7 @@ class PairsDataset(JsonDataset):
         return self.cache.read(Path(path), decode) if self.cache else decode(Path(path))
 
     def _init_dataset_path(self, path: ImageList) -> tuple[list[str], list[str]]:
-        self.entry_path = path.source
+        self.entry_path, self.digest = path.source, path.digest
         return list(path.images), list(path.masks)
 
 

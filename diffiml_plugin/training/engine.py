@@ -65,7 +65,7 @@ from diffiml_plugin.training.resume import (
     state_to_resume,
 )
 from diffiml_plugin.training.settings import TrainSettings
-from diffiml_plugin.training.sources import contents, parts_of, read_training_set
+from diffiml_plugin.training.sources import bytes_of, contents, parts_of, read_training_set
 from diffiml_plugin.training.tracking import (
     CONFIG,
     RUN,
@@ -201,7 +201,8 @@ class _Run:
             if check:
                 self.inputs.warn_if_cut(checked.longest, card.size_multiple)
         self.tests = {name: data.make_test_set(listed, self.inputs, card) for name, listed in lists.items()}
-        self.content = contents([dataset, *self.tests.values()])
+        datasets = [dataset, *self.tests.values()]
+        self.content, self.bytes = contents(datasets), bytes_of(datasets)
         if self.processes > 1:
             own = {"images or masks": self.content, "weights": file_digest(opened.path) if opened.checkpoint else ""}
             own[STATE] = str([state.get(name) for name in ("update", "epoch", "done")] if state else None)
@@ -405,6 +406,7 @@ class _Run:
                     "best": self.best,
                     "device": self.device.type,
                     "content": self.content,
+                    "bytes": self.bytes,
                 },
             )
         )
@@ -429,7 +431,7 @@ class _Run:
             return
         if "losses" in state:
             self.meter.restore(state["losses"])
-        require_same(state, self.device.type, self.content)
+        require_same(state, self.device.type, content=self.content, bytes=self.bytes)
         if not here and state["best"] is not None:
             _logger.info(f"the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}")
         before, epochs = state["settings"]["epochs"], self.settings.epochs

@@ -29,7 +29,8 @@ _FIELDS: dict[str, Any] = {
     "done": int,
     "losses": dict,
     "device": str,
-    "content": str,
+    "content": str,  # the digest of names and sizes of files, or of `distill`'s masks
+    "bytes": str,  # of files
     "best": float | None,
     "minutes": float,  # of `benco distill`
 }
@@ -205,19 +206,20 @@ def _require_plain(settings: dict[str, Any], place: str) -> None:
     checked(settings, {"epochs": int}, place, others=True)
 
 
-def require_same(state: Mapping[str, Any], device: str, content: str) -> None:
-    """Raises DiffIMLError if the state is of another kind of device, whose noise differs, or of data of other content.
+def require_same(state: Mapping[str, Any], device: str, **data: str) -> None:
+    """Raises DiffIMLError if the state is of another kind of device, whose noise differs, or of other data.
 
     Args:
         state: whose version may not have stored these.
+        data: digests, under the state's names.
     """
     if (before := state.get("device", device)) != device:
         raise DiffIMLError(
             f"the run began on --device {before}, and {device} draws other noise; go on there, or start anew from its "
             "last weights, in another --output_dir"
         )
-    if state.get("content", content) != content:
+    if any(state.get(name, digest) != digest for name, digest in data.items()):
         raise DiffIMLError(
-            "the run's images or masks are not what they were: other files, another order or other sizes; bring them "
-            "back, or start anew from its last weights, in another --output_dir"
+            "the run's images or masks are not what they were: other files, another order or other content; bring "
+            "them back, or start anew from its last weights, in another --output_dir"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import albumentations as albu
 
 from diffiml_plugin.data.cache import PixelCache
-from diffiml_plugin.data.examined import check_lists, name_and_size
+from diffiml_plugin.data.examined import check_lists, digest_of, name_and_size
 from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, read_list
 from diffiml_plugin.data.order import Samples
 from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, reads_images
@@ -153,6 +153,14 @@ def contents(datasets: Iterable[Samples]) -> str:
                 described.update(f"{name_and_size(str(file))}\n".encode(errors="surrogateescape"))
         described.update(f"{len(dataset)}\n".encode())
     return described.hexdigest()
+
+
+def bytes_of(datasets: Iterable[Samples]) -> str:
+    """A digest of the bytes of their lists' files, as the check read them. Photographs of a stream, and a user's own
+    dataset, are in none.
+    """
+    parts = (part for dataset in datasets for part in getattr(dataset, "dataset_list", [dataset]))
+    return digest_of([getattr(part, "digest", "") for part in parts])
 
 
 def _listed_files(dataset: Samples) -> list[str]:

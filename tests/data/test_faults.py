@@ -199,6 +199,26 @@ def test_a_file_of_the_same_size_and_date_in_its_place_is_looked_at(image, store
         check_lists([ImageList("x", (image,), (mask,))])
 
 
+def test_the_digest_of_a_list_is_of_its_sound_files_bytes_alone(image, store, tmp_path, monkeypatch):
+    mask, damaged = store(SQUARE), str(tmp_path / "damaged.png")
+
+    def digest(*pairs):
+        return check_lists([ImageList("x", *zip(*pairs, strict=True))], keep_going=True).lists[0].digest
+
+    expected = digest((image, mask), (image, NEGATIVE))
+    with monkeypatch.context() as patched:
+        patched.setattr(examined, "content_of", lambda path: pytest.fail(f"read {path}"))
+        assert digest((image, mask), (image, NEGATIVE)) == expected
+    elsewhere = str(shutil.copy(mask, tmp_path / "elsewhere.png"))
+    assert digest((image, elsewhere), (image, NEGATIVE)) == expected
+    for content in (b"no image", b"nor is this"):
+        Path(damaged).write_bytes(content)
+        assert digest((image, mask), (damaged, NEGATIVE), (image, NEGATIVE)) == expected
+    assert digest((image, NEGATIVE), (image, mask)) != expected
+    store(np.roll(SQUARE, 1, 0))
+    assert digest((image, mask), (image, NEGATIVE)) != expected
+
+
 @pytest.mark.parametrize("changed", ["RULES", "PIL", *range(len(examined.DECIDING))])
 def test_other_rules_look_again(changed, image, tmp_path, monkeypatch):
     listed, seen = ImageList("x", (image,), (NEGATIVE,)), []

@@ -242,6 +242,29 @@ def test_the_same_data_elsewhere_goes_on_and_other_data_does_not(settings, tmp_p
         train(replace(moved, epochs=4))
 
 
+@pytest.mark.parametrize("of", ["data_path", "test_data_path"])
+def test_other_pixels_in_files_of_the_same_size_end_a_run_that_goes_on(settings, tmp_path, of):
+    shutil.copytree(tmp_path / "tiny", tmp_path / "other")
+    settings = replace(settings, **{of: str(tmp_path / "other" / "list.json")})
+
+    def store(level):
+        image = tmp_path / "other" / "Tp" / "0.png"
+        Image.new("RGB", (96, 64), (level, 0, 0)).save(image, compress_level=0)
+        return image.stat().st_size
+
+    size = store(1)
+    path = train(settings).folder / "training_state.pt"
+    assert store(2) == size
+    with pytest.raises(DiffIMLError, match="images or masks are not what they were: .* other content"):
+        train(replace(settings, resume="auto", epochs=3))
+    state = torch.load(path, weights_only=True)
+    del state["bytes"]  # as earlier versions
+    earlier = tmp_path / "earlier" / path.name
+    earlier.parent.mkdir()
+    torch.save(state, earlier)
+    train(replace(settings, resume="auto", epochs=3, output_dir=str(earlier.parent)))
+
+
 def test_what_a_resumed_run_may_not_change(settings):
     path = train(settings).folder / "training_state.pt"
     for changed in ({"batch_size": 1}, {"deterministic": True}):
