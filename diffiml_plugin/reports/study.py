@@ -64,7 +64,8 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
     parts = [Table.of("row", {row: _spreads(values) for row, values in figures.items()}).markdown()]
     if differences := _differences(tests, comparisons):
         parts += [
-            "Pixel-F1 less that of another row, image by image; brackets: bootstrap 95 % over the images alone:",
+            "Pixel-F1 less that of another row, image by image, in the mean over sets; brackets: bootstrap 95 % over "
+            "the images alone:",
             Table.of("row", differences).markdown(),
         ]
     if cut := {row: _spreads(values) for row, values in best.items() if values["threshold"]}:
@@ -157,7 +158,8 @@ def _over_sets(records: Iterable[Record], figure: str) -> float | None:
 def _differences(
     tests: Mapping[str, Mapping[str, list[Record]]], comparisons: Iterable[tuple[str, str]]
 ) -> dict[str, dict[str, Any]]:
-    """Cells of a table, a line for each comparison. An image's difference is its mean over the seeds that both have."""
+    """Cells of a table, a line for each comparison, whose figures are means over the datasets. An image's difference is
+    its mean over the seeds that both have."""
     cells = {}
     for row, other in comparisons:
         if row not in tests or other not in tests:
@@ -167,19 +169,26 @@ def _differences(
         told = all("content" in record for of_row in compared for records in of_row for record in records)
         f1, its_f1 = ([_f1_by_image(records, told) for records in of_row] for of_row in compared)
         images = sorted(set.intersection(*map(set, (*f1, *its_f1))) if seeds else ())
-        changes = [[mine[image] - its[image] for image in images] for mine, its in zip(f1, its_f1, strict=True)]
-        groups: dict[str, list[float]] = {}
-        for image, values in zip(images, zip(*changes, strict=True), strict=True):
-            for group in ("all", *([_column(image[0])] if image[0] else [])):
-                groups.setdefault(group, []).append(fmean(values))
-        if groups:
+        of_seeds = [{image: mine[image] - its[image] for image in images} for mine, its in zip(f1, its_f1, strict=True)]
+        changes = {image: fmean(of_seed[image] for of_seed in of_seeds) for image in images}
+        kinds = sorted({image[0] for image in images if image[0]})
+        of_kind = {_column(kind): {i: change for i, change in changes.items() if i[0] == kind} for kind in kinds}
+        if images:
             cells[f"{row} - {other}"] = {
                 "seeds": len(seeds),
                 "images": len(images),
-                "by seed": _spread([fmean(change) for change in changes]),
-                **{group: _signed(values) for group, values in groups.items()},
+                "by seed": _spread([fmean(map(fmean, _by_set(of_seed))) for of_seed in of_seeds]),
+                **{group: _signed(values) for group, values in {"all": changes, **of_kind}.items()},
             }
     return cells
+
+
+def _by_set(changes: Mapping[tuple[str, ...], float]) -> list[list[float]]:
+    """Values by kind, dataset and whatever else tells an image, in a list for each dataset."""
+    sets: dict[str, list[float]] = {}
+    for (_, dataset, *_), change in changes.items():
+        sets.setdefault(dataset, []).append(change)
+    return list(sets.values())
 
 
 def _column(kind: str) -> str:
@@ -187,8 +196,8 @@ def _column(kind: str) -> str:
     return f"kind {kind!r}" if kind in _COLUMNS else kind
 
 
-def _signed(differences: list[float]) -> str:
-    mean = mean_figure([differences])
+def _signed(differences: Mapping[tuple[str, ...], float]) -> str:
+    mean = mean_figure(_by_set(differences))
     low, high = mean.interval or (mean.value, mean.value)
     return f"{mean.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 

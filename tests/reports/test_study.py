@@ -179,6 +179,21 @@ def test_figures_of_several_sets_are_their_mean(runs, tmp_path):
     assert figures["false alarm"] == [pytest.approx((0.1 + 0.3) / 2)]
 
 
+def test_differences_over_several_sets_are_the_mean_of_the_sets(runs, tmp_path):
+    """As the figures that they are of, and each set's images are drawn again apart."""
+    for row, f1 in (("a", 1.0), ("b", 0.2)):
+        path = runs / row / "0" / "test" / "per_image.jsonl"
+        one = {**record("1.jpg", f1), "dataset": "other", "path": "/other/1.jpg"}
+        path.write_text(path.read_text() + json.dumps(one) + "\n")
+    study(runs, tmp_path / "out", [("a", "b")])
+    text = read_study(tmp_path)
+    line = next(line for line in text.splitlines() if line.startswith("| a - b |"))
+    images, by_seed, everything, removal, splice = line.strip(" |").split(" | ")[2:]
+    assert (images, by_seed) == ("4", "0.450") and everything.startswith("+0.450 [")  # (0.1 + 0.8) / 2, not 1.1 / 4
+    assert splice == "+0.550 [+0.450, +0.650]"  # of 0.5 and 0.1 in one set, 0.8 in the other
+    assert removal.startswith("-0.300 [")
+
+
 @pytest.mark.parametrize("verb, file", [("test", "results.json"), ("robust", "robust.json")])
 def test_seeds_that_were_tested_with_other_settings_are_told(runs, tmp_path, caplog, verb, file):
     def write(run, **settings):
