@@ -53,12 +53,14 @@ class Table:
     Args:
         title: shown in LaTeX alone.
         bold: (row, column), from 0, of the cells that stand out.
+        note: a line below, for what the figures do not tell by themselves.
     """
 
     head: Sequence[object]
     rows: Sequence[Sequence[object]]
     title: str = ""
     bold: Collection[tuple[int, int]] = ()
+    note: str = ""
 
     @classmethod
     def of(cls, corner: str, cells: Mapping[str, Mapping[str, object]], title: str = "") -> "Table":
@@ -75,11 +77,11 @@ class Table:
 
     def __str__(self) -> str:
         """Text for a terminal."""
-        return self._rendered(_TEXT)
+        return self._rendered(_TEXT) + (f"\n{visible(self.note)}" if self.note else "")
 
     def markdown(self) -> str:
         """As GitHub reads it."""
-        return self._rendered(_MARKDOWN)
+        return self._rendered(_MARKDOWN) + (f"\n\n{for_markdown(self.note)}" if self.note else "")
 
     def latex(self) -> str:
         """A floating table under its title, shrunk where it is wider than the text."""
@@ -88,13 +90,15 @@ class Table:
             r"\centering",
             rf"\textbf{{{_for_latex(visible(self.title))}}}\par\smallskip",
             _NO_WIDER_THAN_THE_TEXT + "{" + self._rendered(_LATEX) + "}",
+            *([rf"\par\smallskip {_for_latex(visible(self.note))}"] if self.note else []),
             r"\end{table}",
         )
         return "\n".join(lines).translate(_TYPESET)
 
     def html(self) -> str:
         """A `<table>`, its text escaped, in which "[1, 2]" stays on one line."""
-        return self._rendered(_HTML)
+        below = f'\n<p class="caption">{html.escape(visible(self.note))}</p>' if self.note else ""
+        return self._rendered(_HTML) + below
 
     def _rendered(self, form: _Form) -> str:
         rows = [[form.escape(visible(_shown(cell))) for cell in row] for row in self.rows]

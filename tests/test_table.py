@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from diffiml_plugin.table import Table, as_code
@@ -38,6 +40,19 @@ def test_rows_of_cells_by_column_leave_gaps_empty():
     assert (table.head, table.rows) == (["row", "a", "b"], [["one", 1, None], ["two", 0, 2.5]])
 
 
+@pytest.mark.parametrize(
+    ("render", "shown"),
+    [
+        (str, "\n1 of <z>"),
+        (Table.markdown, "\n\n1 of &lt;z&gt;"),
+        (Table.latex, "}\n\\par\\smallskip 1 of"),
+        (Table.html, '<p class="caption">1 of &lt;z&gt;</p>'),
+    ],
+)
+def test_a_note_stands_below_in_every_form(render, shown):
+    assert shown in render(replace(TABLE, note="1 of <z>")) and shown not in render(TABLE)
+
+
 @pytest.mark.parametrize("render", [str, Table.markdown, Table.latex, Table.html])
 def test_a_table_without_rows_is_its_head(render):
     assert "only" in render(Table(["only", "heads"], []))
@@ -46,13 +61,13 @@ def test_a_table_without_rows_is_its_head(render):
 @pytest.mark.parametrize("render", [str, Table.markdown, Table.latex, Table.html])
 def test_no_text_of_a_cell_is_obeyed(render):
     spoilt = "<script>alert(1)</script> ![x](https://x.org/y.png) \x1b[31mred \u202e`a|b`\n| c"
-    shown = render(Table([spoilt], [[spoilt]], spoilt))
+    shown = render(Table([spoilt], [[spoilt]], spoilt, note=spoilt))
     assert "\x1b" not in shown and "\u202e" not in shown and "\n| c" not in shown
     if render in (Table.markdown, Table.html):
         assert "<script>" not in shown
     if render is Table.markdown:
         assert "](https" not in shown
-        assert [line.replace(r"\|", "").count("|") for line in shown.splitlines()] == [2, 2, 2]
+        assert [line.replace(r"\|", "").count("|") for line in shown.splitlines()] == [2, 2, 2, 0, 0]
 
 
 def test_code_stays_code():

@@ -35,17 +35,18 @@ def run(args: argparse.Namespace) -> int:
 
     target = Path(args.target)
     require_free(card := target.with_suffix(".md"), perhaps_done=target.exists())
-    statement = {name: text for name in _STATED if (text := getattr(args, name))}
+    statement: dict[str, Any] = {name: text for name in _STATED if (text := getattr(args, name))}
     if args.results:
-        statement["figures"] = _figures(Path(args.results), args.checkpoint_path)
+        statement |= _figures(Path(args.results), args.checkpoint_path)
     release(args.checkpoint_path, target, statement)
     write_card(target, card, target.stem)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; its card: {card}")
     return 0
 
 
-def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Those of the records behind a results file of `benco test`, which is of these weights and their own settings."""
+def _figures(results: Path, sources: list[str]) -> dict[str, Any]:
+    """Those of the records behind a results file of `benco test`, which is of these weights and their own settings; and
+    how many pairs it left out."""
     from itertools import groupby
 
     from diffiml_plugin.errors import DiffIMLError
@@ -76,7 +77,7 @@ def _figures(results: Path, sources: list[str]) -> dict[str, dict[str, tuple[flo
         raise DiffIMLError(f"{results} has no records of `benco test` beside it: {error}") from error
     if not found:
         raise DiffIMLError(f"{records_file(results)} holds no figures; expected what `benco test` writes")
-    return found
+    return {"figures": found, **({"left_out": tested["left_out"]} if tested.get("left_out") else {})}
 
 
 def _settings_not_its_own(checkpoint: Path, tested: Mapping[str, Any]) -> list[str]:

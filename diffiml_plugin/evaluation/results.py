@@ -1,6 +1,6 @@
 """The shapes of what tests leave behind: records, one for each image, and the results files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -134,3 +134,21 @@ def read_results(path: Path, kind: Any) -> dict[str, Any]:
     if missing := vars(kind)["__required_keys__"] - content.keys() - _LATER:
         raise DiffIMLError(f"{path} lacks {', '.join(sorted(missing))}; make it again")
     return content
+
+
+def noted(results: Mapping[str, Any]) -> str:
+    """What the figures of a results file do not tell by themselves, for below their table; empty if there is nothing.
+
+    Args:
+        results: of any verb and version, or a part of one.
+    """
+    return _counted("Faulty pairs that --keep_going left out, of which no figure tells", results.get("left_out", {}))
+
+
+def noted_by_run(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """As `noted`, of runs by name."""
+    return " ".join(f"{name}: {note}" for name, results in runs if (note := noted(results)))
+
+
+def _counted(what: str, by_set: Mapping[str, int]) -> str:
+    return f"{what}: {', '.join(f'{name} {count}' for name, count in by_set.items())}." if by_set else ""

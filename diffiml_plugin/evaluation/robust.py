@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from diffiml_plugin.evaluation.records import records_file
-from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record
+from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record, noted
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
@@ -118,6 +118,7 @@ def tables(results: Perturbed) -> list[Table]:
         Table(
             [PERTURBATIONS[perturbation][2], *(strength or CLEAN for strength in curve)],
             [["pixel-F1", *curve.values()]],
+            note=noted(results),
         )
         for perturbation, curve in curve_of(results).items()
     ]

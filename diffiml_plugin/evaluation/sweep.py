@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.evaluation.published import require_tables
 from diffiml_plugin.evaluation.records import records_file
-from diffiml_plugin.evaluation.results import Record, SweepCell, SweepRow, Swept
+from diffiml_plugin.evaluation.results import Record, SweepCell, SweepRow, Swept, noted
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
@@ -144,7 +144,7 @@ def table(results: Swept) -> Table:
         f"{row['setting']}={row['value']}": {name: spread(cell) for name, cell in row["datasets"].items()}
         for row in results["rows"]
     }
-    return Table.of("", cells)
+    return replace(Table.of("", cells), note=noted(results))
 
 
 def spread(cell: SweepCell) -> str:

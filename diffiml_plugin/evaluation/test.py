@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from diffiml_plugin.evaluation.intervals import intervals
 from diffiml_plugin.evaluation.published import require_tables
 from diffiml_plugin.evaluation.records import RESULTS, records_file
-from diffiml_plugin.evaluation.results import Tested
+from diffiml_plugin.evaluation.results import Tested, noted
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
@@ -59,7 +60,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
     results: Tested = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
     path = Path(settings.output_dir, TABLE)
     if scoring.state.is_main_process:
-        described = intervals(found, threshold).markdown()
+        described = replace(intervals(found, threshold), note=noted(results)).markdown()
         made_by = f"{for_markdown(results['checkpoint'])}: {as_code(results['command'])}"
         write_text(path, f"{described}\n\n{_READ_AS}\n\n- {made_by}\n")
     scoring.finish(results, chain.from_iterable(found.values()))
@@ -73,4 +74,5 @@ def table(results: Tested) -> Table:
     """The figures of each dataset and their mean."""
     rows = {**results["datasets"], "mean": results["mean"]}
     shown = {figure: head for figure, head in _COLUMNS.items() if any(figure in row for row in rows.values())}
-    return Table(["", *shown.values()], [[name, *map(row.get, shown)] for name, row in rows.items()])
+    lines = [[name, *map(row.get, shown)] for name, row in rows.items()]
+    return Table(["", *shown.values()], lines, note=noted(results))

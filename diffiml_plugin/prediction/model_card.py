@@ -1,6 +1,7 @@
 """The card of a checkpoint, as the hub shows it, written from what the checkpoint's own metadata say."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration
+from diffiml_plugin.evaluation.results import noted
 from diffiml_plugin.files import write_text
 from diffiml_plugin.stored import shown
 from diffiml_plugin.table import Table, for_markdown
@@ -32,7 +34,8 @@ def model_card(metadata: Mapping[str, Any], name: str, parameters: int) -> str:
 
     Args:
         metadata: the checkpoint's. Beside what rebuilds the model: `data`, `licence` and `limits`, sentences; `figures`
-            as `intervals.figures` gives them; `threshold`, `calibration` and `calibrated_on` of `benco calibrate`.
+            as `intervals.figures` gives them, `left_out` of a results file; `threshold`, `calibration` and
+            `calibrated_on` of `benco calibrate`.
         name: of the model, which `load` takes.
         parameters: how many it has.
 
@@ -44,7 +47,7 @@ def model_card(metadata: Mapping[str, Any], name: str, parameters: int) -> str:
     limits = for_markdown(metadata.get("limits", ""))
     sections = {
         "Data": for_markdown(metadata.get("data", "")),
-        "Figures": _figures(_measured(metadata)),
+        "Figures": _figures(_measured(metadata), metadata),
         "Calibration": _calibration(metadata),
         "Limits": "\n".join(filter(None, (limits and f"- {limits}", _LIMITS))),
         "Licence": for_markdown(metadata.get("licence", "")),
@@ -86,7 +89,7 @@ def _header(metadata: Mapping[str, Any], name: str) -> str:
             dataset_name=dataset,
             metric_type=figure,
             metric_value=value,
-            metric_config=f"95 % interval {low:.4f} to {high:.4f}",
+            metric_config=f"95 % interval {low:.4f} to {high:.4f}" + _without(metadata, dataset),
         )
         for dataset, figures in _measured(metadata).items()
         for figure, (value, low, high) in figures.items()
@@ -104,14 +107,20 @@ def _header(metadata: Mapping[str, Any], name: str) -> str:
     return str(data.to_yaml())
 
 
-def _figures(found: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> str:
+def _without(metadata: Mapping[str, Any], dataset: str) -> str:
+    count = metadata.get("left_out", {}).get(dataset)
+    return f", {count} faulty pairs left out" if count else ""
+
+
+def _figures(found: Mapping[str, Mapping[str, tuple[float, float, float]]], metadata: Mapping[str, Any]) -> str:
     if not found:
         return ""
     cells = {
         dataset: {figure: "{:.3f} [{:.3f}, {:.3f}]".format(*values) for figure, values in figures.items()}
         for dataset, figures in found.items()
     }
-    return f"{Table.of('', cells).markdown()}\n\nAt a threshold of 0.5; brackets: 95 % intervals over images."
+    table = replace(Table.of("", cells), note=noted(metadata))
+    return f"{table.markdown()}\n\nAt a threshold of 0.5; brackets: 95 % intervals over images."
 
 
 def _calibration(metadata: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffiml_plugin.evaluation.published import PUBLISHED, published_name, table4_name
+from diffiml_plugin.evaluation.results import noted
 from diffiml_plugin.evaluation.statistics import Figure
 from diffiml_plugin.reports.tables import Run, grouped, swept_figures, with_mean
 from diffiml_plugin.table import Table
@@ -21,6 +22,7 @@ class Ours:
     figures: Mapping[str, Figure]  # by column
     run: str
     counted: str = ""  # how, in Table 4
+    note: str = ""  # as `noted` gives it
 
 
 def published_tables(
@@ -37,7 +39,8 @@ def published_tables(
             table, _, row = experiment.partition("/")
             if table in ours:
                 row = row or published_name(run.results["model"])
-                _fill(table, ours, {row: Ours(_by_column(run, PUBLISHED[table]["columns"]), run.name)})
+                figures = _by_column(run, PUBLISHED[table]["columns"])
+                _fill(table, ours, {row: Ours(figures, run.name, note=noted(run.results))})
     for run in sweeps:
         for name in run.results["settings"].get("experiment", "").split():
             if "sweep" in PUBLISHED.get(name, ()):
@@ -63,7 +66,7 @@ def _by_column(run: Run, columns: list[str]) -> dict[str, Figure]:
 def _swept(run: Run, setting: str) -> dict[str, Ours]:
     """One entry for each value of the setting."""
     return {
-        str(row["value"]): Ours(swept_figures(run, row), run.name)
+        str(row["value"]): Ours(swept_figures(run, row), run.name, note=noted(run.results))
         for row in run.results["rows"]
         if row["setting"] == setting
     }
@@ -109,4 +112,5 @@ def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
     rows = [
         [*map(line.get, ("method", "figures", *columns)), *(line.get(text, "") for text in texts)] for line in lines
     ]
-    return Table(["method", "figures", *columns, *texts], rows, table["title"])
+    notes = dict.fromkeys(f"{found.run}: {found.note}" for found in ours.values() if found.note)
+    return Table(["method", "figures", *columns, *texts], rows, table["title"], note=" ".join(notes))

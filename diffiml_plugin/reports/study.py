@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, cast
@@ -12,7 +13,15 @@ from matplotlib.figure import Figure
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, images_of, read_records, records_file, same_images
-from diffiml_plugin.evaluation.results import Perturbed, Record, Swept, Tested, deciding_settings, read_results
+from diffiml_plugin.evaluation.results import (
+    Perturbed,
+    Record,
+    Swept,
+    Tested,
+    deciding_settings,
+    noted_by_run,
+    read_results,
+)
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
 from diffiml_plugin.files import write_figure, write_text
@@ -61,7 +70,8 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
     figures, best = (
         {row: _figures(seeds.values(), at_best) for row, seeds in tests.items()} for at_best in (False, True)
     )
-    parts = [Table.of("row", {row: _spreads(values) for row, values in figures.items()}).markdown()]
+    table = Table.of("row", {row: _spreads(values) for row, values in figures.items()})
+    parts = [replace(table, note=_note(rows, "test")).markdown()]
     if differences := _differences(tests, comparisons):
         parts += [
             "Pixel-F1 less that of another row, image by image, in the mean over sets; brackets: bootstrap 95 % over "
@@ -112,6 +122,13 @@ def _warn_of_mixtures(row: str, runs: _Runs) -> None:
                     f"{verb}); means mix them"
                 )
                 break
+
+
+def _note(rows: Mapping[str, _Runs], verb: str) -> str:
+    """For below the figures of a verb."""
+    name, kind = _READ[verb]
+    files = {f"{row}/{run.name}": run / verb / name for row, runs in rows.items() for run in runs}
+    return noted_by_run((run, read_results(file, kind)) for run, file in files.items() if file.exists())
 
 
 def _differing(file: Path, other: Path, kind: Any) -> list[str]:
@@ -231,7 +248,7 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
             columns[f"{row}: over noise"] = {
                 setting: f"{fmean(values):.3f}" for setting, values in deviations.items() if values
             }
-    return _by_setting(columns)
+    return _by_setting(columns, _note(rows, "sweep"))
 
 
 def _robustness(rows: Mapping[str, _Runs]) -> str:
@@ -249,14 +266,14 @@ def _robustness(rows: Mapping[str, _Runs]) -> str:
                         found.setdefault(f"{perturbation} {strength}", []).append(curve[strength])
             if found:
                 columns[column] = {setting: _spread(values) for setting, values in found.items()}
-    return _by_setting(columns)
+    return _by_setting(columns, _note(rows, "robust"))
 
 
-def _by_setting(columns: Mapping[str, Mapping[str, object]]) -> str:
+def _by_setting(columns: Mapping[str, Mapping[str, object]], note: str) -> str:
     """One line for each setting, of columns that hold their cells by setting; empty of nothing."""
     settings = dict.fromkeys(setting for cells in columns.values() for setting in cells)
     lines = {setting: {name: cells.get(setting) for name, cells in columns.items()} for setting in settings}
-    return Table.of("setting", lines).markdown() if lines else ""
+    return replace(Table.of("setting", lines), note=note).markdown() if lines else ""
 
 
 def _spreads(figures: Mapping[str, list[float]]) -> dict[str, Any]:

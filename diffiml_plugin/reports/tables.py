@@ -11,7 +11,7 @@ from typing import Any
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves, table4_name
 from diffiml_plugin.evaluation.records import images_of, same_images
-from diffiml_plugin.evaluation.results import Record
+from diffiml_plugin.evaluation.results import Record, noted, noted_by_run
 from diffiml_plugin.evaluation.robust import CLEAN, PERTURBATIONS
 from diffiml_plugin.evaluation.scores import MEANS, summarise
 from diffiml_plugin.evaluation.statistics import Figure, mean_figure
@@ -59,7 +59,8 @@ def comparisons(tests: Sequence[Run]) -> list[Table]:
         ]
         if columns:
             head = ["run", "model", *map(heads.get, columns), *(["mean"] if len(columns) > 1 else [])]
-            tables.append(Table(head, rows, title, best_cells(rows, best)))
+            note = noted_by_run((run.name, run.results) for run in tests)
+            tables.append(Table(head, rows, title, best_cells(rows, best), note))
     return tables
 
 
@@ -156,9 +157,10 @@ def test_table(run: Run) -> Table:
             rows[name][figure] = mean_figure([values])
         if by_dataset:
             means[figure] = mean_figure(list(by_dataset.values()))
-    return Table.of(
+    table = Table.of(
         "dataset", rows | ({"mean": means} if len(names) > 1 else {}), f"{run.name}: {run.results['model']}"
     )
+    return replace(table, note=noted(run.results))
 
 
 def robust_tables(run: Run) -> list[Table]:
@@ -173,7 +175,8 @@ def robust_tables(run: Run) -> list[Table]:
         if FIGURE_4["dataset"] in run.results["datasets"]:
             paper = figure4_curves()["DiffIML"][name]
             rows.append([f"{FIGURE_4['dataset']}, paper", *(paper[strength] for strength in (0, *strengths))])
-        tables.append(Table(["dataset", CLEAN, *strengths], rows, f"{run.name}: pixel-F1 by {text}"))
+        title = f"{run.name}: pixel-F1 by {text}"
+        tables.append(Table(["dataset", CLEAN, *strengths], rows, title, note=noted(run.results)))
     return tables
 
 
@@ -191,7 +194,7 @@ def sweep_table(run: Run) -> Table:
     """Pixel-F1 of one sweep by setting and dataset, mean ± standard deviation over the noise seeds."""
     rows = {f"{row['setting']}={row['value']}": swept_figures(run, row) for row in run.results["rows"]}
     table = Table.of("setting", rows, f"{run.name}: pixel-F1 by setting")
-    return replace(table, bold=best_cells(table.rows))
+    return replace(table, bold=best_cells(table.rows), note=noted(run.results))
 
 
 def swept_figures(run: Run, row: Mapping[str, Any]) -> dict[str, Figure]:

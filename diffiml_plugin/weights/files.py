@@ -31,6 +31,7 @@ _FIELDS: dict[str, Any] = {
     "data": str,
     "licence": str,
     "limits": str,
+    "left_out": dict[str, int],
     "figures": dict[str, dict[str, list[float]]] | dict[str, float | None],
 }
 _SHOWN = 3  # keys of each kind that an error quotes

@@ -38,6 +38,18 @@ def test_statement_and_figures_stand_in_the_file_and_in_its_card(words, tmp_path
     assert "| val |" in card.replace("  ", "") and "0.500 [0.400, 0.600]" in card and "squares" in card
 
 
+def test_pairs_that_the_test_left_out_are_told(words, tmp_path):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({**json.loads(results.read_text()), "left_out": {"val": 3}}))
+    (tmp_path / "per_image.jsonl").write_text(json.dumps(tampered(0.4, 0.8)) + "\n")
+    assert main([*words, "--results", str(results)]) == 0
+    card = (tmp_path / "given.md").read_text()
+    assert "Faulty pairs that --keep_going left out, of which no figure tells: val 3." in card
+    assert card.count(", 3 faulty pairs left out") == 2  # in the header, of F1 and AUC
+    assert main(["release", words[2], str(tmp_path / "again.safetensors")]) == 0  # which keeps no figures
+    assert "aulty pairs" not in (tmp_path / "again.md").read_text()
+
+
 def test_nothing_needs_to_be_stated(words, tmp_path):
     assert main(words) == 0
     assert read_metadata(tmp_path / "given.safetensors").keys() == {"model", "input", "config"}

@@ -331,7 +331,7 @@ def test_an_image_listed_twice_counts_once(settings, stored, tiny_dataset, caplo
         testing.test(settings)
 
 
-def test_faulty_pairs_are_left_out_and_counted(settings, stored, tiny_dataset, caplog):
+def test_faulty_pairs_are_left_out_and_counted(settings, stored, tiny_dataset, caplog, capsys):
     path, pairs = str(stored()), json.loads((tiny_dataset / "list.json").read_text())
     settings = replace(settings, checkpoint_path=path)
     whole = testing.test(settings)
@@ -343,6 +343,10 @@ def test_faulty_pairs_are_left_out_and_counted(settings, stored, tiny_dataset, c
         testing.test(settings)
     found = testing.test(replace(settings, keep_going=True))
     assert found["datasets"] == whole["datasets"] and found["left_out"] == {"tiny": 2}
+    note = "Faulty pairs that --keep_going left out, of which no figure tells: tiny 2."
+    out = capsys.readouterr().out
+    assert out.count(note) == 1 and out.endswith(f"{note}\n")  # below the second table alone
+    assert f"\n\n{note}\n\n" in Path(settings.output_dir, testing.TABLE).read_text()
     assert "2 of 6 pairs of" in caplog.text and "are faulty and left out" in caplog.text
     (tiny_dataset / "list.json").write_text(json.dumps([["gone.png", NEGATIVE]]))
     with pytest.raises(DiffIMLError, match="made with other test_data_path"):

@@ -139,6 +139,22 @@ def test_a_report_of_everything(runs, tmp_path):
     assert not re.search(r"(?<!\\)[_#%]", latex) and r"512$\times$512" in latex
 
 
+def test_pairs_that_were_left_out_are_told_below_every_table(runs, tmp_path):
+    said = "Faulty pairs that --keep_going left out, of which no figure tells: Columbia 3."
+    found = {}
+    for file in (runs / "test" / "results.json", runs / "robust" / "robust.json", runs / "sweep" / "sweep.json"):
+        found[file.parent.name] = results = {**json.loads(file.read_text()), "left_out": {"Columbia": 3}}
+        file.write_text(json.dumps(results))
+    printed = [testing.table(found["test"]), *robust.tables(found["robust"]), sweep.table(found["sweep"])]
+    assert {table.note for table in printed} == {said}
+    report([str(runs)], tmp_path / "report")
+    named = dict(part.split("\n", 1) for part in (tmp_path / "report" / "report.md").read_text().split("\n### ")[1:])
+    silent = [title for title, text in named.items() if said not in text]
+    assert not [t for t in silent if not t.startswith(("Table", "Configurations"))]
+    assert [t.split(":")[0] for t in named if t.startswith("Table") and t not in silent] == ["Table 5", "Table 7"]
+    assert f"test: {said}" in named[next(title for title in named if title.startswith("Table 5"))]
+
+
 def test_no_pictures_by_other_weights_than_those_tested(runs, tmp_path, stored, caplog):
     stored(width=8)  # in the place of the tested ones
     report([str(runs / "test")], tmp_path / "report")

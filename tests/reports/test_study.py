@@ -194,6 +194,15 @@ def test_differences_over_several_sets_are_the_mean_of_the_sets(runs, tmp_path):
     assert removal.startswith("-0.300 [")
 
 
+@pytest.mark.parametrize("file", ["test/results.json", "sweep/sweep.json", "robust/robust.json"])
+def test_pairs_that_were_left_out_are_told_below_the_table(runs, tmp_path, file):
+    path = runs / "a" / "0" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), "left_out": {"val": 3}}))
+    study(runs, tmp_path / "out")
+    text = "a/0: Faulty pairs that --keep_going left out, of which no figure tells: val 3."
+    assert read_study(tmp_path).count(text) == 1
+
+
 @pytest.mark.parametrize("verb, file", [("test", "results.json"), ("robust", "robust.json")])
 def test_seeds_that_were_tested_with_other_settings_are_told(runs, tmp_path, caplog, verb, file):
     def write(run, **settings):
