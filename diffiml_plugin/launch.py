@@ -294,6 +294,13 @@ def _first_node(nodes: str) -> str:
     return "".join(re.findall(r"^([^\[,]+)(?:\[(\d+))?", nodes)[0])
 
 
+def pinned(batch: Sample, device: torch.device) -> Sample:
+    """The tensors of a batch in memory that a GPU reads by itself; for the CPU as they are."""
+    if device.type == "cpu":
+        return batch
+    return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
 def to_device(batch: Sample, device: torch.device) -> Sample:
     """Moves the tensors of a batch."""
     return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}

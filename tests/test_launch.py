@@ -125,6 +125,13 @@ def test_a_process_may_train_in_one_precision_after_another():
     assert [launch.precision_of(launch.start("cpu", precision)) for precision in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
+def test_what_a_gpu_reads_is_pinned_and_what_the_cpu_reads_is_not(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)  # there is no GPU to pin it for
+    batch = {"image": torch.zeros(1), "name": ["a"]}
+    assert launch.pinned(batch, torch.device("cpu")) is batch
+    assert launch.pinned(batch, torch.device("cuda")) == {"image": torch.ones(1), "name": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("groups", "limits", "expected"),
     [

@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from diffiml_plugin.data.cache import PixelCache
 from diffiml_plugin.data.images import open_image, read_content, read_header, read_image, read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.adapters import diffiml_post_func
+from diffiml_plugin.framework.adapters import diffiml_post_func, method_of
 from diffiml_plugin.framework.imdlbenco import BalancedDataset, JsonDataset, get_albu_transforms
 from diffiml_plugin.launch import Sample
+from diffiml_plugin.method.config import DiffIMLConfig
+from diffiml_plugin.method.diffiml import draw_noise
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import RegisteredModel
+from diffiml_plugin.models.tiles import goes_whole
 
 
 def content_of_pair(digests: Sequence[str]) -> str:
@@ -38,6 +42,7 @@ class PairsDataset(JsonDataset):
         cache: of what was decoded.
         keyed: samples hold `noise_key` too, the digest of the image's file, and `content`, of image's and mask's; a
             `transform` does not change them.
+        sampling: settings by which keyed samples hold their `noise` too, unless they are so large that tiles are cut.
     """
 
     def __init__(
@@ -49,9 +54,10 @@ class PairsDataset(JsonDataset):
         normalised: bool = True,
         cache: PixelCache | None = None,
         keyed: bool = False,
+        sampling: DiffIMLConfig | None = None,
     ):
         super().__init__(listed, **framework_arguments(inputs.settings, transform, post))
-        self.inputs, self.keyed, self.cache = inputs, keyed, cache
+        self.inputs, self.keyed, self.cache, self.sampling = inputs, keyed, cache, sampling
         self.post_transform = partial(inputs.transform, normalise=normalised)
 
     def frame(self, index: int) -> tuple[int, int]:
@@ -82,6 +88,9 @@ class PairsDataset(JsonDataset):
         }
         if self.keyed:
             sample["noise_key"], sample["content"] = digests[0], content_of_pair(digests)
+            frame = made["image"].shape[-2:]  # all images of a batch have it
+            if self.sampling and goes_whole(self.inputs, frame):
+                sample["noise"] = draw_noise(self.sampling, digests[:1], frame)[0]
         if edges:
             sample["edge_mask"] = edges[0]
         if self.is_padding:
@@ -147,11 +156,27 @@ def test_transform() -> Any:
 
 
 def make_test_set(
-    listed: ImageList, inputs: InputSettings, card: RegisteredModel, transform: Any = None
+    listed: ImageList,
+    inputs: InputSettings,
+    card: RegisteredModel,
+    transform: Any = None,
+    model: nn.Module | None = None,
 ) -> PairsDataset:
-    """The images as the model is tested on them; `transform` is applied at their own size."""
+    """The images as the model is tested on them; `transform` is applied at their own size.
+
+    Of the `model`, the loader's workers draw the noise that it samples from, if it does.
+    """
     own, post = Inputs(inputs, card.size_multiple), card.post_function
-    return PairsDataset(listed, own, transform or test_transform(), post, normalised=reads_images(post), keyed=True)
+    sampling = method_of(model).config if model is not None and card.samples else None
+    return PairsDataset(
+        listed,
+        own,
+        transform or test_transform(),
+        post,
+        normalised=reads_images(post),
+        keyed=True,
+        sampling=sampling,
+    )
 
 
 def reads_images(post: Callable[[dict], None] | None) -> bool:

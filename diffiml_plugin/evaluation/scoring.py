@@ -72,7 +72,7 @@ class Scoring:
                 found, done = [], set()
                 self._unfinished.remove(key)
             with self._unfinished.open(key) as keep:
-                test_set = make_test_set(listed, self.inputs, self.card, transform)
+                test_set = make_test_set(listed, self.inputs, self.card, transform, None if model else self.model)
                 found += evaluate(
                     model or Tiled(self.model, test_set.inputs),
                     test_set,

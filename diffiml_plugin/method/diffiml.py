@@ -192,17 +192,8 @@ class DiffIML(nn.Module):
         return prediction.probability, prediction.members
 
     def draw_noise(self, keys: Sequence[str], size: Sequence[int]) -> Tensor:
-        """What `sample` starts from for images of those keys, [B, V, D, N, C, h, w] on the CPU: V views (2 with `tta`)
-        and D draws (S for the ancestral sampler, else 1). `size` is the images' height and width in pixels.
-
-        Runs anywhere, such as in a loader's worker while the device computes.
-        """
-        config = self.config
-        views, members = 1 + config.tta, config.ensemble_size
-        rows = [f"{config.noise_seed}/{key}/{v}/{m}" for key in keys for v in range(views) for m in range(members)]
-        shape = (config.joint_channels, *(side // LATENT_STRIDE for side in size))
-        noise = keyed_noise(rows, config.num_inference_steps if config.sampler == "ancestral" else 1, shape)
-        return torch.unflatten(noise, 1, (len(keys), views, members)).movedim(0, 2)
+        """`draw_noise` of this model's settings."""
+        return draw_noise(self.config, keys, size)
 
     @torch.no_grad()
     def condition(self, image: Tensor) -> list[Tensor]:
@@ -307,6 +298,19 @@ class DiffIML(nn.Module):
     def _decode_each(self, z: Tensor, target: str = "mask") -> Tensor:
         decoded = self._decode(z.flatten(0, 1), target)  # [B, K, C, h, w] → [B·K, 1, H, W]
         return torch.unflatten(decoded, 0, z.shape[:2])
+
+
+def draw_noise(config: DiffIMLConfig, keys: Sequence[str], size: Sequence[int]) -> Tensor:
+    """What `DiffIML.sample` starts from for images of those keys, [B, V, D, N, C, h, w] on the CPU: V views (2 with
+    `tta`) and D draws (S for the ancestral sampler, else 1). `size` is the images' height and width in pixels.
+
+    Runs anywhere, such as in a loader's worker while the device computes.
+    """
+    views, members = 1 + config.tta, config.ensemble_size
+    rows = [f"{config.noise_seed}/{key}/{v}/{m}" for key in keys for v in range(views) for m in range(members)]
+    shape = (config.joint_channels, *(side // LATENT_STRIDE for side in size))
+    noise = keyed_noise(rows, config.num_inference_steps if config.sampler == "ancestral" else 1, shape)
+    return torch.unflatten(noise, 1, (len(keys), views, members)).movedim(0, 2)
 
 
 def check_image(image: Tensor) -> None:

@@ -130,12 +130,13 @@ class Tiled(nn.Module):
         """The model's output; where an image went in tiles, `pred_mask` [B, 1, h, w] and `pred_label` [B] of it."""
         require_inputs(self.model, batch)
         sizes = batch["shape"].tolist()
-        if self.inputs.one_size or max(map(math.prod, sizes)) <= WHOLE:
+        whole = [goes_whole(self.inputs, size) for size in sizes]
+        if all(whole):
             return self.model(**batch)
         images = [{key: values[i : i + 1] for key, values in batch.items()} for i in range(len(sizes))]
         outputs = [
-            self._in_tiles(image, *size) if math.prod(size) > WHOLE else self.model(**image)
-            for image, size in zip(images, sizes, strict=True)
+            self.model(**image) if is_whole else self._in_tiles(image, *size)
+            for image, size, is_whole in zip(images, sizes, whole, strict=True)
         ]
         keys = [key for key in ("pred_mask", "pred_label") if outputs[0].get(key) is not None]
         return {key: torch.cat([output[key] for output in outputs]) for key in keys}
@@ -164,6 +165,11 @@ class Tiled(nn.Module):
         mask = torch.zeros_like(image["image"][:, :1])
         mask[0, 0, :height, :width] = torch.from_numpy(found.probability)
         return {"pred_mask": mask} | ({} if found.score is None else {"pred_label": mask.new_tensor([found.score])})
+
+
+def goes_whole(inputs: Inputs, size: Sequence[int]) -> bool:
+    """Whether a model takes an image of that height and width in pixels in one pass, where no memory is given."""
+    return inputs.one_size or math.prod(size) <= WHOLE
 
 
 def whole_side(inputs: Inputs) -> int:

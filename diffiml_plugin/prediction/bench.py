@@ -99,7 +99,7 @@ def _shares(settings: Bench) -> tuple[dict[str, float], dict[str, float]]:
         save_checkpoint(checkpoint, model, DIFFIML.name, flags, input={"image_size": side})
         files = sorted(photographs.iterdir())
         listed = ImageList("photographs", tuple(map(str, files)), (NEGATIVE,) * len(files))
-        dataset = make_test_set(listed, InputSettings(side), DIFFIML)
+        dataset = make_test_set(listed, InputSettings(side), DIFFIML, model=model)
         speed_up(model, device, "auto", "auto")
         image = torch.randn(1, 3, side, side, device=device)
         noise = method.draw_noise(["a"], (side, side)).to(device)

@@ -25,7 +25,7 @@ from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.scores import THRESHOLD, require_probabilities
 from diffiml_plugin.files import claimed, file_digest, require_unchanged
 from diffiml_plugin.framework.adapters import method_of
-from diffiml_plugin.launch import Sample, to_device
+from diffiml_plugin.launch import Sample, pinned, to_device
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.models.checkpoints import find_checkpoint, read_weights
@@ -62,7 +62,7 @@ class Photograph:
         digest: SHA-256 of the file's bytes, or of the pixels' values, shape and type.
         image: [H, W, 3] uint8 RGB, as it is stored.
         orientation: as EXIF states it, 1 to 8; 1: as it is stored.
-        prepared: what the model takes, and the way back; None of a photo that is cut into tiles.
+        prepared: what the model takes, a batch of one, and the way back; None of a photo that is cut into tiles.
     """
 
     name: str
@@ -299,7 +299,7 @@ class Detector:
             sample["noise"] = self._noise(photograph.digest, sample["image"].shape[1:]) if whole else noise
         if self.card.post_function:
             self.card.post_function(sample)
-        return sample, geometry
+        return pinned(default_collate([sample]), self.device), geometry
 
     def _noise(self, digest: str, size: Sequence[int]) -> Tensor:
         """[V, D, N, C, h, w] for an input of that height and width in pixels."""
@@ -318,10 +318,10 @@ class Detector:
         draw_noise = partial(self._noise, photograph.digest) if self.card.samples else None
         return in_tiles(tiles, self.inputs.frame, draw_noise, predict)
 
-    def _predicted(self, name: str, sample: Sample, geometry: Geometry) -> Maps:
-        require_inputs(self.model, sample)
+    def _predicted(self, name: str, batch: Sample, geometry: Geometry) -> Maps:
+        require_inputs(self.model, batch)
         with launch.testing_mode(self.model), launch.autocast(self.device, self.precision):
-            output = self.model(**to_device(default_collate([sample]), self.device), uncertainty=True)
+            output = self.model(**to_device(batch, self.device), uncertainty=True)
         if not output["pred_mask"].isfinite().all():
             raise DiffIMLError(
                 f"the prediction for {name} is not finite; the weights have diverged, or want --precision fp32"

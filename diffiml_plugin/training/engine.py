@@ -200,7 +200,9 @@ class _Run:
             lists = dict(zip(lists, checked.lists, strict=True))
             if check:
                 self.inputs.warn_if_cut(checked.longest, card.size_multiple)
-        self.tests = {name: data.make_test_set(listed, self.inputs, card) for name, listed in lists.items()}
+        self.tests = {
+            name: data.make_test_set(listed, self.inputs, card, model=model) for name, listed in lists.items()
+        }
         datasets = [dataset, *self.tests.values()]
         self.content, self.bytes = contents(datasets), bytes_of(datasets)
         if self.processes > 1:

@@ -25,8 +25,9 @@ from diffiml_plugin.data.pairs import (
 )
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.robust import perturbed
-from diffiml_plugin.framework.adapters import diffiml_post_func
+from diffiml_plugin.framework.adapters import DiffIMLModel, diffiml_post_func
 from diffiml_plugin.framework.imdlbenco import JsonDataset
+from diffiml_plugin.method.diffiml import DiffIML, draw_noise
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import DIFFIML
 from diffiml_plugin.training.settings import TrainSettings
@@ -34,6 +35,7 @@ from diffiml_plugin.training.sources import read_training_set, train_transform
 
 test_transform.__test__ = False
 CPU = torch.device("cpu")
+SMALL = {"encoder": "resnet10t", "codec_weights": "none", "ensemble_size": 2, "num_inference_steps": 1}
 
 
 def load(dataset, workers, epoch=0):
@@ -347,3 +349,23 @@ def test_the_files_bytes_key_the_noise_whatever_is_done_to_its_pixels(tiny_datas
     for transform in (None, perturbed("blur", 3)):
         samples = make_test_set(listed, InputSettings(64), DIFFIML, transform)
         assert {sample["noise_key"] for sample in samples} == {sha256(Path(copy).read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_samples_noise_is_the_models(tiny_dataset, monkeypatch, workers):
+    model = DiffIMLModel(**SMALL).eval()
+    test_set = make_test_set(read_list(tiny_dataset), InputSettings(64), DIFFIML, model=model)
+    monkeypatch.setattr(DiffIML, "draw_noise", None)  # not drawn again beside the model, on which the device waits
+    for batch in load(test_set, workers):
+        batch = unpack(batch, CPU)
+        keyed = draw_noise(model.diffiml.config, batch["noise_key"], (64, 64))
+        assert torch.equal(batch["noise"], keyed)
+        with torch.no_grad():
+            assert model(**batch)["pred_mask"].shape == batch["mask"].shape
+
+
+def test_no_noise_is_drawn_for_an_image_that_is_cut_into_tiles(tiny_dataset, monkeypatch):
+    listed, padded = read_list(tiny_dataset), InputSettings(64, if_padding=True, padding_mode="reflect")
+    for most, drawn in ((64 * 96, True), (64 * 96 - 1, False)):
+        monkeypatch.setattr("diffiml_plugin.models.tiles.WHOLE", most)
+        assert ("noise" in make_test_set(listed, padded, DIFFIML, model=DiffIMLModel(**SMALL))[0]) == drawn

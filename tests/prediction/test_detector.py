@@ -319,11 +319,11 @@ def test_where_the_memory_is_too_small_tiles_are_halved_and_it_is_said(pointwise
     detector, tried = pointwise(), []
     predicted = detector._predicted
 
-    def crowded(name, sample, geometry):
-        tried.append(tuple(sample["image"].shape[1:]))
+    def crowded(name, batch, geometry):
+        tried.append(tuple(batch["image"].shape[2:]))
         if max(tried[-1]) > 1024:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return predicted(name, sample, geometry)
+        return predicted(name, batch, geometry)
 
     detector._predicted = crowded
     assert detector(np.zeros((600, 2100, 3), np.uint8)).probability.shape == (600, 2100)

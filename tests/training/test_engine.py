@@ -761,7 +761,9 @@ def test_two_processes_train_diffiml_as_one(settings, tiny_model, child_environm
     subprocess.run([*run, "train", *words], check=True, env=child_environment)
     losses = [[record["loss"]["loss"] for record in log(folder)] for folder in (alone, both.output_dir)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert equal(weights(alone), weights(both.output_dir), tolerance=1e-4)
+    one, other = (torch.cat([w.flatten() for w in weights(folder).values()]) for folder in (alone, both.output_dir))
+    # On average: AdamW makes whole steps of gradients that are nothing but rounding. Its steps are of 1e-3.
+    assert (one - other).abs().mean() < 1e-6
 
 
 def test_two_processes_of_different_settings_are_refused(settings, two_processes):
