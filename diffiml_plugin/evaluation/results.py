@@ -142,7 +142,12 @@ def noted(results: Mapping[str, Any]) -> str:
     Args:
         results: of any verb and version, or a part of one.
     """
-    return _counted("Faulty pairs that --keep_going left out, of which no figure tells", results.get("left_out", {}))
+    vanished = {name: s["vanished"] for name, s in results.get("datasets", {}).items() if "vanished" in s}
+    notes = (
+        _counted("Faulty pairs that --keep_going left out, of which no figure tells", results.get("left_out", {})),
+        _counted("Tampered images without a tampered pixel at the size that is scored, of F1 0 in any case", vanished),
+    )
+    return " ".join(filter(None, notes))
 
 
 def noted_by_run(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
@@ -150,5 +155,5 @@ def noted_by_run(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
     return " ".join(f"{name}: {note}" for name, results in runs if (note := noted(results)))
 
 
-def _counted(what: str, by_set: Mapping[str, int]) -> str:
+def _counted(what: str, by_set: Mapping[str, float]) -> str:
     return f"{what}: {', '.join(f'{name} {count}' for name, count in by_set.items())}." if by_set else ""

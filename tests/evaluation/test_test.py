@@ -355,6 +355,17 @@ def test_faulty_pairs_are_left_out_and_counted(settings, stored, tiny_dataset, c
         testing.test(replace(settings, keep_going=True, output_dir=f"{settings.output_dir}_anew"))
 
 
+def test_regions_that_vanish_are_told_below_the_table(settings, stored, tiny_dataset, capsys):
+    mask = Image.new("L", (96, 64))
+    mask.putpixel((2, 2), 255)  # in a column that no pixel of 64 is taken from
+    mask.save(tiny_dataset / "Gt" / "0.png")
+    found = testing.test(replace(settings, checkpoint_path=str(stored())))
+    assert found["datasets"]["tiny"]["vanished"] == 1
+    note = "Tampered images without a tampered pixel at the size that is scored, of F1 0 in any case: tiny 1."
+    assert capsys.readouterr().out.endswith(f"\n{note}\n")
+    assert f"\n\n{note}\n\n" in Path(settings.output_dir, testing.TABLE).read_text()
+
+
 @pytest.mark.parametrize("name", ["TinyIML", "DiffIML"])
 def test_every_image_counts_once_for_any_batch_size(settings, stored, name):
     path = str(stored(name, **(SMALL if name == "DiffIML" else {})))
