@@ -166,8 +166,8 @@ def fit(records: Sequence[Record], bounds: Bounds) -> Fitted:
         DiffIMLError: too few images, as `Bounds.require_enough` says.
     """
     label = np.array([record["label"] for record in records], float)
-    counts = {"authentic": int((label == 0).sum()), "tampered": int((label == 1).sum())}
-    bounds.require_enough(**counts)
+    authentic, tampered = int((label == 0).sum()), int((label == 1).sum())
+    bounds.require_enough(authentic, tampered)
     data = _Data(
         np.array([record["features"] for record in records]), label, np.array([record["dataset"] for record in records])
     )
@@ -184,7 +184,8 @@ def fit(records: Sequence[Record], bounds: Bounds) -> Fitted:
         nothing_below=below,
         crossed=crossed.rates,
         left_out=left_out.rates if left_out else None,
-        **counts,
+        authentic=authentic,
+        tampered=tampered,
     )
     return Fitted(calibration, crossed, left_out)
 

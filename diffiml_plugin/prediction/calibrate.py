@@ -5,7 +5,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     bounds.require_enough(authentic, len(pairs) - authentic)
     records = _records(detector, predicted, pairs, output_dir / RECORDS)
     fitted = fit(records, bounds)
+    fitted = replace(fitted, calibration=replace(fitted.calibration, precision=predicted["precision"]))
     threshold = mask_threshold(records, bounds.area)
     names = sorted({record["dataset"] for record in records})
     stored = {"calibration": asdict(fitted.calibration), "calibrated_on": names}

@@ -126,14 +126,14 @@ class Detector:
             _logger.warning(f"max_memory {max_memory:g} is not used: this model sees photos of any size at one")
             max_memory = None
         self._chosen = opened.threshold if threshold is None else threshold
-        self.calibration = _calibration(opened)
+        actual = launch.actual_precision(precision, self.device.type == "cpu")
+        self.calibration = _calibration(opened, actual)
         self.model, self.precision = opened.build().to(self.device), precision
         require_unchanged(path, digest)
         speed_up(self.model, self.device, precision, compile_mode)
         cell = self._noise("", (LATENT_STRIDE, LATENT_STRIDE)).nbytes if self.card.samples else 0
         noise = cell / LATENT_STRIDE**2
         self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs), noise)
-        actual = launch.actual_precision(precision, self.device.type == "cpu")
         values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": actual}
         decided = {**values, "max_memory": max_memory}
         self.description = {
@@ -353,7 +353,7 @@ class Detector:
         )
 
 
-def _calibration(opened: OpenedModel) -> Calibration | None:
+def _calibration(opened: OpenedModel, precision: str) -> Calibration | None:
     """The checkpoint's; None where it has none or a damaged one, or where the model does not run as calibrated."""
     if opened.checkpoint is None or opened.checkpoint.calibration is None:
         return None
@@ -361,10 +361,14 @@ def _calibration(opened: OpenedModel) -> Calibration | None:
         _logger.warning(f"uncalibrated: the model was calibrated with another {', '.join(changed)}")
         return None
     try:
-        return Calibration.read(opened.checkpoint.calibration)
+        calibration = Calibration.read(opened.checkpoint.calibration)
     except DiffIMLError as error:
         _logger.warning(f"uncalibrated: {error}")
         return None
+    if not calibration.holds_in(precision):
+        _logger.warning(f"uncalibrated: the model was calibrated in {calibration.precision}, not in {precision}")
+        return None
+    return calibration
 
 
 def _read(photo: object, memory: PassMemory) -> Photograph:

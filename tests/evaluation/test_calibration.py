@@ -72,6 +72,19 @@ def test_probability_verdict_and_sentence():
     assert single.explain(0.08) == "nothing found (0.08); so were 10.0% of 80 tampered pictures"
 
 
+def test_bf16_is_another_setting_and_fp16_is_none():
+    """An earlier version's, which does not say, is of single precision."""
+    assert Calibration.read(STORED).precision == "fp32"
+    found = {made: dataclasses.replace(Calibration(**VALUES), precision=made) for made in ("fp32", "fp16", "bf16")}
+    assert {(made, p) for made, one in found.items() for p in found if one.holds_in(p)} == {
+        ("fp32", "fp32"),
+        ("fp32", "fp16"),
+        ("fp16", "fp32"),
+        ("fp16", "fp16"),
+        ("bf16", "bf16"),
+    }
+
+
 def test_it_survives_the_metadata():
     for calibration in (Calibration(**VALUES), Calibration(**{**VALUES, "left_out": None})):
         assert Calibration.read(json.loads(json.dumps(dataclasses.asdict(calibration)))) == calibration
@@ -90,6 +103,8 @@ def test_it_survives_the_metadata():
         ({"weights": [None] * 6}, "weights None is no number"),
         ({"weights": 3}, "not of this version"),
         ({"nothing_below": 0.9}, "nothing_below 0.9 is above tampered_above 0.8"),
+        ({"precision": "fp8"}, "precision 'fp8' is not one of"),
+        ({"precision": [1]}, r"precision \[1\] is not one of"),
         ({"more": 1}, "not of this version"),
         ({"crossed": None}, "not of this version"),
         ({"left_out": [1]}, "not of this version"),

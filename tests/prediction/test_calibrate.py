@@ -79,6 +79,17 @@ def test_a_calibrated_checkpoint_answers_in_a_sentence(checkpoint, squares, caps
     assert metadata["threshold"] == detector.threshold != 0.5
 
 
+@pytest.mark.parametrize(("made_in", "other"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_in_another_precision_a_checkpoint_is_uncalibrated(checkpoint, squares, caplog, made_in, other):
+    fitted = calibrate(
+        Detector(checkpoint, CPU, precision=made_in), squares, checkpoint.parent / "out", checkpoint, Bounds()
+    )
+    assert fitted.calibration.precision == made_in
+    assert Detector(checkpoint, CPU, precision=made_in).calibration == fitted.calibration and not caplog.text
+    assert Detector(checkpoint, CPU, precision=other).calibration is None
+    assert f"uncalibrated: the model was calibrated in {made_in}, not in {other}" in caplog.text
+
+
 def test_figures_and_diagram_stand_beside_it(checkpoint, squares):
     fitted = calibrate(Detector(checkpoint, CPU), squares, checkpoint.parent / "out", checkpoint, Bounds())
     out = checkpoint.parent / "out"
