@@ -109,6 +109,9 @@ def make_world(folder: Path) -> None:
     image("no_masks/Tp/a.png")
     (folder / "no_images" / "Tp").mkdir(parents=True)
     save("no_images/Gt/a.png", mask)
+    image("nested/Tp/a.png")
+    image("nested/Tp/more/b.png")
+    save("nested/Gt/a.png", mask)
     (folder / "nothing").mkdir()
     write("lists/no_json.json", "[[")
     write("lists/empty.json", "[]")
@@ -592,7 +595,13 @@ CASES = (
         "a folder without images",
         f"{TEST} no_images",
         REFUSED,
-        "error: no_images/Tp is empty; expected a folder with Tp/ and Gt/, or a JSON list",
+        "error: no_images/Tp holds no files; expected a folder with Tp/ and Gt/, or a JSON list",
+    ),
+    Case(
+        "a folder with images in a folder of their own",
+        f"{TEST} nested",
+        READ,
+        "warning: nested/Tp holds 1 folders, such as more/, whose 1 files are left out: the framework takes what lies in Tp/ and Gt/ themselves; a JSON list can name others",
     ),
     Case(
         "a folder in which an image has no mask",

@@ -175,9 +175,16 @@ def _read_folder(folder: Path) -> ImageList:
                 f"{folder} has no {part}/ in it; {_LAYOUT}, which `benco datasets prepare NAME --root "
                 "DIR` writes for a dataset as it was downloaded"
             )
-        files[part] = sorted(f for f in (folder / part).iterdir() if f.is_file() and not f.name.startswith("."))
+        shown = sorted(path for path in (folder / part).iterdir() if not path.name.startswith("."))
+        files[part] = [path for path in shown if path.is_file()]
+        if inside := [path for path in shown if path.is_dir()]:
+            count = sum(len(names) for path in inside for _, _, names in os.walk(path))
+            _logger.warning(
+                f"{folder / part} holds {len(inside)} folders, such as {inside[0].name}/, whose {count} files are left "
+                "out: the framework takes what lies in Tp/ and Gt/ themselves; a JSON list can name others"
+            )
         if not files[part]:
-            raise DiffIMLError(f"{folder / part} is empty; {_LAYOUT}")
+            raise DiffIMLError(f"{folder / part} holds no files; {_LAYOUT}")
     if (folder / "Au").is_dir():
         _logger.info(
             f"{folder / 'Au'} is not read: of a folder, the framework takes Tp/ and Gt/ alone; a JSON list, as "

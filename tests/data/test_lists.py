@@ -62,7 +62,7 @@ def test_names_that_tell_it_are_not(folder, caplog):
         (["a.jpg", "b.jpg", "c.jpg"], ["a_gt.png", "b_gt.png", "d_map.png"], "c.jpg would be paired with d_map.png"),
         (["1t.tif", "2t.tif"], ["1forged.tif"], "2 images but 1 masks"),
         (["a.jpg", "a.png"], ["a.png"], "a name twice"),
-        ([], ["a.png"], "Tp is empty"),
+        ([], ["a.png"], "Tp holds no files"),
     ],
 )
 def test_what_does_not_pair_is_named(folder, images, masks, named):
@@ -102,6 +102,18 @@ def test_authentic_images_beside_a_folder_are_told_of(folder, caplog):
     (root / "Au").mkdir()
     read_list(root)
     assert "Au is not read" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["Tp", "Gt"])
+def test_folders_inside_are_left_out_and_counted(folder, caplog, part):
+    root = folder(["a.jpg"], ["a.png"])
+    (root / part / ".hidden").mkdir()
+    assert names(read_list(root)) == [("a.jpg", "a.png")] and not caplog.text
+    for place in ("val/b.jpg", "train/c.jpg", "train/further/d.jpg"):
+        (root / part / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / part / place).touch()
+    assert names(read_list(root)) == [("a.jpg", "a.png")]
+    assert f"{root / part} holds 2 folders, such as train/, whose 3 files are left out" in caplog.text
 
 
 def test_a_relative_variable_is_relative_to_the_current_directory(tmp_path, monkeypatch):
