@@ -29,7 +29,7 @@ from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.table import for_markdown
 from diffiml_plugin.weights.files import read_metadata
 
-FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}  # and the suffix of its files
+FORMATS = numpy_sampler.SUFFIXES
 CONFIG, _README, _SAMPLER = "config.json", "README.md", "sample.py"
 _NAMES = ("condition", "step", "decoder")
 TOLERANCE = 1e-3  # of a probability, between the graphs and the model that they were made from
@@ -155,6 +155,8 @@ def _exported(opened: OpenedModel, weights: str, format: str, folder: Path) -> E
             f"the graphs in {folder} differ from the model by {difference:.2g}, more than {TOLERANCE:g}; "
             "do not use them, and try the other --format"
         )
+    config["graphs"] = {file.stem: file_digest(file) for file in files}
+    numpy_sampler.require_config(config)
     layout = Path(__file__).with_name("exported.md").read_text(encoding="utf-8")
     page = jinja2.Template(layout, trim_blocks=True, finalize=lambda value: for_markdown(str(value)))
     write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")

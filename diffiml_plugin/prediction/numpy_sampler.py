@@ -6,6 +6,7 @@ python sample.py photo.npy mask.npy        [H, W, 3] uint8 RGB to [H, W] float32
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,95 @@ import numpy as np
 Graph = Callable[..., list[np.ndarray]]
 Graphs = dict[str, Graph]  # condition, step and decoder
 
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}  # of the graphs' files
+CONFIG = {  # what config.json says: of each field its type, its words, or the lowest and highest number
+    "checkpoint": str,
+    "weights": str,
+    "format": tuple(SUFFIXES),
+    "graphs": {"condition": str, "step": str, "decoder": str},  # their SHA-256
+    "model": dict,  # texts for people
+    "input": {
+        "image_size": (1, 4096),
+        "if_padding": bool,
+        "padding_mode": ("constant", "reflect"),
+        "multiple": (32, 32),
+        "mean": [(0.0, 1.0)] * 3,
+        "std": [(0.01, 1.0)] * 3,
+    },
+    "schedule": {"num_train_timesteps": (1, 10_000), "beta_start": (0.0, 1.0), "beta_end": (0.0, 1.0)},
+    "sampling": {
+        "num_inference_steps": (1, 10_000),
+        "ensemble_size": (1, 100),
+        "sampler": ("ddim", "ancestral"),
+        "timestep_spacing": ("trailing", "leading"),
+        "clip_latents": (0.0, 1000.0),
+        "ensemble_space": ("latent", "pixel"),
+        "tta": bool,
+        "tta_fusion": ("mean", "max"),
+        "mask_bias": (-10.0, 10.0),
+        "latent_channels": (4, 8),
+        "latent_stride": (8, 8),
+    },
+    "threshold": (0.0, 1.0),
+}
+
 
 def load(folder: str | Path = ".") -> tuple[Graphs, dict[str, Any]]:
-    """The graphs of an exported folder, and the content of its config.json."""
-    config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    return {name: open_graph(Path(folder, f"{name}.onnx")) for name in ("condition", "step", "decoder")}, config
+    """The graphs of an exported folder, and the content of its config.json. Raises ValueError as `load_config`."""
+    config = load_config(folder)
+    if config["format"] != "onnx":
+        raise ValueError(f"the graphs in {folder} are for torch.export.load; README.md there shows how they are run")
+    return {name: open_graph(Path(folder, f"{name}.onnx")) for name in config["graphs"]}, config
+
+
+def load_config(folder: str | Path = ".") -> dict[str, Any]:
+    """The content of config.json. Raises ValueError as `require_config`; for graphs that it was not written with."""
+    text = Path(folder, "config.json").read_text(encoding="utf-8")
+    config = json.loads(text, object_pairs_hook=_fields)
+    require_config(config)
+    for name, digest in config["graphs"].items():
+        file = Path(folder, f"{name}{SUFFIXES[config['format']]}")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{file} is not the graph that config.json was written with; export the model anew")
+    return config
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(fields := dict(pairs)) < len(pairs):
+        raise ValueError(f"config.json: a field stands twice among {', '.join(name for name, _ in pairs)}")
+    return fields
+
+
+def require_config(config: Any) -> None:
+    """Raises ValueError unless a configuration has all fields of `CONFIG`, no others, and each as it says."""
+    _require(config, CONFIG, "config.json")
+    betas, steps = config["schedule"], config["sampling"]["num_inference_steps"]
+    if steps > betas["num_train_timesteps"] or betas["beta_start"] > betas["beta_end"]:
+        raise ValueError(f"config.json: {steps} sampling steps of the schedule {betas}; one of these is too large")
+
+
+def _require(said: Any, known: Any, place: str) -> None:
+    if isinstance(known, list):  # as many values
+        said = dict(enumerate(said)) if isinstance(said, (list, tuple)) else said
+        known = dict(enumerate(known))
+    if isinstance(known, dict):
+        fields = said if isinstance(said, dict) else {}
+        for name in fields.keys() - known.keys():
+            raise ValueError(f"{place}: {name} is no field that is known")
+        for name, kind in known.items():
+            if name not in fields:
+                raise ValueError(f"{place}: {name} is missing")
+            _require(fields[name], kind, f"{place}: {name}")
+        return
+    if isinstance(known, type):
+        fits, expected = isinstance(said, known), f"a {known.__name__}"
+    elif isinstance(known[0], str):
+        fits, expected = said in known, " or ".join(known)
+    else:
+        number = isinstance(said, (int, type(known[0]))) and not isinstance(said, bool)
+        fits, expected = number and known[0] <= said <= known[1], f"{type(known[0]).__name__} in {list(known)}"
+    if not fits:
+        raise ValueError(f"{place} is {said!r:.200}; expected {expected}")
 
 
 def open_graph(file: Path) -> Graph:
@@ -35,9 +120,23 @@ def predict(graphs: Graphs, config: dict[str, Any], photo: np.ndarray, noise: np
     """A photo [H, W, 3] uint8 → its maps [K, H, W] float32 in [0, 1]: the mask and, of a model that has it, the edges.
 
     `noise` is as `sample` takes it; without it the photo's own pixels decide on it.
+
+    Raises ValueError as `require_config`; for another photo, other noise, or maps that are not finite.
     """
+    require_config(config)
+    photo = np.asarray(photo)
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+        raise ValueError(f"the photo is {list(photo.shape)} of {photo.dtype}; expected [H, W, 3] of uint8")
     image = prepare(config["input"], photo)  # [1, 3, h, w]
-    maps = sample(graphs, config, image, draw_noise(config["sampling"], image) if noise is None else noise)
+    own = draw_noise(config["sampling"], image)
+    noise = own if noise is None else np.asarray(noise)
+    if noise.shape != own.shape or noise.dtype != own.dtype or not np.isfinite(noise).all():
+        raise ValueError(
+            f"the noise is {list(noise.shape)} of {noise.dtype}; expected finite {list(own.shape)} of float32"
+        )
+    maps = sample(graphs, config, image, noise)
+    if not np.isfinite(maps).all():
+        raise ValueError("the maps are not finite; these graphs or their settings do not suit the photo")
     height, width = photo.shape[:2]
     if config["input"]["if_padding"]:
         return maps[:, :height, :width]
@@ -117,11 +216,35 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels
 
 
+def require_free(path: str) -> None:
+    """Raises ValueError for a file that is no .npy, or is there."""
+    if not path.endswith(".npy"):
+        raise ValueError(f"{path} is no .npy file; name one")
+    if os.path.lexists(path):
+        raise ValueError(f"{path} is there already and is not overwritten; name another file, or move that")
+
+
+def write(path: str, array: np.ndarray) -> None:
+    """Writes an array beside its place, which it then takes in one step. Raises OSError; it is there."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            np.save(file, array)
+        open(path, "xb").close()  # refused by the system where it is there by now
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", help="array [H, W, 3] of uint8, as numpy.save writes it")
-    parser.add_argument("mask", help="file to write")
+    parser.add_argument("mask", help="file to write: a .npy that is not there")
     parser.add_argument("--noise", help="array as sample() takes it; without it the photo's own pixels decide on it")
     args = parser.parse_args()
-    drawn = np.load(args.noise) if args.noise else None
-    np.save(args.mask, predict(*load(Path(__file__).parent), np.load(args.photo), drawn)[0])
+    try:
+        require_free(args.mask)
+        drawn = np.load(args.noise) if args.noise else None
+        write(args.mask, predict(*load(Path(__file__).parent), np.load(args.photo), drawn)[0])
+    except (EOFError, OSError, ValueError) as error:
+        parser.error(str(error))

@@ -3,6 +3,8 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.ledger import LEDGER
+from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.opened import open_model
@@ -122,6 +125,145 @@ def test_photos_are_prepared_as_the_model_sees_them(settings, tolerance, size):
     undone = numpy_sampler.resize(image[0].transpose(1, 2, 0), *size)[..., 0]
     if not settings.if_padding:
         assert np.abs(undone - geometry.undo(torch.from_numpy(image[0, 0]))).max() < 1e-4
+
+
+@pytest.fixture
+def config(opened, diffiml):
+    made = exporting._configuration(opened, diffiml.config, "onnx")
+    told = {"checkpoint": "x", "weights": "0", "graphs": dict.fromkeys(exporting._NAMES, "0")}
+    return json.loads(json.dumps({**told, **made}))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "told"),
+    [
+        ("sampling", "sampler", "ddmi", "is 'ddmi'; expected ddim or ancestral"),
+        ("sampling", "tta", 3, "is 3; expected a bool"),
+        ("sampling", "clip_latents", -1, r"is -1; expected float in \[0.0, 1000.0\]"),
+        ("sampling", "mask_bias", float("nan"), "is nan"),
+        ("sampling", "ensemble_size", 2.0, r"is 2.0; expected int in \[1, 100\]"),
+        ("sampling", "ensemble_size", True, "is True"),
+        ("sampling", "steps", 4, "is no field that is known"),
+        ("sampling", "num_inference_steps", 1001, "1001 sampling steps"),
+        ("schedule", "beta_start", 0.03, "one of these is too large"),
+        ("input", "if_padding", "no", "is 'no'; expected a bool"),
+        ("input", "padding_mode", ["reflect"], "expected constant or reflect"),
+        ("input", "mean", [0], "1 is missing"),
+        ("input", "std", [0, 0, 0], "0 is 0; expected float"),
+    ],
+)
+def test_a_configuration_is_not_believed(config, part, name, value, told):
+    numpy_sampler.require_config(config)
+    config[part][name] = value
+    with pytest.raises(ValueError, match=f"config.json: .*{told}"):
+        numpy_sampler.predict({}, config, np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["threshold", "sampling"])
+def test_a_field_of_a_configuration_that_is_missing_is_named(config, name):
+    del config[name]
+    with pytest.raises(ValueError, match=f"config.json: {name} is missing"):
+        numpy_sampler.require_config(config)
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("image_size", (0, 1, 4096, 4097)),
+        ("padding_mode", ("constant", "reflect", "edge")),
+        ("num_train_timesteps", (0, 1, 10_000, 10_001)),
+        ("beta_start", (-0.1, 0, 0.02)),
+        ("beta_end", (1, 1.1)),
+        ("num_inference_steps", (0, 1, 1000, 1001)),
+        ("ensemble_size", (0, 1, 100, 101)),
+        ("sampler", ("ddim", "ancestral", "")),
+        ("timestep_spacing", ("trailing", "leading", "")),
+        ("clip_latents", (-1, 0, 1000, 1001)),
+        ("ensemble_space", ("latent", "pixel", "")),
+        ("tta_fusion", ("mean", "max", "")),
+        ("mask_bias", (-11, -10, 10, 11)),
+    ],
+)
+def test_an_export_takes_the_models_own_values(config, name, values):
+    part = next(part for part in ("input", "schedule", "sampling") if name in config[part])
+    bounded = partial(DiffIMLConfig, latent_codec="lightvae-release")  # LightVAE's own latents take no bound
+    for value in values:
+        config[part][name] = value
+        others = config["schedule"] | config["sampling"]
+        fields = {one: others[one] for one in others if hasattr(DiffIMLConfig, one)}
+        if name == "num_train_timesteps":
+            config["sampling"]["num_inference_steps"] = fields["num_inference_steps"] = 1
+        make = partial(InputSettings, **{name: value}) if part == "input" else partial(bounded, **fields)
+        assert refuses(make) == refuses(partial(numpy_sampler.require_config, config)), value
+
+
+def refuses(make):
+    try:
+        make()
+    except (DiffIMLError, ValueError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "photo, noise, told",
+    [
+        (np.zeros((64, 64, 3)), None, "of float64; expected"),
+        (np.zeros((64, 64, 4), np.uint8), None, "expected"),
+        (np.zeros((0, 64, 3), np.uint8), None, "expected"),
+        (np.zeros((64, 64, 3), np.uint8), np.zeros((1, 1, 2, 8, 8, 8), np.float32), "the noise is"),
+        (np.zeros((64, 64, 3), np.uint8), np.full((1, 1, 3, 8, 8, 8), np.nan, np.float32), "expected finite"),
+    ],
+)
+def test_other_photos_and_noise_are_refused(config, photo, noise, told):
+    with pytest.raises(ValueError, match=told):
+        numpy_sampler.predict({}, config, photo, noise)
+
+
+def test_maps_that_are_no_numbers_are_refused(config, diffiml):
+    graphs = graphs_of(diffiml) | {"decoder": lambda z: [np.full((1, 1, 64, 64), np.nan, np.float32)]}
+    with pytest.raises(ValueError, match="the maps are not finite"):
+        numpy_sampler.predict(graphs, config, np.zeros((64, 64, 3), np.uint8))
+
+
+def test_graphs_are_those_that_the_configuration_was_written_with(config, tmp_path):
+    for name in exporting._NAMES:
+        (tmp_path / f"{name}.onnx").write_text(name)
+        config["graphs"][name] = sha256(name.encode()).hexdigest()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert numpy_sampler.load_config(tmp_path) == config
+    (tmp_path / "step.onnx").write_text("of another model")
+    with pytest.raises(ValueError, match="step.onnx is not the graph that config.json was written with"):
+        numpy_sampler.load_config(tmp_path)
+
+
+def test_a_configuration_says_each_field_once(config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config).replace('"tta"', '"tta": true, "tta"'))
+    with pytest.raises(ValueError, match="a field stands twice"):
+        numpy_sampler.load_config(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["photo.npy", "link.npy", "mask"])
+def test_the_exported_program_overwrites_nothing(tmp_path, target):
+    np.save(tmp_path / "photo.npy", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "link.npy").symlink_to("elsewhere.npy")
+    before = {path.name: path.lstat().st_mtime_ns for path in tmp_path.iterdir()}
+    words = [numpy_sampler.__file__, "photo.npy", target]
+    run = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2 and re.search(rf"{target} is (there already|no .npy file)", run.stderr)
+    assert {path.name: path.lstat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_mask_takes_its_place_whole_or_not_at_all(tmp_path, monkeypatch):
+    numpy_sampler.write(str(tmp_path / "mask.npy"), np.ones(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.npy"]
+    with pytest.raises(OSError):  # it came after the program had looked
+        numpy_sampler.write(str(tmp_path / "mask.npy"), np.zeros(2))
+    monkeypatch.setattr(np, "save", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        numpy_sampler.write(str(tmp_path / "other.npy"), np.zeros(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.npy"]
+    assert np.load(tmp_path / "mask.npy").tolist() == [1, 1]
 
 
 def test_noise_follows_from_the_photo(opened, diffiml):
