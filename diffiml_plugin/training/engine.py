@@ -187,24 +187,8 @@ class _Run:
         if settings.checkpoint_encoder:
             _checkpoint_encoder(card, model)
 
-        # 3. The data, all of it looked at before training starts.
-        if dataset is None and not settings.data_path:
-            raise DiffIMLError("give the training set with --data_path")
-        post, check = card.post_function, self.accelerator.is_main_process
-        if dataset is None:
-            dataset = read_training_set(settings, self.inputs, post, check)
-        self.dataset = SeededDataset(dataset, settings.seed)
-        lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
-        if lists:
-            checked = check_lists([each_once(listed) for listed in lists.values()], settings.keep_going)
-            lists = dict(zip(lists, checked.lists, strict=True))
-            if check:
-                self.inputs.warn_if_cut(checked.longest, card.size_multiple)
-        self.tests = {
-            name: data.make_test_set(listed, self.inputs, card, model=model) for name, listed in lists.items()
-        }
-        datasets = [dataset, *self.tests.values()]
-        self.content, self.bytes = contents(datasets), bytes_of(datasets)
+        # 3. The data.
+        dataset = self._read_data(card, model, dataset)
         if self.processes > 1:
             own = {"images or masks": self.content, "weights": file_digest(opened.path) if opened.checkpoint else ""}
             own[STATE] = str([state.get(name) for name in ("update", "epoch", "done")] if state else None)
@@ -239,6 +223,27 @@ class _Run:
         # DDP need not look for the graph of a model that is the same in each step; accumulating changes it.
         self.accelerator.ddp_handler.static_graph = card.samples and self.accumulation == 1
         self.step, self.learner.optimizer = self.accelerator.prepare(_Step(model), optimizer)
+
+    def _read_data(self, card: RegisteredModel, model: nn.Module, dataset: Samples | None) -> Samples:
+        """The training set, read unless it is given; it and the test sets are looked at before training starts."""
+        settings, check = self.settings, self.accelerator.is_main_process
+        if dataset is None and not settings.data_path:
+            raise DiffIMLError("give the training set with --data_path")
+        if dataset is None:
+            dataset = read_training_set(settings, self.inputs, card.post_function, check)
+        self.dataset = SeededDataset(dataset, settings.seed)
+        lists = read_test_sets(settings.test_data_path) if settings.test_data_path else {}
+        if lists:
+            checked = check_lists([each_once(listed) for listed in lists.values()], settings.keep_going)
+            lists = dict(zip(lists, checked.lists, strict=True))
+            if check:
+                self.inputs.warn_if_cut(checked.longest, card.size_multiple)
+        self.tests = {
+            name: data.make_test_set(listed, self.inputs, card, model=model) for name, listed in lists.items()
+        }
+        datasets = [dataset, *self.tests.values()]
+        self.content, self.bytes = contents(datasets), bytes_of(datasets)
+        return dataset
 
     def train(self) -> Trained:
         self.tracker = None
