@@ -18,6 +18,7 @@ from diffiml_plugin.demo.report import PICTURES, write_report
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.records import RESULTS, read_records, records_file
 from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.evaluation.test import FILES as OF_TEST
 from diffiml_plugin.evaluation.test import test
 from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.ledger import Ledger, begin, discard
@@ -25,8 +26,8 @@ from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import find_model
 from diffiml_plugin.prediction.detector import Detector
+from diffiml_plugin.prediction.files import FILES as OF_PREDICT
 from diffiml_plugin.prediction.files import predict
-from diffiml_plugin.prediction.journal import read_results
 from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.tampering.settings import VISIBLE
 from diffiml_plugin.tampering.stream import SyntheticTampering, write_tampered
@@ -37,6 +38,7 @@ from diffiml_plugin.training.settings import TrainSettings
 
 _SHOWN = 12  # images in the report
 _UNTRAINED, _UNSEEN, _PAGE = "untrained.safetensors", "unseen", "report.html"
+_COMMAND = "demo"  # by which the ledgers of all its folders tell its files from the user's
 _BEFORE, _AFTER, _PREDICTIONS = "before", "after", "predictions"
 
 
@@ -60,8 +62,8 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         test_images: tampered images, of the test photographs alone.
 
     Raises:
-        DiffIMLError: as training does; files of others in `output_dir`, or tests and predictions of other images; no
-            images asked for; a photograph is missing.
+        DiffIMLError: as training does; files of others in `output_dir`, tests and predictions among them; no images
+            asked for; a photograph is missing.
     """
     folder, training = Path(settings.output_dir), Path(settings.output_dir, "training")
     goes_on = (training / STATE).exists()
@@ -76,8 +78,8 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     images = {"train_images": train_images, "test_images": test_images}
     deciding = {**of_training(asdict(settings)), "model": card.name, **model_flags, **asdict(inputs), **images}
     if goes_on:  # perhaps to more epochs
-        deciding["epochs"] = Ledger(folder).runs.get("demo", deciding).get("epochs")
-    begin(folder, "demo", deciding, files)
+        deciding["epochs"] = Ledger(folder).runs.get(_COMMAND, deciding).get("epochs")
+    begin(folder, _COMMAND, deciding, files)
     _require_own(folder)
 
     def stream(part: str, images: int) -> SyntheticTampering:
@@ -93,7 +95,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
         )
 
     def tested(checkpoint: Path, name: str) -> list[dict[str, Any]]:
-        discard(folder / name, run=RESULTS)  # of the demo's earlier weights
+        discard(folder / name, run=_COMMAND)  # of its earlier weights
         test(
             TestSettings(
                 checkpoint_path=str(checkpoint),
@@ -101,7 +103,8 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
                 device=settings.device,
                 num_workers=settings.num_workers,
                 output_dir=str(folder / name),
-            )
+            ),
+            command=_COMMAND,
         )
         return [dict(record) for record in read_records(records_file(folder / name / RESULTS))]
 
@@ -126,8 +129,9 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
 
     # 3. Masks of unseen pictures.
     shown = [record["path"] for record in after[:_SHOWN]]
-    discard(folder / _PREDICTIONS, run="predict")  # of another training
-    predict(Detector(training / LAST, CommonSettings(device=settings.device)), shown, folder / _PREDICTIONS)
+    discard(folder / _PREDICTIONS, run=_COMMAND)  # of another training
+    detector = Detector(training / LAST, CommonSettings(device=settings.device))
+    predict(detector, shown, folder / _PREDICTIONS, command=_COMMAND)
 
     # 4. The report.
     result = DemoResult(_mean_f1(before), _best_constant(unseen), _mean_f1(after), folder / _PAGE)
@@ -144,21 +148,11 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
 
 
 def _require_own(folder: Path) -> None:
-    """Raises DiffIMLError if a test or a prediction, where the demo's are made anew, is of another image than its own.
-
-    The demo's folder may have been moved since.
-    """
-    images = {folder / _PREDICTIONS: [entry["image"] for entry in read_results(folder / _PREDICTIONS)]}
-    for place in (folder / _BEFORE, folder / _AFTER):
-        if (file := records_file(place / RESULTS)).exists():
-            images[place] = [record["path"] for record in read_records(file)]
-    for place, paths in images.items():
-        for path in paths:
-            if Path(path).parts[-3:-1] != (_UNSEEN, "Tp"):
-                raise DiffIMLError(
-                    f"{place} holds results of {path}, which is no image of the demo; choose another --output_dir, or "
-                    "move that folder"
-                )
+    """Raises DiffIMLError if a test or a prediction, where the demo's are made anew, is not the demo's."""
+    for name, files in ((_BEFORE, OF_TEST), (_AFTER, OF_TEST), (_PREDICTIONS, OF_PREDICT)):
+        ledger = Ledger(folder / name)
+        for file in files:
+            ledger.require_own(folder / name / file, _COMMAND)
 
 
 def _mean_f1(records: list[dict[str, Any]]) -> float:

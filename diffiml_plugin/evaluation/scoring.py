@@ -108,6 +108,7 @@ def open_scoring(
     files: Sequence[str],
     varied: Mapping[str, Any] | None = None,
     captures: bool = True,
+    command: str = "",
 ) -> Scoring:
     """Reads and checks the data, and restores the model as its checkpoint describes it.
 
@@ -115,6 +116,7 @@ def open_scoring(
         files: that the verb writes, the results first.
         varied: what else decides the results.
         captures: as `speed_up` takes it.
+        command: that the files are entered for in the ledger, if not the results' name.
 
     Raises:
         DiffIMLError: in the output folder others' files, or figures of other weights, data or settings; bad data,
@@ -144,7 +146,7 @@ def open_scoring(
         files_of = [(name, *map(name_and_size, (*listed.images, *listed.masks))) for name, listed in lists.items()]
         own = {"model": card.name, "weights": weights, "images or masks": digest(files_of)}
         launch.require_alike({**own, **configuration, **(varied or {})})
-    begin(settings.output_dir, files[0], deciding, [Path(settings.output_dir, name) for name in files])
+    begin(settings.output_dir, command or files[0], deciding, [Path(settings.output_dir, name) for name in files])
     checked = check_lists(list(lists.values()), settings.keep_going)
     left_out = {name: count for name, count in zip(lists, checked.left_out, strict=True) if count}
     lists = dict(zip(lists, checked.lists, strict=True))

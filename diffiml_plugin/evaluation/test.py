@@ -37,13 +37,14 @@ _COLUMNS = {  # of the printed table
 }
 
 
-def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> Tested:
+def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None, command: str = "") -> Tested:
     """Tests a checkpoint; writes `results.json`, `per_image.jsonl` and `table.md`, with intervals; prints a table.
 
     An interrupted test, started again, goes on after the last dataset that was done.
 
     Args:
         model_flags: constructor flags of the model that differ from the checkpoint's.
+        command: as `open_scoring` takes it.
 
     Returns:
         what `results.json` holds.
@@ -52,7 +53,7 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -
         DiffIMLError: bad data, checkpoint or device, said before the first prediction where it can be known.
     """
     require_tables(settings.experiment)
-    scoring = open_scoring(settings, model_flags, FILES)
+    scoring = open_scoring(settings, model_flags, FILES, command=command)
     threshold = scoring.header["threshold"]
     score = partial(score_batch, complete=True, threshold=threshold)
     found = {name: scoring.records(name, score=score) for name in scoring.lists}

@@ -29,12 +29,13 @@ from diffiml_plugin.prediction.gallery import ENDINGS_OF_PREVIEWS, PAGE, PREVIEW
 from diffiml_plugin.prediction.journal import MASK, RESULTS, RUN, Entry, Journal
 from diffiml_plugin.prediction.result import ENDINGS, Result, write_result
 
+FILES = (RUN, RESULTS, PAGE)  # beside those of each photo
 _logger = logging.getLogger(__name__)
 FAILED = "failed"
 _WORKERS = min(4, os.cpu_count() or 1)  # threads that read, and as many that write
 _AHEAD = 2 * _WORKERS  # photos
 _PIXELS = 16_000_000  # that wait before the model, and as many behind it; a larger photo is read when all are written
-_RESERVED = (RESULTS, RUN, PAGE, PREVIEWS, LOCK, LEDGER)  # names that no folder of photos takes
+_RESERVED = (*FILES, PREVIEWS, LOCK, LEDGER)  # names that no folder of photos takes
 _MOST_REGIONS = 100  # of an image, in its entry
 _MINUTE = 60.0  # seconds between two lines of progress
 
@@ -79,7 +80,9 @@ class _Queue:
             self.get()[1].result()
 
 
-def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_existing: bool = False) -> Counter[str]:
+def predict(
+    detector: Detector, words: Sequence[str], output_dir: Path, skip_existing: bool = False, command: str = "predict"
+) -> Counter[str]:
     """Predicts photos; writes into `output_dir` what `Result.save` writes of each, in the photos' sub-folders,
     results.jsonl with a line of each the moment it is done, run.json, and report.html. Prints a sentence for each.
 
@@ -88,6 +91,7 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
     Args:
         words: as `find_photos` takes them.
         skip_existing: leave out what an earlier run into the same folder was done with, where the photo is the same.
+        command: that the files are entered for in the ledger.
 
     Returns:
         how many photos got which verdict, or FAILED.
@@ -109,7 +113,7 @@ def predict(detector: Detector, words: Sequence[str], output_dir: Path, skip_exi
         names = [job.name for job in jobs if job.image not in done]
         files = [f"{name}{ending}" for name in names for ending in ENDINGS]
         files += [f"{PREVIEWS}/{name}{ending}" for name in names for ending in ENDINGS_OF_PREVIEWS]
-        begin(output_dir, "predict", detector.deciding, [output_dir / name for name in (RUN, RESULTS, PAGE, *files)])
+        begin(output_dir, command, detector.deciding, [output_dir / name for name in (*FILES, *files)])
         kept = [name for name in files if os.path.lexists(output_dir / name)]
         if kept and not (output_dir / RESULTS).exists():
             raise DiffIMLError(

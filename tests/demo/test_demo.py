@@ -84,6 +84,39 @@ def test_a_finished_demo_is_not_overwritten(first):
         run(first.report.parent)
 
 
+@pytest.mark.parametrize("place", ["after", "predictions", "link"])
+def test_the_users_own_results_in_its_folders_are_not_discarded(first, tmp_path, place):
+    """Of the demo's own images and weights, too, where a demo was cut and its user looked at the model."""
+    from diffiml_plugin.evaluation.settings import TestSettings
+    from diffiml_plugin.evaluation.test import test
+    from diffiml_plugin.prediction.detector import Detector
+    from diffiml_plugin.prediction.files import predict
+
+    folder, cpu = tmp_path / "work", {"device": "cpu", "num_workers": 0}
+    shutil.copytree(first.report.parent, folder)
+    for name in ("after", "predictions", "report.html", "pictures.jpg"):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    settings = TestSettings(
+        checkpoint_path=str(folder / "training" / "last.safetensors"),
+        test_data_path=str(folder / "unseen" / "list.json"),
+        output_dir=str(folder / "after"),
+        **cpu,
+    )
+    if place == "after":
+        test(settings, {"ensemble_size": 1, "noise_seed": 5})
+    else:
+        if place == "link":
+            (tmp_path / "mine").mkdir()
+            (folder / "predictions").symlink_to("../mine")
+        image = next((folder / "unseen" / "Tp").iterdir())
+        predict(Detector(folder / "untrained.safetensors", settings), [str(image)], folder / "predictions")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+    with pytest.raises(DiffIMLError, match="was not made by this command and is not overwritten"):
+        run(folder, resume="auto")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()} == before
+
+
 @pytest.mark.parametrize("place", ["before", "predictions"])
 def test_results_of_other_images_are_not_discarded(tmp_path, place, scored_settings, tiny_dataset, tiny_model):
     from diffiml_plugin.evaluation.test import test
@@ -96,7 +129,7 @@ def test_results_of_other_images_are_not_discarded(tmp_path, place, scored_setti
     else:
         predict(Detector(scored_settings.checkpoint_path, scored_settings), [str(image)], folder / place)
     before = {file: file.read_bytes() for file in folder.rglob("*.*") if file.is_file()}
-    with pytest.raises(DiffIMLError, match=f"{place} holds results of {image}, which is no image of the demo"):
+    with pytest.raises(DiffIMLError, match=f"{place}/.* was not made by this command and is not overwritten"):
         run(folder)
     assert {file: file.read_bytes() for file in folder.rglob("*.*") if file.is_file()} == before
 
