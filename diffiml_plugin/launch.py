@@ -1,6 +1,7 @@
 """Processes and devices: starts torchrun, or joins what torchrun or SLURM started."""
 
 import logging
+import math
 import os
 import re
 import signal
@@ -14,7 +15,9 @@ import psutil
 import torch
 from torch import nn
 
+from diffiml_plugin import signals
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.stored import shown
 
 if TYPE_CHECKING:  # its import takes a second, and `predict` does without
     from accelerate import Accelerator, PartialState
@@ -25,6 +28,7 @@ _CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a
     "": "/sys/fs/cgroup{}/memory.max",
     "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
 }
+_NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables of torchrun
 MEMORY_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 Sample = dict[str, Any]
 _Value = TypeVar("_Value")
@@ -79,7 +83,19 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
 
 
 def join_slurm(environment: MutableMapping[str, str]) -> None:
-    """Under `srun` with several tasks, says in torchrun's variables what SLURM says in its own."""
+    """Under `srun` with several tasks, says in torchrun's variables what SLURM says in its own.
+
+    Raises:
+        DiffIMLError: one of the variables is no number, or the rank is not below the number of processes.
+    """
+    names = (*_NUMBERS, "MASTER_PORT") if "RANK" in environment else _NUMBERS  # Kubernetes has another MASTER_PORT
+    numbers = {name: _number(name, environment[name]) for name in names if name in environment}
+    rank, processes = numbers.get("RANK", 0), numbers.get("WORLD_SIZE", math.inf)
+    if rank >= processes:
+        raise DiffIMLError(
+            f"the environment has RANK={rank} and WORLD_SIZE={processes}, but ranks are 0 to {processes - 1}; torchrun "
+            "sets both, and one process alone wants neither"
+        )
     if "RANK" in environment or slurm_tasks(environment) <= 1:
         return
     nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
@@ -91,6 +107,16 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
     )
     environment.setdefault("MASTER_ADDR", _first_node(nodes))
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+
+
+def _number(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise DiffIMLError(
+            f"the environment has {name}={shown(value)}, expected a number; torchrun sets it, and one process alone "
+            "wants none"
+        ) from error
 
 
 def start(device: str, precision: str, find_unused_parameters: bool = False) -> "Accelerator":
@@ -111,7 +137,8 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
         ),
         InitProcessGroupKwargs(timeout=_PATIENCE),
     ]
-    return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
+    with signals.ending():
+        return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
 
 
 def one_device(device: str) -> torch.device:
@@ -125,7 +152,8 @@ def start_inference(device: str) -> "PartialState":
 
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
-    return PartialState(cpu=cpu, timeout=_PATIENCE)
+    with signals.ending():
+        return PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
 def host_group(processes: int) -> Any:
@@ -188,7 +216,8 @@ def from_first(compute: Callable[[], _Value]) -> _Value:
     if not _is_grouped():
         return compute()
     value = [compute() if is_main_process() else None]
-    torch.distributed.broadcast_object_list(value)
+    with signals.ending():
+        torch.distributed.broadcast_object_list(value)
     return cast(_Value, value[0])
 
 
@@ -203,7 +232,8 @@ def require_alike(started_with: Mapping[str, Any]) -> None:
     if not _is_grouped():
         return
     every: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, dict(started_with))
+    with signals.ending():
+        torch.distributed.all_gather_object(every, dict(started_with))
     names = dict.fromkeys(name for one in every for name in one)
     differing = [name for name in names if any(one.get(name) != every[0].get(name) for one in every)]
     if differing:

@@ -1,11 +1,14 @@
 """SIGTERM, which SLURM and Docker send some seconds before they kill, and Ctrl-C: work ends where it can be resumed."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_PATIENCE = 1.0  # seconds in which what waits outside of Python may come back to it
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 
 
@@ -32,6 +35,35 @@ def raised() -> Iterator[None]:
 
     with _handled(stop, signal.SIGTERM, signal.SIGINT):
         yield
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Inside, where SIGTERM and Ctrl-C raise, they end the process with that status even if it waits in code that does
+    not come back to Python, as torch's for other processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        with open(read, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                if number[0] in _SAID and not over.wait(_PATIENCE):
+                    stopped = Stopped(number[0])
+                    print(stopped, file=sys.stderr, flush=True)
+                    os._exit(stopped.status)
+
+    threading.Thread(target=watch, daemon=True).start()
+    earlier = signal.set_wakeup_fd(write)  # written to as a signal comes, before any handler is called
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(earlier)
+        os.close(write)
 
 
 @contextmanager

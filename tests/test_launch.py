@@ -1,5 +1,9 @@
+import json
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -83,6 +87,65 @@ def test_without_a_step_of_several_tasks_slurm_is_left_alone(environment):
     before = dict(environment)
     launch.join_slurm(environment)
     assert environment == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        *(
+            ({name: "x"}, f"the environment has {name}='x', expected a number")
+            for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+        ),
+        ({"RANK": "0", "MASTER_PORT": "tcp://10.0.0.1:80"}, "has MASTER_PORT='tcp:.*, expected a number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "has RANK=2 and WORLD_SIZE=2, but ranks are 0 to 1"),
+    ],
+)
+def test_variables_that_no_launcher_sets_are_refused(alone, environment, told):
+    for name, value in environment.items():
+        alone.setenv(name, value)
+    with pytest.raises(DiffIMLError, match=told) as refused:
+        launch.start_inference("cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_master_port_of_others_does_not_matter_to_one_process():
+    launch.join_slurm({"MASTER_PORT": "tcp://10.0.0.1:80"})
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_for_others_ends_by_a_signal(child_environment, tmp_path, rank, number, status):
+    """Of two, the other of which never comes."""
+    (tmp_path / "list.json").write_text(json.dumps([["a.png", "Negative"]]))
+    words = ["test", "--checkpoint_path", "small", "--test_data_path", str(tmp_path / "list.json"), "--device", "cpu"]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        if rank == 1:
+            other.listen()
+        else:
+            other.close()
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "diffiml_plugin", *words, "--output_dir", str(tmp_path / "out")],
+            env={**child_environment, "MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in group.items()}},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        held = [other.accept()] if rank == 1 else []  # without an answer
+        while rank == 0 and process.poll() is None and not _listens(port):
+            time.sleep(0.1)
+        process.send_signal(number)
+        try:
+            said = process.communicate(timeout=120)[1]  # a second, unless it waits for ever
+        finally:
+            process.kill()
+            held.clear()
+    assert process.returncode == status and said.splitlines()[-1] in ("ended by SIGTERM", "interrupted")
+
+
+def _listens(port: int) -> bool:
+    return any(one.laddr.port == port and one.status == psutil.CONN_LISTEN for one in psutil.net_connections("tcp"))
 
 
 @pytest.mark.parametrize(("nodes", "first"), [("n7", "n7"), ("a-[1,4]", "a-1"), ("n1,n2", "n1"), ("g[08-10]", "g08")])
