@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.models.checkpoints import MEASURED, Checkpoint, described, read_checkpoint, read_weights
@@ -63,12 +63,21 @@ class OpenedModel:
         ]
 
     def save(self, target: Path, **facts: Any) -> None:
-        """Writes the checkpoint's weights with the settings that were opened, and `facts` in place of the same stored.
+        """Writes what `content` gives.
+
+        Raises:
+            DiffIMLError: as `content`; a file that cannot be written.
+        """
+        save_weights(target, *self.content(**facts))
+
+    def content(self, **facts: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The checkpoint's tensors, and its metadata with the settings that were opened, and `facts` in place of the
+        same stored.
 
         What was measured with other settings is left behind.
 
         Raises:
-            DiffIMLError: a new model, which has no weights yet; a file that cannot be read or written.
+            DiffIMLError: a new model, which has no weights yet; a file that cannot be read.
         """
         if self.checkpoint is None:
             raise DiffIMLError(f"{self.card.name} is a new model without trained weights; open a checkpoint to save it")
@@ -76,7 +85,7 @@ class OpenedModel:
         stale = MEASURED if self.changed else ()
         kept = {name: value for name, value in metadata.items() if name not in stale}
         ran_with = described(metadata.get("model") or self.card.name, self.flags, input=asdict(self.inputs))
-        save_weights(target, state_dict, {**kept, **ran_with, **facts})
+        return state_dict, {**kept, **ran_with, **facts}
 
     def build(self, pretrained: bool = True) -> nn.Module:
         """The checkpoint's model, on the CPU, or a new one. Without `pretrained` a new one's initial weights, which are
@@ -88,6 +97,11 @@ class OpenedModel:
         if self.checkpoint is not None:
             return self.checkpoint.load(self.flags)
         return self.card.build(self.flags if pretrained else self.card.without_weights(self.flags), pretrained)
+
+
+def statements(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says beside the settings of its model and input: who made it, of what, and what it reached."""
+    return {field: said for field, said in metadata.items() if field not in ("config", "input")}
 
 
 def open_model(

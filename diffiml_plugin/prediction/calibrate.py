@@ -27,14 +27,15 @@ from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.files import appending, claimed, require_unchanged, require_writable, write_figure, write_text
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
-from diffiml_plugin.models.opened import OpenedModel
+from diffiml_plugin.models.opened import OpenedModel, statements
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.stored import parse_json, read_text
 from diffiml_plugin.weights import hub
-from diffiml_plugin.weights.files import load_weights, tensors_digest
+from diffiml_plugin.weights.files import tensors_digest
 
 RECORDS, REPORT, TABLE, DIAGRAM = "calibration.jsonl", "calibration.json", "calibration.md", "reliability.png"
+_OWN = ("calibration", "calibrated_on", "threshold")  # that it writes into the weights
 _logger = logging.getLogger(__name__)
 _READ_AS = (
     "Each image by a calibration that was made without it: of the other folds, or, left out, of the other sets. AUC, "
@@ -67,7 +68,8 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     require_writable(target)
     opened, files = detector.opened, [*(output_dir / name for name in (REPORT, TABLE, DIAGRAM)), target]
     in_place = [target] if target.exists() and target.samefile(opened.path) else []
-    weights = tensors_digest(load_weights(opened.path)[0])  # the file's own changes where it is the target
+    tensors, metadata = opened.content()
+    weights = tensors_digest(tensors)  # the file's own changes where it is the target
     sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]
     _require_other_names(sets)
     pairs = [(name, *pair) for name, listed in sets for pair in zip(listed.images, listed.masks, strict=True)]
@@ -78,7 +80,8 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
         pairs = [pair for number, pair in enumerate(pairs) if number not in again]
     predicted = {name: value for name, value in detector.deciding.items() if name not in ("model", "threshold")}
     predicted["weights"] = weights
-    begin(output_dir, "calibrate", {**predicted, **asdict(bounds), **data_settings(sets)}, files, in_place)
+    said = {field: value for field, value in statements(metadata).items() if field not in _OWN}
+    begin(output_dir, "calibrate", {**said, **predicted, **asdict(bounds), **data_settings(sets)}, files, in_place)
     check_lists([listed for _, listed in sets])
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)

@@ -28,10 +28,10 @@ from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, pinned, to_device
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.method.config import LATENT_STRIDE
-from diffiml_plugin.models.checkpoints import find_checkpoint, read_weights
+from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
-from diffiml_plugin.models.opened import OpenedModel, open_model
+from diffiml_plugin.models.opened import OpenedModel, open_model, statements
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.models.tiles import Maps, Tile, Tiling, in_tiles, whole_side
 from diffiml_plugin.prediction.finding import is_address
@@ -39,7 +39,7 @@ from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
 from diffiml_plugin.weights import hub
-from diffiml_plugin.weights.files import tensors_digest
+from diffiml_plugin.weights.files import save_weights, tensors_digest
 
 _logger = logging.getLogger(__name__)
 Photo: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
@@ -191,13 +191,14 @@ class Detector:
             the folder.
 
         Raises:
-            DiffIMLError: a file cannot be written, or the folder holds other weights, other settings of these, or a
-                README.md of others; the detector's own file was replaced since, or its network changed.
+            DiffIMLError: a file cannot be written, or the folder holds other weights, other settings or statements of
+                these, a card of another name, or a README.md of others; the detector's own file was replaced since, or
+                its network changed.
         """
         from diffiml_plugin.prediction.model_card import write_card  # its import takes a while
 
         opened = self.opened
-        weights = tensors_digest(read_weights(opened.path)[0])
+        tensors, metadata = opened.content(**({} if self._chosen is None else {"threshold": self._chosen}))
         require_unchanged(opened.path, str(self.description["sha256"]))
         self._require_as_loaded()
         mine = self.model.state_dict()
@@ -205,13 +206,13 @@ class Detector:
             not mine[name].cpu().equal(its.to(mine[name].dtype)) for name, its in opened.build().state_dict().items()
         ):
             raise self._changed()  # behind torch's back
-        measured = {"threshold": self._chosen, "calibration": self.calibration}
-        deciding = {"weights": weights, **opened.flags, **asdict(opened.inputs), **measured}
-        kept = {} if self._chosen is None else {"threshold": self._chosen}
+        settings = {**opened.flags, **asdict(opened.inputs)}
+        deciding = {"weights": tensors_digest(tensors), **statements(metadata), **settings}
         with claimed(folder) as made:
-            begin(made, "save_pretrained", deciding, [made / hub.WEIGHTS, made / hub.CARD])
-            opened.save(made / hub.WEIGHTS, **kept)
-            write_card(made / hub.WEIGHTS, made / hub.CARD, name or made.resolve().name)
+            name = name or made.resolve().name
+            begin(made, "save_pretrained", {"name": name, **deciding}, [made / hub.WEIGHTS, made / hub.CARD])
+            save_weights(made / hub.WEIGHTS, tensors, metadata)
+            write_card(made / hub.WEIGHTS, made / hub.CARD, name)
         return made
 
     def push_to_hub(self, name: str, *, private: bool = False, replace: bool = False) -> str:

@@ -175,6 +175,17 @@ def test_predictions_serve_other_lists_under_their_names_but_no_other_settings(c
     assert calibrated(squares, "bf16") and len(predicted) == AUTHENTIC + TAMPERED
 
 
+def test_weights_of_another_statement_are_kept(checkpoint, squares):
+    """Of the same tensors, as two releases of one training."""
+    out, target = checkpoint.parent / "out", checkpoint.parent / "out" / WEIGHTS
+    calibrate(Detector(checkpoint, CPU), squares, out, target, Bounds())
+    weights, metadata = load_weights(checkpoint)
+    save_weights(checkpoint, weights, {**metadata, "licence": "private"})
+    with pytest.raises(DiffIMLError, match="which noted no licence, and is not overwritten"):
+        calibrate(Detector(checkpoint, CPU), squares, out, target, Bounds())
+    assert "licence" not in read_metadata(target)
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_weights_that_were_calibrated_since_are_kept(checkpoint, squares, inside):
     saved = load(checkpoint, device="cpu").save_pretrained(checkpoint.parent / "saved")

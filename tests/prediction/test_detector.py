@@ -18,6 +18,7 @@ from diffiml_plugin.models.checkpoints import restore, save_checkpoint
 from diffiml_plugin.prediction import memory
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.settings import CommonSettings
+from diffiml_plugin.weights.files import load_weights, save_weights
 
 CPU = CommonSettings(device="cpu")
 
@@ -130,6 +131,37 @@ def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_mo
     with pytest.raises(DiffIMLError, match="was made with other threshold"):
         Detector(path, CPU, threshold=0.2).save_pretrained(saved)
     assert Detector(saved, CPU).threshold == 0.7
+
+
+@pytest.mark.parametrize("field", ["data", "licence", "limits", "figures", "left_out", "calibrated_on", "provenance"])
+def test_a_saved_models_statements_are_not_replaced(tiny_model, stored, tmp_path, field):
+    """Whatever else the file says is compared too: these are what its card tells, and who made it."""
+    path, saved = stored(), tmp_path / "saved"
+    weights, metadata = load_weights(path)
+
+    def detector(number):
+        said = {
+            "figures": {"set": {"F1": [number, 0.0, 1.0]}},
+            "left_out": {"set": number},
+            "calibrated_on": [str(number)],
+            "provenance": {"steps": number},
+        }
+        save_weights(path, weights, {**metadata, field: said.get(field, str(number))})
+        return Detector(path, CPU)
+
+    detector(0).save_pretrained(saved)
+    detector(0).save_pretrained(saved)
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    with pytest.raises(DiffIMLError, match=f"model.safetensors .* {field}.* is not overwritten"):
+        detector(1).save_pretrained(saved)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+
+
+def test_a_card_of_another_name_is_not_replaced(tiny_model, stored, tmp_path):
+    Detector(stored(), CPU).save_pretrained(tmp_path / "saved", name="One")
+    with pytest.raises(DiffIMLError, match="was made with other name and is not overwritten"):
+        Detector(stored(), CPU).save_pretrained(tmp_path / "saved", name="Two")
+    assert "# One" in (tmp_path / "saved" / "README.md").read_text()
 
 
 def test_a_network_that_was_changed_is_not_told_as_its_files(tiny_model, stored, photo, tmp_path):
