@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
         if status:
             _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
             return max(1, status)
-        ledger = Ledger(runs)
-        if sources:
+        if made:
+            ledger = Ledger(runs)
             ledger.start(_run_of(runs, made[0]), {"sources": sources})
         for file in filter(Path.exists, made):
             ledger.enter(file, file)
@@ -91,9 +91,13 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _put_aside(runs: Path, made: Sequence[Path]) -> Iterator[None]:
-    """Moves out of a verb's way what it made before and would not overwrite; back, where not all is made anew."""
+    """Moves out of a verb's way what it made here before and would not overwrite; back, where not all is made anew.
+
+    What the user made there with the same verb is not entered in the ledger of `runs`: it stays, and the verb refuses.
+    """
+    ledger = Ledger(runs)
     for file in made:
-        if any(Ledger(folder).wrote(file) for folder in {runs, file.parent}):
+        if ledger.writer(file) == _run_of(runs, made[0]):
             os.replace(file, _aside(file))
     try:
         yield
@@ -225,7 +229,7 @@ def _run_of(runs: Path, made: Path) -> str:
 def _is_of_sources(made: Path, step: Step, runs: Path) -> bool:
     """Whether a release or a calibration was made of the weights and figures that are there now.
 
-    Of one by an earlier version, dates have to tell.
+    Of one that no step made, dates have to tell.
     """
     from diffiml_plugin.models.checkpoints import find_checkpoint
 

@@ -58,9 +58,12 @@ def whole(file) -> list[Path]:
     return [Path(file), *map(Path(file).with_name, beside)]
 
 
-def written(folder, file) -> None:
-    """Enters a file in the folder's ledger."""
-    Ledger(folder).enter(file, Path(file))
+def entered(file) -> None:
+    """Enters what a test or a release wrote as made by a step."""
+    ledger = Ledger("runs")
+    ledger.start(reproduce._run_of(Path("runs"), Path(file)), {})
+    for one in whole(file):
+        ledger.enter(one, one)
 
 
 def test_a_row_of_a_study_goes_on_from_anothers_weights():
@@ -149,7 +152,7 @@ def tested(runs):
     def again(*words: str, command: str = "/bin/benco test --config mvss/test", weights: str = weights) -> list[str]:
         for file in whole("runs/mvss/test/results.json"):
             file.write_text(json.dumps({"command": command, "weights": weights}))
-            written("runs/mvss/test", file)
+        entered("runs/mvss/test/results.json")
         runs.commands.clear()
         assert main(["reproduce", "table2", *words]) == 0
         return [words[0] for words in runs.commands]
@@ -225,7 +228,36 @@ def test_figures_that_could_not_be_made_anew_come_back(tested, runs):
     runs.statuses["test"] = 2
     assert main(["reproduce", "table2", "--num_inference_steps", "4"]) == 2
     assert Path("runs/mvss/test/results.json").read_bytes() == left
-    assert sorted(os.listdir("runs/mvss/test")) == [LEDGER, "per_image.jsonl", "results.json", "table.md"]
+    assert sorted(os.listdir("runs/mvss/test")) == ["per_image.jsonl", "results.json", "table.md"]
+
+
+def test_what_was_tested_by_hand_where_a_step_tests_stays(tiny_model, stored, tiny_dataset, monkeypatch, capsys):
+    words = ["test", "--checkpoint_path", str(stored()), "--test_data_path", str(tiny_dataset / "list.json"), *HERE]
+    words += ["--output_dir", "runs/test"]
+
+    def benco(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["benco", *words])
+        return main(list(words))
+
+    def step(*flags: str) -> int:
+        args = parse_arguments("benco test", importlib.import_module("diffiml_plugin.cli.test"), [*words[1:], *flags])
+        monkeypatch.setattr(reproduce, "_steps", lambda _: [reproduce.Step([*words, *flags], args)])
+        return benco("reproduce", "table2", "--runs", "runs")
+
+    def run(started: list[str]) -> SimpleNamespace:
+        return SimpleNamespace(returncode=benco(*started[started.index("test") :]))
+
+    def left() -> list[bytes]:
+        return [file.read_bytes() for file in whole("runs/test/results.json")]
+
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=run))
+    assert benco(*words, "--image_size", "32") == 0
+    by_hand = left()
+    assert step() == 2 and left() == by_hand
+    assert "was made with other image_size and is not overwritten" in capsys.readouterr().err
+    os.rename("runs/test", "mine")
+    assert step() == 0 and step("--image_size", "32") == 0
+    assert json.loads(left()[0])["settings"]["image_size"] == 32, "a step's own are made anew"
 
 
 @pytest.mark.parametrize("moment", range(7))
@@ -267,25 +299,18 @@ def test_what_lacks_a_file_is_made_anew(tested, runs, missing):
     assert main(["reproduce", "table2"]) == 0 and "test" in [words[0] for words in runs.commands]
 
 
-def test_weights_that_are_older_than_their_sources_are_released_anew(runs):
-    files = ["DiffIML/last", "half", "released"]
-    for age, name in enumerate(files, 1):
+def test_weights_released_by_hand_are_taken_or_left_by_their_dates(runs):
+    for age, name in enumerate(["DiffIML/last", "half", "released"], 1):
         path = f"runs/small/{name}.safetensors"
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        Path(path).write_text("old")
         for file in whole(path):
-            file.touch()
+            file.write_text("by hand")
             os.utime(file, (age, age))
-            written("runs", file)
     os.makedirs("runs/small/test")
-    for file in whole("runs/small/test/results.json"):
-        file.write_text(json.dumps({"command": ""}))
-        written("runs/small/test", file)
-    runs.writes |= {"test": "runs/small/test/results.json", "release": "runs/small/released.safetensors"}
-    assert main(["reproduce", "small"]) == 0
-    commands = [words[0] for words in runs.commands]
-    assert commands == [*["train"] * 3, "test", "release", "calibrate"]  # the figures are newer
-    assert Path("runs/small/half.safetensors").read_text() and not Path("runs/small/released.safetensors").read_text()
+    runs.writes["test"], runs.statuses["release"] = "runs/small/test/results.json", 2  # refused
+    assert main(["reproduce", "small"]) == 2
+    assert [words[0] for words in runs.commands] == [*["train"] * 3, "test", "release"]  # the figures are newer
+    assert Path("runs/small/released.safetensors").read_text() == "by hand"
 
 
 def test_weights_made_of_others_are_made_anew_whatever_the_dates_say(runs):
