@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--false_alarm_rate",
         type=float,
         help="of the mask: the lowest threshold that bounds the expected share of an authentic image's area that is "
-        "called tampered: (sum of n shares + 1) / (n + 1) <= RATE (the threshold of the best mean F1)",
+        "called tampered: (sum of n shares + 1) / (n + 1) <= RATE (the threshold of the best F1, in the "
+        "mean over the lists)",
     )
     parser.add_argument(
         "--max_false_alarms", type=float, default=0.05, help="share of authentic images that may be called tampered"

@@ -262,7 +262,7 @@ class _Data:
 
 
 def mask_threshold(records: Sequence[Record], area: float | None) -> float:
-    """That of THRESHOLDS with the best mean F1 or, given a share, the lowest that bounds the area of false alarms.
+    """That of THRESHOLDS with the best F1 or, given a share, the lowest that bounds the area of false alarms.
 
     Conformal risk control (Angelopoulos et al., ICLR 2024): of n authentic images, exchangeable with those to come,
     (sum of the shares called tampered + 1) / (n + 1) must not be above `area`. A share is at most 1, and falls with the

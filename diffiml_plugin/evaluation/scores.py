@@ -137,9 +137,14 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Summary:
 
 
 def best_threshold(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """That of `THRESHOLDS` with the highest mean F1 (the highest of equals); None where no image has its curve."""
-    curves = [curve for record in records if (curve := record.get(_CURVES["f1"])) is not None]
-    means = [fmean(values) for values in zip(*curves, strict=True)]
+    """That of `THRESHOLDS` with the highest mean F1 (the highest of equals), where several datasets have the same weight,
+    as in `average`; None where no image has its curve."""
+    sets: dict[str, list[Sequence[float]]] = {}
+    for record in records:
+        if (curve := record.get(_CURVES["f1"])) is not None:
+            sets.setdefault(record.get("dataset", ""), []).append(curve)
+    of_sets = [[fmean(values) for values in zip(*curves, strict=True)] for curves in sets.values()]
+    means = [fmean(values) for values in zip(*of_sets, strict=True)]
     return max(zip(means, THRESHOLDS, strict=True))[1] if means else None
 
 

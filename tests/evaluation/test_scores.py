@@ -83,6 +83,16 @@ def test_the_best_threshold_and_its_price_stand_beside_the_fixed_one(graded):
     assert best_threshold(without) is None and "best threshold" not in summarise(without)  # robust's and sweep's
 
 
+def test_of_several_datasets_the_threshold_is_best_for_their_mean():
+    def of_set(dataset: str, best: int, images: int) -> list[dict]:
+        curve = [float(position == best) for position in range(len(THRESHOLDS))]
+        return [{"dataset": dataset, "f1_by_threshold": [value * images**-0.5 for value in curve]}] * images
+
+    large, small = of_set("large", 3, 4), of_set("small", 9, 1)  # F1 of 0.5 and 1; 2 and 1 in the sum over images
+    assert best_threshold(large + small) == THRESHOLDS[9]
+    assert best_threshold(large) == THRESHOLDS[3]
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_pixel_figures_are_the_frameworks(padded):
     """With no two probabilities equal, for then the framework's AUC has one value."""

@@ -114,6 +114,20 @@ def test_rows_at_their_best_threshold(runs, tmp_path):
     assert text.count("| b |") == 1  # which was tested without curves
 
 
+def test_the_best_threshold_is_chosen_for_the_mean_over_sets_that_the_table_tells(runs, tmp_path):
+    path = runs / "b" / "0" / "test" / "per_image.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines() if '"label": 1' in line]
+    for record, (dataset, best, f1) in zip(
+        records, [("large", 3, 0.5), ("large", 3, 0.5), ("small", 9, 0.9)], strict=True
+    ):
+        record |= {"dataset": dataset, "f1_by_threshold": [f1 * (at == best) for at in range(len(THRESHOLDS))]}
+        record["false_alarm_area_by_threshold"] = None
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    study(runs, tmp_path / "out")
+    best = read_study(tmp_path).split("Each run at the threshold that is best")[1]
+    assert "| b | 1 | 0.450 | 0.900 | 0.000 | 0.500 | - |" in best  # 0.5 at 0.2, of two images of three, is 0.250
+
+
 def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
     (runs / "a").rename(runs / "t_noisy_without_splice")
     (runs / "b").rename(runs / "discriminative_without_splice")
