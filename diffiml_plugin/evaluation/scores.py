@@ -137,8 +137,8 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> Summary:
 
 
 def best_threshold(records: Iterable[Mapping[str, Any]]) -> float | None:
-    """That of `THRESHOLDS` with the highest mean F1 (the highest of equals), where several datasets have the same weight,
-    as in `average`; None where no image has its curve."""
+    """That of `THRESHOLDS` with the highest mean F1 (the highest of equals), where each of several datasets
+    weighs the same, as in `average`; None where no image has its curve."""
     sets: dict[str, list[Sequence[float]]] = {}
     for record in records:
         if (curve := record.get(_CURVES["f1"])) is not None:
