@@ -169,16 +169,21 @@ class Detector:
         """
         with of_arguments():
             if isinstance(photo, (list, tuple)):
-                return [self.detect(self.read(one)) for one in photo]
-            return self.detect(self.read(photo))
+                return [self._of(one) for one in photo]
+            return self._of(photo)
 
     def predict(self, files: Iterable[Path]) -> Iterator[Result | Failure]:
         """A result for each file, in order, or why there is none."""
         for file in files:
             try:
-                yield self.detect(self.read(file))
+                yield self._of(file)
             except DiffIMLError as error:
                 yield Failure(file, str(error))
+
+    def _of(self, photo: object) -> Result:
+        """What the model says of a photo; the result knows its maps, so that others are not taken for them."""
+        result = self.detect(self.read(photo))
+        return replace(result, made_with={**result.made_with, "maps": result.maps_digest})
 
     def save_pretrained(self, folder: str | os.PathLike[str], name: str = "") -> Path:
         """Writes model.safetensors, with the settings that this detector runs with, and README.md, its model card.

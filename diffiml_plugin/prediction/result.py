@@ -54,7 +54,7 @@ class Result:
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated.
         calibration: what `benco calibrate` stored with the model; None: the photo gets no probability.
         orientation: as EXIF states it, 1 to 8; all maps and regions are of the photo as it is stored, which is 1.
-        made_with: the model and its settings, as `Detector.deciding` has them.
+        made_with: the model and its settings, as `Detector.deciding` has them, and the `maps_digest` that it gave.
     """
 
     name: str
@@ -120,6 +120,14 @@ class Result:
             )
         return f"{self.name}: {self.calibration.explain(self.image_probability)}"
 
+    @property
+    def maps_digest(self) -> str:
+        """The SHA-256 of probability and uncertainty, in hexadecimal."""
+        digest = sha256(np.ascontiguousarray(self.probability).data)
+        if self.uncertainty is not None:
+            digest.update(np.ascontiguousarray(self.uncertainty).data)
+        return digest.hexdigest()
+
     def overlay(self) -> npt.NDArray[np.uint8]:
         """The photo with the manipulated region tinted red and outlined, uint8 RGB, turned as a viewer shows it."""
         return as_viewed(overlay(self.image, self.mask), self.orientation)
@@ -138,13 +146,22 @@ class Result:
 
         Raises:
             OSError: a file cannot be written.
-            DiffIMLError: one of them is there, and no `save` wrote it, or that of another photo, another model or
-                other settings; `name` leads out of `folder`.
+            DiffIMLError: one of them is there, and no `save` wrote it, or that of another photo, another model,
+                other settings, or maps that were changed since; `name` leads out of `folder`.
         """
         start = inside(Path(folder), name or Path(self.name).stem)
         files = [start.with_name(start.name + ending) for ending in ENDINGS]
-        photo = sha256(self.image.tobytes()).hexdigest()
-        run, deciding = f"save {start.name}", {**self.made_with, "photo": photo, "threshold": self.threshold}
+        own = self.made_with.get("maps") == (maps := self.maps_digest)  # whose last bits differ from device to device
+        run, deciding = (
+            f"save {start.name}",
+            {
+                **self.made_with,
+                "maps": "of the model" if own else maps,
+                "photo": sha256(self.image.tobytes()).hexdigest(),
+                "threshold": self.threshold,
+                "orientation": self.orientation,
+            },
+        )
         with _SAVING:
             known = (ledger := ledger_of(start)) and ledger.folder == Path(os.path.abspath(start.parent))
             if ledger and known and not any(map(os.path.lexists, files)):

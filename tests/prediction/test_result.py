@@ -93,6 +93,36 @@ def test_no_two_models_answers_are_saved_as_one(tiny_model, stored, tmp_path):
     assert {file: file.read_bytes() for file in kept.values()} == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"probability": np.full((20, 30), 0.5, np.float32)}, "maps"),
+        ({"uncertainty": np.zeros((20, 30), np.float32)}, "maps"),
+        ({"uncertainty": None}, "maps"),  # whose file would stay beside the new mask
+        ({"orientation": 3}, "orientation"),
+    ],
+)
+def test_maps_that_were_changed_by_hand_are_not_saved_as_the_first(result, tmp_path, changes, named):
+    before = {file: file.read_bytes() for file in result.save(tmp_path).values()}
+    with pytest.raises(DiffIMLError, match=f"photo_mask.png was made with other {named} and is not overwritten"):
+        replace(result, **changes).save(tmp_path)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_detectors_own_maps_are_known_again_and_changed_ones_are_not(tiny_model, stored, tmp_path):
+    Image.fromarray(np.full((32, 40, 3), 90, np.uint8)).save(tmp_path / "photo.png")
+    detector = load(stored(), device="cpu")
+    detector(tmp_path / "photo.png").save(tmp_path)
+    other = detector(tmp_path / "photo.png")
+    rounded = replace(other, probability=other.probability + 1e-7)  # as another device's
+    replace(rounded, made_with={**other.made_with, "maps": rounded.maps_digest}).save(tmp_path)
+    (listed,) = detector.predict([tmp_path / "photo.png"])
+    listed.save(tmp_path)
+    listed.probability[0, 0] = 0.9
+    with pytest.raises(DiffIMLError, match="photo_mask.png was made with other maps and is not overwritten"):
+        listed.save(tmp_path)
+
+
 def test_a_folder_in_the_folder_has_a_ledger_of_its_own(result, tmp_path):
     for folder in (tmp_path, tmp_path / "inner"):
         result.save(folder)
