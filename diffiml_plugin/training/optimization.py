@@ -103,6 +103,8 @@ class Learner(Generic[_Model]):
             shapes = {moments[name].shape for name in ("exp_avg", "exp_avg_sq")}
             if shapes != {parameter.shape} or float(moments["step"]) < 0:
                 raise ValueError("moments of other parameters")
+            if not all(moments[name].isfinite().all() for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError("moments that are not finite")
         self.updates = state["update"]
         if self.average:
             _load(self.average.module, state["ema"])
@@ -114,9 +116,12 @@ class Learner(Generic[_Model]):
 
 
 def _load(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
-    """Loads a model's tensors. Raises an error of any kind if they do not fit, in their types too."""
+    """Loads a model's tensors. Raises an error of any kind if they do not fit, in their types too, or a parameter is
+    not finite."""
     if {name: tensor.dtype for name, tensor in stored.items()} != {k: v.dtype for k, v in model.state_dict().items()}:
         raise ValueError("tensors of other types")
+    if not all(stored[name].isfinite().all() for name, _ in model.named_parameters()):
+        raise ValueError("parameters that are not finite")
     model.load_state_dict(stored)
 
 

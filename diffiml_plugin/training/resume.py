@@ -1,6 +1,7 @@
 """The state of a training run, and how another goes on from it."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,7 @@ _FIELDS: dict[str, Any] = {
     "minutes": float,  # of `benco distill`
 }
 _COUNTS = ("update", "epoch", "done", "minutes")
+_TOTALS = {"epoch": "epochs", "update": "steps"}  # settings, the second of `benco distill` alone
 # What a continued run may change: what leaves its result. Of the data, the content counts (`require_same`), and of the
 # weights that it started from nothing is left to read.
 _MAY_CHANGE = {
@@ -185,6 +187,9 @@ def state_to_resume(
         raise DiffIMLError(f"{path}: best is {best}; expected an F1, 0 to 1")
     _require_plain(state["settings"], f"{path}: settings")
     stored = {**defaults, **state["settings"]}
+    for name, total in _TOTALS.items():
+        if state.get(name, 0) > stored.get(total, math.inf):
+            raise DiffIMLError(f"{path}: {name} is {state[name]}; expected at most the run's {total}, {stored[total]}")
     compared = (stored.keys() & settings.keys()) - _MAY_CHANGE
     if settings.get("epochs", 0) > stored.get("epochs", 0):  # a run goes on to more
         compared -= {"epochs"}
@@ -203,7 +208,7 @@ def _require_plain(settings: dict[str, Any], place: str) -> None:
         json.dumps(settings)
     except (RecursionError, TypeError, ValueError) as error:
         raise DiffIMLError(f"{place} hold more than plain values; start anew in another --output_dir") from error
-    checked(settings, {"epochs": int}, place, others=True)
+    checked(settings, {"epochs": int, "steps": int}, place, others=True)
 
 
 def require_same(state: Mapping[str, Any], device: str, **data: str) -> None:

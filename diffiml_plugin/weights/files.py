@@ -45,11 +45,19 @@ def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict
         metadata: what JSON can hold; errors of `load_into` quote "model" (a name) and "config" (settings).
 
     Raises:
-        DiffIMLError: the file cannot be written (full disk, missing folder); an earlier file is untouched.
+        DiffIMLError: the file cannot be written (full disk, missing folder), or a number of its metadata is not finite,
+            which no reader takes; an earlier file is untouched.
     """
     path = Path(path)
+    try:
+        header = json.dumps(metadata, allow_nan=False)
+    except ValueError as error:
+        raise DiffIMLError(
+            f"{path} is not written, because a figure that belongs to it is not finite, which no reader takes; have the "
+            "weights diverged?"
+        ) from error
     tensors = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in state_dict.items()}
-    content = safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(metadata)})
+    content = safetensors.torch.save(tensors, metadata={_METADATA_KEY: header})
     try:
         with replacing(path) as file:
             file.write(content)

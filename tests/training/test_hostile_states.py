@@ -1,5 +1,6 @@
 """The state of a run, its log and how it was started are data: odd ones are refused in a sentence, or passed over."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,8 @@ WHOLE = {"settings": {"lr": 1.0}, "model": {}, "optimizer": {}, "epoch": 1, "bes
         (WHOLE | {"best": float("nan")}, "best is nan"),
         (WHOLE | {"epoch": -2}, "epoch is -2; expected 0 or more"),
         (WHOLE | {"minutes": float("nan")}, "minutes is nan"),
+        (WHOLE | {"settings": {"epochs": 3}, "epoch": 4}, "epoch is 4; expected at most the run's epochs, 3"),
+        (WHOLE | {"settings": {"steps": 3}, "update": 10**12}, "update is 10+; expected at most the run's steps, 3"),
         (WHOLE | {"best": 5.0}, "best is 5.0; expected an F1, 0 to 1"),
         (WHOLE | {"settings": {"epochs": "x"}}, "settings: epochs is 'x'; expected int"),
         (WHOLE | {"settings": {"epochs": None}}, "settings: epochs is None"),
@@ -78,6 +81,22 @@ def test_weights_of_another_type_are_refused(part, kind):
     spoilt = {name: tensor.to(kind) for name, tensor in state[part].items()}
     with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
         averaged.restore(state | {part: spoilt})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["model", "ema", "exp_avg", "exp_avg_sq"])
+def test_numbers_that_are_not_finite_are_refused(part, number):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 1)
+    averaged = Learner(model, torch.optim.AdamW(model.parameters()), ema_decay=0.9)
+    model(torch.ones(1, 2)).sum().backward()
+    averaged.update(0.1)
+    state = copy.deepcopy(averaged.state())
+    averaged.restore(state)
+    tensor = state[part]["weight"] if part in state else state["optimizer"]["state"][0][part]
+    tensor[0, 0] = number
+    with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
+        averaged.restore(state)
 
 
 @pytest.mark.parametrize(

@@ -145,3 +145,13 @@ def test_missing_and_unexpected_keys_are_named(stored):
 def test_tensors_of_a_file_without_metadata_are_still_compared(tmp_path):
     with pytest.raises(DiffIMLError, match="holds an unnamed model, but the model is Model"):
         load_into(Model(4), {}, tmp_path / "elsewhere.pth")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_no_file_is_replaced_by_one_whose_metadata_no_reader_takes(tmp_path, number):
+    path = tmp_path / "x.safetensors"
+    save_weights(path, {"a": torch.ones(1)}, {"provenance": {"f1": 0.5}})
+    before = path.read_bytes()
+    with pytest.raises(DiffIMLError, match="x.safetensors is not written, because a figure .* is not finite"):
+        save_weights(path, {"a": torch.ones(1)}, {"provenance": {"f1": number}})
+    assert path.read_bytes() == before
