@@ -53,8 +53,8 @@ def save_weights(path: str | Path, state_dict: dict[str, Tensor], metadata: dict
         header = json.dumps(metadata, allow_nan=False)
     except ValueError as error:
         raise DiffIMLError(
-            f"{path} is not written, because a figure that belongs to it is not finite, which no reader takes; have the "
-            "weights diverged?"
+            f"{path} is not written, because a figure that belongs to it is not finite, which no reader takes; have "
+            "the weights diverged?"
         ) from error
     tensors = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in state_dict.items()}
     content = safetensors.torch.save(tensors, metadata={_METADATA_KEY: header})
