@@ -1,10 +1,10 @@
 """The door to IMDLBenCo: importing it prints and warns, which is kept off the user's terminal here."""
 
-import contextlib
-import io
 import warnings
 
-with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+from diffiml_plugin.launch import quiet
+
+with quiet(), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import IMDLBenCo.model_zoo  # noqa: F401  (fills the registries)
     from IMDLBenCo.datasets import BalancedDataset, JsonDataset, denormalize

@@ -1,27 +1,26 @@
 """The models of the framework's registry: a card for each, found once by its name, answers all questions about it."""
 
 import inspect
-import io
 import logging
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any
-from unittest.mock import patch
 
 import timm
 import torch
+import torch.utils.model_zoo
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, device_failed, nearest
 from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffiml_post_func, register
-from diffiml_plugin.launch import is_main_process
+from diffiml_plugin.launch import is_main_process, quiet, replaced_here
 from diffiml_plugin.method.config import SIZE_MULTIPLE
 from diffiml_plugin.settings import DEFAULT, FLAG, RUN_ITSELF, Setting, layer, resolve, values_of
 from diffiml_plugin.stored import checked, shown
@@ -162,7 +161,7 @@ class RegisteredModel:
             DiffIMLError: a file that the constructor wants is not there, or a model of the zoo cannot be built
                 otherwise.
         """
-        with nullcontext() if pretrained else nothing_loaded(), redirect_stdout(io.StringIO()):
+        with nullcontext() if pretrained else nothing_loaded(), quiet():
             try:
                 model = self.constructor(**flags)
             except OSError as error:  # a failed download is one too
@@ -339,7 +338,8 @@ def forward_explained(model: nn.Module, image: Tensor) -> Iterator[None]:
 
 @contextmanager
 def nothing_loaded() -> Iterator[None]:
-    """Inside, whatever a model's constructor downloads or loads is empty; several of the zoo's do so unasked.
+    """Inside, whatever a model's constructor downloads or loads in this thread is empty; several of the zoo's do so
+    unasked.
 
     One whose very code comes from the internet is refused.
     """
@@ -347,15 +347,18 @@ def nothing_loaded() -> Iterator[None]:
     def refuse_code(*args: Any, **options: Any) -> None:
         raise RuntimeError("its code is on the internet, and is not fetched from there")
 
+    def nothing(*args: Any, **options: Any) -> dict[str, Any]:
+        return defaultdict(dict)
+
     create_model = timm.create_model
-    with ExitStack() as stack:
-        for name in ("torch.load", "torch.hub.load_state_dict_from_url", "torch.utils.model_zoo.load_url"):
-            stack.enter_context(patch(name, lambda *args, **options: defaultdict(dict)))
-        stack.enter_context(patch("torch.hub.load", refuse_code))
-        stack.enter_context(patch.object(nn.Module, "load_state_dict", lambda *args, **options: ([], [])))
-        stack.enter_context(
-            patch("timm.create_model", lambda *args, **options: create_model(*args, **{**options, "pretrained": False}))
-        )
+    with replaced_here(
+        (torch, "load", nothing),
+        (torch.hub, "load_state_dict_from_url", nothing),
+        (torch.utils.model_zoo, "load_url", nothing),
+        (torch.hub, "load", refuse_code),
+        (nn.Module, "load_state_dict", lambda *args, **options: ([], [])),
+        (timm, "create_model", lambda *args, **options: create_model(*args, **{**options, "pretrained": False})),
+    ):
         yield
 
 

@@ -1,12 +1,10 @@
 """Models of the registry with random weights, built and run without any file of weights."""
 
 import inspect
-import io
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.launch import to_device
+from diffiml_plugin.launch import quiet, replaced_here, to_device
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import RegisteredModel
 
@@ -22,11 +20,12 @@ from diffiml_plugin.models.registry import RegisteredModel
 @contextmanager
 def untrained(device: str = "cpu") -> Iterator[None]:
     """Inside, the zoo's models are quiet, and stay on a "cpu"."""
-    with ExitStack() as stack:
-        for moved in (nn.Module, Tensor) if device == "cpu" else ():
-            stack.enter_context(patch.object(moved, "cuda", lambda self, *args, **options: self))
-        stack.enter_context(redirect_stdout(io.StringIO()))
-        stack.enter_context(warnings.catch_warnings())
+
+    def stays(self: Any, *args: Any, **options: Any) -> Any:
+        return self
+
+    moved = (nn.Module, Tensor) if device == "cpu" else ()
+    with replaced_here(*((kind, "cuda", stays) for kind in moved)), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

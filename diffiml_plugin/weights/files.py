@@ -11,10 +11,10 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
+from diffiml_plugin.launch import replaced_here
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS, DiffIMLConfig
 from diffiml_plugin.stored import checked, parse_json, require_file, shown
 
@@ -167,26 +167,24 @@ def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
 
 @contextmanager
 def no_larger_than(most: int, path: str | Path) -> Iterator[None]:
-    """Inside, no model is built that has more than so many parameters, which `path` cannot fill.
+    """Inside, this thread builds no model that has more than so many parameters, which `path` cannot fill.
 
     Raises:
         DiffIMLError: it has. The memory of its further ones was not touched.
     """
-    left = most
+    left, register = most, nn.Module.register_parameter
 
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    def count(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         nonlocal left
-        left -= 0 if parameter is None else parameter.numel()
+        left -= 0 if param is None else param.numel()
         if left < 0:
             raise DiffIMLError(
                 f"{path} holds far fewer numbers than the model that it describes has; fetch or write it again"
             )
+        register(module, name, param)
 
-    hook = register_module_parameter_registration_hook(count)
-    try:
+    with replaced_here((nn.Module, "register_parameter", count)):
         yield
-    finally:
-        hook.remove()
 
 
 @contextmanager

@@ -2,6 +2,9 @@ import argparse
 import errno
 import json
 import shutil
+import sys
+from dataclasses import replace
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -247,3 +250,39 @@ def test_files_of_pytorch_by_any_of_their_names(tmp_path, suffix):
     path = path.rename(tmp_path / "weights.safetensors")
     with pytest.raises(DiffIMLError, match=r"is a file of PyTorch, whatever its name; call it \.pth"):
         checkpoints.restore(path)
+
+
+def test_threads_that_load_at_once_get_their_weights_and_leave_the_others_alone(tiny, tmp_path, capsys):
+    folder, model = tiny
+    checkpoint, loaded = checkpoints.read_checkpoint(folder), {}
+    inside, go_on = ({name: Event() for name in "ab"} for _ in range(2))
+
+    def start(name: str) -> Thread:
+        def constructor(**flags):
+            inside[name].set()
+            assert go_on[name].wait(60)
+            print("by a constructor")
+            return checkpoint.card.constructor(**flags)
+
+        mine = replace(checkpoint, card=replace(checkpoint.card, constructor=constructor))
+        thread = Thread(target=lambda: loaded.update({name: mine.load(checkpoint.flags)}))
+        thread.start()
+        return thread
+
+    before = torch.load, torch.nn.Module.load_state_dict, torch.nn.Module.register_parameter, sys.stdout
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    first = start("a")
+    assert inside["a"].wait(60)
+    own = find_model("TinyIML").constructor(width=6)
+    own.load_state_dict(torch.load(tmp_path / "own.pth", weights_only=True))
+    torch.nn.Linear(10_000, 10_000, device="meta")  # more than the file could fill
+    print("by this thread")
+    second = start("b")
+    inside["b"].wait(0.5)  # which it is not before the first has ended
+    go_on["a"].set()
+    first.join()
+    go_on["b"].set()
+    second.join()
+    assert same(own, model) and same(loaded["a"], model) and same(loaded["b"], model)
+    assert before == (torch.load, torch.nn.Module.load_state_dict, torch.nn.Module.register_parameter, sys.stdout)
+    assert capsys.readouterr().out == "by this thread\n"
