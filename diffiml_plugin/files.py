@@ -36,6 +36,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 LOCK = ".lock"  # in a folder that a run writes: who it is
 _LONGEST_LOCK = 2**16  # bytes
+_CLAIMED: dict[tuple[int, str], object] = {}  # by process, which may have been forked, and folder
 _FREE: set[str] = set()  # files that were not there when this process began, and that it has not written yet
 _PERHAPS_DONE: set[str] = set()  # files that were, and may be what it is to write
 _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.\d+\.(\d+)\.tmp|\.probe\.(\d+)")  # with the writer's process
@@ -43,16 +44,21 @@ _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.\d+\.(\d+)\.tmp|\.probe\.(\d+)")  #
 
 @contextmanager
 def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder, made where it is missing, in which this process alone writes until the block ends.
+    """A folder, made where it is missing, in which this thread alone writes until the block ends.
 
     The claim ends with the process, however that ends. What a process that died left half written is removed, and a
     folder that was made and stays empty.
 
     Raises:
-        DiffIMLError: nothing can be written there, or another process has claimed it, which is named.
+        DiffIMLError: nothing can be written there, or another process has claimed it, which is named, or this one.
     """
     new = not os.path.exists(path)
     folder = make_folder(path)
+    claim, mine = (os.getpid(), os.path.realpath(folder)), object()
+    if (
+        _CLAIMED.setdefault(claim, mine) is not mine
+    ):  # the system would give its lock to any thread, and end the first's
+        raise DiffIMLError(f"{folder} is in use by this process; wait until that ends, or write elsewhere")
     try:
         lock = _lock(folder)
         remove_half_written(folder.iterdir())
@@ -62,6 +68,7 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
             (folder / LOCK).unlink(missing_ok=True)
             lock.close()
     finally:
+        del _CLAIMED[claim]
         if new:
             with suppress(OSError):  # of a folder that holds something
                 folder.rmdir()

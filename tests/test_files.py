@@ -126,6 +126,19 @@ def test_a_folder_is_one_processes_alone(tmp_path, child_environment):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_is_one_threads_alone(tmp_path, child_environment):
+    (tmp_path / "link").symlink_to(".")
+    with claimed(tmp_path):
+        with pytest.raises(DiffIMLError, match="link is in use by this process; wait until that ends"):
+            with claimed(tmp_path / "link"):
+                pass
+        code = "import sys; from diffiml_plugin.files import claimed\nwith claimed(sys.argv[1]): pass"
+        other = subprocess.run([sys.executable, "-c", code, tmp_path], env=child_environment, capture_output=True)
+        assert f"in use by process {os.getpid()}".encode() in other.stderr, "the first claim still holds"
+    with claimed(tmp_path / "link"):
+        pass
+
+
 def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path, child_environment):
     with holder(tmp_path, child_environment, "os._exit(9)") as other:
         (tmp_path / f".0123456789abcdef.5.{other.pid}.tmp").write_text("half")
