@@ -5,6 +5,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -56,18 +57,25 @@ def calibrate(detector: Detector, lists: Sequence[str], output_dir: Path, target
         bounds: what the answers may cost.
 
     Raises:
-        DiffIMLError: too few images; two sets of one name; lists of faulty files; a target that cannot be written;
-            others' files there or in `output_dir`, or figures of other weights, lists or settings. All before the first
-            prediction.
+        DiffIMLError: another process writes to `output_dir`, or to the folder of a target that is the checkpoint's own
+            file, as a training does; too few images; two sets of one name; lists of faulty files; a target that cannot
+            be written; others' files there or in `output_dir`, or figures of other weights, lists or settings. All
+            before the first prediction.
     """
     with claimed(output_dir):
-        return _calibrated(detector, lists, output_dir, target, bounds)
+        require_writable(target)
+        in_place = _in_place(detector, target) and target.parent.resolve() != output_dir.resolve()
+        with claimed(target.parent) if in_place else nullcontext():  # its training may be writing there
+            return _calibrated(detector, lists, output_dir, target, bounds)
+
+
+def _in_place(detector: Detector, target: Path) -> bool:
+    return target.exists() and target.samefile(detector.opened.path)
 
 
 def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, target: Path, bounds: Bounds) -> Fitted:
-    require_writable(target)
     opened, files = detector.opened, [*(output_dir / name for name in (REPORT, TABLE, DIAGRAM)), target]
-    in_place = [target] if target.exists() and target.samefile(opened.path) else []
+    in_place = [target] if _in_place(detector, target) else []
     tensors, metadata = opened.content()
     weights = tensors_digest(tensors)  # the file's own changes where it is the target
     sets = [(name, each_once(listed)) for path in lists for name, listed in read_test_sets(path).items()]

@@ -10,6 +10,7 @@ from diffiml_plugin.api import load
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Bounds
+from diffiml_plugin.files import claimed
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
 from diffiml_plugin.prediction.calibrate import DIAGRAM, RECORDS, REPORT, TABLE, calibrate
 from diffiml_plugin.prediction.detector import Detector
@@ -195,6 +196,14 @@ def test_weights_that_were_calibrated_since_are_kept(checkpoint, squares, inside
         load(checkpoint, device="cpu").save_pretrained(saved)
     assert read_metadata(weights)["calibrated_on"] == ["even", "odd"]
     load(saved, device="cpu").save_pretrained(checkpoint.parent / "another")
+
+
+def test_weights_in_a_folder_that_a_training_writes_are_calibrated_elsewhere(checkpoint, squares, capsys):
+    before = checkpoint.read_bytes()
+    with claimed(checkpoint.parent):
+        assert main(words(checkpoint, squares)) == 2
+        assert f"{checkpoint.parent} is in use by" in capsys.readouterr().err and checkpoint.read_bytes() == before
+        assert main(words(checkpoint, squares, "--output", str(checkpoint.parent / "calibrated.safetensors"))) == 0
 
 
 def test_weights_that_are_replaced_meanwhile_get_no_calibration(checkpoint, squares, monkeypatch):
