@@ -432,6 +432,8 @@ class _Run:
         self.epoch, self.done = state["epoch"], state.get("done", 0)
         if self.done > self.updates:
             raise ValueError("more updates than an epoch has")
+        if self.learner.updates != self.epoch * self.updates + self.done:
+            raise ValueError("other updates in all than its epochs have")
         here = self.settings.resume == "auto" or Path(self.settings.resume).resolve().parent == self.folder.resolve()
         self.best = state["best"] if here else None
         if not self.accelerator.is_main_process:

@@ -290,7 +290,8 @@ def test_a_run_goes_on_in_another_folder(settings, tmp_path, caplog):
     caplog.set_level("INFO")
     settings = replace(settings, epochs=3, test_period=3)
     kept = train(settings).folder / "training_state.pt"
-    torch.save({**torch.load(kept), "epoch": 2, "best": 1.0}, kept)  # never beaten
+    state = torch.load(kept)
+    torch.save({**state, "epoch": 2, "update": state["update"] * 2 // 3, "best": 1.0}, kept)  # never beaten
     folder = train(replace(settings, resume=str(kept), output_dir=str(tmp_path / "elsewhere"))).folder
     assert (folder / "best.safetensors").exists()  # the first folder's is not here
     assert "best weights so far, of F1 1.0000, stay" in caplog.text
@@ -419,6 +420,16 @@ def test_a_run_of_a_version_with_fewer_settings_goes_on(settings, tmp_path):
     assert train(settings).folder == tmp_path / "new"
     with pytest.raises(DiffIMLError, match=r"--padding_mode 'constant' \(now 'reflect'\)"):
         train(replace(settings, output_dir=str(tmp_path / "other"), if_padding=True, padding_mode="reflect"))
+
+
+@pytest.mark.parametrize("part", ["update", "epoch", "done"])
+def test_a_state_whose_counts_do_not_agree_is_refused(settings, tmp_path, part):
+    state = torch.load(train(settings).folder / "training_state.pt", weights_only=True)
+    state[part] += 1 if part == "done" else -1
+    torch.save(state, tmp_path / "training_state.pt")
+    settings = replace(settings, output_dir=str(tmp_path / "new"), resume=str(tmp_path / "training_state.pt"))
+    with pytest.raises(DiffIMLError, match="the training state does not fit this model and optimizer"):
+        train(settings)
 
 
 def test_resume_refuses_other_settings_and_names_them(settings):
