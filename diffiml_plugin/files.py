@@ -55,9 +55,7 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
     new = not os.path.exists(path)
     folder = make_folder(path)
     claim, mine = (os.getpid(), os.path.realpath(folder)), object()
-    if (
-        _CLAIMED.setdefault(claim, mine) is not mine
-    ):  # the system would give its lock to any thread, and end the first's
+    if _CLAIMED.setdefault(claim, mine) is not mine:  # the system's lock is any thread's, and would end with this claim
         raise DiffIMLError(f"{folder} is in use by this process; wait until that ends, or write elsewhere")
     try:
         lock = _lock(folder)

@@ -25,12 +25,7 @@ RELEASED = {"small": Path(weights.__file__).with_name("small.safetensors")}  # t
 _OF_THE_RUN = ("image_size", "if_padding", "padding_mode", "edge_mask_width", "device", "tta")
 _FOREIGN = (".pth", ".pt", ".ckpt", ".bin")  # in upper case too
 _PARTS, _SPARE = 8, 10_000_000  # constructors make some parts several times, and drop others
-MEASURED = (
-    "figures",
-    "left_out",
-    "calibration",
-    "calibrated_on",
-)  # parts of the metadata that hold for its own settings alone
+MEASURED = ("figures", "left_out", "calibration", "calibrated_on")  # of the metadata: of its own settings alone
 _SIMPLE = (bool, int, float, str, list, tuple, type(None))
 
 
