@@ -238,6 +238,7 @@ def make_world(folder: Path) -> None:
     write("weights/a_number.safetensors", _weights({"model": 3}))
     write("weights/path.safetensors", _weights({"model": "Trufor", "config": {"config_path": "conf.py"}}))
     write("weights/odd_size.safetensors", _weights({"model": "TinyIML", "input": {"image_size": -32}}))
+    write("weights/noise.safetensors", _weights({"model": "DiffIML", "config": {"beta_end": 1.0}}))
     write("weights/members.safetensors", _weights({"model": "DiffIML", "config": {"ensemble_size": 100000}}))
     write("weights/threshold.safetensors", _weights({"model": "TinyIML", "threshold": 7}))
     write("weights/integers.safetensors", _weights({"model": "TinyIML", "config": {}}, "I32"))
@@ -536,6 +537,13 @@ CASES = (
         f"{WEIGHTS} weights/members.safetensors",
         REFUSED,
         "error: ensemble_size=100000 is outside [1, 100]",
+    ),
+    Case(
+        "weights whose noise leaves nothing",
+        f"{WEIGHTS} weights/noise.safetensors",
+        REFUSED,
+        "error: num_train_timesteps=1000 of beta_start=0.0001 to beta_end=1.0 leave nothing of a latent, and sampling "
+        "would divide by zero; expected a smaller beta_end, or fewer steps",
     ),
     Case(
         "weights with a threshold of 7",

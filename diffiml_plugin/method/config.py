@@ -21,6 +21,8 @@ LATENT_STRIDE = 8  # pixels per latent cell, of every codec
 LATENT_SCALE = 0.18215  # of Stable Diffusion's latents, and of the release's codec
 LATENT_CHANNELS = 4  # per target: mask, edge
 SIZE_MULTIPLE = 32  # pixels; the coarsest encoder stage
+_LEAST_BETA = 1e-6  # 1 - beta is less than 1 in float32
+_LEAST_SIGNAL = 2e-45  # more than 0 in float32, in which alphas_cumprod is kept
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -130,11 +132,19 @@ class DiffIMLConfig(EncoderConfig):
             ("clip_latents", 0, 1000),
             ("mask_bias", -10, 10),
             ("ensemble_size", 1, 100),
-            ("beta_start", 0, self.beta_end),
-            ("beta_end", 0, 1),
+            ("beta_end", _LEAST_BETA, 1),
+            ("beta_start", _LEAST_BETA, self.beta_end),
         ):
             if not low <= getattr(self, name) <= high:
                 raise DiffIMLError(f"{name}={getattr(self, name)} is outside [{low}, {high}]")
+        # No more than the last alphas_cumprod, since log(1 - beta) is concave in beta.
+        signal = ((1 - self.beta_start) * (1 - self.beta_end)) ** (self.num_train_timesteps / 2)
+        if signal < _LEAST_SIGNAL:
+            raise DiffIMLError(
+                f"num_train_timesteps={self.num_train_timesteps} of beta_start={self.beta_start} to "
+                f"beta_end={self.beta_end} leave nothing of a latent, and sampling would divide by zero; "
+                "expected a smaller beta_end, or fewer steps"
+            )
         if self.clip_latents and self.latent_codec == "lightvae":
             raise DiffIMLError(
                 f"clip_latents={self.clip_latents} does not suit latent_codec='lightvae': its latents "

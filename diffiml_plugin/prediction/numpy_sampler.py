@@ -31,7 +31,7 @@ CONFIG = {  # what config.json says: of each field its type, its words, or the l
         "mean": [(0.0, 1.0)] * 3,
         "std": [(0.01, 1.0)] * 3,
     },
-    "schedule": {"num_train_timesteps": (1, 10_000), "beta_start": (0.0, 1.0), "beta_end": (0.0, 1.0)},
+    "schedule": {"num_train_timesteps": (1, 10_000), "beta_start": (1e-6, 1.0), "beta_end": (1e-6, 1.0)},
     "sampling": {
         "num_inference_steps": (1, 10_000),
         "ensemble_size": (1, 100),
@@ -81,6 +81,9 @@ def require_config(config: Any) -> None:
     betas, steps = config["schedule"], config["sampling"]["num_inference_steps"]
     if steps > betas["num_train_timesteps"] or betas["beta_start"] > betas["beta_end"]:
         raise ValueError(f"config.json: {steps} sampling steps of the schedule {betas}; one of these is too large")
+    kept = (1 - betas["beta_start"]) * (1 - betas["beta_end"])  # of a signal in two steps; after all of them:
+    if kept ** (betas["num_train_timesteps"] / 2) < 2e-45:
+        raise ValueError(f"config.json: the schedule {betas} leaves nothing of a latent; sampling would divide by zero")
 
 
 def _require(said: Any, known: Any, place: str) -> None:

@@ -8,6 +8,8 @@ from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML, Prediction
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae import LightVAE
+from diffiml_plugin.method.sampler import SAMPLERS
+from diffiml_plugin.method.schedule import NoiseSchedule
 from diffiml_plugin.models.cost import CountedOperators
 
 
@@ -217,6 +219,36 @@ def test_settings_out_of_range_are_refused():
     for settings in ({"denoiser": "lite"}, {"seg_weight": 1.5}, {"num_inference_steps": 0}, {"ensemble_size": 0}):
         with pytest.raises(DiffIMLError, match=next(iter(settings))):
             DiffIMLConfig(**settings)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+@pytest.mark.parametrize(
+    "total, start, end",
+    [(10_000, 1e-6, 1e-6), (10_000, 1e-4, 0.02), (1000, 1e-6, 0.18), (50, 0.5, 0.96), (1, 0.9, 1 - 1e-9)],
+)
+def test_no_schedule_in_range_divides_by_zero(sampler, total, start, end):
+    settings = {"num_train_timesteps": total, "beta_start": start, "beta_end": end}
+    config, schedule = DiffIMLConfig(**settings, num_inference_steps=min(total, 20)), NoiseSchedule(**settings)
+    assert 0 < schedule.alphas_cumprod.min() and schedule.alphas_cumprod.max() < 1
+    for count in (config.num_inference_steps, total):
+        noise = torch.randn(count, 1, 4, 2, 2)
+        estimates = SAMPLERS[sampler](lambda z, t: z.tanh(), noise, schedule.respaced(count))
+        assert estimates[-1].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"beta_end": 1.0}, "leave nothing of a latent"),
+        ({"beta_end": 0.5}, "num_train_timesteps=1000 of beta_start=0.0001 to beta_end=0.5 leave nothing"),
+        ({"num_train_timesteps": 10_000, "beta_end": 0.03}, "leave nothing"),
+        ({"beta_start": 0.0, "beta_end": 0.0}, r"beta_end=0.0 is outside \[1e-06, 1\]"),
+        ({"beta_start": 1e-9}, r"beta_start=1e-09 is outside \[1e-06, 0.02\]"),
+    ],
+)
+def test_a_schedule_that_would_divide_by_zero_is_refused(settings, told):
+    with pytest.raises(DiffIMLError, match=told):
+        DiffIMLConfig(**settings)
 
 
 @pytest.mark.parametrize("power", [1.0, 5.0])
