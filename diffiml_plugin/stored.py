@@ -116,7 +116,7 @@ def parse_yaml(text: str, place: str) -> Any:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        if node is not None and _written_out(node, {}) > _YAML_NODES:
+        if node is not None and _written_out(loader, node, {}) > _YAML_NODES:
             raise DiffIMLError(f"{place} has aliases that stand for more than {_YAML_NODES} values, or for themselves")
         return None if node is None else loader.construct_document(node)
     except RecursionError as error:
@@ -131,11 +131,11 @@ def parse_yaml(text: str, place: str) -> Any:
         raise DiffIMLError(f"{place} is not YAML: a value does not fit its tag") from error
 
 
-def _written_out(node: Any, sizes: dict[int, float]) -> float:
+def _written_out(loader: yaml.SafeLoader, node: Any, sizes: dict[int, float]) -> float:
     """Values of a YAML node with every alias replaced by what it stands for; infinite if it stands in itself."""
     if id(node) not in sizes:
         sizes[id(node)] = math.inf  # until all of it is counted
-        _require_keys_once(node)
+        _require_keys_once(loader, node)
         if (odd := _ODD_NUMBERS.get(node.tag)) and odd.match(node.value):
             raise yaml.MarkedYAMLError(
                 problem=f"{shown(node.value)} is another number in YAML; write it without leading zeros and colons",
@@ -143,18 +143,22 @@ def _written_out(node: Any, sizes: dict[int, float]) -> float:
             )
         children = node.value if isinstance(node.value, list) else ()
         flat = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
-        sizes[id(node)] = 1 + sum(_written_out(child, sizes) for child in flat)
+        sizes[id(node)] = 1 + sum(_written_out(loader, child, sizes) for child in flat)
     return sizes[id(node)]
 
 
-def _require_keys_once(node: Any) -> None:
-    """Raises YAMLError if a mapping says a key twice, of which the last would win in silence."""
+def _require_keys_once(loader: yaml.SafeLoader, node: Any) -> None:
+    """Raises YAMLError if a mapping says a key twice, of which the last would win in silence.
+
+    Two keys are one where they are the same text, the same value (1, 0x1, 1.0 and true) or, as names, the same word.
+    """
     if isinstance(node, yaml.MappingNode):
-        known = set()
+        known: set[Any] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
-            if key.value in known:
+            value = loader.construct_object(key)
+            if not known.isdisjoint(same := {key.value, value, str(value)}):
                 raise yaml.MarkedYAMLError(problem=f"the key {shown(key.value)} again", problem_mark=key.start_mark)
-            known.add(key.value)
+            known |= same
 
 
 def require_unzipped(path: str | Path, limit: int) -> None:

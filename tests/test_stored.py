@@ -132,6 +132,21 @@ def test_a_key_twice_is_refused_in_yaml_too():
         stored.parse_yaml("a: 1\na: 2\n", "x")
 
 
+@pytest.mark.parametrize(
+    "first, second",
+    [("1", "0x1"), ("1", "1.0"), ("1", "true"), ("0.1", "0.10"), ("on", "yes"), ("1", "'1'"), ("0x1", "'1'")]
+    + [("on", "'True'"), ("on", "'on'"), ("~", "null"), (".nan", ".NaN"), ("2001-1-1 1:00:00", "2001-01-01 01:00:00")],
+)
+def test_keys_that_yaml_takes_for_one_are_refused(first, second):
+    with pytest.raises(DiffIMLError, match=r"x is not YAML in line 3, column 3: the key .* again"):
+        stored.parse_yaml(f"rows:\n  {first}: {{seed: 1}}\n  {second}: {{seed: 2}}\n", "x")
+
+
+def test_keys_that_differ_are_none_twice():
+    text = "base: &b {1: a}\nrows: {<<: *b, 1: b, 2: c, 1.5: d, off: e}\n"
+    assert stored.parse_yaml(text, "x")["rows"] == {1: "b", 2: "c", 1.5: "d", False: "e"}
+
+
 def test_a_value_is_quoted_with_an_end():
     assert stored.shown([1, "a"]) == "[1, 'a']"
     assert len(stored.shown({f"a{i}": {f"b{j}": ["c" * 50] * 9 for j in range(9)} for i in range(9)})) == 203
