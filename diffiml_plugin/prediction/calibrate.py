@@ -26,7 +26,7 @@ from diffiml_plugin.evaluation.records import LIMIT, as_record, data_settings, d
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.files import appending, claimed, require_unchanged, require_writable, write_figure, write_text
-from diffiml_plugin.ledger import begin
+from diffiml_plugin.ledger import Ledger, begin
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel, statements
 from diffiml_plugin.prediction.detector import Detector, Failure
@@ -89,10 +89,13 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     predicted = {name: value for name, value in detector.deciding.items() if name not in ("model", "threshold")}
     predicted["weights"] = weights
     said = {field: value for field, value in statements(metadata).items() if field not in _OWN}
+    wrote_it = Ledger(output_dir).wrote(target)
     begin(output_dir, "calibrate", {**said, **predicted, **asdict(bounds), **data_settings(sets)}, files, in_place)
     check_lists([listed for _, listed in sets])
     authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
     bounds.require_enough(authentic, len(pairs) - authentic)
+    if in_place and not wrote_it and (replaced := _own_answers(opened)):
+        _logger.warning(f"{target} has {', '.join(replaced)} of its own, which this replaces; --output FILE keeps them")
     records = _records(detector, predicted, pairs, output_dir / RECORDS)
     fitted = fit(records, bounds)
     fitted = replace(fitted, calibration=replace(fitted.calibration, precision=predicted["precision"]))
@@ -103,6 +106,13 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     opened.save(target, threshold=threshold, **stored)
     _report(fitted, threshold, opened, weights, output_dir)
     return fitted
+
+
+def _own_answers(opened: OpenedModel) -> list[str]:
+    """What a checkpoint stores for its answers that a calibration with these settings puts others in the place of."""
+    stored = opened.checkpoint
+    own = {"calibration": stored and stored.calibration, "threshold": opened.threshold}
+    return [name for name, value in own.items() if value is not None] + opened.changed
 
 
 def _require_other_names(sets: Sequence[tuple[str, ImageList]]) -> None:

@@ -198,6 +198,21 @@ def test_weights_that_were_calibrated_since_are_kept(checkpoint, squares, inside
     load(saved, device="cpu").save_pretrained(checkpoint.parent / "another")
 
 
+def test_what_a_calibration_in_place_replaces_is_told(checkpoint, squares, caplog):
+    def told(folder, lists, *flags):
+        caplog.clear()
+        assert main(words(checkpoint, lists, "--output_dir", str(checkpoint.parent / folder), *flags)) == 0
+        return [message.split(" has ")[1] for message in caplog.messages if "which this replaces" in message]
+
+    assert not told("one", squares) and not told("one", squares)  # the second is the same again
+    replaced = "of its own, which this replaces; --output FILE keeps them"
+    assert told("two", squares[:1]) == [f"calibration, threshold {replaced}"]
+    assert told("three", squares, "--model", "TinyIML", "--dropout", "0.1") == [
+        f"calibration, threshold, dropout {replaced}"
+    ]
+    assert not told("four", squares, "--output", str(checkpoint.parent / "other.safetensors"))
+
+
 def test_weights_in_a_folder_that_a_training_writes_are_calibrated_elsewhere(checkpoint, squares, capsys):
     before = checkpoint.read_bytes()
     with claimed(checkpoint.parent):
