@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
 from diffiml_plugin.cli.config_file import require_packaged
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import file_digest, make_folder
+from diffiml_plugin.files import claimed, file_digest, make_folder
 from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.stored import read_json
 
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     runs = make_folder(args.runs)
     for number, step in enumerate(steps, 1):
         made = _made_by(step)
-        _bring_back(made)  # what a start that was killed had put aside
+        with claimed(made[0].parent) if made else nullcontext():  # else what is put aside is of one that is running
+            _bring_back(made)  # what a start that was killed had put aside
         done = _is_done(step, runs)
         print(f"==> {number} of {len(steps)}{', done before' if done else ''}: {step}", file=sys.stderr, flush=True)
         if done:

@@ -18,7 +18,7 @@ from diffiml_plugin.cli.config_file import TARGETS, packaged_folder
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.datasets.catalogue import CATALOGUE
-from diffiml_plugin.files import file_digest
+from diffiml_plugin.files import claimed, file_digest
 from diffiml_plugin.ledger import LEDGER, Ledger
 from diffiml_plugin.models.checkpoints import BEST
 from diffiml_plugin.weights.files import read_metadata
@@ -258,6 +258,16 @@ def test_what_was_tested_by_hand_where_a_step_tests_stays(tiny_model, stored, ti
     os.rename("runs/test", "mine")
     assert step() == 0 and step("--image_size", "32") == 0
     assert json.loads(left()[0])["settings"]["image_size"] == 32, "a step's own are made anew"
+
+
+def test_what_a_running_step_has_put_aside_stays_there(tested, capsys):
+    tested()
+    aside = Path("runs/mvss/test/.earlier.results.json")
+    os.rename("runs/mvss/test/results.json", aside)
+    with claimed(aside.parent):
+        assert main(["reproduce", "table2"]) == 2 and aside.exists()
+    assert "runs/mvss/test is in use by" in capsys.readouterr().err
+    assert main(["reproduce", "table2"]) == 0 and not aside.exists()
 
 
 @pytest.mark.parametrize("moment", range(7))
