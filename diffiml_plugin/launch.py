@@ -1,19 +1,15 @@
-"""Processes, threads and devices: starts torchrun, or joins what torchrun or SLURM started."""
+"""Processes and devices: starts torchrun, or joins what torchrun or SLURM started."""
 
 import logging
 import math
 import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import wraps
 from pathlib import Path, PurePosixPath
-from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from unittest.mock import patch
 
 import psutil
 import torch
@@ -36,7 +32,6 @@ _NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables
 MEMORY_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 Sample = dict[str, Any]
 _Value = TypeVar("_Value")
-_REPLACING = RLock()
 
 
 def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None:
@@ -339,32 +334,3 @@ def pinned(batch: Sample, device: torch.device) -> Sample:
 def to_device(batch: Sample, device: torch.device) -> Sample:
     """Moves the tensors of a batch."""
     return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-
-
-@contextmanager
-def replaced_here(*functions: tuple[Any, str, Callable[..., Any]]) -> Iterator[None]:
-    """Inside, each function, given by its owner and name, is another for this thread; for others it stays what it is.
-
-    One thread at a time: of two that overlap, the one would put back what the other had put there.
-    """
-    inside = [get_ident()]
-
-    def here(original: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(original)
-        def called(*args: Any, **options: Any) -> Any:
-            return (other if get_ident() in inside else original)(*args, **options)
-
-        return called
-
-    with _REPLACING, ExitStack() as stack:
-        for owner, name, other in functions:
-            stack.enter_context(patch.object(owner, name, here(getattr(owner, name), other)))
-        stack.callback(inside.clear)  # who kept one of them has the original
-        yield
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Inside, what this thread prints is lost."""
-    with replaced_here(*([(sys.stdout, "write", len)] if sys.stdout else [])):
-        yield

@@ -2,7 +2,7 @@
 
 import warnings
 
-from diffiml_plugin.launch import quiet
+from diffiml_plugin.threads import quiet
 
 with quiet(), warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, device_failed, nearest
 from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffiml_post_func, register
-from diffiml_plugin.launch import is_main_process, quiet, replaced_here
+from diffiml_plugin.launch import is_main_process
 from diffiml_plugin.method.config import SIZE_MULTIPLE
 from diffiml_plugin.settings import DEFAULT, FLAG, RUN_ITSELF, Setting, layer, resolve, values_of
 from diffiml_plugin.stored import checked, shown
+from diffiml_plugin.threads import quiet, replaced_here
 
 _logger = logging.getLogger(__name__)
 REGISTRY = "registry:"  # before a name of ours: what another package registered by it

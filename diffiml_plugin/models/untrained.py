@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.launch import quiet, replaced_here, to_device
+from diffiml_plugin.launch import to_device
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import RegisteredModel
+from diffiml_plugin.threads import quiet, replaced_here
 
 
 @contextmanager

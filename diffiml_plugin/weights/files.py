@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
-from diffiml_plugin.launch import replaced_here
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS, DiffIMLConfig
 from diffiml_plugin.stored import checked, parse_json, require_file, shown
+from diffiml_plugin.threads import replaced_here
 
 _METADATA_KEY = "diffiml"
 _METADATA_LIMIT = 2**20  # characters
