@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.ledger import Appended, enter, ledger_of, not_following
+from diffiml_plugin.stored import shown
 
 if TYPE_CHECKING:  # `--help` says nothing with these
     import numpy as np
@@ -36,6 +37,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 LOCK = ".lock"  # in a folder that a run writes: who it is
 _LONGEST_LOCK = 2**16  # bytes
+_LONGEST_NAME = 255  # bytes that file systems take
 _CLAIMED: dict[tuple[int, str], object] = {}  # by process, which may have been forked, and folder
 _FREE: set[str] = set()  # files that were not there when this process began, and that it has not written yet
 _PERHAPS_DONE: set[str] = set()  # files that were, and may be what it is to write
@@ -233,12 +235,24 @@ def inside(folder: Path, name: str | Path) -> Path:
     """`folder / name`, for a file to be written.
 
     Raises:
-        DiffIMLError: that lies outside of the folder, by `..` or by a link to another one.
+        DiffIMLError: that lies outside of the folder, by `..` or by a link to another one; or no file has such a name.
     """
     path = folder / name
+    if part := next((part for part in path.parts if not _is_name(part)), None):
+        raise DiffIMLError(
+            f"no file can be called {shown(part)}; choose a name of at most {_LONGEST_NAME} bytes of UTF-8, "
+            "endings included, without a null character"
+        )
     if not (place := path.parent.resolve()).is_relative_to(folder.resolve()):
         raise DiffIMLError(f"{path} lies outside of {folder}, in {place}; choose another folder to write to")
     return path
+
+
+def _is_name(part: str) -> bool:
+    try:
+        return "\0" not in part and len(os.fsencode(part)) <= _LONGEST_NAME
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def file_digest(path: str | Path) -> str:

@@ -147,10 +147,10 @@ class Result:
         Raises:
             OSError: a file cannot be written.
             DiffIMLError: one of them is there, and no `save` wrote it, or that of another photo, another model,
-                other settings, or maps that were changed since; `name` leads out of `folder`.
+                other settings, or maps that were changed since; `name` leads out of `folder`, or no file can have it.
         """
         start = inside(Path(folder), name or Path(self.name).stem)
-        files = [start.with_name(start.name + ending) for ending in ENDINGS]
+        files = [inside(start.parent, start.name + ending) for ending in ENDINGS]
         own = self.made_with.get("maps") == (maps := self.maps_digest)  # whose last bits differ from device to device
         run, deciding = (
             f"save {start.name}",

@@ -145,6 +145,16 @@ def test_it_is_saved_inside_its_folder_alone(result, tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "x" * 240, "\u00e9" * 125, "\ud800"])
+@pytest.mark.parametrize("way", ["said", "the photo's"])
+def test_a_name_that_no_file_can_have_is_refused_in_a_sentence(result, tmp_path, name, way):
+    named = replace(result, name=f"{name}.jpg")
+    with pytest.raises(DiffIMLError, match=r"no file can be called '.*; choose a name of at most 255 bytes of UTF-8"):
+        result.save(tmp_path / "out", name) if way == "said" else named.save(tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+    result.save(tmp_path / "out", "x" * 239)
+
+
 def test_its_text_is_short(result):
     assert repr(result) == "Result(name='photo.jpg', score=0.9, threshold=0.5)"
 
