@@ -32,6 +32,7 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+_NO_UPLOAD = "that is no upload, or it was deleted; upload it again"
 _SILENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 _INTRODUCTION = """# Which parts of a photo were manipulated?
 
@@ -137,12 +138,19 @@ def _application(examine: Examiner, settings: ServeSettings, folder: Path) -> An
 def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
     import gradio
 
+    class Page(gradio.Blocks):
+        async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return await super().preprocess_data(*arguments, **options)
+            except (LookupError, TypeError, ValueError) as error:  # a request by hand, such as of a word
+                raise gradio.Error(_NO_UPLOAD, print_exception=False) from error
+
     def answer(photo: dict[str, Any] | None) -> str:
         if photo is None:
             return ""
         file = _upload(photo["path"], folder)
         if file is None:
-            raise gradio.Error("that is no upload, or it was deleted; upload it again", print_exception=False)
+            raise gradio.Error(_NO_UPLOAD, print_exception=False)
         try:
             return examine(file, str(photo.get("orig_name") or file.name))
         except DiffIMLError as error:
@@ -151,7 +159,7 @@ def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
             file.unlink(missing_ok=True)
 
     place = "this computer" if settings.host in _HERE else "the computer that serves this page"
-    with gradio.Blocks(title="DiffIML", analytics_enabled=False) as page:
+    with Page(title="DiffIML", analytics_enabled=False) as page:
         gradio.Markdown(_INTRODUCTION.format(place=place, **vars(settings)))
         photo = gradio.Image(
             type="filepath",

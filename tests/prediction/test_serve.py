@@ -157,7 +157,7 @@ class Server:
     """`benco serve` in a folder of its own, with these words."""
 
     def __init__(self, folder: Path, environment: dict[str, str], *words: object):
-        self.temporary, self.calls = folder / "temporary", folder / "calls.txt"
+        self.temporary, self.calls, self.errors = folder / "temporary", folder / "calls.txt", folder / "errors.txt"
         self.temporary.mkdir()
         (folder / "watch").mkdir()
         (folder / "watch" / "sitecustomize.py").write_text(WATCH.format(log=str(self.calls)))
@@ -166,20 +166,20 @@ class Server:
             [sys.executable, "-m", "diffiml_plugin", *map(str, words), "--port", "0", "--device", "cpu"],
             env={**environment, "PYTHONPATH": path, "TMPDIR": str(self.temporary), "HOME": str(folder)},
             stdout=subprocess.PIPE,
-            stderr=(folder / "errors.txt").open("w"),
+            stderr=self.errors.open("w"),
             text=True,
         )
         line = self.process.stdout.readline()
-        assert "the page is at http://" in line, (folder / "errors.txt").read_text()
+        assert "the page is at http://" in line, self.errors.read_text()
         self.address = re.search(r"http://[\w.:]+", line)[0]
 
     def upload(self, content: bytes, name: str = "photo.png") -> requests.Response:
         return requests.post(f"{self.address}/gradio_api/upload", files={"files": (name, content)})
 
-    def examine(self, photo: dict) -> tuple[str, str]:
+    def examine(self, *photo: object) -> tuple[str, str]:
         """The kind of the last event, and its data."""
         calls = f"{self.address}/gradio_api/call/examine"
-        event = requests.post(calls, json={"data": [photo]}).json()["event_id"]
+        event = requests.post(calls, json={"data": photo}).json()["event_id"]
         lines = requests.get(f"{calls}/{event}").text.strip().splitlines()
         return lines[-2].removeprefix("event: "), lines[-1].removeprefix("data: ")
 
@@ -281,6 +281,15 @@ def test_only_uploads_are_opened(server, photo):
         assert kind == "error" and "that is no upload, or it was deleted; upload it again" in data
     assert photo.is_file() and not server.calls.exists()
     assert server.examine({"path": upload, "orig_name": "x.png"})[0] == "complete" and server.files() == []
+
+
+@pytest.mark.slow
+def test_a_request_of_another_kind_is_refused_in_a_sentence_without_a_traceback(server, photo):
+    odd = (["x"], [5], [[1]], [True], [{"path": 5}], [{"path": {"path": "x"}}], [{"url": "x"}], [], [{"x": [{}]}], [{}])
+    for said in odd:
+        kind, data = server.examine(*said)
+        assert kind == "error" and "that is no upload, or it was deleted; upload it again" in data, said
+    assert "Traceback" not in server.errors.read_text()
 
 
 @pytest.mark.slow
