@@ -83,6 +83,9 @@ def distill(
         require_same(state, run.device.type, content=content)
         with restoring():
             run.restore(state)
+        if run.progress() >= 1 and _steps_of(output_dir / WEIGHTS) == run.step:
+            say(f"the run in {output_dir} is finished, after {run.step} steps")
+            return load_lightvae(output_dir / WEIGHTS).to(run.device)
     log = Log(output_dir, "step", run.step + 1 if state else 0)
     # 2. The masks.
     held_out = [resized(mask, settings.image_size) for mask in held_out]
@@ -199,6 +202,12 @@ class _Run:
         """Goes on where `state` was taken."""
         self.learner.restore(state)
         self._minutes_before = state["minutes"]
+
+
+def _steps_of(weights: Path) -> int | None:
+    """After how many steps a run stored them; None where there are none."""
+    provenance: dict[str, Any] = read_metadata(weights).get("provenance", {}) if weights.exists() else {}
+    return provenance.get("steps")
 
 
 def _content(mixture: MaskMixture, held_out: Sequence[np.ndarray]) -> str:

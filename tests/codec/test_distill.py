@@ -161,6 +161,17 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, held_out):
     assert all(torch.equal(codec.state_dict()[name], value) for name, value in whole.state_dict().items())
 
 
+def test_a_finished_run_is_left_as_it_is(tmp_path, held_out):
+    codec, log = run(tmp_path, held_out)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    again, resumed = run(tmp_path, held_out, resume="auto")
+    assert resumed == log and before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in codec.state_dict().items())
+    (tmp_path / WEIGHTS).unlink()
+    run(tmp_path, held_out, resume="auto")
+    assert (tmp_path / WEIGHTS).is_file()
+
+
 @pytest.mark.parametrize("of", ["masks", "label_maps", "held_out"])
 def test_a_run_goes_on_with_the_same_masks_alone(tmp_path, held_out, of):
     parts = {name: [mask.copy() for mask in held_out] for name in ("masks", "label_maps", "held_out")}
