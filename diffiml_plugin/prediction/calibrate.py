@@ -232,7 +232,8 @@ def require_own_target(checkpoint_path: str, output: str) -> Path:
         raise DiffIMLError(
             f"{path} has no room for a calibration; expected a .safetensors of `benco train` or `benco convert`"
         )
-    if not output and (path in RELEASED.values() or hub.is_cached(path)):
-        home = "travels with the package" if path in RELEASED.values() else "lies in the hub's cache"
+    travels = any(path.samefile(released) for released in RELEASED.values())
+    if not output and (travels or hub.is_cached(path)):
+        home = "travels with the package" if travels else "lies in the hub's cache"
         raise DiffIMLError(f"{checkpoint_path} {home} and stays as it is; name a file by --output")
     return Path(output or path)

@@ -114,15 +114,19 @@ def report(paths: Sequence[str], output_dir: Path) -> None:
 
 
 def _read_all(paths: Sequence[str]) -> tuple[dict[str, list[Run]], list[_Cost]]:
-    """The runs by the name of their results file; and of each row of a cost, its file and itself."""
+    """The runs by the name of their results file; and of each row of a cost, its file and itself; each file once."""
     runs: dict[str, list[Run]] = {RESULTS: [], robust.RESULTS: [], sweep.RESULTS: []}
     costs: list[_Cost] = []
+    seen: set[str] = set()
     for path in map(Path, paths):
         names = (*runs, zoo.RESULTS)
         files = [path] if path.is_file() else sorted(file for name in names for file in path.rglob(name))
         if not files:
             raise DiffIMLError(f"{path} holds no {', '.join(names)}; pass the --output_dir of one of those verbs")
         for file in files:
+            if (place := os.path.realpath(file)) in seen:
+                continue
+            seen.add(place)
             if file.name in runs:
                 name = str(file.parent.relative_to(path)) if path.is_dir() else "."
                 name = file.parent.resolve().name if name == "." else name
@@ -135,9 +139,12 @@ def _read_all(paths: Sequence[str]) -> tuple[dict[str, list[Run]], list[_Cost]]:
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Those that share a name are called by their whole path."""
+    """Those that share a name are called by their path; all by the whole of it, where one's is another's name."""
     times = Counter(run.name for run in runs)
-    return [replace(run, name=str(run.path.parent)) if times[run.name] > 1 else run for run in runs]
+    told = [replace(run, name=str(run.path.parent)) if times[run.name] > 1 else run for run in runs]
+    if len({run.name for run in told}) == len(told):
+        return told
+    return [replace(run, name=os.path.realpath(run.path.parent)) for run in runs]
 
 
 def _read(path: Path) -> Any:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Bounds
 from diffiml_plugin.files import claimed
-from diffiml_plugin.models.checkpoints import restore, save_checkpoint
+from diffiml_plugin.models.checkpoints import RELEASED, restore, save_checkpoint
 from diffiml_plugin.prediction.calibrate import DIAGRAM, RECORDS, REPORT, TABLE, calibrate
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.settings import CommonSettings
@@ -262,10 +263,18 @@ def test_lists_without_one_kind_are_refused_before_anything_is_predicted(checkpo
 
 @pytest.mark.parametrize(
     "path, told",
-    [("small", "name a file by --output"), ("x.pth", "no room for a calibration"), ("gone", "does not exist")],
+    [
+        ("small", "name a file by --output"),
+        ("link/small.safetensors", "name a file by --output"),  # the same by another path
+        ("x.pth", "no room for a calibration"),
+        ("gone", "does not exist"),
+    ],
 )
 def test_checkpoints_that_cannot_hold_a_calibration(tmp_path, squares, capsys, monkeypatch, path, told):
     monkeypatch.chdir(tmp_path)
+    Path("package").mkdir()
+    monkeypatch.setitem(RELEASED, "small", Path(shutil.copy(RELEASED["small"], "package")).resolve())
+    Path("link").symlink_to("package")
     torch.save({}, "x.pth")
     assert main(["calibrate", "--checkpoint_path", path, "--test_data_path", *squares]) == 2
     assert told in capsys.readouterr().err

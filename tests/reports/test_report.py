@@ -249,6 +249,16 @@ def test_runs_of_one_name_are_told_apart_by_their_path(runs, tmp_path):
     assert [name for name, _ in table] == [str(runs / "test"), str(copy)]
 
 
+def test_a_path_that_is_anothers_name_tells_no_runs_apart_and_a_run_counts_once(runs, tmp_path, monkeypatch):
+    """Of a/test, b/test and old/a/test, given as a, b and old, two would be "a/test"."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "old/a"):
+        shutil.copytree(runs / "test", Path(name, "test"))
+    report(["a", "b", "old", "old/../a", "b/test"], tmp_path / "report")
+    table = rows((tmp_path / "report" / "report.md").read_text(), "Pixel-F1 at 0.5")
+    assert [name for name, _ in table] == [str(tmp_path / name / "test") for name in ("a", "b", "old/a")]
+
+
 def test_a_test_fills_the_row_of_its_model(tmp_path):
     def run(model):
         record = {"dataset": "Columbia", "f1": 0.5}
