@@ -306,7 +306,7 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             if not os.path.isfile(path) or file_digest(path) != file_digest(temporary):
                 raise _there_already(path)
         enter(path, temporary, lasting=lasting)
-        place = _reserved(path) if os.path.abspath(path) in _FREE else path
+        place = reserved(path) if os.path.abspath(path) in _FREE else path
         os.replace(temporary, place)
         if place != path:
             raise DiffIMLError(
@@ -321,7 +321,7 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def _reserved(path: Path) -> Path:
+def reserved(path: Path) -> Path:
     """`path`, or NAME_2 and so on where there is something by now, as an empty file that this process made."""
     place, number = path, 1
     while True:

@@ -23,7 +23,7 @@ from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
 from diffiml_plugin.cli.config_file import require_packaged
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import claimed, file_digest, make_folder
+from diffiml_plugin.files import claimed, file_digest, make_folder, reserved
 from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.stored import read_json
 
@@ -110,11 +110,15 @@ def _bring_back(made: Sequence[Path]) -> None:
     """Brings back what was put aside of a step's files, unless it has made all of them anew.
 
     All or none: its results must not lie beside records of other weights. The first file, by which a step is known to
-    be done, goes first and comes last, so that none is taken for done that was killed here.
+    be done, goes first and comes last, so that none is taken for done that was killed here. What lies in a file's place
+    is kept beside it, since a step that was killed may have left it, or the user made it meanwhile.
     """
     if not all(map(Path.exists, made)):
         for file in reversed(made):
             if _aside(file).exists():
+                if file.exists():
+                    os.replace(file, kept := reserved(file))
+                    _logger.warning(f"{file} is brought back as it was; what lay in its place is now {kept}")
                 os.replace(_aside(file), file)
 
 

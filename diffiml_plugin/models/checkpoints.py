@@ -210,11 +210,14 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
             f"checkpoint {path} does not exist; pass a weights file, the output_dir of a training, "
             f"{' or '.join(RELEASED)}, or hub:ORGANISATION/NAME"
         )
-    there = [path / file for file in (BEST, hub.WEIGHTS) if (path / file).is_file()]
-    if len(there) > 1:
-        raise DiffIMLError(f"{path} holds {BEST} of a training, and {hub.WEIGHTS} that was saved there; name the file")
-    if there:
-        return there[0]
+    best, last, saved = (path / file for file in (BEST, LAST, hub.WEIGHTS))
+    if saved.is_file() and (best.is_file() or last.is_file()):
+        raise DiffIMLError(
+            f"{path} holds the weights of a training, and {hub.WEIGHTS} that was saved there; name the file"
+        )
+    for file in (best, saved):
+        if file.is_file():
+            return file
     others = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "no weights"
     raise DiffIMLError(
         f"{path} has no {BEST} (made when --test_data_path holds tampered images); it has {others}: name a file"

@@ -210,7 +210,7 @@ def _by_set(changes: Mapping[tuple[str, ...], float]) -> list[list[float]]:
 
 def _column(kind: str) -> str:
     """The column of a kind of manipulation, which a list may call as one of ours is called."""
-    return f"kind {kind!r}" if kind in _COLUMNS else kind
+    return f"kind {kind!r}" if kind in _COLUMNS or kind.startswith("kind ") else kind
 
 
 def _signed(differences: Mapping[tuple[str, ...], float]) -> str:

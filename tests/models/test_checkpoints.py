@@ -217,13 +217,14 @@ def test_a_run_of_a_released_models_name_is_not_passed_over(tiny, tmp_path, monk
     assert checkpoints.find_checkpoint("./small").resolve() == checkpoints.find_checkpoint(tmp_path / "small")
 
 
-def test_of_a_trainings_weights_and_saved_ones_in_one_folder_neither_is_meant(tiny, tmp_path):
+@pytest.mark.parametrize("trained", [checkpoints.BEST, checkpoints.LAST])
+def test_of_a_trainings_weights_and_saved_ones_in_one_folder_neither_is_meant(tiny, tmp_path, trained):
     (tmp_path / "run").mkdir()
-    for name in (checkpoints.BEST, "model.safetensors"):
+    for name in (trained, "model.safetensors"):
         shutil.copy(tiny[0] / checkpoints.BEST, tmp_path / "run" / name)
-    with pytest.raises(DiffIMLError, match="run holds best.safetensors of a training, and model.safetensors that"):
+    with pytest.raises(DiffIMLError, match="run holds the weights of a training, and model.safetensors that"):
         checkpoints.find_checkpoint(tmp_path / "run")
-    assert checkpoints.find_checkpoint(tmp_path / "run" / checkpoints.BEST).name == checkpoints.BEST
+    assert checkpoints.find_checkpoint(tmp_path / "run" / trained).name == trained
 
 
 def test_an_empty_name_means_no_folder_that_one_happens_to_be_in(tiny, monkeypatch):

@@ -264,6 +264,10 @@ def test_a_kind_that_is_called_as_a_column_of_ours_takes_no_place(runs, tmp_path
     assert figures["kind 'all'"] == pytest.approx([0.1, 0.2]) and figures["kind 'AUC'"] == pytest.approx([0.7, 0.5])
     line = next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a - b |"))
     assert line.split(" | ")[4].startswith("+0.100 [") and "-0.300 [" in line
+    for path in runs.glob("*/*/test/per_image.jsonl"):
+        path.write_text(path.read_text().replace('"AUC"', "\"kind 'all'\""))
+    figures = study(runs, tmp_path / "again")["a"]  # nor as what that column is called then
+    assert figures["kind 'all'"] == pytest.approx([0.1, 0.2]) and len(figures[f"kind {'kind ' + repr('all')!r}"]) == 2
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
