@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from diffiml_plugin import load
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.scores import score_batch
@@ -105,7 +106,7 @@ def test_a_prediction_waits_for_no_value_of_the_device():
             torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_captured_prediction_is_the_plain_one(uncompiled, precision, caplog):
     model = build(CUDA)
     plain = predict(model, CUDA, precision, uncertainty=True)
@@ -174,6 +175,11 @@ def test_predict_writes_what_the_cpu_writes(uncompiled, tmp_path):
     assert np.abs(masks("cuda", "--precision", "fp32", "--compile", "off") - expected).max() <= 2
     assert np.abs(masks("cuda", "--precision", "fp32") - expected).max() <= 2
     assert np.abs(masks("cuda") - expected).mean() < 3  # fp16: of 255
+
+
+def test_a_photo_is_read_into_pinned_memory():
+    batch, _ = load("small", device="cuda").read(np.zeros((64, 96, 3), np.uint8)).prepared
+    assert {"image", "noise"} <= {key for key, value in batch.items() if torch.is_tensor(value) and value.is_pinned()}
 
 
 @pytest.fixture
