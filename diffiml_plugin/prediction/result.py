@@ -152,16 +152,14 @@ class Result:
         start = inside(Path(folder), name or Path(self.name).stem)
         files = [inside(start.parent, start.name + ending) for ending in ENDINGS]
         own = self.made_with.get("maps") == (maps := self.maps_digest)  # whose last bits differ from device to device
-        run, deciding = (
-            f"save {start.name}",
-            {
-                **self.made_with,
-                "maps": "of the model" if own else maps,
-                "photo": sha256(self.image.tobytes()).hexdigest(),
-                "threshold": self.threshold,
-                "orientation": self.orientation,
-            },
-        )
+        run = f"save {start.name}"
+        deciding = {
+            **self.made_with,
+            "maps": "of the model" if own else maps,
+            "photo": sha256(self.image.tobytes()).hexdigest(),
+            "threshold": self.threshold,
+            "orientation": self.orientation,
+        }
         with _SAVING:
             known = (ledger := ledger_of(start)) and ledger.folder == Path(os.path.abspath(start.parent))
             if ledger and known and not any(map(os.path.lexists, files)):
