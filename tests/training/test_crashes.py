@@ -14,9 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from diffiml_plugin.ledger import LEDGER
 
@@ -66,13 +64,6 @@ def words(verb, **flags):
     return [verb, *(f"--{name}={value}" for name, value in flags.items())]
 
 
-def equal(one, other, tolerance=0.0):
-    one, other = load_file(one), load_file(other)
-    return one.keys() == other.keys() and all(
-        torch.allclose(one[key], other[key], rtol=0, atol=tolerance) for key in one
-    )
-
-
 @pytest.fixture
 def flags(tiny_dataset, tmp_path):
     """Of a training of 25 updates an epoch, whose dropout differs in each, and which stores its state after each."""
@@ -118,24 +109,24 @@ def killed_twenty_times(start, command, folder):
     assert [file.name for file in folder.glob(".*")] == [LEDGER], "nothing half written, and no claim, is left"
 
 
-def test_twenty_kills_leave_a_training_as_it_was(start, flags, tiny_dataset, tmp_path):
+def test_twenty_kills_leave_a_training_as_it_was(start, flags, tiny_dataset, tmp_path, weights, equal):
     flags |= {"epochs": 16, "test_period": 2, "test_data_path": tiny_dataset / "list.json", "ema_decay": 0.9}
     straight = flags | {"output_dir": tmp_path / "straight", "save_minutes": 0}
     assert finished(start(words("train", **straight), 1)) == [0]
     killed_twenty_times(start, words("train", **flags), tmp_path / "run")
     for name in ("last", "best"):
-        assert equal(*(tmp_path / folder / f"{name}.safetensors" for folder in ("straight", "run")))
+        assert equal(*(weights(tmp_path / folder, name) for folder in ("straight", "run")))
     logs = [(tmp_path / folder / "log.jsonl").read_text().splitlines() for folder in ("straight", "run")]
     for one, other in zip(*logs, strict=True):
         assert json.loads(one)["loss"] == json.loads(other)["loss"]
 
 
-def test_twenty_kills_leave_a_distillation_as_it_was(start, tmp_path):
+def test_twenty_kills_leave_a_distillation_as_it_was(start, tmp_path, weights, equal):
     flags = {"image_size": 32, "batch_size": 8, "width": 4, "steps": 400, "checks": 200, "num_workers": 0}
     flags |= {"device": "cpu", "resume": "auto", "output_dir": tmp_path / "run"}
     assert finished(start(words("distill", **flags | {"output_dir": tmp_path / "straight"}), 1)) == [0]
     killed_twenty_times(start, words("distill", **flags), tmp_path / "run")
-    assert equal(*(tmp_path / folder / "lightvae.safetensors" for folder in ("straight", "run")))
+    assert equal(*(weights(tmp_path / folder, "lightvae") for folder in ("straight", "run")))
 
 
 def test_a_killed_process_ends_the_others_which_say_so(start, flags, tmp_path):
@@ -148,7 +139,7 @@ def test_a_killed_process_ends_the_others_which_say_so(start, flags, tmp_path):
     assert "another process of this run has ended" in said and "--resume auto" in said and "Traceback" not in said
 
 
-def test_sigterm_stops_all_processes_after_one_update(start, flags, tmp_path):
+def test_sigterm_stops_all_processes_after_one_update(start, flags, tmp_path, weights, equal):
     """One goes on alone, to the weights of one that never was two."""
     flags |= {"epochs": 8}
     processes, state = start(words("train", **flags), 2), tmp_path / "run" / "training_state.pt"
@@ -160,7 +151,7 @@ def test_sigterm_stops_all_processes_after_one_update(start, flags, tmp_path):
     assert finished(start(words("train", **flags), 1)) == [0]
     straight = flags | {"output_dir": tmp_path / "straight", "save_minutes": 0}
     assert finished(start(words("train", **straight), 1)) == [0]
-    assert equal(*(tmp_path / folder / "last.safetensors" for folder in ("straight", "run")), tolerance=1e-5)
+    assert equal(*(weights(tmp_path / folder) for folder in ("straight", "run")), tolerance=1e-5)
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """The state of a run, its log and how it was started are data: odd ones are refused in a sentence, or passed over."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.log import LOG, Log
 from diffiml_plugin.training.optimization import Learner, LossMeter
 from diffiml_plugin.training.resume import STATE, restoring, save_state, state_to_resume
@@ -130,3 +132,13 @@ def test_an_odd_description_of_a_run_is_refused(content, expected, tmp_path):
     with pytest.raises(DiffIMLError, match=expected):
         describe_run(tmp_path, {"lr": 1.0})
     assert (tmp_path / RUN).read_text() == content
+
+
+@pytest.mark.parametrize("part", ["update", "epoch", "done"])
+def test_a_state_whose_counts_do_not_agree_is_refused(settings, tmp_path, part):
+    state = torch.load(train(settings).folder / "training_state.pt", weights_only=True)
+    state[part] += 1 if part == "done" else -1
+    torch.save(state, tmp_path / "training_state.pt")
+    settings = replace(settings, output_dir=str(tmp_path / "new"), resume=str(tmp_path / "training_state.pt"))
+    with pytest.raises(DiffIMLError, match="the training state does not fit this model and optimizer"):
+        train(settings)

@@ -4,7 +4,15 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.training.optimization import Learner, LossWatch, adamw, require_finite
+from diffiml_plugin.training.optimization import (
+    Learner,
+    LossWatch,
+    accumulation,
+    adamw,
+    learning_rate,
+    require_finite,
+)
+from diffiml_plugin.training.settings import TrainSettings
 
 
 def learner(ema_decay=0.9):
@@ -100,3 +108,23 @@ def test_losses_are_looked_at_together_and_the_first_that_is_not_finite_is_named
     with pytest.raises(DiffIMLError, match=r"the loss is nan at step 2, images 1.png, t \[11\]"):
         watch.look()
     watch.look()  # nothing new
+
+
+def test_accumulation_is_derived_and_must_divide():
+    assert accumulation(128, 16, 8) == 1
+    assert accumulation(128, 4, 1) == 32
+    with pytest.raises(DiffIMLError, match="128 cannot be made of 3 processes.*--total_batch_size divisible by 3"):
+        accumulation(128, 16, 3)
+    with pytest.raises(DiffIMLError, match="choose --batch_size 1 or 2 or 4 or 8$"):
+        accumulation(8, 16, 1)
+
+
+def test_learning_rate_is_the_frameworks():
+    from IMDLBenCo.training_scripts.schedular.cos_lr_schedular import adjust_learning_rate
+
+    for warmup in (0, 3):
+        settings = TrainSettings(epochs=10, warmup_epochs=warmup, lr=1e-4, min_lr=1e-6)
+        group = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        for progress in (0, 0.5, 2.9, 3, 7.25, 9.99):
+            rate = learning_rate(progress / 10, 1e-4, 1e-6, warmup / 10)
+            assert rate == pytest.approx(adjust_learning_rate(group, progress, settings))

@@ -1,0 +1,28 @@
+from dataclasses import replace
+
+import pytest
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.training import engine as training
+from diffiml_plugin.training.engine import train
+
+
+def test_windows_of_several_sizes_take_turns_in_batches_of_as_many_pixels(windows, monkeypatch, log):
+    seen, backward = [], training._Run._backward
+
+    def look(run, micro, batch):
+        seen.append(tuple(batch["image"].shape))
+        return backward(run, micro, batch)
+
+    monkeypatch.setattr(training._Run, "_backward", look)
+    whole = train(windows).folder
+    assert seen == [(4, 3, 32, 32)] * 2 + [(1, 3, 64, 64)] * 2 + seen[:4]  # two batches are an update
+    assert log(whole)[0]["update"] == 2
+
+
+def test_windows_of_several_sizes_are_of_a_stream(windows, tiny_dataset):
+    for wrong in ({"data_path": str(tiny_dataset / "list.json")}, {"synth_samples": None}):
+        with pytest.raises(DiffIMLError, match="--synth_windows is of --data_path synth:FOLDER with --synth_samples"):
+            train(replace(windows, **wrong))
+    with pytest.raises(DiffIMLError, match="--synth_windows 32,64 cuts windows.*add --if_padding"):
+        train(replace(windows, if_padding=False))

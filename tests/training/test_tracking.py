@@ -1,0 +1,64 @@
+import errno
+import shutil
+import threading
+from dataclasses import replace
+
+import pytest
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.prediction.pictures import HEADING
+from diffiml_plugin.training.engine import train
+from diffiml_plugin.training.tracking import failing_once
+
+
+def test_tensorboard_has_curves_strips_and_settings(settings):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train(settings).folder
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"train_loss/loss", "lr", "pixel-level F1/tiny"} <= set(events.Tags()["scalars"])
+    strip = events.Images(events.Tags()["images"][0])[0]
+    assert (strip.height, strip.width) == (4 * (64 + HEADING), 3 * 64)  # four images: input, mask, prediction
+    plugins = {metadata.plugin_data.plugin_name for metadata in events.summary_metadata.values()}
+    assert "hparams" in plugins and "F1" in events.Tags()["scalars"]
+    (shown,) = events.Tensors("config/text_summary")
+    assert "epochs: 2" in shown.tensor_proto.string_val[0].decode()
+    figures = {"pixel-level AUC/tiny", "pixel-level F1 at best threshold/tiny"}
+    assert figures <= set(events.Tags()["scalars"])  # a weak model's progress
+
+
+def test_runs_share_a_log_dir_and_no_curves(settings, tmp_path, points):
+    logs = tmp_path / "tb"
+    for name, epochs in (("a/run", 1), ("b/run", 2)):
+        train(replace(settings, output_dir=str(tmp_path / name), log_dir=str(logs), epochs=epochs))
+    train(replace(settings, output_dir=str(tmp_path / "a/run"), log_dir=str(logs), epochs=3, resume="auto"))
+    folders = sorted(logs.iterdir(), key=lambda folder: len(list(folder.iterdir())))
+    assert [points(folder)["F1"] for folder in folders] == [[2, 4], [2, 4, 6]]
+    shutil.rmtree(tmp_path / "b")  # a new run there begins its curves anew
+    train(replace(settings, output_dir=str(tmp_path / "b/run"), log_dir=str(logs), epochs=1))
+    assert points(folders[0])["F1"] == [2]
+
+
+def test_the_log_dir_that_is_the_output_dir_is_no_other(settings, points):
+    folder = train(replace(settings, log_dir=f"{settings.output_dir}/../run", epochs=1)).folder
+    assert points(folder)["F1"] == [2] and not [entry for entry in folder.iterdir() if entry.is_dir()]
+
+
+def test_a_disk_that_is_full_for_curves_is_told_in_a_sentence(settings, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tracebacks = []
+    monkeypatch.setattr("threading.excepthook", tracebacks.append)
+    monkeypatch.setattr("tensorboard.compat.tensorflow_stub.io.gfile.LocalFileSystem.append", refuse)
+    with pytest.raises(DiffIMLError, match="the disk of .* is full; free some space and go on with --resume auto"):
+        train(settings)
+    assert not tracebacks and threading.excepthook == tracebacks.append
+    with failing_once():
+        thread = threading.Thread(target=refuse)  # whose error nobody else tells
+        thread.start()
+        thread.join()
+    assert len(tracebacks) == 1
+    monkeypatch.undo()
+    assert train(replace(settings, resume="auto")).folder
