@@ -2,20 +2,21 @@
 
 import logging
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from diffiml_plugin.data.examined import state_here
+from diffiml_plugin.data.examined import digest_of, rules, state_here
+from diffiml_plugin.data.images import read_mask
 from diffiml_plugin.files import replacing
 
 _logger = logging.getLogger(__name__)
 
 
 class PixelCache:
-    """Arrays by the file they were decoded from, as it is now: under its path and `state_here`, never stale.
+    """Arrays by the file they were decoded from, as it is now, and by what decodes: under its path, `state_here` and
+    `rules`, never stale.
 
     Args:
         folder: made where it is missing; it grows to the size of the decoded pixels, three bytes each. Several
@@ -25,16 +26,21 @@ class PixelCache:
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.writable = folder, True
+        self.folder, self.writable, self.rules = folder, True, digest_of(rules())
 
     def read(self, path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray:
-        """What `decode(path)` gives, which may raise; decoders of different names are kept apart."""
-        key = sha256(f"{decode.__name__}|{path.resolve()}|{state_here(str(path))}".encode()).hexdigest()
+        """What `decode(path)` gives, which may raise; decoders of different names are kept apart.
+
+        Args:
+            decode: `read_mask`, or what gives pixels as `read_image` does. An array of another type, shape or level in
+                the folder counts as none.
+        """
+        key = digest_of([decode.__name__, str(path.resolve()), state_here(str(path)), self.rules])
         file = self.folder / key[:2] / f"{key[2:]}.npy"
-        try:
-            return np.array(open_memmap(file, "r"))  # as large as the file is, whatever its header says
-        except (OSError, ValueError):  # none yet, or one that a crash of the machine cut short or emptied
-            pixels = decode(path)
+        pixels = _kept(file)
+        if pixels is not None and _may_be_of(decode, pixels):
+            return pixels
+        pixels = decode(path)
         if self.writable:
             self._write(file, pixels)
         return pixels
@@ -47,3 +53,20 @@ class PixelCache:
         except OSError as error:
             self.writable = False
             _logger.warning(f"--cache {self.folder} cannot be written ({error.strerror}); images are decoded anew")
+
+
+def _kept(file: Path) -> np.ndarray | None:
+    """The array of a file; None if there is none yet, or one that a crash of the machine cut short or emptied."""
+    try:
+        return np.array(open_memmap(file, "r"))  # as large as the file is, whatever its header says
+    except (OSError, ValueError):
+        return None
+
+
+def _may_be_of(decode: Callable[[Path], np.ndarray], pixels: np.ndarray) -> bool:
+    """Whether `decode` gives arrays of such type, shape and levels."""
+    if pixels.dtype != np.uint8 or not pixels.size:
+        return False
+    if decode is read_mask:
+        return pixels.ndim == 2 and bool(((pixels == 0) | (pixels == 255)).all())
+    return pixels.ndim == 3 and pixels.shape[2] == 3

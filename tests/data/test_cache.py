@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffiml_plugin.data import examined
 from diffiml_plugin.data.cache import PixelCache
 from diffiml_plugin.data.images import read_image, read_mask
 
@@ -48,6 +49,40 @@ def test_a_damaged_entry_is_replaced(tmp_path, damage):
     (entry,) = (tmp_path / "cache").rglob("*.npy")
     entry.write_bytes(damage(entry.read_bytes()))
     assert (cache.read(photo, read_image) == 7).all() and np.load(entry).shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("version", ["PIL.__version__", "RULES"])
+def test_what_another_version_decoded_is_decoded_anew(tmp_path, monkeypatch, version):
+    photo = stored(tmp_path / "a.png", 7)
+    PixelCache(tmp_path / "cache").read(photo, read_image)
+    monkeypatch.setattr(f"{examined.__name__}.{version}", "the next")
+
+    def decode(path):
+        return read_image(path) + 1
+
+    decode.__name__ = read_image.__name__
+    assert (PixelCache(tmp_path / "cache").read(photo, decode) == 8).all()
+
+
+@pytest.mark.parametrize(
+    "decode, other",
+    [
+        (read_image, np.ones((4, 6, 3), np.float32)),
+        (read_image, np.ones((4, 6), np.uint8)),
+        (read_image, np.ones((4, 6, 4), np.uint8)),
+        (read_image, np.ones((0, 6, 3), np.uint8)),
+        (read_mask, np.ones((4, 6), np.uint8)),
+        (read_mask, np.full((4, 6), 255, np.float32)),
+        (read_mask, np.full((4, 6, 3), 255, np.uint8)),
+    ],
+)
+def test_an_entry_of_other_type_shape_or_levels_is_replaced(tmp_path, decode, other):
+    cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 200)
+    expected = cache.read(photo, decode)
+    (entry,) = (tmp_path / "cache").rglob("*.npy")
+    np.save(entry, other)
+    for found in (cache.read(photo, decode), np.load(entry)):
+        assert np.array_equal(found, expected) and found.dtype == expected.dtype
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
