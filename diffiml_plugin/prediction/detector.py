@@ -36,7 +36,7 @@ from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.models.tiles import Maps, Tile, Tiling, in_tiles, whole_side
 from diffiml_plugin.prediction.finding import is_address
 from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
-from diffiml_plugin.prediction.result import Result
+from diffiml_plugin.prediction.result import Result, arrays_digest
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
 from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import save_weights, tensors_digest
@@ -398,6 +398,5 @@ def _read(photo: object, memory: PassMemory) -> Photograph:
     require_image(photo, "the photo")
     memory.require_room(photo.size // 3, "the photo")
     photo = np.array(photo, order="C")  # the caller's may be filled with the next one
-    digest = sha256(f"{photo.shape} {photo.dtype} ".encode())
-    digest.update(photo.data)
-    return Photograph(digest.hexdigest()[:16], digest.hexdigest(), photo, orientation)
+    digest = arrays_digest(photo)
+    return Photograph(digest[:16], digest, photo, orientation)

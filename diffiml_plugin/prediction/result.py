@@ -122,11 +122,8 @@ class Result:
 
     @property
     def maps_digest(self) -> str:
-        """The SHA-256 of probability and uncertainty, in hexadecimal."""
-        digest = sha256(np.ascontiguousarray(self.probability).data)
-        if self.uncertainty is not None:
-            digest.update(np.ascontiguousarray(self.uncertainty).data)
-        return digest.hexdigest()
+        """Of probability and uncertainty, as `arrays_digest` has it."""
+        return arrays_digest(self.probability, *([] if self.uncertainty is None else [self.uncertainty]))
 
     def overlay(self) -> npt.NDArray[np.uint8]:
         """The photo with the manipulated region tinted red and outlined, uint8 RGB, turned as a viewer shows it."""
@@ -156,7 +153,7 @@ class Result:
         deciding = {
             **self.made_with,
             "maps": "of the model" if own else maps,
-            "photo": sha256(self.image.tobytes()).hexdigest(),
+            "photo": arrays_digest(self.image),
             "threshold": self.threshold,
             "orientation": self.orientation,
         }
@@ -167,6 +164,15 @@ class Result:
             else:
                 begin(start.parent, run, deciding, files)
             return write_result(self, start)
+
+
+def arrays_digest(*arrays: npt.NDArray[Any]) -> str:
+    """The SHA-256 of the arrays' values, shapes and types, in hexadecimal."""
+    digest = sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def write_result(result: Result, start: Path) -> dict[str, Path]:

@@ -59,12 +59,20 @@ def test_it_is_saved_under_its_name_or_another(result, tmp_path):
     assert "uncertainty" not in plain.save(tmp_path / "plain")
 
 
+def on_its_side(result):
+    """Of one colour, so that the bytes are the same."""
+    maps = {name: getattr(result, name).reshape(30, 20) for name in ("probability", "uncertainty")}
+    return replace(result, image=result.image.reshape(30, 20, 3), **maps)
+
+
 def test_no_two_photos_are_saved_as_one(result, tmp_path):
     first = result.save(tmp_path)["overlay"]
     before = first.read_bytes()
     other = replace(result, name="photo.png", image=result.image + 1)
     with pytest.raises(DiffIMLError, match="photo_mask.png was made with other photo and is not overwritten"):
         other.save(tmp_path)
+    with pytest.raises(DiffIMLError, match="photo_mask.png was made with other maps, photo and"):
+        on_its_side(result).save(tmp_path)
     other.save(tmp_path, "another")
     with pytest.raises(DiffIMLError, match="another_mask.png was made with other photo"):
         result.save(tmp_path, "another")
