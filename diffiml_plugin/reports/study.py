@@ -34,9 +34,10 @@ from diffiml_plugin.training.tracking import RUN
 _logger = logging.getLogger(__name__)
 TABLES, PLOT = "study.md", "study.png"
 _READ = {"test": (RESULTS, Tested), "sweep": (sweep.RESULTS, Swept), "robust": (robust.RESULTS, Perturbed)}
-_COLUMNS = ("seeds", "all", "AUC", "threshold", "false alarm", "images", "by seed")  # beside those of the kinds
+_COLUMNS = ("row", "less", "seeds", "all", "AUC", "threshold", "false alarm", "images", "by seed")  # beside the kinds'
 _F1, _AUC, _FALSE_ALARM = PIXEL_FIGURES["f1"], PIXEL_FIGURES["auc_sklearn"], MEANS["false_alarm_area"]
 _Runs = list[Path]  # folders of one row, one for each seed
+_Lines = dict[str, dict[str, Mapping[str, object]]]  # by setting and row, cells by column
 
 
 def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def study(folder: Path, output_dir: Path, comparisons: Sequence[tuple[str, str]]
         parts += [
             "Pixel-F1 less that of another row, image by image, in the mean over sets; brackets: bootstrap 95 % over "
             "the images alone:",
-            Table.of("row", differences).markdown(),
+            Table.listed(differences).markdown(),
         ]
     if cut := {row: _spreads(values) for row, values in best.items() if values["threshold"]}:
         parts += [
@@ -174,10 +175,10 @@ def _over_sets(records: Iterable[Record], figure: str) -> float | None:
 
 def _differences(
     tests: Mapping[str, Mapping[str, list[Record]]], comparisons: Iterable[tuple[str, str]]
-) -> dict[str, dict[str, Any]]:
-    """Cells of a table, a line for each comparison, whose figures are means over the datasets. An image's difference is
+) -> list[dict[str, Any]]:
+    """Lines of a table, one for each comparison, whose figures are means over the datasets. An image's difference is
     its mean over the seeds that both have."""
-    cells = {}
+    lines = []
     for row, other in comparisons:
         if row not in tests or other not in tests:
             continue
@@ -191,13 +192,15 @@ def _differences(
         kinds = sorted({image[0] for image in images if image[0]})
         of_kind = {_column(kind): {i: change for i, change in changes.items() if i[0] == kind} for kind in kinds}
         if images:
-            cells[f"{row} - {other}"] = {
+            line = {
+                "row": row,
+                "less": other,
                 "seeds": len(seeds),
                 "images": len(images),
                 "by seed": _spread([fmean(map(fmean, _by_set(of_seed))) for of_seed in of_seeds]),
-                **{group: _signed(values) for group, values in {"all": changes, **of_kind}.items()},
             }
-    return cells
+            lines.append(line | {group: _signed(values) for group, values in {"all": changes, **of_kind}.items()})
+    return lines
 
 
 def _by_set(changes: Mapping[tuple[str, ...], float]) -> list[list[float]]:
@@ -233,7 +236,7 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
 
     "over noise": the mean, over training seeds, of its standard deviations over noise seeds; empty of a single one.
     """
-    columns: dict[str, dict[str, object]] = {}
+    lines: _Lines = {}
     for row, runs in rows.items():
         f1: dict[str, list[float]] = {}
         deviations: dict[str, list[float]] = {}
@@ -243,37 +246,35 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
                 if cells:  # else no image was tampered
                     f1.setdefault(setting, []).append(fmean(cell["f1"] for cell in cells))
                 deviations.setdefault(setting, []).extend(cell["std"] for cell in cells if cell["std"] is not None)
-        if f1:
-            columns[row] = {setting: _spread(values) for setting, values in f1.items()}
-            columns[f"{row}: over noise"] = {
-                setting: f"{fmean(values):.3f}" for setting, values in deviations.items() if values
-            }
-    return _by_setting(columns, _note(rows, "sweep"))
+        for setting, values in f1.items():
+            noise = f"{fmean(deviations[setting]):.3f}" if deviations[setting] else None
+            lines.setdefault(setting, {})[row] = {"pixel-F1": _spread(values), "over noise": noise}
+    return _by_setting(lines, _note(rows, "sweep"))
 
 
 def _robustness(rows: Mapping[str, _Runs]) -> str:
     """Pixel-F1, and false-alarm area where it was measured, by perturbation and strength, of the perturbed rows."""
-    columns: dict[str, dict[str, object]] = {}
+    lines: _Lines = {}
     for row, runs in rows.items():
         files = [file for run in runs if (file := run / "robust" / robust.RESULTS).exists()]
-        for column, figure in ((row, _F1), (f"{row}: false alarm", _FALSE_ALARM)):
-            found: dict[str, list[float]] = {}
+        found: dict[str, dict[str, list[float]]] = {}
+        for column, figure in (("pixel-F1", _F1), ("false alarm", _FALSE_ALARM)):
             for file in files:
                 for perturbation, curve in robust.curve_of(
                     cast(Perturbed, read_results(file, Perturbed)), figure=figure
                 ).items():
                     for strength in filter(None, curve):  # the clean image is in the first table
-                        found.setdefault(f"{perturbation} {strength}", []).append(curve[strength])
-            if found:
-                columns[column] = {setting: _spread(values) for setting, values in found.items()}
-    return _by_setting(columns, _note(rows, "robust"))
+                        cells = found.setdefault(f"{perturbation} {strength}", {})
+                        cells.setdefault(column, []).append(curve[strength])
+        for setting, cells in found.items():
+            lines.setdefault(setting, {})[row] = {column: _spread(values) for column, values in cells.items()}
+    return _by_setting(lines, _note(rows, "robust"))
 
 
-def _by_setting(columns: Mapping[str, Mapping[str, object]], note: str) -> str:
-    """One line for each setting, of columns that hold their cells by setting; empty of nothing."""
-    settings = dict.fromkeys(setting for cells in columns.values() for setting in cells)
-    lines = {setting: {name: cells.get(setting) for name, cells in columns.items()} for setting in settings}
-    return replace(Table.of("setting", lines), note=note).markdown() if lines else ""
+def _by_setting(lines: _Lines, note: str) -> str:
+    """A table of cells by setting and row, a line for each; empty of nothing."""
+    listed = [{"setting": setting, "row": row, **cells} for setting, of in lines.items() for row, cells in of.items()]
+    return replace(Table.listed(listed), note=note).markdown() if listed else ""
 
 
 def _spreads(figures: Mapping[str, list[float]]) -> dict[str, Any]:

@@ -79,9 +79,9 @@ def test_means_and_spread_are_those_of_the_records(runs, tmp_path):
     both = [0.7, 0.5]
     assert f"{fmean(both):.3f} ± {stdev(both):.3f}" in text
     assert "| b | 1 | 0.400 |" in text  # a single seed has no spread
-    assert "| setting | a | a: over noise |" in text
-    assert "| ensemble_size=1 | 0.250 | - |" in text and "| ensemble_size=3 | 0.250 | 0.125 |" in text
-    assert "| setting | a | a: false alarm |" in text and "| jpeg 50 | 0.125 | 0.375 |" in text
+    assert "| setting | row | pixel-F1 | over noise |" in text
+    assert "| ensemble_size=1 | a | 0.250 | - |" in text and "| ensemble_size=3 | a | 0.250 | 0.125 |" in text
+    assert "| setting | row | pixel-F1 | false alarm |" in text and "| jpeg 50 | a | 0.125 | 0.375 |" in text
     assert "`benco train --seed 0`" in text and (tmp_path / "out" / "study.png").stat().st_size > 0
 
 
@@ -134,13 +134,13 @@ def test_differences_are_of_the_same_images_and_seeds(runs, tmp_path):
     pair = ("t_noisy_without_splice", "discriminative_without_splice")
     study(runs, tmp_path / "out", [pair, ("t_noisy_without_splice", "never_run")])
     text = read_study(tmp_path)
-    line = next(line for line in text.splitlines() if " - discriminative_without_splice |" in line)
-    seeds, images, by_seed, everything, removal, splice = line.split(" | ")[1:]  # 0.9 - 0.4, 0.5 - 0.4; 0.1 - 0.4
-    assert (seeds, images, by_seed) == ("1", "3", "0.100") and everything.startswith("+0.100 [")
+    line = next(line for line in text.splitlines() if "| discriminative_without_splice | 1 | 3 |" in line)
+    by_seed, everything, removal, splice = line.split(" | ")[4:]  # 0.9 - 0.4, 0.5 - 0.4; 0.1 - 0.4
+    assert by_seed == "0.100" and everything.startswith("+0.100 [")
     assert splice.startswith("+0.300 [+0.100, +0.500]")
     assert (
         removal == "-0.300 [-0.300, -0.300]"
-        and text.count(" - discriminative_without_splice |") == 1
+        and text.count("| t_noisy_without_splice | discriminative_without_splice |") == 1
         and "never_run" not in text
     )
 
@@ -151,8 +151,8 @@ def test_images_of_one_name_in_several_folders_are_compared_each_with_itself(run
         moved = [{**one, "name": "i.jpg", "path": f"/{place}/data/{one['name']}/i.jpg"} for one in found]
         path.write_text("".join(json.dumps(one) + "\n" for one in moved))
     study(runs, tmp_path / "out", [("a", "b")])
-    line = next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a - b |"))
-    assert line.split(" | ")[1:4] == ["1", "3", "0.100"] and "other images" not in caplog.text
+    line = next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a | b |"))
+    assert line.split(" | ")[2:5] == ["1", "3", "0.100"] and "other images" not in caplog.text
 
 
 @pytest.mark.parametrize("again", [lambda run, copy: copy.symlink_to(run), shutil.copytree])
@@ -201,8 +201,8 @@ def test_differences_over_several_sets_are_the_mean_of_the_sets(runs, tmp_path):
         path.write_text(path.read_text() + json.dumps(one) + "\n")
     study(runs, tmp_path / "out", [("a", "b")])
     text = read_study(tmp_path)
-    line = next(line for line in text.splitlines() if line.startswith("| a - b |"))
-    images, by_seed, everything, removal, splice = line.strip(" |").split(" | ")[2:]
+    line = next(line for line in text.splitlines() if line.startswith("| a | b |"))
+    images, by_seed, everything, removal, splice = line.strip(" |").split(" | ")[3:]
     assert (images, by_seed) == ("4", "0.450") and everything.startswith("+0.450 [")  # (0.1 + 0.8) / 2, not 1.1 / 4
     assert splice == "+0.550 [+0.450, +0.650]"  # of 0.5 and 0.1 in one set, 0.8 in the other
     assert removal.startswith("-0.300 [")
@@ -244,7 +244,7 @@ def test_seeds_and_rows_that_were_tested_on_pictures_of_other_content_are_told(r
 
     def images():
         study(runs, tmp_path / "out", [("a", "b")])
-        return next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a - b |")).split(" | ")[2]
+        return next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a | b |")).split(" | ")[3]
 
     for row, seed in (("a", "0"), ("a", "1"), ("b", "0")):
         write(row, seed, {"copy.jpg": "1"})
@@ -262,12 +262,48 @@ def test_a_kind_that_is_called_as_a_column_of_ours_takes_no_place(runs, tmp_path
     assert figures["all"] == pytest.approx([fmean(values) for values in F1["a"]])
     assert figures["AUC"] == pytest.approx([1 - fmean(values) / 4 for values in F1["a"]])
     assert figures["kind 'all'"] == pytest.approx([0.1, 0.2]) and figures["kind 'AUC'"] == pytest.approx([0.7, 0.5])
-    line = next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a - b |"))
-    assert line.split(" | ")[4].startswith("+0.100 [") and "-0.300 [" in line
+    line = next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a | b |"))
+    assert line.split(" | ")[5].startswith("+0.100 [") and "-0.300 [" in line
     for path in runs.glob("*/*/test/per_image.jsonl"):
         path.write_text(path.read_text().replace('"AUC"', "\"kind 'all'\""))
     figures = study(runs, tmp_path / "again")["a"]  # nor as what that column is called then
     assert figures["kind 'all'"] == pytest.approx([0.1, 0.2]) and len(figures[f"kind {'kind ' + repr('all')!r}"]) == 2
+
+
+def test_comparisons_of_rows_that_join_to_one_name_have_a_line_each(runs, tmp_path):
+    for row, name in (("a", "b - c"), ("b", "a - b"), ("b", "c")):
+        shutil.copytree(runs / row / "0", runs / name / "0")
+        results = runs / name / "0" / "test" / "results.json"
+        results.write_text(json.dumps({**TESTED, "weights": name}))
+        for verb in ("sweep", "robust"):
+            shutil.rmtree(runs / name / "0" / verb, ignore_errors=True)
+    study(runs, tmp_path / "out", [("a", "b - c"), ("a - b", "c"), ("a", "c")])
+    text = read_study(tmp_path)
+    assert "| a | b - c | 1 | 3 | 0.000 |" in text and "| a - b | c | 1 | 3 | 0.000 |" in text
+    assert "| a | c | 1 | 3 | 0.100 |" in text
+
+
+@pytest.mark.parametrize("name", ["over noise", "false alarm"])
+def test_a_row_that_is_called_as_a_column_of_another_takes_no_place(runs, tmp_path, name):
+    other = runs / f"a: {name}" / "0"
+    shutil.copytree(runs / "a" / "0", other)
+    for file in ("test/results.json", "sweep/sweep.json", "robust/robust.json"):
+        text = (other / file).read_text().replace("a 0", "other").replace("0.25", "0.75").replace("0.125", "0.625")
+        (other / file).write_text(text)
+    study(runs, tmp_path / "out")
+    text = read_study(tmp_path)
+    assert "| ensemble_size=3 | a | 0.250 | 0.125 |" in text and "| jpeg 50 | a | 0.125 | 0.375 |" in text
+    assert f"| ensemble_size=3 | a: {name} | 0.750 | 0.125 |" in text
+    assert f"| jpeg 50 | a: {name} | 0.625 | 0.375 |" in text
+
+
+def test_kinds_that_are_called_as_the_columns_of_rows_take_no_place(runs, tmp_path):
+    for path in runs.glob("*/*/test/per_image.jsonl"):
+        path.write_text(path.read_text().replace('"removal"', '"row"').replace('"splice"', '"less"'))
+    study(runs, tmp_path / "out", [("a", "b")])
+    text = read_study(tmp_path)
+    assert "| row | less | seeds | images | by seed | all | kind 'less' | kind 'row' |" in text
+    assert "| a | b | 1 | 3 | 0.100 |" in text
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
