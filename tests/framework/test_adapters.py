@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import DiffIMLModel, diffiml_post_func, register
@@ -84,3 +85,31 @@ def test_strips_show_input_mask_edges_prediction_and_each_step(model, batch):
     headings, *pictures = strips[:, :, :HEADING], *strips[:, :, HEADING:].split(64, dim=3)
     assert headings.min() < 0.2 < 0.8 < headings.max()
     assert (pictures[-1] - 2 * output["uncertainty"].clamp(0, 0.5)).abs().max() < 1 / 255 + 1e-6
+
+
+class _Largest(TorchDispatchMode):
+    """The number of values of the largest tensor that is made inside."""
+
+    values = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (list, tuple)) else [made]:
+            self.values = max(self.values, tensor.numel())
+        return made
+
+
+@torch.no_grad()
+def test_memory_grows_with_the_positions_not_with_their_pairs():
+    """In the default memory layout no fused kernel takes the attention of `release`: 2 GB a member at 512×512."""
+    denoiser = DiffIMLModel(encoder="segformer_b0").diffiml.denoiser.eval()
+    time, largest = denoiser.embed(torch.tensor([7])), []
+    for cells in (16, 32):
+        features = [
+            torch.randn(1, c, int(s * cells), int(s * cells))
+            for c, s in zip((32, 64, 160, 256), (2, 1, 0.5, 0.25), strict=True)
+        ]
+        with _Largest() as made:
+            denoiser(torch.randn(1, 8, cells, cells), time, denoiser.fuse(features))
+        largest.append(made.values)
+    assert largest[1] == 4 * largest[0]
