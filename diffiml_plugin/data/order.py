@@ -53,7 +53,7 @@ class SeededDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        _seed_cpu(self.seed, epoch, index)
+        seed_cpu(self.seed, epoch, index)
         try:
             return pack({**self.dataset[index], "index": index})
         finally:
@@ -64,10 +64,11 @@ class SeededDataset(Dataset):
 
 def seed_all(*key: int) -> None:
     """Starts Python's, numpy's and torch's generators, of all devices, from `key`."""
-    torch.cuda.manual_seed_all(_seed_cpu(*key))
+    torch.cuda.manual_seed_all(seed_cpu(*key))
 
 
-def _seed_cpu(*key: int) -> int:
+def seed_cpu(*key: int) -> int:
+    """As `seed_all`, without devices', for loaders' processes; returns the seed of torch's."""
     python, numpy, pytorch = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
     random.seed(python)
     np.random.seed(numpy)

@@ -2,11 +2,15 @@
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
+from diffiml_plugin.data.order import seed_cpu
 from diffiml_plugin.evaluation.records import records_file
 from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record, noted
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
@@ -30,8 +34,9 @@ Curves = Mapping[str, Mapping[str, Mapping[int, float]]]  # by label, perturbati
 def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None) -> Perturbed:
     """Scores a checkpoint on perturbed images; writes robust.json, _per_image.jsonl and .png, and prints a table.
 
-    Images are perturbed at their own size. What is random about it follows from (seed, image), so that the number
-    of workers does not matter. An interrupted run, started again, goes on after the last strength that was done.
+    Images are perturbed at their own size. What is random about it follows from (seed, the image's pixels), so that
+    neither its place in a list nor the number of workers matters. An interrupted run, started again, goes on after the
+    last strength that was done.
 
     Returns:
         what robust.json holds: what `test.test` returns, where the figures of `datasets` are those of the clean
@@ -52,7 +57,11 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
     clean = score(CLEAN)
     curves: dict[str, list[Point]] = {
         name: [
-            {"strength": strength, **score(f"{name} {strength}", perturbed(name, strength))} for strength in strengths
+            {
+                "strength": strength,
+                **score(f"{name} {strength}", partial(perturb, settings.seed, perturbed(name, strength))),
+            }
+            for strength in strengths
         ]
         for name, (_, strengths, _) in PERTURBATIONS.items()
     }
@@ -69,6 +78,12 @@ def perturbed(perturbation: str, strength: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the framework uses what albumentations will rename
         return next(PERTURBATIONS[perturbation][0]([strength]))[1]
+
+
+def perturb(seed: int, transform: Any, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """What a transform makes of an image [H, W, 3] uint8 and its mask; what it draws follows from seed and pixels."""
+    seed_cpu(seed, int(sha256(image.tobytes()).hexdigest(), 16))
+    return transform(image=image, mask=mask)
 
 
 def curve_of(results: Perturbed, dataset: str = "", figure: str = PIXEL_FIGURES["f1"]) -> dict[str, dict[int, float]]:

@@ -1,14 +1,16 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from diffiml_plugin.data.images import read_image
 from diffiml_plugin.evaluation import robust as module
 from diffiml_plugin.evaluation import scoring
 from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.evaluate import evaluate
-from diffiml_plugin.evaluation.robust import PERTURBATIONS, curve_of, perturbed, robust
+from diffiml_plugin.evaluation.robust import PERTURBATIONS, curve_of, perturb, perturbed, robust
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
 FEW = {name: (wrapper, strengths[-2:], text) for name, (wrapper, strengths, text) in PERTURBATIONS.items()}
@@ -48,6 +50,27 @@ def test_neither_workers_nor_batch_size_matter(settings):
         robust(replace(settings, num_workers=workers, test_batch_size=size))
         figures.append([(line["variant"], line["index"], line["f1"]) for line in records(settings)])
     assert figures[0] == figures[1]
+
+
+def test_neither_order_nor_what_is_left_out_matters(settings, tiny_dataset):
+    pairs, figures = json.loads((tiny_dataset / "list.json").read_text()), []
+    for listed in (pairs, pairs[::-1], pairs[1:]):
+        (tiny_dataset / "list.json").write_text(json.dumps(listed))
+        shutil.rmtree(settings.output_dir, ignore_errors=True)
+        robust(settings)
+        figures.append({(one["variant"], one["name"]): {**one, "index": None} for one in records(settings)})
+    first, reverse, without = figures
+    assert reverse == first and without == {key: figure for key, figure in first.items() if key[1] != "0.png"}
+
+
+def test_perturbations_are_of_the_seed_and_of_each_image_its_own(settings, tiny_dataset):
+    images = [read_image(tiny_dataset / "Tp" / f"{number}.png") for number in range(2)]
+    mask, draw = images[0][..., :1], perturbed("noise", 23)
+    drawn = [
+        perturb(seed, draw, image, mask)["image"].astype(int) - image
+        for seed, image in ((0, images[0]), (0, images[0]), (1, images[0]), (0, images[1]))
+    ]
+    assert (drawn[0] == drawn[1]).all() and all((drawn[0] != other).mean() > 0.5 for other in drawn[2:])
 
 
 def test_an_interrupted_sweep_goes_on(settings, monkeypatch):
