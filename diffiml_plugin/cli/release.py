@@ -47,12 +47,10 @@ def run(args: argparse.Namespace) -> int:
 def _figures(results: Path, sources: list[str]) -> dict[str, Any]:
     """Those of the records behind a results file of `benco test`, which is of these weights and their own settings; and
     how many pairs it left out."""
-    from itertools import groupby
-
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.evaluation.intervals import figures
     from diffiml_plugin.evaluation.records import read_records, records_file
-    from diffiml_plugin.evaluation.results import Tested, read_results
+    from diffiml_plugin.evaluation.results import Record, Tested, read_results
     from diffiml_plugin.files import file_digest
     from diffiml_plugin.models.checkpoints import find_checkpoint
 
@@ -70,9 +68,11 @@ def _figures(results: Path, sources: list[str]) -> dict[str, Any]:
             f"{results} is of {checkpoint} with other {', '.join(other)} than its own, which it is released with; test "
             "it without those flags"
         )
+    by_set: dict[str, list[Record]] = {}
     try:
-        records = read_records(records_file(results))
-        found = figures({name: list(of_set) for name, of_set in groupby(records, lambda record: record["dataset"])})
+        for record in read_records(records_file(results)):  # in any order: somebody may have sorted them
+            by_set.setdefault(record["dataset"], []).append(record)
+        found = figures(by_set)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DiffIMLError(f"{results} has no records of `benco test` beside it: {error}") from error
     if not found:

@@ -38,6 +38,15 @@ def test_statement_and_figures_stand_in_the_file_and_in_its_card(words, tmp_path
     assert "| val |" in card.replace("  ", "") and "0.500 [0.400, 0.600]" in card and "squares" in card
 
 
+def test_figures_do_not_depend_on_the_order_of_the_records(words, tmp_path):
+    of_sets = [{**tampered(f1, f1), "dataset": name} for name, f1 in (("a", 0.2), ("b", 0.7), ("a", 0.4), ("b", 0.9))]
+    (tmp_path / "per_image.jsonl").write_text("".join(json.dumps(record) + "\n" for record in of_sets))
+    assert main([*words, "--results", str(tmp_path / "results.json")]) == 0
+    found = read_metadata(tmp_path / "given.safetensors")["figures"]
+    means = {name: figures["pixel-level F1"][0] for name, figures in found.items()}
+    assert means == {"a": pytest.approx(0.3), "b": pytest.approx(0.8)}
+
+
 def test_pairs_that_the_test_left_out_are_told(words, tmp_path):
     results = tmp_path / "results.json"
     results.write_text(json.dumps({**json.loads(results.read_text()), "left_out": {"val": 3}}))
