@@ -1,5 +1,6 @@
 """What belongs to the whole process, changed for one of its threads alone."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,8 @@ from typing import Any
 from unittest.mock import patch
 
 _REPLACING = RLock()
+# A process forked while another thread holds it would have it locked, and nobody there to release it.
+os.register_at_fork(before=_REPLACING.acquire, after_in_parent=_REPLACING.release, after_in_child=_REPLACING.release)
 
 
 @contextmanager

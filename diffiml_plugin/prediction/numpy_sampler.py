@@ -131,12 +131,10 @@ def predict(graphs: Graphs, config: dict[str, Any], photo: np.ndarray, noise: np
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
         raise ValueError(f"the photo is {list(photo.shape)} of {photo.dtype}; expected [H, W, 3] of uint8")
     image = prepare(config["input"], photo)  # [1, 3, h, w]
-    own = draw_noise(config["sampling"], image)
-    noise = own if noise is None else np.asarray(noise)
-    if noise.shape != own.shape or noise.dtype != own.dtype or not np.isfinite(noise).all():
-        raise ValueError(
-            f"the noise is {list(noise.shape)} of {noise.dtype}; expected finite {list(own.shape)} of float32"
-        )
+    noise = draw_noise(config["sampling"], image) if noise is None else np.asarray(noise)
+    expected = noise_shape(config["sampling"], image)
+    if list(noise.shape) != expected or noise.dtype != np.float32 or not np.isfinite(noise).all():
+        raise ValueError(f"the noise is {list(noise.shape)} of {noise.dtype}; expected finite {expected} of float32")
     maps = sample(graphs, config, image, noise)
     if not np.isfinite(maps).all():
         raise ValueError("the maps are not finite; these graphs or their settings do not suit the photo")
@@ -184,13 +182,17 @@ def schedule(config: dict[str, Any]) -> list[tuple[int, float, float]]:
     return list(zip(times, [abar[t] for t in times], [*(abar[t] for t in times[1:]), 1.0], strict=True))
 
 
-def draw_noise(sampling: dict[str, Any], image: np.ndarray) -> np.ndarray:
-    """Normal noise [V, D, N, C, h/8, w/8]: V views, D draws (S of the ancestral sampler, else 1), N members."""
+def noise_shape(sampling: dict[str, Any], image: np.ndarray) -> list[int]:
+    """[V, D, N, C, h/8, w/8]: V views, D draws (S of the ancestral sampler, else 1), N members."""
     draws = sampling["num_inference_steps"] if sampling["sampler"] == "ancestral" else 1
     cells = [side // sampling["latent_stride"] for side in image.shape[2:]]
-    shape = (1 + sampling["tta"], draws, sampling["ensemble_size"], sampling["latent_channels"], *cells)
+    return [1 + sampling["tta"], draws, sampling["ensemble_size"], sampling["latent_channels"], *cells]
+
+
+def draw_noise(sampling: dict[str, Any], image: np.ndarray) -> np.ndarray:
+    """Normal noise of `noise_shape`, which the image's pixels decide on."""
     seed = int.from_bytes(hashlib.sha256(image.tobytes()).digest(), "little")
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return np.random.default_rng(seed).standard_normal(noise_shape(sampling, image), np.float32)
 
 
 def prepare(settings: dict[str, Any], photo: np.ndarray) -> np.ndarray:
@@ -220,20 +222,23 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def require_free(path: str) -> None:
-    """Raises ValueError for a file that is no .npy, or is there."""
+    """Raises ValueError for a file that is no .npy, or is there, or whose folder is not."""
     if not path.endswith(".npy"):
         raise ValueError(f"{path} is no .npy file; name one")
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"{path} is in no folder that is there; make it")
     if os.path.lexists(path):
         raise ValueError(f"{path} is there already and is not overwritten; name another file, or move that")
 
 
 def write(path: str, array: np.ndarray) -> None:
-    """Writes an array beside its place, which it then takes in one step. Raises OSError; it is there."""
+    """Writes an array beside its place, which it then takes in one step. Raises OSError, ValueError."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "xb") as file:
             np.save(file, array)
-        open(path, "xb").close()  # refused by the system where it is there by now
+        require_free(path)  # it may be there by now
+        open(path, "xb").close()
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)

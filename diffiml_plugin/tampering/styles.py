@@ -16,7 +16,7 @@ from diffiml_plugin.stored import read_yaml, shown
 
 _LARGEST = 1e6  # of a weight
 _MOST = 20  # stages before or after, objects of a picture
-_SMALLEST = 1 / 16  # to which all stages of a style may shrink a picture, which begins as much larger
+_RESIZED = 16  # times, by which all stages of a style may shrink a picture, which begins as much larger, or enlarge it
 _BOUNDS = {  # of numbers that are no shares in [0, 1]
     "factor": (0.1, 4),
     "blur": (0.1, 20),
@@ -120,11 +120,12 @@ def read_styles(source: str | Path) -> dict[str, Style]:
                     _settings(StageSettings, stage, f"{path}: {name}: {stages}") for stage in values[stages]
                 )
         styles[str(name)] = style = _settings(Style, values, f"{path}: {name}")
-        smallest = math.prod(min(1, stage.factor[0]) for stage in (*style.before, *style.after) if stage.resized)
-        if smallest < _SMALLEST:
+        factors = [stage.factor for stage in (*style.before, *style.after) if stage.resized]
+        least, most = math.prod(min(1, low) for low, _ in factors), math.prod(max(1, high) for _, high in factors)
+        if least < 1 / _RESIZED or most > _RESIZED:
             raise DiffIMLError(
-                f"{path}: {name}: its stages shrink a picture to {smallest:.2g} of its sides, expected {_SMALLEST:g} "
-                "or more; raise a factor"
+                f"{path}: {name}: its stages resize a picture to {least:.2g} to {most:.2g} times its sides, expected "
+                f"{1 / _RESIZED:g} to {_RESIZED}; change a factor"
             )
     if not any(style.weight for style in styles.values()):
         raise DiffIMLError(f"{path}: every style has a weight of 0, so none is drawn; raise one")

@@ -21,6 +21,7 @@ from diffiml_plugin.stored import shown
 
 PREFIX = "hub:"  # of --checkpoint_path: hub:ORGANISATION/NAME, or with @REVISION
 WEIGHTS, CARD = "model.safetensors", "README.md"
+_MOVED = "somebody pushed there meanwhile; look at what is there, and push again"
 _LARGEST = 8 * 2**30  # bytes of a file that is fetched; DINOv2's largest encoder has 4.5 GB
 _COMMIT = re.compile("[0-9a-f]{40}")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -131,10 +132,9 @@ def push(folder: Path, name: str, private: bool, replace: bool) -> str:
         raise
     except Exception as error:  # as above
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
-        raise DiffIMLError(
-            f"cannot push to {name} ({type(error).__name__}: {reason:.150}); log in by `hf auth login`, as someone who "
-            "may write there"
-        ) from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        mend = _MOVED if status == 412 else "log in by `hf auth login`, as someone who may write there"
+        raise DiffIMLError(f"cannot push to {name} ({type(error).__name__}: {reason:.150}); {mend}") from error
 
 
 def _holds_another(repository: huggingface_hub.ModelInfo, file: Path) -> bool:

@@ -328,7 +328,7 @@ def test_what_another_pushed_in_the_meantime_is_not_replaced(stored, served, mon
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     served.files.clear()
     monkeypatch.setattr(served, "head", "f" * 40)
-    with pytest.raises(DiffIMLError, match=f"cannot push to {NAME} .*412"):
+    with pytest.raises(DiffIMLError, match=f"cannot push to {NAME} .*412.*pushed there meanwhile"):
         load(stored(), device="cpu").push_to_hub(NAME)
     assert not served.files
 

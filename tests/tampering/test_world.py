@@ -104,7 +104,11 @@ def test_a_file_of_styles(tmp_path):
         ("a: {after: [" + "{}, " * 20 + "{}]}", "after: expected a list of at most 20 stages"),
         (
             "a: {before: [{resized: 1, factor: [0.2, 1]}, {resized: 1, factor: [0.2, 1]}]}",
-            "its stages shrink a picture",
+            "its stages resize a picture to 0.04 to 1 times",
+        ),
+        (
+            "a: {after: [{resized: 1, factor: [0.5, 4]}, {resized: 0.1, factor: [2, 4]}, {resized: 1, factor: [2, 2]}]}",
+            "its stages resize a picture to 0.5 to 32 times",
         ),
         ("a: {weight: 0}\nb: {weight: 0}", "every style has a weight of 0"),
         ("a: 3", "expected {key: value"),
