@@ -125,6 +125,7 @@ def _check(name: str, listed: ImageList, seen: dict[str, str]) -> DatasetReport:
     looked_at = in_parallel(look, pairs, name)
     of_pairs, digests, headers = zip(*looked_at, strict=True)
     faults = [fault for of_pair in of_pairs for fault in of_pair]
+    authentic = sum(mask == NEGATIVE for mask in listed.masks) + sum(fault.kind == "empty" for fault in faults)
     faults += _duplicates(pairs, digests)
     faults += [
         Fault("trained on", image, f"{image} is {seen[digest]} of the training data; remove it from one of the two")
@@ -132,7 +133,6 @@ def _check(name: str, listed: ImageList, seen: dict[str, str]) -> DatasetReport:
         if digest in seen
     ]
     faults += _telling_headers(listed, headers)
-    authentic = sum(mask == NEGATIVE for mask in listed.masks)
     entry = known_entry(name)
     if entry:
         counts = {"authentic": (authentic, entry.authentic), "tampered": (len(pairs) - authentic, entry.tampered)}

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.examined import check_lists, name_and_size, state_here
+from diffiml_plugin.data.examined import check_lists, name_and_size, state_here, version
 from diffiml_plugin.data.lists import ImageList, each_once, read_test_sets
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.datasets.catalogue import kind_of
@@ -63,7 +63,7 @@ class Scoring:
             score: from the model's output and the batch to records.
         """
         listed = self.lists[name]
-        key = digest([self.header["configuration"], name, variant, states(listed, state_here)])
+        key = digest([version(), self.header["configuration"], name, variant, states(listed, state_here)])
         self._keys.append(key)
         found = self._unfinished.read(key)
         done = {record["index"] for record in found}

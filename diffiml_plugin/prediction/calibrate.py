@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from diffiml_plugin.data.examined import check_lists, state_here
+from diffiml_plugin.data.examined import check_lists, in_parallel, state_here, version
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, each_once, read_test_sets, repeated
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
@@ -92,7 +92,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     wrote_it = Ledger(output_dir).wrote(target)
     begin(output_dir, "calibrate", {**said, **predicted, **asdict(bounds), **data_settings(sets)}, files, in_place)
     check_lists([listed for _, listed in sets])
-    authentic = sum(mask == NEGATIVE for _, _, mask in pairs)
+    authentic = sum(not tampered for tampered in in_parallel(_is_tampered, [mask for *_, mask in pairs], "counting"))
     bounds.require_enough(authentic, len(pairs) - authentic)
     if in_place and not wrote_it and (replaced := _own_answers(opened)):
         _logger.warning(f"{target} has {', '.join(replaced)} of its own, which this replaces; --output FILE keeps them")
@@ -139,7 +139,9 @@ def _records(
             changes with its calibration.
         pairs: set, image and mask.
     """
-    keys = [digest([predicted, FEATURES, state_here(image), state_here(mask), image]) for _, image, mask in pairs]
+    keys = [
+        digest([version(), predicted, FEATURES, state_here(image), state_here(mask), image]) for _, image, mask in pairs
+    ]
     known = {record["key"]: record for record in _kept(file)}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
     results = detector.predict(Path(image) for _, (_, image, _) in missing)
@@ -166,15 +168,18 @@ def _kept(file: Path) -> list[Record]:
     return records
 
 
+def _is_tampered(mask: str) -> bool:
+    return mask != NEGATIVE and bool(read_mask(Path(mask)).any())
+
+
 def _record(result: Result, mask: str) -> Record:
     """What counts of one image: its figures at each threshold, and its features, in the photo's own pixels."""
-    tampered = mask != NEGATIVE
-    truth = read_mask(Path(mask)) if tampered else np.zeros(result.probability.shape, np.uint8)
+    truth = np.zeros(result.probability.shape, np.uint8) if mask == NEGATIVE else read_mask(Path(mask))
     (record,) = score_batch(
         {"pred_mask": torch.from_numpy(result.probability)[None, None]},
         {
             "mask": torch.from_numpy(truth)[None, None],
-            "label": torch.tensor([int(tampered)]),
+            "label": torch.tensor([int(truth.any())]),
             "name": [result.name],
             "index": torch.tensor([0]),
         },

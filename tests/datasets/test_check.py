@@ -53,6 +53,7 @@ def test_each_kind_of_faulty_mask(dataset, miniatures, tmp_path, kind, change, h
     report = dataset(["faulty.png", "faulty_mask.png"])
     (fault,) = report.faults
     assert (fault.kind, fault.harmful, report.harmful) == (kind, harmful, harmful)
+    assert report.authentic == (2 if kind == "empty" else 1)  # as a test counts it
     assert "faulty_mask.png" in fault.text
 
 

@@ -275,6 +275,14 @@ def test_what_a_cut_test_left_outlives_one_of_other_settings(settings, stored, m
     assert len(scored) == 3 + 4 + 2
 
 
+def test_what_another_version_scored_is_scored_anew(settings, stored, monkeypatch):
+    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
+    scored = interrupted_at_third_batch(settings, monkeypatch)
+    monkeypatch.setattr(scoring, "version", lambda: "another")
+    testing.test(settings)
+    assert len(scored) == 3 + 4
+
+
 def test_a_link_in_place_of_the_unfinished_folder_is_not_followed(settings, stored, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results_unfinished").symlink_to(tmp_path / "elsewhere")

@@ -130,6 +130,32 @@ def test_an_interrupted_calibration_goes_on_where_it_was(checkpoint, squares, mo
     assert len(predicted) == 4
 
 
+def test_what_another_version_predicted_is_predicted_anew(checkpoint, squares, monkeypatch):
+    detector, out, target = Detector(checkpoint, CPU), checkpoint.parent / "out", checkpoint.parent / "new.safetensors"
+    calibrate(detector, squares, out, target, Bounds())
+    earlier = (out / RECORDS).read_text().splitlines()
+    monkeypatch.setattr("diffiml_plugin.prediction.calibrate.version", lambda: "another")
+    calibrate(detector, squares, out, target, Bounds())
+    assert len((out / RECORDS).read_text().splitlines()) == 2 * len(earlier)  # those stay beside
+
+
+def test_an_image_with_an_empty_mask_is_authentic(checkpoint, squares):
+    """As `benco test` counts it."""
+    pairs = [pair for path in squares for pair in json.loads(open(path).read())]
+    Image.new("L", (64, 64)).save(checkpoint.parent / "empty.png")
+    (checkpoint.parent / "all.json").write_text(
+        json.dumps(
+            [
+                [image, "empty.png" if mask == "Negative" and number % 2 else mask]
+                for number, (image, mask) in enumerate(pairs)
+            ]
+        )
+    )
+    detector, out, target = Detector(checkpoint, CPU), checkpoint.parent / "out", checkpoint.parent / "new.safetensors"
+    found = calibrate(detector, [str(checkpoint.parent / "all.json")], out, target, Bounds()).calibration
+    assert (found.authentic, found.tampered) == (AUTHENTIC, TAMPERED)
+
+
 def test_an_image_of_two_lists_counts_once(checkpoint, squares, caplog):
     everything = checkpoint.parent / "everything.json"
     everything.write_text(json.dumps([pair for file in squares for pair in json.loads(Path(file).read_text())]))

@@ -107,7 +107,7 @@ def test_a_file_of_styles(tmp_path):
             "its stages resize a picture to 0.04 to 1 times",
         ),
         (
-            "a: {after: [{resized: 1, factor: [0.5, 4]}, {resized: 0.1, factor: [2, 4]}, {resized: 1, factor: [2, 2]}]}",
+            "a: {after: [{resized: 1, factor: [0.5, 4]}, {resized: 1, factor: [2, 4]}, {resized: 1, factor: [1, 2]}]}",
             "its stages resize a picture to 0.5 to 32 times",
         ),
         ("a: {weight: 0}\nb: {weight: 0}", "every style has a weight of 0"),
