@@ -271,6 +271,7 @@ def make_world(folder: Path) -> None:
     write(f"scored/calibrate/{LEDGER}", json.dumps({"run": "calibrate", "settings": {"weights": "0" * 64}}))
     tested = {**scored, "command": "", "configuration": "", "settings": {}, "datasets": {}, "mean": {}}
     write("tested/results.json", json.dumps(tested))
+    write("tested/per_image.jsonl", json.dumps({"dataset": "mean"}))
     write("foreign/results.json", "{}")
     write("foreign/run/config.yaml", "mine: true\n")
     write("foreign/card.md", "mine")
@@ -1272,6 +1273,12 @@ CASES = (
         "report reported",
         REFUSED,
         "error: reported/results.json is []; expected fields by their names",
+    ),
+    Case(
+        "figures of a set that is called as the row of all sets",
+        "report tested",
+        REFUSED,
+        "error: tested/per_image.jsonl, line 1: 'mean' cannot be a dataset's name; choose another",
     ),
     Case("a folder that is not there", "study gone", REFUSED, "error: gone holds no ROW/SEED/test/results.json"),
     Case("a folder without runs", "study nothing", REFUSED, "error: nothing holds no ROW/SEED/test/results.json"),

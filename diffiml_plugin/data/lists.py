@@ -77,7 +77,7 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
     if isinstance(content, dict):
         if not content or not all(isinstance(entry, str) for entry in content.values()):
             raise DiffIMLError(f"{path} does not name datasets; expected {{name: path}}")
-        _require_names(path, content)
+        require_names(path, content)
         places = {name: _resolve(path, entry) for name, entry in content.items()}
         if missing := {name: place for name, place in places.items() if not Path(place).exists()}:
             text = ", ".join(f"{name} ({place})" for name, place in missing.items())
@@ -93,14 +93,14 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
         return {name: read_list(place) for name, place in places.items() if name not in missing}
     name = path.absolute().parent.name if path.stem == "list" else path.stem
     name = path.resolve().name if path.is_dir() else name
-    _require_names(path, [name])
+    require_names(path, [name])
     return {name: read_list(path)}
 
 
-def _require_names(path: Path, names: Iterable[str]) -> None:
-    """Raises DiffIMLError for a name that is none of a set."""
+def require_names(place: str | Path, names: Iterable[str]) -> None:
+    """Raises DiffIMLError, which begins with `place`, for a name that no set can have."""
     if taken := [name for name in names if name in _TAKEN]:
-        raise DiffIMLError(f"{path}: {taken[0]!r} cannot be a dataset's name; choose another")
+        raise DiffIMLError(f"{place}: {taken[0]!r} cannot be a dataset's name; choose another")
 
 
 def each_once(listed: ImageList, strict: bool = False) -> ImageList:

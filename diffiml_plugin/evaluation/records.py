@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 from accelerate.utils import gather_object
 
 from diffiml_plugin.data.examined import state_of
-from diffiml_plugin.data.lists import ImageList
+from diffiml_plugin.data.lists import ImageList, require_names
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import THRESHOLDS
@@ -47,8 +47,11 @@ def read_records(path: Path) -> list[Record]:
 
 
 def as_record(said: object, place: str) -> Record:
-    """What a file says, if it is a record with figures in range. Raises DiffIMLError, which begins with `place`."""
+    """What a file says, if it is a record of a set with figures in range. Raises DiffIMLError, which begins with
+    `place`.
+    """
     record = checked(said, _FIELDS, place, others=True)
+    require_names(place, [record["dataset"]] if "dataset" in record else [])
     for name in record.keys() - _FIELDS.keys():  # a sweep's settings
         if isinstance(record[name], (list, dict)):
             raise DiffIMLError(f"{place}: {name} is {shown(record[name])}; expected one value")

@@ -68,6 +68,7 @@ def test_what_lacks_is_named(tmp_path):
         ("[]", r"line 2 is \[\]"),
         (json.dumps(RECORD | {"index": "0"}), "line 2: index is '0'; expected int"),
         (json.dumps(RECORD | {"f1": "x"}), "f1 is 'x'"),
+        (json.dumps(RECORD | {"dataset": "mean"}), "line 2: 'mean' cannot be a dataset's name; choose another"),
         (json.dumps({"dataset": "a"}), "line 2 lacks index"),
         (json.dumps({key: value for key, value in RECORD.items() if key != "f1"}), "line 2 lacks f1"),
     ],
