@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import get_ident
@@ -72,6 +72,22 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
         if new:
             with suppress(OSError):  # of a folder that holds something
                 folder.rmdir()
+
+
+@contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Inside, no other process takes its turn in that folder, which is made if it is not there. Where a file system has
+    no such locks, nobody waits.
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            import fcntl  # not on Windows
+
+            folder.mkdir(parents=True, exist_ok=True)
+            place = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, place)
+            fcntl.flock(place, fcntl.LOCK_EX)
+        yield
 
 
 def remove_half_written(files: Iterable[Path]) -> None:

@@ -1,6 +1,5 @@
 """What a LightVAE is trained and validated on, from the sources that a user names."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffiml_plugin.codec.drawn_masks import MaskMixture, synthetic_mask
-from diffiml_plugin.data.masks import find_masks, read_label_map, read_masks
+from diffiml_plugin.data.masks import each_file_once, find_masks, read_label_map, read_masks
 from diffiml_plugin.errors import DiffIMLError
 
 SYNTHETIC = "synthetic"
@@ -24,7 +23,7 @@ def read_sources(
     Args:
         sources: folders or JSON lists of masks, and "synthetic".
         label_maps: a folder of maps of regions.
-        val_masks: a folder or JSON list of masks to validate on.
+        val_masks: a folder or JSON list of masks to validate on, of which none is trained on.
 
     Returns:
         what training draws from; masks to validate on; a line that says what the data are.
@@ -33,10 +32,11 @@ def read_sources(
         DiffIMLError: a source without masks, or a file that is not a binary mask (see `maskfiles.read_mask`).
     """
     found = (file for source in sources if source != SYNTHETIC for file in find_masks(source))
-    files = list({os.path.abspath(file): file for file in found}.values())  # what is held out must not be trained on
+    validating = find_masks(val_masks) if val_masks else []
+    files = each_file_once([*validating, *found])[len(validating) :]  # what is held out must not be trained on
     masks = read_masks(_under_bar(files), binarise)
-    if val_masks:
-        held_out = read_masks(_under_bar(find_masks(val_masks)), binarise)
+    if validating:
+        held_out = read_masks(_under_bar(validating), binarise)
     elif masks:
         held_out, masks = masks[::_HELD_OUT], [mask for index, mask in enumerate(masks) if index % _HELD_OUT]
     else:

@@ -8,20 +8,21 @@ import cv2
 import numpy as np
 
 from diffiml_plugin.data.images import SUFFIXES, decoding
-from diffiml_plugin.data.lists import NEGATIVE, read_list
+from diffiml_plugin.data.lists import NEGATIVE, file_identity, read_list
 from diffiml_plugin.errors import DiffIMLError
 
 _logger = logging.getLogger(__name__)
 
 
 def find_masks(source: str | Path) -> list[Path]:
-    """The masks of a folder (all images below it) or of a JSON list [[image, mask | "Negative"], ...], each once.
+    """The masks of a folder (all images below it) or of a JSON list [[image, mask | "Negative"], ...], each once, by
+    whatever links it is reached.
 
     Raises:
         DiffIMLError: there is none.
     """
     if Path(source).suffix.lower() == ".json":
-        found = [Path(mask) for mask in dict.fromkeys(read_list(source).masks) if mask != NEGATIVE]  # images share some
+        found = [Path(mask) for mask in read_list(source).masks if mask != NEGATIVE]  # images share some
     else:
         found = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in SUFFIXES)
     if not found:
@@ -29,7 +30,12 @@ def find_masks(source: str | Path) -> list[Path]:
             f"{source} holds no mask; expected a folder of images ({', '.join(SUFFIXES)}) or a JSON "
             "list [[image, mask], ...]"
         )
-    return found
+    return each_file_once(found)
+
+
+def each_file_once(files: Iterable[Path]) -> list[Path]:
+    """By `file_identity`."""
+    return list({file_identity(str(file)): file for file in files}.values())
 
 
 def read_mask(path: Path, binarise: bool = False) -> np.ndarray:

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -160,11 +161,12 @@ class Fitted:
 
 
 def fit(records: Sequence[Record], bounds: Bounds) -> Fitted:
-    """A calibration of records with features.
+    """A calibration of records with features, whatever their order.
 
     Raises:
         DiffIMLError: too few images, as `Bounds.require_enough` says.
     """
+    records = sorted(records, key=itemgetter("dataset", "path"))  # places decide on the folds
     label = np.array([record["label"] for record in records], float)
     authentic, tampered = int((label == 0).sum()), int((label == 1).sum())
     bounds.require_enough(authentic, tampered)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
-from diffiml_plugin.files import inside, write_picture
+from diffiml_plugin.files import inside, taking_turns, write_picture
 from diffiml_plugin.ledger import begin, ledger_of
 from diffiml_plugin.prediction.pictures import bands, grey, shrunk
 
@@ -157,7 +157,7 @@ class Result:
             "threshold": self.threshold,
             "orientation": self.orientation,
         }
-        with _SAVING:
+        with _SAVING, taking_turns(start.parent):
             known = (ledger := ledger_of(start)) and ledger.folder == Path(os.path.abspath(start.parent))
             if ledger and known and not any(map(os.path.lexists, files)):
                 ledger.start(run, deciding)  # without reading it anew, of thousands of photos

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_sources_are_folders_lists_and_drawn_masks(tmp_path):
     mixture, held_out, described = read_sources([str(tmp_path / "Gt"), "synthetic"])
     assert (len(mixture.masks), len(held_out), described) == (18, 2, "18 masks from files, synthetic masks")
     mixture, held_out, _ = read_sources([str(tmp_path / "Gt")], val_masks=str(tmp_path / "list.json"))
-    assert (len(mixture.masks), len(held_out), mixture.shares[0]) == (20, 5, 0)
+    assert (len(mixture.masks), len(held_out), mixture.shares[0]) == (15, 5, 0)  # not those validated on
     with pytest.raises(DiffIMLError, match="absent holds no mask"):
         read_sources([str(tmp_path / "absent")])
 
@@ -91,7 +92,11 @@ def test_masks_that_images_or_sources_share_are_read_once(tmp_path, monkeypatch)
         store(tmp_path / "Gt" / f"{number:02}.png", np.eye(8, k=number - 6, dtype=np.uint8) * 255)
     listed = [[f"{image}.jpg", f"Gt/{image % 12:02}.png"] for image in range(24)]
     (tmp_path / "list.json").write_text(json.dumps(listed))
-    mixture, held_out, described = read_sources([str(tmp_path / "list.json"), "Gt"])
+    Path("linked").symlink_to("Gt")
+    Path("hard").mkdir()
+    Path("hard", "0.png").hardlink_to("Gt/00.png")
+    assert len(find_masks(".")) == 12
+    mixture, held_out, described = read_sources([str(tmp_path / "list.json"), "Gt", "linked", "hard"])
     assert (len(mixture.masks), len(held_out)) == (10, 2) and described.startswith("10 masks from files")
     assert not {mask.tobytes() for mask in mixture.masks} & {mask.tobytes() for mask in held_out}
 

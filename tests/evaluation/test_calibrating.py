@@ -14,7 +14,12 @@ def records(count: int, apart: float, sets: str = "abc") -> list[dict]:
     """Half of them tampered; their features lie `apart` standard deviations from the authentic ones'."""
     random, kinds = np.random.default_rng(0), len(FEATURES)
     return [
-        {"dataset": sets[i // 2 % len(sets)], "label": i % 2, "features": random.normal(apart * (i % 2), 1, kinds)}
+        {
+            "dataset": sets[i // 2 % len(sets)],
+            "path": f"{i:04}.png",
+            "label": i % 2,
+            "features": random.normal(apart * (i % 2), 1, kinds),
+        }
         for i in range(count)
     ]
 
@@ -92,6 +97,11 @@ def test_what_is_said_of_an_image_was_learnt_without_it():
     fitted = answers([noise.calibration.probability(r["features"]) for r in data], [r["label"] for r in data])
     assert min(noise.crossed.cllr, noise.left_out.cllr) > fitted.cllr + 0.05
     assert fit(records(40, 3.0), Bounds()).crossed.cllr < 0.3
+
+
+def test_the_order_of_the_records_does_not_matter():
+    data = records(60, 1.0)
+    assert fit(data, Bounds()).calibration == fit(data[::-1], Bounds()).calibration
 
 
 def test_sets_are_left_out_one_by_one():

@@ -1,3 +1,5 @@
+import os
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +13,7 @@ from diffiml_plugin.api import load
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import VERDICTS, Calibration, Rates
 from diffiml_plugin.ledger import LEDGER
+from diffiml_plugin.prediction import result as saving
 from diffiml_plugin.prediction.files import entry_of
 from diffiml_plugin.prediction.result import Region, Result, write_result
 
@@ -142,6 +145,26 @@ def test_results_are_saved_by_many_threads_and_known_again(result, tmp_path):
     for _ in range(3):
         with ThreadPoolExecutor(8) as threads:
             assert len(list(threads.map(lambda one: one.save(tmp_path), results))) == 8
+
+
+def test_two_processes_do_not_save_two_photos_as_one(result, tmp_path, monkeypatch):
+    other = replace(result, image=result.image + 1)
+    begun, tell = os.pipe()
+
+    def slowly(*arguments):
+        os.write(tell, b".")
+        time.sleep(0.5)
+        return write_result(*arguments)
+
+    if not (child := os.fork()):
+        monkeypatch.setattr(saving, "write_result", slowly)
+        result.save(tmp_path, "x")
+        os._exit(0)
+    os.read(begun, 1)
+    with pytest.raises(DiffIMLError, match="made with other photo"):
+        other.save(tmp_path, "x")
+    assert os.waitpid(child, 0)[1] == 0
+    result.save(tmp_path, "x")  # all four are its own
 
 
 @pytest.mark.parametrize("name", ["../photo", "{above}/photo", "link/photo"])
