@@ -20,6 +20,7 @@ from diffiml_plugin.stored import shown
 
 if TYPE_CHECKING:  # `--help` says nothing with these
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -227,16 +228,21 @@ def write_picture(path: Path, pixels: "np.ndarray", **options: Any) -> None:
         Image.fromarray(pixels).save(file, Image.registered_extensions()[path.suffix.lower()], **options)
 
 
-def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
-    """Writes a plot as PNG, cut to what is drawn, as `replacing` does; makes its folder. Raises OSError.
+def add_legend(panel: "Axes", **style: Any) -> None:
+    """A legend of each line of a panel, whose labels may be names of others' sets and folders: all are shown as they
+    are, none as a formula, and none is left out, as matplotlib leaves out what begins with `_`.
 
-    Legends hold the names of others' sets and folders, which are shown as they are and no formulas.
+    Args:
+        style: as `Axes.legend` takes it.
     """
-    from matplotlib.legend import Legend
+    lines = panel.get_lines()
+    texts = panel.legend(lines, list(map(str, range(len(lines)))), **style).get_texts()
+    for text, line in zip(texts, lines, strict=True):
+        text.set(text=visible(str(line.get_label())), parse_math=False)
 
-    for legend in figure.findobj(Legend):
-        for text in legend.get_texts():
-            text.set(text=visible(text.get_text()), parse_math=False)
+
+def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
+    """Writes a plot as PNG, cut to what is drawn, as `replacing` does; makes its folder. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, lasting=False) as file:
         figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")

@@ -17,6 +17,7 @@ import diffiml_plugin
 from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.files import (
     LOCK,
+    add_legend,
     appending,
     beginning,
     claimed,
@@ -65,16 +66,17 @@ def test_the_longest_names_there_are(tmp_path):
     assert beginning(os.fsdecode(b"\xff")) == os.fsdecode(b"\xff")
 
 
-@pytest.mark.parametrize("name", ["$\\frac{$", "a$\\nothing$b", "\udcff", "a\nb"])
-def test_a_name_in_a_plots_legend_is_no_formula(tmp_path, name):
+@pytest.mark.parametrize("name", ["$\\frac{$", "a$\\nothing$b", "\udcff", "a\nb", "_a", "__a: b"])
+def test_a_name_in_a_plots_legend_is_shown_as_it_is(tmp_path, name):
     figure = Figure()
     panel = figure.subplots()
     panel.plot([1, 10], [1, 10], label=name)
+    panel.plot([1, 10], [2, 20], label="b")
     panel.set_yscale("log")
-    panel.legend()
+    add_legend(panel)
     write_figure(tmp_path / "a.png", figure, dpi=50)
     assert Image.open(tmp_path / "a.png").size[0] > 100
-    assert panel.get_legend().get_texts()[0].get_text() == visible(name)
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == [visible(name), "b"]
 
 
 def test_names_that_are_not_utf8_are_spelled_out(tmp_path):

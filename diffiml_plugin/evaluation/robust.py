@@ -16,7 +16,7 @@ from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record,
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.files import write_figure
+from diffiml_plugin.files import add_legend, write_figure
 from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
 from diffiml_plugin.table import Table
 
@@ -123,7 +123,7 @@ def plot(path: Path, curves: Curves, published: Curves | None = None) -> None:
         panel.grid(alpha=0.3)
     axes[0][0].set_ylabel("pixel-F1")
     axes[0][0].set_ylim(bottom=0)
-    axes[0][-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    add_legend(axes[0][-1], fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     write_figure(path, figure, dpi=150)
 
 

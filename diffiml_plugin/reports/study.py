@@ -24,7 +24,7 @@ from diffiml_plugin.evaluation.results import (
 )
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
-from diffiml_plugin.files import write_figure, write_text
+from diffiml_plugin.files import add_legend, write_figure, write_text
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, as_code, for_markdown
@@ -314,5 +314,5 @@ def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
     panels[0].set_yscale("log")
-    panels[1].legend(fontsize="small")
+    add_legend(panels[1], fontsize="small")
     write_figure(path, figure, dpi=120)

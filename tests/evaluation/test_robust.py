@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
 
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.evaluation import robust as module
@@ -42,6 +43,15 @@ def test_curves_are_the_means_of_the_images_and_start_from_one_clean_baseline(se
     assert len({tuple(curve.values()) for curve in curve_of(results).values()}) == 3
     assert (open(f"{settings.output_dir}/robust.png", "rb").read(4)) == b"\x89PNG"
     assert "Gaussian blur" in capsys.readouterr().out
+
+
+def test_each_curve_has_its_name_in_the_legend(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(module, "write_figure", lambda path, figure, dpi: figures.append(figure))
+    curve = {"jpeg": {0: 0.9, 50: 0.5}}
+    module.plot(tmp_path / "a.png", {"_ours: val": curve, "b: val": curve}, {"_theirs, paper": curve})
+    (legend,) = figures[0].findobj(Legend)
+    assert [text.get_text() for text in legend.get_texts()] == ["_ours: val", "b: val", "_theirs, paper"]
 
 
 def test_neither_workers_nor_batch_size_matter(settings):

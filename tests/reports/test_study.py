@@ -4,9 +4,11 @@ import shutil
 from statistics import fmean, stdev
 
 import pytest
+from matplotlib.legend import Legend
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, THRESHOLDS
+from diffiml_plugin.reports import study as module
 from diffiml_plugin.reports.study import study
 
 F1 = {"a": [[0.9, 0.5, 0.1], [0.7, 0.3, 0.2]], "b": [[0.4, 0.4, 0.4]]}  # by row, by seed, of three tampered images
@@ -83,6 +85,15 @@ def test_means_and_spread_are_those_of_the_records(runs, tmp_path):
     assert "| ensemble_size=1 | a | 0.250 | - |" in text and "| ensemble_size=3 | a | 0.250 | 0.125 |" in text
     assert "| setting | row | pixel-F1 | false alarm |" in text and "| jpeg 50 | a | 0.125 | 0.375 |" in text
     assert "`benco train --seed 0`" in text and (tmp_path / "out" / "study.png").stat().st_size > 0
+
+
+def test_each_row_has_its_name_in_the_legend(runs, tmp_path, monkeypatch):
+    (runs / "b").rename(runs / "_b")
+    figures = []
+    monkeypatch.setattr(module, "write_figure", lambda path, figure, dpi: figures.append(figure))
+    study(runs, tmp_path / "out")
+    (legend,) = figures[0].findobj(Legend)
+    assert [text.get_text() for text in legend.get_texts()] == ["_b", "a"]
 
 
 @pytest.mark.parametrize("label", [0, 1])
