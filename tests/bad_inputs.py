@@ -201,6 +201,9 @@ def make_world(folder: Path) -> None:
     for name in ("a", "b"):
         image(f"mapped/photos/{name}.png", (64, 48))
     save("mapped/regions/a.png", np.zeros((48, 32), np.uint8))
+    for name in ("a.bmp", "a.png"):
+        image(f"shared/photos/{name}", (64, 48))
+    save("shared/regions/a.png", np.zeros((64, 48), np.uint8))
     for name in ("a", "b"):
         image(f"mixed/{name}.png", (64, 48))
     image("mixed/tiny.png", (8, 8))
@@ -1468,6 +1471,12 @@ CASES = (
         "tamper mapped/photos --output_dir out --images 2",
         REFUSED,
         "error: mapped/regions/a.png is 32x48 pixels, its photograph a.png 64x48; make the label map anew or remove it",
+    ),
+    Case(
+        "a label map of two photographs",
+        "tamper shared/photos --output_dir out --images 2",
+        REFUSED,
+        "error: shared/regions/a.png has the name of two photographs, a.bmp and a.png; rename or remove the one that it is not of",
     ),
     Case(
         "broken and tiny photographs among others",

@@ -45,7 +45,7 @@ class Photographs:
         longest_side: of a photograph, in pixels.
 
     Raises:
-        DiffIMLError: fewer than two photographs, or a label map of another size than its photograph.
+        DiffIMLError: fewer than two photographs, or a label map of another size than its photograph, or of two.
     """
 
     def __init__(self, source: str | Path | Sequence[Path], longest_side: int):
@@ -112,7 +112,11 @@ class Photographs:
 
 
 def listed(source: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:
-    """The photographs of `Photographs`, and the label map of each or None. Raises DiffIMLError if it is no folder."""
+    """The photographs of `Photographs`, and the label map of each or None.
+
+    Raises:
+        DiffIMLError: it is no folder, or two photographs have the name of one map.
+    """
     if not isinstance(source, (str, Path)):
         return [Path(file) for file in source], [None] * len(source)
     folder = Path(source)
@@ -120,6 +124,13 @@ def listed(source: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path |
         raise DiffIMLError(f"{folder} is not a folder of photographs")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     maps = [folder.parent / "regions" / f"{file.stem}.png" for file in files]
+    owners: dict[Path, Path] = {}
+    for file, map_file in zip(files, maps, strict=True):
+        if (owner := owners.setdefault(map_file, file)) != file and map_file.is_file():
+            raise DiffIMLError(
+                f"{map_file} has the name of two photographs, {owner.name} and {file.name}; rename or remove the one "
+                "that it is not of"
+            )
     return files, [file if file.is_file() else None for file in maps]
 
 

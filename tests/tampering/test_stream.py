@@ -86,6 +86,18 @@ def test_regions_beside_the_folder_are_used(folder):
         make(folder)
 
 
+def test_a_label_map_is_of_one_photograph(folder):
+    cv2.imwrite(str(folder / "0.bmp"), cv2.imread(str(folder / "0.png")))
+    make(folder)  # two photographs of one name, without a map
+    regions = folder.parent / "regions"
+    regions.mkdir()
+    cv2.imwrite(str(regions / "1.png"), np.zeros((64, 80), np.uint8))
+    make(folder)
+    cv2.imwrite(str(regions / "0.png"), np.zeros((64, 80), np.uint8))
+    with pytest.raises(DiffIMLError, match=r"regions/0\.png has the name of two photographs, 0\.bmp and 0\.png; "):
+        make(folder)
+
+
 def test_window_size(folder):
     assert draw(make(folder, window=32), 0).image.shape == (32, 32, 3)
 
