@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -256,7 +257,7 @@ class Detector:
             return self._result(photograph, self._fitting_maps(photograph))
 
     def _require_as_loaded(self) -> None:
-        """Raises DiffIMLError if the network's weights were changed: results and saved files tell of its file."""
+        """Raises DiffIMLError if the network was changed: results and saved files tell of its file."""
         if self._writes() != self._loaded:
             raise self._changed()
 
@@ -267,8 +268,11 @@ class Detector:
         )
 
     def _writes(self) -> int:
-        """How often the weights were written, as torch counts it; of those made in inference mode it does not."""
-        return sum(0 if weight.is_inference() else weight._version for weight in self.model.parameters())
+        """How often parameters and buffers were written, as torch counts it; of those made in inference mode it does
+        not.
+        """
+        tensors = chain(self.model.parameters(), self.model.buffers())
+        return sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
 
     def _fitting_maps(self, photograph: Photograph) -> Maps:
         """Of a photo, whole or in the largest tiles that the memory holds."""

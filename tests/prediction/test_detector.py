@@ -174,6 +174,14 @@ def test_a_network_that_was_changed_is_not_told_as_its_files(tiny_model, stored,
     assert not (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize("name", ["latent_std", "running_mean", "alphas_cumprod"])  # the last is in no file
+def test_nor_is_one_whose_buffers_were_changed(sampler, photo, name):
+    assert sampler([photo, photo])  # a pass writes none
+    next(buffer for place, buffer in sampler.model.named_buffers() if place.endswith(name)).mul_(3)
+    with pytest.raises(DiffIMLError, match="the network of this detector was changed"):
+        sampler(photo)
+
+
 def test_what_is_saved_is_compared_with_the_file(tiny_model, stored, tmp_path):
     """torch does not count what is written through `data`."""
     detector = Detector(stored(), CPU)
