@@ -98,13 +98,19 @@ class Unfinished:
     prefix: str
     process: int
 
-    def read(self, key: str) -> list[Record]:
-        """The records that any process left under `key`, the same on every process."""
+    def read(self, key: str, count: int) -> list[Record]:
+        """The records that any process left under `key`, the same on every process: of each of `count` images those of
+        one batch alone.
+        """
         lines = [line for file in self._files(key) for line in read_text(file, LIMIT).splitlines()]
         records: list[Record] = []
-        for line in dict.fromkeys(gather_object(lines)):  # other nodes may have disks of their own, or share this one
+        left = set(range(count))
+        for line in gather_object(lines):  # other nodes may have disks of their own, or share this one
             with suppress(DiffIMLError, TypeError):
-                records += [as_record(said, key) for said in parse_json(line, key)]
+                batch = [as_record(said, key) for said in parse_json(line, key)]
+                if (of := {record.get("index") for record in batch}) <= left:
+                    records += batch
+                    left -= of
         return records
 
     @contextmanager

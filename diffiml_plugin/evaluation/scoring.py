@@ -65,7 +65,7 @@ class Scoring:
         listed = self.lists[name]
         key = digest([version(), self.header["configuration"], name, variant, states(listed, state_here)])
         self._keys.append(key)
-        found = self._unfinished.read(key)
+        found = self._unfinished.read(key, len(listed.images))
         done = {record["index"] for record in found}
         if len(done) < len(listed.images):
             if self.settings.no_model_eval:  # a record depends on its batch's other images

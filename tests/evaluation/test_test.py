@@ -275,6 +275,19 @@ def test_what_a_cut_test_left_outlives_one_of_other_settings(settings, stored, m
     assert len(scored) == 3 + 4 + 2
 
 
+@pytest.mark.parametrize("also", [[1], [1, 2], [4]])
+def test_half_done_records_count_once_and_are_of_the_list(settings, stored, monkeypatch, also):
+    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
+    expected = testing.test(settings)["datasets"]
+    interrupted_at_third_batch(settings, monkeypatch)
+    (part,) = Path(settings.output_dir, "results_unfinished").iterdir()
+    record = json.loads(part.read_text().splitlines()[1])[0]
+    another = part.with_name(part.name.replace(".0.jsonl", ".1.jsonl"))  # of another process
+    another.write_text(json.dumps([{**record, "index": index} for index in also]))
+    assert testing.test(settings)["datasets"] == expected
+    assert [record["index"] for record in records(settings)] == [0, 1, 2, 3]
+
+
 def test_what_another_version_scored_is_scored_anew(settings, stored, monkeypatch):
     settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
     scored = interrupted_at_third_batch(settings, monkeypatch)
