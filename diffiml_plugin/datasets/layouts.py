@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,6 +18,7 @@ from diffiml_plugin.stored import read_text, require_unzipped
 
 _LARGEST_NPZ = 2**30  # bytes, unpacked: a mask of 32,000 x 32,000 pixels
 Files = dict[Path, None]  # an ordered set: absolute paths of all files, sorted
+_Name = TypeVar("_Name", str, Path)
 MaskReader = Callable[[str], np.ndarray]  # [H, W] bool, True where tampered
 
 
@@ -30,23 +32,30 @@ class Found:
     pairs: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     misnamed: list[str] = field(default_factory=list)
+    _by_name: dict[Path, Path] = field(default_factory=dict)
 
     def add(self, image: Path, mask: Path | None) -> None:
         if mask is None:
             self.left_out.append(f"{image}: no mask")
-        else:
+        elif self._is_first(image, image.with_suffix(""), self._by_name):
             self.pairs.append((str(image), str(mask)))
 
     def each_name_once(self, files: Iterable[Path]) -> dict[str, Path]:
         """By their names without the suffix; of several files of one name the first, the others are left out."""
         by_name: dict[str, Path] = {}
         for file in files:
-            if (first := by_name.setdefault(file.stem, file)) != file:
-                self.left_out.append(f"{file}: has the name of {first}, which is taken")
+            self._is_first(file, file.stem, by_name)
         return by_name
 
     def add_authentic(self, images: Iterable[Path]) -> None:
-        self.pairs += [(str(image), NEGATIVE) for image in images]
+        first = [image for image in images if self._is_first(image, image.with_suffix(""), self._by_name)]
+        self.pairs += [(str(image), NEGATIVE) for image in first]
+
+    def _is_first(self, file: Path, name: _Name, known: dict[_Name, Path]) -> bool:
+        """Whether no other file has its name; one whose name is taken, such as a converted copy, is left out."""
+        if (first := known.setdefault(name, file)) != file:
+            self.left_out.append(f"{file}: has the name of {first}, which is taken")
+        return first == file
 
 
 @dataclass(frozen=True)

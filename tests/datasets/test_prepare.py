@@ -143,6 +143,17 @@ def test_a_second_file_of_a_name_is_left_out_and_told(miniatures, tmp_path, name
     )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_converted_copy_beside_an_image_does_not_count(miniatures, tmp_path, name):
+    miniatures.fabricate(name, tmp_path / "root")
+    once = prepare(name, tmp_path / "root", tmp_path / "once.json")
+    for image, _ in json.loads(once.output.read_text()):
+        file = tmp_path / image
+        shutil.copy(file, file.with_suffix(".webp"))
+    again = prepare(name, tmp_path / "root", tmp_path / "again.json")
+    assert (again.authentic, again.tampered) == (once.authentic, once.tampered)
+
+
 def test_misnamed_casia_files_get_their_own_masks(miniatures, tmp_path):
     miniatures.fabricate("CASIAv1", tmp_path)
     pairs = dict(json.loads(prepare("CASIAv1", tmp_path).output.read_text()))
