@@ -125,14 +125,16 @@ def _check(name: str, listed: ImageList, seen: dict[str, str]) -> DatasetReport:
     looked_at = in_parallel(look, pairs, name)
     of_pairs, digests, headers = zip(*looked_at, strict=True)
     faults = [fault for of_pair in of_pairs for fault in of_pair]
-    authentic = sum(mask == NEGATIVE for mask in listed.masks) + sum(fault.kind == "empty" for fault in faults)
+    empty = [any(fault.kind == "empty" for fault in of_pair) for of_pair in of_pairs]
+    tampered = [mask != NEGATIVE and not none for mask, none in zip(listed.masks, empty, strict=True)]
+    authentic = len(pairs) - sum(tampered)
     faults += _duplicates(pairs, digests)
     faults += [
         Fault("trained on", image, f"{image} is {seen[digest]} of the training data; remove it from one of the two")
         for image, digest in zip(listed.images, digests, strict=True)
         if digest in seen
     ]
-    faults += _telling_headers(listed, headers)
+    faults += _telling_headers(listed.source, tampered, headers)
     entry = known_entry(name)
     if entry:
         counts = {"authentic": (authentic, entry.authentic), "tampered": (len(pairs) - authentic, entry.tampered)}
@@ -159,13 +161,12 @@ def _header(path: str) -> bytes | None:
         return None  # a fault of its own
 
 
-def _telling_headers(listed: ImageList, headers: Sequence[bytes | None]) -> Iterator[Fault]:
+def _telling_headers(source: str, tampered: Sequence[bool], headers: Sequence[bytes | None]) -> Iterator[Fault]:
     """Whether the headers alone tell tampered images from authentic ones.
 
     Each image is guessed from the share of tampered ones among the others of its header, so that one which no other
-    image has says nothing. The standard error is that of an AUC by chance.
+    image has says nothing; two of one header are a tie. The standard error is that of an AUC by chance.
     """
-    tampered = [mask != NEGATIVE for mask in listed.masks]
     count, marked = len(tampered), sum(tampered)
     if not 0 < marked < count:
         return
@@ -174,12 +175,13 @@ def _telling_headers(listed: ImageList, headers: Sequence[bytes | None]) -> Iter
         Counter(h for h, label in zip(headers, tampered, strict=True) if label),
     )
     guesses = [(marked_of_header[h] - label + 0.5) / of_header[h] for h, label in zip(headers, tampered, strict=True)]
-    auc = roc_auc_score(tampered, guesses)
+    ties = sum(m * (of_header[h] - m) for h, m in marked_of_header.items())
+    auc = roc_auc_score(tampered, guesses) + ties / (2 * marked * (count - marked))  # there these count as wrong
     error = ((count + 1) / (12 * marked * (count - marked))) ** 0.5
     if auc > max(_TELLING, 0.5 + _SURE * error):
         yield Fault(
             "headers",
-            listed.source,
+            source,
             f"authentic and tampered images differ in file format or JPEG tables: the headers alone tell them apart "
             f"with an AUC of {auc:.2f}, so image-level figures may come from there; quote pixel figures, or compare "
             "image-level ones with that",

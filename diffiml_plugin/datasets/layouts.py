@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,44 +18,52 @@ from diffiml_plugin.stored import read_text, require_unzipped
 
 _LARGEST_NPZ = 2**30  # bytes, unpacked: a mask of 32,000 x 32,000 pixels
 Files = dict[Path, None]  # an ordered set: absolute paths of all files, sorted
-_Name = TypeVar("_Name", str, Path)
 MaskReader = Callable[[str], np.ndarray]  # [H, W] bool, True where tampered
 
 
 @dataclass
 class Found:
-    """`pairs`: (image, mask or NEGATIVE), absolute paths. `left_out`: a line for each file that found no partner.
+    """`pairs`: (image, mask or NEGATIVE), absolute paths. `left_out`: of each file that found no partner, why.
 
     `misnamed`: a line for each pair whose names do not agree.
     """
 
     pairs: list[tuple[str, str]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
     misnamed: list[str] = field(default_factory=list)
-    _by_name: dict[Path, Path] = field(default_factory=dict)
+    _named: dict[Any, Path] = field(default_factory=dict)
 
     def add(self, image: Path, mask: Path | None) -> None:
         if mask is None:
-            self.left_out.append(f"{image}: no mask")
-        elif self._is_first(image, image.with_suffix(""), self._by_name):
+            self.left_out[image] = "no mask"
+        elif self.is_first(image, image.with_suffix(""), self._named):
             self.pairs.append((str(image), str(mask)))
+
+    def add_authentic(self, images: Iterable[Path]) -> None:
+        first = [image for image in images if self.is_first(image, image.with_suffix(""), self._named)]
+        self.pairs += [(str(image), NEGATIVE) for image in first]
 
     def each_name_once(self, files: Iterable[Path]) -> dict[str, Path]:
         """By their names without the suffix; of several files of one name the first, the others are left out."""
-        by_name: dict[str, Path] = {}
+        by_name: dict[Any, Path] = {}
         for file in files:
-            self._is_first(file, file.stem, by_name)
+            self.is_first(file, file.stem, by_name)
         return by_name
 
-    def add_authentic(self, images: Iterable[Path]) -> None:
-        first = [image for image in images if self._is_first(image, image.with_suffix(""), self._by_name)]
-        self.pairs += [(str(image), NEGATIVE) for image in first]
-
-    def _is_first(self, file: Path, name: _Name, known: dict[_Name, Path]) -> bool:
-        """Whether no other file has its name; one whose name is taken, such as a converted copy, is left out."""
-        if (first := known.setdefault(name, file)) != file:
-            self.left_out.append(f"{file}: has the name of {first}, which is taken")
+    def is_first(self, file: Path, name: Any, named: dict[Any, Path]) -> bool:
+        """Enters `file`, unless its name, such as that of a converted copy, is taken: then it is left out."""
+        if (first := named.setdefault(name, file)) != file:
+            self.left_out[file] = f"has the name of {first}, which is taken"
         return first == file
+
+    def unread(self, files: Files) -> list[str]:
+        """A line for each folder with images that no rule of the layout takes for anything."""
+        used = {path for pair in self.pairs for path in pair} | {str(file) for file in self.left_out}
+        rest: dict[Path, list[Path]] = {}
+        for file in _images(files):
+            if str(file) not in used and str(file.parent) not in used:  # a mask may be a folder
+                rest.setdefault(file.parent, []).append(file)
+        return [f"not read: {len(some)} images in {folder}, such as {some[0].name}" for folder, some in rest.items()]
 
 
 @dataclass(frozen=True)
@@ -95,15 +103,15 @@ def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:
 
     def find(files: Files) -> Found:
         found = Found()
-        images: dict[str, Path] = {}
-        masks: dict[str, Path] = {}
+        images: dict[Any, Path] = {}
+        masks: dict[Any, Path] = {}
         if any("Modified Tp" in file.parts for file in files):  # CASIAv1 comes twice, misnamed and mended
             files = {file: None for file in files if "Original Tp" not in file.parts}
         of_each_name = found.each_name_once(f for f in _images(files) if f.stem.startswith((prefix, "Au_")))
         for file in of_each_name.values():
             ((stem, suffix),) = re.findall(r"^(.+?)(_gt\d*)?$", file.stem)
             if stem.startswith(prefix):
-                (masks if suffix else images).setdefault(stem, file)  # of several masks, the first
+                found.is_first(file, stem, masks if suffix else images)
         for stem in images.keys() & masks.keys():
             found.add(images.pop(stem), masks.pop(stem))
         masks_by_number = _by_number(masks)
@@ -137,7 +145,7 @@ def _coverage(files: Files) -> Found:
     for stem, file in tampered.items():
         found.add(file, by_stem.get(f"{stem[:-1]}forged"))
     folders = {file.parent for file in tampered.values()}
-    found.add_authentic(file for file in _images(files) if file.stem.isdecimal() and file.parent in folders)
+    found.add_authentic(file for stem, file in by_stem.items() if stem.isdecimal() and file.parent in folders)
     return found
 
 
@@ -166,7 +174,7 @@ def _nist16(files: Files) -> Found:
                 if _present(files, image):
                     found.add(image, _present(files, mask))
                 else:
-                    found.left_out.append(f"{image}: named by {table.name}, but not there")
+                    found.left_out[image] = f"named by {table.name}, but not there"
     return found
 
 
@@ -189,10 +197,13 @@ def _imd2020(files: Files) -> Found:
 
 def _cocoglide(files: Files) -> Found:
     found = Found()
-    masks = {file.stem.split("_")[-2]: file for file in _images(files, "mask") if file.stem.endswith("_mask")}
+    masks: dict[Any, Path] = {}
+    for file in _images(files, "mask"):
+        if match := re.fullmatch(r".*_(\d+)_mask", file.stem):
+            found.is_first(file, (file.parents[1], match[1]), masks)
     for file in _images(files, "fake"):
         if match := re.fullmatch(r"glide_inpainting_val2017_(\d+)_up", file.stem):
-            found.add(file, masks.get(match[1]))
+            found.add(file, masks.get((file.parents[1], match[1])))
     return found
 
 
@@ -222,7 +233,7 @@ def _tampered_coco(parts: Sequence[str]) -> Callable[[Files], Found]:
                     if _present(files, image):
                         found.add(image, _present(files, mask))
                     else:
-                        found.left_out.append(f"{image}: named by {name}, but not there")
+                        found.left_out[image] = f"named by {name}, but not there"
                 break
         return found
 
@@ -276,11 +287,11 @@ def _misd(files: Files) -> Found:
     """The mask of an image is a folder, which `_read_folder` joins."""
     found = Found()
     folders = {file.parent for file in _images(files, "masks") if file.parents[2].name == "Ground Truth Masks"}
-    masks = {folder.parent.name: folder for folder in sorted(folders)}
+    masks = {(folder.parents[2], folder.parent.name): folder for folder in folders}
     roots = {folder.parents[2] for folder in folders}
     for file in _images(files, "Sp"):
         if file.parents[1] in roots:
-            found.add(file, masks.get(file.stem))
+            found.add(file, masks.get((file.parents[1], file.stem)))
     found.add_authentic(file for file in _images(files, "Au") if file.parents[1] in roots)
     return found
 

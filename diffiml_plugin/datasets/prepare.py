@@ -88,7 +88,8 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
     No file below `root` is changed. Masks that the framework would misread are binarised and resized to their image
     (nearest neighbour) as PNG files in a folder beside the list, called as the list with `_masks`; images that a
     variant shrinks are in another, with `_images`. A pair that stands there twice is listed once; what is wrong with
-    a file leaves its pair out, and has its line in the log. Started again after an interruption, it goes on.
+    a file leaves its pair out, and has its line in the log, as has each folder of images that no rule takes. Started
+    again after an interruption, it goes on.
 
     Args:
         name: in the catalogue, a variant there, or any other for a dataset that is in one of the framework's forms.
@@ -132,7 +133,8 @@ def _prepared(
     # 1. The pairs: in the folder of that name, else anywhere below.
     cache, images, root = _masks_of(output), _images_of(output), places[-1]
     for place in places:
-        found, reader = _find(entry, place, *_files(place, {output, cache, images}, entry), variant)
+        files, others = _files(place, {output, cache, images}, entry)
+        found, reader = _find(entry, place, files, others, variant)
         if found.pairs:
             break
     else:
@@ -140,6 +142,7 @@ def _prepared(
         forms = (entry.layout, *FRAMEWORK_LAYOUTS) if entry else FRAMEWORK_LAYOUTS
         raise DiffIMLError(f"{root} holds {name} in no known layout{hint}; expected {'; or '.join(forms)}")
 
+    unread = found.unread(files)
     if tampered_only:
         found.pairs = [(image, mask) for image, mask in found.pairs if mask != NEGATIVE]
         if not found.pairs:
@@ -154,7 +157,7 @@ def _prepared(
     unfinished = _Unfinished(cache / _UNFINISHED, (cache, images), side)
     with unfinished.each_once(lambda image, mask: _settle(image, mask, reader, side, output)) as settle:
         settled = list(in_parallel(in_turn(settle), pairs, name))
-    notes += [f"left out: {line}" for line in found.left_out] + found.misnamed
+    notes += [f"left out: {file}: {reason}" for file, reason in found.left_out.items()] + unread + found.misnamed
     notes += [note for pair in settled for note in pair.notes]
     records = [(pair.image, pair.mask) for pair in settled if pair.mask]
     if not records:

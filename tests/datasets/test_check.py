@@ -146,6 +146,13 @@ def test_headers_that_tell_nothing(photographs):
     assert photographs(40, both, both).faults == []
 
 
+def test_the_auc_of_headers_is_that_of_the_quality(photographs):
+    qualities = [80 if number % 10 < 8 else 90 for number in range(50)]  # of the tampered; the others' are exchanged
+    authentic, tampered = jpeg(lambda number: 170 - qualities[number // 2]), jpeg(lambda number: qualities[number // 2])
+    (fault,) = photographs(100, authentic, tampered).faults
+    assert fault.kind == "headers" and "with an AUC of 0.80" in fault.text
+
+
 def test_images_that_were_trained_on(tiny_dataset, tmp_path):
     shutil.copy(tiny_dataset / "Au" / "clean.png", tmp_path / "seen.png")
     (tmp_path / "photos").mkdir()

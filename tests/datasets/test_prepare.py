@@ -152,6 +152,39 @@ def test_a_converted_copy_beside_an_image_does_not_count(miniatures, tmp_path, n
         shutil.copy(file, file.with_suffix(".webp"))
     again = prepare(name, tmp_path / "root", tmp_path / "again.json")
     assert (again.authentic, again.tampered) == (once.authentic, once.tampered)
+    told = {line.split(": ")[1] for line in again.log.read_text().splitlines() if line.startswith("left out")}
+    assert not told & {image for image, _ in json.loads(again.output.read_text())}
+
+
+@pytest.mark.parametrize("name", ["CocoGlide", "MISD"])
+def test_two_downloads_in_one_folder_keep_their_own_masks(miniatures, tmp_path, name):
+    for part in ("a", "b"):
+        miniatures.fabricate(name, tmp_path / "root" / part)
+    pairs = json.loads(prepare(name, tmp_path / "root").output.read_text())
+    log = (tmp_path / "root" / f"{name}_masks" / "changes.txt").read_text()
+    for image, mask in pairs:
+        if mask != NEGATIVE:
+            original = next((line.split(": ")[0] for line in log.splitlines() if line.endswith(mask)), mask)
+            assert (
+                Path(image).relative_to(tmp_path / "root").parts[0]
+                == Path(original).relative_to(tmp_path / "root").parts[0]
+            )
+
+
+def test_of_two_masks_of_one_image_the_second_is_told(miniatures, tmp_path):
+    miniatures.fabricate("CocoGlide", tmp_path)
+    first = sorted(tmp_path.rglob("mask/*"))[0]
+    shutil.copy(first, second := first.with_name(f"z_{first.name}"))
+    log = prepare("CocoGlide", tmp_path).log.read_text()
+    assert f"left out: {second}: has the name of {first}, which is taken" in log
+
+
+def test_images_that_no_rule_takes_are_told_by_their_folder(miniatures, tmp_path):
+    miniatures.fabricate("IMD2020", tmp_path)
+    for name in ("a.jpg", "a_mask.png", "b.jpg"):  # of a folder whose original is missing
+        miniatures.photograph(tmp_path / "part" / name)
+    log = prepare("IMD2020", tmp_path).log.read_text()
+    assert f"not read: 3 images in {tmp_path / 'part'}, such as a.jpg" in log
 
 
 def test_misnamed_casia_files_get_their_own_masks(miniatures, tmp_path):
