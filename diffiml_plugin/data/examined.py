@@ -13,7 +13,7 @@ from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from threading import Condition
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import PIL
 from tqdm import tqdm
@@ -25,7 +25,7 @@ from diffiml_plugin.data.images import MOST_PIXELS, read_header
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, without
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import file_digest, replacing
-from diffiml_plugin.stored import read_json, require_file
+from diffiml_plugin.stored import checked, read_json, require_file
 
 _logger = logging.getLogger(__name__)
 RULES = 2  # raised when what counts as a fault changes, and neither Pillow nor a module of DECIDING says so
@@ -44,6 +44,19 @@ class Checked:
     lists: list[ImageList]
     left_out: list[int]
     longest: int
+
+
+class _Told(TypedDict):
+    """A fault of the pair with a number, as it is kept."""
+
+    number: int
+    kind: str
+    path: str
+    text: str
+    harmful: bool
+
+
+_KEPT = {"state": str, "longest": int, "digest": str, "faults": list[_Told]}
 
 
 def check_lists(listings: Sequence[ImageList], keep_going: bool = False) -> Checked:
@@ -101,9 +114,9 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
     file = cache / f"{digest_of(pairs)}.json"
     state = digest_of([rules(), *in_parallel(state_here, [path for pair in pairs for path in pair], "looking")])
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = read_json(file)
+        kept = checked(read_json(file), _KEPT, str(file))
         if kept["state"] == state:
-            return kept["longest"], kept["digest"], [(number, Fault(**fault)) for number, fault in kept["faults"]]
+            return kept["longest"], kept["digest"], [(fault.pop("number"), Fault(**fault)) for fault in kept["faults"]]
     longest, content, told = 0, sha256(), []
     for number, (size, of_pair, digests) in enumerate(in_parallel(in_turn(_look), pairs, "checking")):
         longest = max(longest, *size)
@@ -117,8 +130,8 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
     with suppress(OSError):  # without a cache, the next start looks again
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(file) as opened:
-            kept = [(number, asdict(fault)) for number, fault in told]
-            found = {"state": state, "longest": longest, "digest": digest, "faults": kept}
+            faults = [{"number": number, **asdict(fault)} for number, fault in told]
+            found = {"state": state, "longest": longest, "digest": digest, "faults": faults}
             opened.write(json.dumps(found).encode())
     return longest, digest, told
 

@@ -118,9 +118,9 @@ def _listed(stdin: BinaryIO) -> Iterator[Path]:
         raise DiffIMLError(f"the list on stdin has more than {JSON_LIMIT} bytes; split it")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DiffIMLError("the list on stdin is UTF-16, as PowerShell writes it; store it as UTF-8")
-    for line in map(bytes.strip, content.removeprefix(codecs.BOM_UTF8).splitlines()):
-        if line and not line.startswith(b"#"):
-            path = os.fsdecode(line)
+    for line in content.removeprefix(codecs.BOM_UTF8).splitlines():
+        if line.strip() and not line.lstrip().startswith(b"#"):
+            path = os.fsdecode(line if os.path.exists(line) else line.strip())
             yield Path(path if os.path.exists(path) else path.replace("\\", "/"))
 
 

@@ -1,5 +1,6 @@
 import ast
 import importlib
+import json
 import os
 import re
 import shutil
@@ -264,7 +265,9 @@ def test_a_damaged_cache_is_passed_over(image, tmp_path, monkeypatch):
     listed = ImageList("x", (image,), (NEGATIVE,))
     check_lists([listed])
     (file,) = (tmp_path / "cache").rglob("*.json")
-    for content in ("{", "[]", "{}"):
+    kept = json.loads(file.read_text())
+    odd = [{**kept, "longest": "48"}, {**kept, "digest": 3}, {**kept, "faults": [{"number": 0, "kind": "dark"}]}]
+    for content in ("{", "[]", "{}", *map(json.dumps, odd)):
         file.write_text(content)
         assert check_lists([listed]).longest == 48
 

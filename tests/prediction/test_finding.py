@@ -84,6 +84,9 @@ def test_a_list_on_stdin(tmp_path, monkeypatch):
     lines = f"\ufeff# photos\n\n {tmp_path}/a.jpg \r\n{tmp_path}/x\n{tmp_path}/gone.jpg\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     assert relatives(["-"], tmp_path / "out") == ["a.jpg", "b.jpg", "gone.jpg"]  # whose line will say that it is gone
+    touch(tmp_path, "a.jpg ")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{tmp_path}/a.jpg\n{tmp_path}/a.jpg \n".encode())))
+    assert relatives(["-"], tmp_path / "out") == ["a.jpg", "a.jpg "]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"# nothing\n")))
     with pytest.raises(DiffIMLError, match="the list on stdin names no image"):
         relatives(["-"], tmp_path / "out")
