@@ -104,9 +104,15 @@ def grey_levels(mask: Image.Image) -> np.ndarray:
     return np.asarray(mask.convert("RGB")).mean(2, dtype=np.float32)
 
 
-def has_shape_in_alpha(mask: Image.Image, levels: np.ndarray) -> bool:
-    """Whether the colours are one and the transparency is not; `levels` as `grey_levels` gives them."""
-    return levels.min() == levels.max() and "A" in mask.getbands() and len(set(mask.getchannel("A").getextrema())) > 1
+def shape_in_alpha(mask: Image.Image, levels: np.ndarray) -> np.ndarray | None:
+    """How opaque a mask is, [H, W] uint8, if that alone says where it is tampered: its colours are one. A palette's
+    transparent colour counts. `levels` as `grey_levels` gives them.
+    """
+    transparent = "A" in mask.getbands() or "transparency" in mask.info
+    if levels.min() < levels.max() or mask.mode.startswith("I") or not transparent:
+        return None
+    opaque = np.asarray(mask.convert("RGBA").getchannel("A"))
+    return opaque if opaque.min() < opaque.max() else None
 
 
 def _mask_faults(mask: Image.Image, path: str) -> list[Fault]:
@@ -114,7 +120,7 @@ def _mask_faults(mask: Image.Image, path: str) -> list[Fault]:
         return [Fault("32-bit", path, f"{path} {refused}")]
     levels = grey_levels(mask)
     top, deep = levels.max(), mask.mode.startswith("I")
-    if has_shape_in_alpha(mask, levels):
+    if shape_in_alpha(mask, levels) is not None:
         return [
             Fault(
                 "alpha",

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from diffiml_plugin.data.faults import THRESHOLD, grey_levels, has_shape_in_alpha
+from diffiml_plugin.data.faults import THRESHOLD, grey_levels, shape_in_alpha
 from diffiml_plugin.data.images import SUFFIXES, decoding, refusal
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
@@ -89,8 +89,8 @@ def read_levels(path: str) -> np.ndarray:
             levels *= 255 / 65535 if levels.max() > 255 else 1
         else:
             levels = grey_levels(mask)
-            if has_shape_in_alpha(mask, levels):
-                levels = np.asarray(mask.getchannel("A"))
+            if (opaque := shape_in_alpha(mask, levels)) is not None:
+                levels = opaque
     if levels.max() > THRESHOLD:
         return levels > THRESHOLD
     if levels.min() > 0:

@@ -16,6 +16,7 @@ from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.faults import examine
 from diffiml_plugin.data.images import read_image, readable_formats
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
+from diffiml_plugin.datasets.layouts import read_levels
 from diffiml_plugin.errors import DiffIMLError
 
 SQUARE = np.zeros((32, 48), np.uint8)
@@ -86,6 +87,16 @@ def test_good_masks_pass(image, store):
 )
 def test_masks_that_would_be_silently_wrong(image, store, mask, fault):
     assert re.search(fault, check_pair(image, store(mask)))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_palettes_transparent_colour_is_a_shape_in_alpha(image, tmp_path, suffix, colour):
+    mask = Image.fromarray(SQUARE // 255).convert("P")
+    mask.putpalette([colour] * 768)
+    mask.save(tmp_path / f"mask{suffix}", transparency=0)
+    assert "has its shape in the alpha channel" in check_pair(image, str(tmp_path / f"mask{suffix}"))
+    assert np.array_equal(read_levels(str(tmp_path / f"mask{suffix}")), SQUARE > 0)
 
 
 @pytest.mark.parametrize(
