@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, TypeGuard, cast
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -40,6 +41,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG's segment; in co
 _SCAN, _END = 0xDA, 0xD9  # markers
 _ORIENTATION = 0x0112  # EXIF's tag
 _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262  # TIFF's tags
+_SAYING = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG in which EXIF may stand, and its head
 _DEEP = "16 bits"  # in an image's `info`: its file has 16 bits per channel, of which Pillow kept the upper 8
 _CUT_AWAY = "levels below 256"  # likewise: and those are 0, but the lower 8 are not
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation -> the photo as a viewer shows it
@@ -91,12 +93,24 @@ def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
             fewer in 16, which would come out black.
     """
     with decoding(path, content=content) as image:
-        return stored_pixels(image, str(path))
+        return _accepted(image, str(path))
 
 
 def stored_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """As `read_image`, of an open image that messages call `name`."""
-    image = _as_stored(image)
+    """As `read_image`, of an open image that messages call `name`; a PNG or TIFF that is not decoded yet stays so."""
+    with _explained(name):
+        return _accepted(_as_stored(_opened_anew(image) if _says_more(image) else image), name)
+
+
+def _opened_anew(image: PngImageFile | TiffImageFile) -> Image.Image:
+    """From the same file, at the same frame: decoded, the caller's own would no longer be as it is stored."""
+    with _from_start(image) as file:
+        anew = Image.open(BytesIO(file.read()), formats=readable_formats())
+    anew.seek(image.tell())
+    return anew
+
+
+def _accepted(image: Image.Image, name: str) -> np.ndarray:
     if reason := refusal(image) or unscaled(image):
         raise DiffIMLError(f"{name} {reason}")
     return _rgb(image)
@@ -143,12 +157,42 @@ def read_header(path: str | Path, content: bytes | None = None) -> tuple[int, in
 
 
 def orientation_of(image: Image.Image) -> int:
-    """What EXIF states of an image that is open, 1 (as it is stored) to 8; 1 where it states nothing that is known."""
+    """What EXIF states of an image that is open, 1 (as it is stored) to 8; 1 where it states nothing that is known.
+
+    Decodes nothing.
+    """
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        exif = _exif_of(image) if isinstance(image, PngImageFile) and image.tile else image.getexif()
+        orientation = exif.get(_ORIENTATION, 1)
     except Exception:  # EXIF is anyone's, and its reader fails in many ways
         return 1
     return orientation if orientation in _TURNS else 1
+
+
+def _exif_of(image: PngImageFile) -> Image.Exif:
+    """Of a PNG that is not decoded; to find what may stand behind its pixels, Pillow would decode them."""
+    with _from_start(image) as file:
+        kept = [file.read(8)]  # the signature
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[:4], "big") + 4  # with a checksum
+            if head[4:] in _SAYING:
+                kept += head, file.read(length)
+            else:
+                file.seek(length, os.SEEK_CUR)
+    stated = PngImageFile(BytesIO(b"".join([*kept, bytes(4), b"IDAT"])))  # Pillow reads as far as that
+    return Image.Image.getexif(stated)
+
+
+@contextmanager
+def _from_start(image: ImageFile) -> Iterator[IO[bytes]]:
+    """The file of an image that is open, which stands where it stood afterwards."""
+    file = cast(IO[bytes], image.fp)
+    place = file.tell()
+    file.seek(0)
+    try:
+        yield file
+    finally:
+        file.seek(place)
 
 
 def as_viewed(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -159,24 +203,27 @@ def as_viewed(array: np.ndarray, orientation: int) -> np.ndarray:
 
 def _as_stored(image: Image.Image) -> Image.Image:
     """The image, decoded, with its pixels as they are stored. Pillow turns a TIFF as a viewer does, and no other.
+    One that is not decoded yet is of a file in memory: a TIFF on its side that has a name is mapped, torn.
 
     What its file says of its levels, and its mode does not, is kept in `info`, which copies keep too.
     """
-    if not isinstance(image, (PngImageFile, TiffImageFile)) or not image.tile:  # which is empty once it is decoded
+    if not _says_more(image):
         image.load()
         return _positive(image)
     raw_modes = [str(part[0] if isinstance(part, tuple) else part) for *_, part in image.tile]
     image.info[_DEEP] = any("16" in mode for mode in raw_modes)
     turned = _BACK.get(orientation_of(image)) if isinstance(image, TiffImageFile) else None
-    path, file = image.filename, cast(BinaryIO, image.fp)  # which is gone once it is decoded
-    if turned is not None:
-        image.filename = ""  # a file that has a name is mapped, with a viewer's width for that of its rows
+    file = cast(BytesIO, image.fp)  # which the image forgets once it is decoded
     image.load()
-    image.filename = path
     if image.info[_DEEP] and not image.mode.startswith("I") and not _rgb(image).any():
-        image.info[_CUT_AWAY] = _has_levels(path, file)
+        image.info[_CUT_AWAY] = _has_levels(file.getvalue())
     positive = _positive(image)
     return positive if turned is None else positive.transpose(turned)
+
+
+def _says_more(image: Image.Image) -> TypeGuard[PngImageFile | TiffImageFile]:
+    """Whether the file says of depth or orientation what the image will not tell any more once it is decoded."""
+    return isinstance(image, (PngImageFile, TiffImageFile)) and bool(image.tile)  # which is empty then
 
 
 def _positive(image: Image.Image) -> Image.Image:
@@ -189,15 +236,8 @@ def _positive(image: Image.Image) -> Image.Image:
     return positive
 
 
-def _has_levels(path: str | bytes, file: BinaryIO) -> bool:
-    """Whether a file of 16 bits per channel, of which Pillow keeps the upper 8, is anything but black, or may be.
-
-    Args:
-        path: empty of one in memory, which `file` is.
-    """
-    if not path:
-        file.seek(0)
-    content = Path(os.fsdecode(path)).read_bytes() if path else file.read()
+def _has_levels(content: bytes) -> bool:
+    """Whether a file of 16 bits per channel, of which Pillow keeps the upper 8, is anything but black, or may be."""
     levels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     return levels is None or bool(levels[..., :3].any())
 
@@ -284,7 +324,7 @@ def _explained(path: str | Path) -> Iterator[None]:
     except MemoryError as error:
         raise DiffIMLError(f"{path} does not fit into the memory; shrink it") from error
     except Exception as error:  # its readers answer damage in any way
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         raise DiffIMLError(f"{path} cannot be read as an image: {reason}") from error
 
 

@@ -1,4 +1,5 @@
 import os
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from diffiml_plugin.data.images import (
     as_viewed,
@@ -91,6 +93,9 @@ def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix):
         Image.open(BytesIO(Path(file).read_bytes())) as it,
     ):
         stored_pixels(it, "it")
+    with pytest.raises(DiffIMLError, match="holds no level above 255"), Image.open(file) as it:
+        assert orientation_of(it) == 1  # which Pillow would decode a PNG to find
+        stored_pixels(it, "it")
     cv2.imwrite(file, PIXELS[..., ::-1].astype(np.uint16) * 257)
     assert np.array_equal(read_image(file), PIXELS)
 
@@ -107,6 +112,31 @@ def test_black_of_16_bits_is_black(tmp_path, suffix, channels):
     for source in (file, BytesIO(Path(file).read_bytes())):
         with Image.open(source) as photo:
             assert not stored_pixels(photo, "a photo").any()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_an_image_of_the_callers_is_left_as_it_is(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    frames[0].save(tmp_path / f"a.{suffix}", exif=exif, save_all=True, append_images=frames[1:])
+    for number, frame in enumerate(frames):
+        for source in (tmp_path / f"a.{suffix}", BytesIO((tmp_path / f"a.{suffix}").read_bytes())):
+            with Image.open(source) as image:
+                image.seek(number)
+                for _ in range(2):
+                    assert orientation_of(image) == 6
+                    assert np.array_equal(stored_pixels(image, "it"), np.array(frame))
+                assert image.tile and np.array_equal(np.sort(image, None), np.sort(frame, None))
+
+
+def test_an_image_that_cannot_be_decoded_is_refused_in_a_sentence(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    half, closed = Image.open(BytesIO((tmp_path / "a.png").read_bytes()[:100])), Image.open(tmp_path / "a.png")
+    closed.close()
+    for image in (half, closed):
+        with pytest.raises(DiffIMLError, match="the image cannot be read as an image: ."):
+            stored_pixels(image, "the image")
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
@@ -232,6 +262,26 @@ def test_photos_are_turned_as_a_viewer_does(tmp_path, orientation):
         turned = np.array(ImageOps.exif_transpose(image))
     assert np.array_equal(as_viewed(read_image(tmp_path / "a.png"), orientation), turned)
     assert np.array_equal(as_viewed(PIXELS[..., 0], orientation), turned[..., 0])
+
+
+@pytest.mark.parametrize("place", ["before", "behind", "profile", "xmp"])
+def test_a_header_is_read_without_decoding(tmp_path, monkeypatch, place):
+    exif, said = Image.Exif(), PngInfo()
+    exif[0x0112] = 6
+    if place == "profile":  # as ImageMagick writes it
+        said.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}\n", zip=True)
+    elif place == "xmp":
+        said.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    file = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(file, pnginfo=said, **({"exif": exif} if place == "before" else {}))
+    if place == "behind":
+        chunk = b"eXIf" + exif.tobytes()[6:]
+        end = len(chunk[4:]).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + bytes(4) + b"IEND"
+        file.write_bytes(file.read_bytes().replace(bytes(4) + b"IEND", end))
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("the image was decoded"))
+    assert read_header(file) == read_header(file, file.read_bytes()) == (9, 6, 6)
+    content = file.read_bytes()
+    assert read_header(file, content[: content.index(b"IDAT") + 10]) == (9, 6, 1 if place == "behind" else 6)  # cut off
 
 
 def test_an_orientation_that_is_none_is_as_stored(tmp_path):

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -92,6 +93,19 @@ def test_grey_transparent_and_deep_images_are_read_as_their_files_are(detector, 
         assert np.array_equal(stored.image, opened.image) and stored.image.shape == (16, 16, 3)
     with pytest.raises(DiffIMLError, match="the image holds floating-point pixels; convert it"):
         detector(Image.fromarray(grey.astype(np.float32)))
+
+
+def test_an_image_that_is_not_decoded_yet_is_read_as_its_file_is_and_stays_so(detector, photo, tmp_path):
+    pixels = np.array(Image.open(photo))
+    Image.fromarray(pixels).save(tmp_path / "side.tif", tiffinfo={0x0112: 6})
+    with Image.open(tmp_path / "side.tif") as image:
+        for result in detector([image, image]):
+            assert np.array_equal(result.image, pixels) and result.orientation == 6
+    cv2.imwrite(str(tmp_path / "low.png"), pixels.astype(np.uint16))
+    with Image.open(tmp_path / "low.png") as image:
+        for _ in range(2):
+            with pytest.raises(DiffIMLError, match="the image holds no level above 255 of 65535; scale its levels"):
+                detector(image)
 
 
 @pytest.mark.parametrize(
