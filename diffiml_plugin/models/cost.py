@@ -125,23 +125,24 @@ def count_all(
         return dict.fromkeys(COUNTS, {"N=1": trace and trace.total() / 1e9})
     method, traces = method_of(model), []
     config = method.config
-    for members in (1, 2):  # all others follow: each is a number of equal calls of the denoiser
-        method.config = replace(config, ensemble_size=members, num_inference_steps=1)
+    for members, steps in ((1, 1), (2, 1), (1, 2)):  # all others follow: what a member adds, and a step of one
+        method.config = replace(config, ensemble_size=members, num_inference_steps=steps)
         traces.append(_trace(card.name, model, batch))
     method.config = config
-    first, second = traces
-    if first is None or second is None:
+    first, second, third = traces
+    if first is None or second is None or third is None:
         return dict.fromkeys(COUNTS, dict.fromkeys(f"N={members}" for members in sizes))
     once, denoiser = first.total(), "model.diffiml.denoiser"
-    call = second.total() - once
+    member, step = second.total() - once, third.total() - once
     share = first.by_module()[f"{denoiser}.condition_in"]
     attention = first.by_module_and_operator()[denoiser]["scaled_dot_product_attention"]
 
     def total(count: str, members: int) -> float:
         if count == "published":
-            return once - attention + (members - 1) * (call + share - attention)
-        calls = members * config.num_inference_steps - 1  # after the first
-        return once + calls * (call + share if count == "whole" else call)
+            return once - attention + (members - 1) * (member + share - attention)
+        repeated = share if count == "whole" else 0
+        later = members * (config.num_inference_steps - 1)  # steps, after the first
+        return once + (members - 1) * (member + repeated) + later * (step + repeated)
 
     return {count: {f"N={members}": total(count, members) / 1e9 for members in sizes} for count in COUNTS}
 

@@ -43,6 +43,17 @@ def test_every_step_of_every_member_is_counted_and_the_rest_once(rows):
     assert once["N=5"] - once["N=1"] == pytest.approx(4 * step, rel=0.01)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{}, {"ensemble_space": "pixel"}, {"ensemble_space": "pixel", "tta": True}])
+def test_what_is_said_of_many_is_what_a_trace_of_all_of_it_counts(settings):
+    flags = {**SMALL, **settings, "num_inference_steps": 3}
+    said = complexity("DiffIML", flags, 64)["GFLOPs_by_count"]["run"]["N=5"]
+    with untrained():
+        model, _ = build_untrained(DIFFIML, {**flags, "ensemble_size": 5}, 64)
+        traced = cost._trace("DiffIML", model, blank_batch(model, 64)).total() / 1e9
+    assert said == pytest.approx(traced, rel=1e-6)
+
+
 class _OnlyAttention(nn.Module):
     def forward(self, image, **kwargs):
         query = image.flatten(2)  # [1, 3, S·S] as 3 positions of S·S channels
