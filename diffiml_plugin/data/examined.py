@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from hashlib import sha256
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from threading import Condition
@@ -18,7 +16,6 @@ from typing import TypedDict, TypeVar
 import PIL
 from tqdm import tqdm
 
-import diffiml_plugin
 from diffiml_plugin.data import faults, images, lists
 from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.images import MOST_PIXELS, read_header
@@ -145,13 +142,6 @@ def rules(*modules: str) -> list[object]:
     """By which files are judged: what changes with Pillow, with a module of DECIDING, and with `modules`."""
     files = (*DECIDING, *modules)
     return [RULES, PIL.__version__, *(sha256(Path(module).read_bytes()).hexdigest() for module in files)]
-
-
-@cache
-def version() -> str:
-    """A digest of the package's modules, with torch's and Pillow's versions: another may find other figures."""
-    modules = sorted(Path(diffiml_plugin.__file__).parent.rglob("*.py"))
-    return digest_of([metadata.version("torch"), PIL.__version__, *(file_digest(module) for module in modules)])
 
 
 def state_of(path: str) -> tuple[int, int] | None:

@@ -78,6 +78,7 @@ def _scored(model: nn.Module, batch: Sample, score: Callable[..., list[Record]])
     """The records of one batch; where the GPU's memory is too small for it, of its halves."""
     inputs = {key: value for key, value in batch.items() if key not in ("index", "content")}
     require_inputs(model, inputs)
+    batch = batch | {key: batch[key].clone() for key in ("mask", "label")}  # a model may change what it is given
     try:
         with forward_explained(model, batch["image"]):
             return score(model(**inputs), batch)

@@ -1,22 +1,26 @@
 """Records, one for each image, and the files that hold them."""
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast, get_type_hints
 
 from accelerate.utils import gather_object
 
+import diffiml_plugin
 from diffiml_plugin.data.examined import state_of
 from diffiml_plugin.data.lists import ImageList, require_names
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import THRESHOLDS
-from diffiml_plugin.files import appending, inside, write_text
+from diffiml_plugin.files import appending, file_digest, inside, write_text
 from diffiml_plugin.ledger import discard, warn_if_changed
 from diffiml_plugin.stored import checked, parse_json, read_text, shown
 
@@ -25,6 +29,7 @@ _FIELDS = get_type_hints(Record)
 _SHARES = {"label", *(name for name, kind in _FIELDS.items() if "float" in str(kind))} - {"score", "features"}
 _ALWAYS = ("dataset", "index", "name", "path", "mask", "label", "score", "f1")
 _ROUNDING = 1e-6
+_BELOW = ("torch", "torchvision", "timm", "numpy", "pillow", "albumentations", "imdlbenco")  # the code of a figure
 _Key = TypeVar("_Key")
 LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
 
@@ -147,6 +152,18 @@ def data_settings(sets: Iterable[tuple[str, ImageList]]) -> dict[str, str]:
 def states(listed: ImageList, state: Callable[[str], Any] = state_of) -> list[tuple[str, Any]]:
     """The files of a list, and what changes when one is mended: `state_of` each, or `state_here`."""
     return [(file, state(file)) for file in (*listed.images, *listed.masks)]
+
+
+@cache
+def version(model: Callable[..., Any]) -> str:
+    """A digest of the code by which figures come: the package's, that of the model's constructor with all of its own
+    package, and the versions of what both stand on.
+    """
+    modules = set(Path(diffiml_plugin.__file__).parent.rglob("*.py"))
+    with suppress(TypeError):  # a class of a notebook has no file
+        file, depth = Path(inspect.getfile(model)), model.__module__.count(".")
+        modules |= {file, *(file.parents[depth - 1].rglob("*.py") if depth else ())}
+    return digest([*((name, metadata.version(name)) for name in _BELOW), *map(file_digest, sorted(modules))])
 
 
 def digest(value: Any) -> str:

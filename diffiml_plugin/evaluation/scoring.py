@@ -12,13 +12,21 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.examined import check_lists, name_and_size, state_here, version
+from diffiml_plugin.data.examined import check_lists, name_and_size, state_here
 from diffiml_plugin.data.lists import ImageList, each_once, read_test_sets
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
-from diffiml_plugin.evaluation.records import Unfinished, data_settings, digest, records_file, states, write_records
+from diffiml_plugin.evaluation.records import (
+    Unfinished,
+    data_settings,
+    digest,
+    records_file,
+    states,
+    version,
+    write_records,
+)
 from diffiml_plugin.evaluation.results import Header, Record, deciding_settings
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
@@ -63,7 +71,9 @@ class Scoring:
             score: from the model's output and the batch to records.
         """
         listed = self.lists[name]
-        key = digest([version(), self.header["configuration"], name, variant, states(listed, state_here)])
+        key = digest(
+            [version(self.card.constructor), self.header["configuration"], name, variant, states(listed, state_here)]
+        )
         self._keys.append(key)
         found = self._unfinished.read(key, len(listed.images))
         done = {record["index"] for record in found}
@@ -189,13 +199,12 @@ class _Mirrored(nn.Module):
 
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
         require_inputs(self.model, inputs)
-        upright = self.model(**inputs)
-        mirrored = self.model(
-            **{
-                key: value.flip(-1) if isinstance(value, Tensor) and value.ndim == 4 else value
-                for key, value in inputs.items()
-            }
-        )
+        flipped = {
+            key: value.flip(-1) if isinstance(value, Tensor) and value.ndim == 4 else value
+            for key, value in inputs.items()
+        }
+        upright = self.model(**inputs)  # which may change them
+        mirrored = self.model(**flipped)
         mirrored["pred_mask"] = mirrored["pred_mask"].flip(-1)
         return {
             key: (upright[key] + mirrored[key]) / 2

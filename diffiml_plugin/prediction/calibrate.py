@@ -16,13 +16,13 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from diffiml_plugin.data.examined import check_lists, in_parallel, state_here, version
+from diffiml_plugin.data.examined import check_lists, in_parallel, state_here
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, each_once, read_test_sets, repeated
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
 from diffiml_plugin.evaluation.calibration import FEATURES, features
-from diffiml_plugin.evaluation.records import LIMIT, as_record, data_settings, digest, write_records
+from diffiml_plugin.evaluation.records import LIMIT, as_record, data_settings, digest, version, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.files import appending, claimed, require_unchanged, require_writable, write_figure, write_text
@@ -140,7 +140,8 @@ def _records(
         pairs: set, image and mask.
     """
     keys = [
-        digest([version(), predicted, FEATURES, state_here(image), state_here(mask), image]) for _, image, mask in pairs
+        digest([version(detector.card.constructor), predicted, FEATURES, state_here(image), state_here(mask), image])
+        for _, image, mask in pairs
     ]
     known = {record["key"]: record for record in _kept(file)}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]

@@ -144,7 +144,7 @@ class Detector:
             "settings": decided,
         }
         self.deciding: dict[str, Any] = {"model": (opened.card.name, digest), **decided}
-        self._loaded = self._writes()
+        self._loaded = self._state()
 
     @property
     def threshold(self) -> float:
@@ -258,7 +258,7 @@ class Detector:
 
     def _require_as_loaded(self) -> None:
         """Raises DiffIMLError if the network was changed: results and saved files tell of its file."""
-        if self._writes() != self._loaded:
+        if self._state() != self._loaded:
             raise self._changed()
 
     def _changed(self) -> DiffIMLError:
@@ -267,12 +267,13 @@ class Detector:
             "or take the network alone, by load_model"
         )
 
-    def _writes(self) -> int:
-        """How often parameters and buffers were written, as torch counts it; of those made in inference mode it does
-        not.
+    def _state(self) -> tuple[object, list[tuple[int, int, int]]]:
+        """What changes when the network, a tensor of it or its sampling's settings do: which tensors these are, and how
+        often they were written, as torch counts it; of those made in inference mode, and through `data`, it does not.
         """
         tensors = chain(self.model.parameters(), self.model.buffers())
-        return sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+        written = [(id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+        return method_of(self.model).config if self.card.samples else None, written
 
     def _fitting_maps(self, photograph: Photograph) -> Maps:
         """Of a photo, whole or in the largest tiles that the memory holds."""

@@ -1,8 +1,9 @@
+import importlib
 import os
 
 from diffiml_plugin import ledger
 from diffiml_plugin.data.lists import ImageList
-from diffiml_plugin.evaluation.records import Unfinished, data_settings, images_of
+from diffiml_plugin.evaluation.records import Unfinished, data_settings, images_of, version
 
 
 def test_what_another_process_removes_meanwhile_ends_no_run(tmp_path, monkeypatch):
@@ -39,3 +40,19 @@ def test_kinds_that_are_mended_in_a_list_are_another_test():
     lists = [ImageList("list.json", ("a.png",), ("m.png",), kinds) for kinds in (("splice",), ("copy_move",), ())]
     settings = [data_settings([("set", listed)]) for listed in lists]
     assert settings[0] != settings[1] and "kinds of manipulation" not in settings[2]
+
+
+def test_the_code_of_a_model_is_part_of_the_version(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "layers.py").touch()
+    for file in ("own/model.py", "alone.py"):
+        (tmp_path / file).write_text("class Mine: ...\n")
+    packaged, alone = (importlib.import_module(name).Mine for name in ("own.model", "alone"))
+    before = [version(packaged), version(alone)]
+    (tmp_path / "own" / "layers.py").write_text("# mended\n")
+    version.cache_clear()
+    assert version(packaged) != before[0] and version(alone) == before[1]
+    (tmp_path / "alone.py").write_text("class Mine: ...  # mended\n")
+    version.cache_clear()
+    assert version(alone) != before[1]

@@ -25,6 +25,7 @@ from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.evaluate import _most_pixels, _scored, evaluate, require_one_process
 from diffiml_plugin.evaluation.scores import average, score_batch, summarise
 from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
@@ -288,10 +289,28 @@ def test_half_done_records_count_once_and_are_of_the_list(settings, stored, monk
     assert [record["index"] for record in records(settings)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_model_that_changes_its_batch_is_scored_by_the_truth(settings, stored, monkeypatch, mirrored):
+    settings = replace(settings, checkpoint_path=str(stored()), tta=mirrored)
+    expected = testing.test(settings)["datasets"]
+    for file in Path(settings.output_dir).iterdir():
+        file.unlink()
+    tiny = MODELS.module_dict["TinyIML"]
+    forward = tiny.forward
+
+    def changing(self, image, mask=None, label=None, **inputs):
+        output = forward(self, image, mask, label, **inputs)
+        image.zero_(), mask.zero_(), label.unsqueeze_(1)
+        return output
+
+    monkeypatch.setattr(tiny, "forward", changing)
+    assert testing.test(settings)["datasets"] == expected
+
+
 def test_what_another_version_scored_is_scored_anew(settings, stored, monkeypatch):
     settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
     scored = interrupted_at_third_batch(settings, monkeypatch)
-    monkeypatch.setattr(scoring, "version", lambda: "another")
+    monkeypatch.setattr(scoring, "version", lambda model: "another")
     testing.test(settings)
     assert len(scored) == 3 + 4
 

@@ -1,6 +1,7 @@
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration, Rates
+from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
 from diffiml_plugin.prediction import memory
@@ -192,6 +194,27 @@ def test_a_network_that_was_changed_is_not_told_as_its_files(tiny_model, stored,
 def test_nor_is_one_whose_buffers_were_changed(sampler, photo, name):
     assert sampler([photo, photo])  # a pass writes none
     next(buffer for place, buffer in sampler.model.named_buffers() if place.endswith(name)).mul_(3)
+    with pytest.raises(DiffIMLError, match="the network of this detector was changed"):
+        sampler(photo)
+
+
+def _settings(detector, other):
+    method = method_of(detector.model)
+    method.config = replace(method.config, mask_bias=1.0)
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        lambda detector, other: setattr(detector, "model", other),
+        lambda detector, other: setattr(detector.model, "diffiml", other.diffiml),
+        lambda detector, other: detector.model.load_state_dict(other.state_dict(), assign=True),
+        lambda detector, other: setattr(next(detector.model.parameters()), "data", next(other.parameters()).data),
+        _settings,
+    ],
+)
+def test_nor_is_one_that_was_exchanged(sampler, photo, exchange):
+    exchange(sampler, deepcopy(sampler.model))
     with pytest.raises(DiffIMLError, match="the network of this detector was changed"):
         sampler(photo)
 
