@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from diffiml_plugin.errors import DiffIMLError
@@ -44,6 +46,11 @@ _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262  # TIFF's tags
 _SAYING = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG in which EXIF may stand, and its head
 _DEEP = "16 bits"  # in an image's `info`: its file has 16 bits per channel, of which Pillow kept the upper 8
 _CUT_AWAY = "levels below 256"  # likewise: and those are 0, but the lower 8 are not
+_TOO_DEEP = (
+    "more than 8 bits"  # likewise: a JPEG 2000 has them in each of several channels, and Pillow makes white black
+)
+_JPEG2000 = re.compile(rb"\xff\x4f\xff\x51.{36}(..)", re.DOTALL)  # the head of its code, to the number of channels
+_Telling = PngImageFile | TiffImageFile | Jpeg2KImageFile | PpmImageFile
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation -> the photo as a viewer shows it
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),
@@ -97,12 +104,12 @@ def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
 
 
 def stored_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """As `read_image`, of an open image that messages call `name`; a PNG or TIFF that is not decoded yet stays so."""
+    """As `read_image`, of an open image that messages call `name`; one whose file says more than it stays undecoded."""
     with _explained(name):
         return _accepted(_as_stored(_opened_anew(image) if _says_more(image) else image), name)
 
 
-def _opened_anew(image: PngImageFile | TiffImageFile) -> Image.Image:
+def _opened_anew(image: _Telling) -> Image.Image:
     """From the same file, at the same frame: decoded, the caller's own would no longer be as it is stored."""
     with _from_start(image) as file:
         anew = Image.open(BytesIO(file.read()), formats=readable_formats())
@@ -210,20 +217,29 @@ def _as_stored(image: Image.Image) -> Image.Image:
     if not _says_more(image):
         image.load()
         return _positive(image)
-    raw_modes = [str(part[0] if isinstance(part, tuple) else part) for *_, part in image.tile]
-    image.info[_DEEP] = any("16" in mode for mode in raw_modes)
+    parts = [part if isinstance(part, tuple) else (part,) for *_, part in image.tile]  # raw mode, and a PPM's white
+    image.info[_DEEP] = any("16" in str(mode) or ("RGB", 65535) == (mode, *more) for mode, *more in parts)
     turned = _BACK.get(orientation_of(image)) if isinstance(image, TiffImageFile) else None
     file = cast(BytesIO, image.fp)  # which the image forgets once it is decoded
     image.load()
     if image.info[_DEEP] and not image.mode.startswith("I") and not _rgb(image).any():
         image.info[_CUT_AWAY] = _has_levels(file.getvalue())
+    image.info[_TOO_DEEP] = isinstance(image, Jpeg2KImageFile) and _wraps(image, file.getvalue())
     positive = _positive(image)
     return positive if turned is None else positive.transpose(turned)
 
 
-def _says_more(image: Image.Image) -> TypeGuard[PngImageFile | TiffImageFile]:
+def _says_more(image: Image.Image) -> TypeGuard[_Telling]:
     """Whether the file says of depth or orientation what the image will not tell any more once it is decoded."""
-    return isinstance(image, (PngImageFile, TiffImageFile)) and bool(image.tile)  # which is empty then
+    return isinstance(image, _Telling) and bool(image.tile)  # which is empty then
+
+
+def _wraps(image: Image.Image, content: bytes) -> bool:
+    """Whether a JPEG 2000 has several channels of more than 8 bits, which Pillow rounds to 8: from 255 to 0."""
+    if len(image.getbands()) == 1 or not (found := _JPEG2000.search(content)):
+        return False
+    depths = content[found.end() : found.end() + 3 * int.from_bytes(found[1], "big") : 3]  # less one; signed: + 128
+    return any((depth & 127) + 1 > 8 for depth in depths)
 
 
 def _positive(image: Image.Image) -> Image.Image:
@@ -344,6 +360,8 @@ def refusal(image: Image.Image) -> str:
     elif image.mode == "I":  # 16 bits too, in some versions of Pillow
         levels = np.asarray(image)
         deep = "32-bit integers" if levels.min() < 0 or levels.max() > 65535 else ""
+    if image.info.get(_TOO_DEEP):
+        return "is a JPEG 2000 of more than 8 bits per channel, of which white comes out black; store it as PNG or TIFF"
     if image.info.get(_CUT_AWAY):
         return _too_low(255)
     return deep and f"holds {deep}; convert it to 8 or 16 bits per channel"

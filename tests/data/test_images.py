@@ -100,6 +100,31 @@ def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix):
     assert np.array_equal(read_image(file), PIXELS)
 
 
+def test_a_ppm_whose_16_bits_are_hardly_used_is_refused(tmp_path):
+    file = str(tmp_path / "a.ppm")
+    for levels in (16, 1):
+        cv2.imwrite(file, PIXELS.astype(np.uint16) * levels)
+        with pytest.raises(DiffIMLError, match=r"a\.ppm holds no level above \d+ of 65535; scale its levels"):
+            read_image(file)
+    cv2.imwrite(file, PIXELS[..., ::-1].astype(np.uint16) * 257)
+    assert np.array_equal(read_image(file), PIXELS)
+
+
+def test_colours_of_a_deep_jpeg_2000_are_refused_and_grey_is_not(tmp_path):
+    file = str(tmp_path / "a.jp2")
+    for channels in (3, 4):
+        cv2.imwrite(file, np.full((64, 96, channels), 65535, np.uint16))
+        for read in (read_image, read_mask):
+            with pytest.raises(DiffIMLError, match=r"a\.jp2 is a JPEG 2000 of more than 8 bits per channel"):
+                read(file)
+        with pytest.raises(DiffIMLError, match="of more than 8 bits"), Image.open(file) as it:
+            stored_pixels(it, "it")
+    cv2.imwrite(file, np.full((64, 96), 65535, np.uint16))
+    assert (read_image(file) == 255).all()
+    cv2.imwrite(file, np.full((64, 96, 3), 255, np.uint8))
+    assert (read_image(file) == 255).all() and (read_mask(file) == 255).all()
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_black_of_16_bits_is_black(tmp_path, suffix, channels):
