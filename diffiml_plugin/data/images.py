@@ -44,11 +44,9 @@ _SCAN, _END = 0xDA, 0xD9  # markers
 _ORIENTATION = 0x0112  # EXIF's tag
 _WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262  # TIFF's tags
 _SAYING = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG in which EXIF may stand, and its head
-_DEEP = "16 bits"  # in an image's `info`: its file has 16 bits per channel, of which Pillow kept the upper 8
-_CUT_AWAY = "levels below 256"  # likewise: and those are 0, but the lower 8 are not
-_TOO_DEEP = (
-    "more than 8 bits"  # likewise: a JPEG 2000 has them in each of several channels, and Pillow makes white black
-)
+_TOP = "highest level"  # in an image's `info`: of its file's 16 bits per channel, where the 8 that Pillow kept are low
+_LEAST = 4096  # of such a level; below it there are 12 bits or fewer, which come out black
+_TOO_DEEP = "more than 8 bits"  # likewise: in each of a JPEG 2000's channels; Pillow makes white black
 _JPEG2000 = re.compile(rb"\xff\x4f\xff\x51.{36}(..)", re.DOTALL)  # the head of its code, to the number of channels
 _Telling = PngImageFile | TiffImageFile | Jpeg2KImageFile | PpmImageFile
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF's orientation -> the photo as a viewer shows it
@@ -218,12 +216,12 @@ def _as_stored(image: Image.Image) -> Image.Image:
         image.load()
         return _positive(image)
     parts = [part if isinstance(part, tuple) else (part,) for *_, part in image.tile]  # raw mode, and a PPM's white
-    image.info[_DEEP] = any("16" in str(mode) or ("RGB", 65535) == (mode, *more) for mode, *more in parts)
+    deep = any("16" in str(mode) or ("RGB", 65535) == (mode, *more) for mode, *more in parts)
     turned = _BACK.get(orientation_of(image)) if isinstance(image, TiffImageFile) else None
     file = cast(BytesIO, image.fp)  # which the image forgets once it is decoded
     image.load()
-    if image.info[_DEEP] and not image.mode.startswith("I") and not _rgb(image).any():
-        image.info[_CUT_AWAY] = _has_levels(file.getvalue())
+    if deep and not image.mode.startswith("I") and _rgb(image).max() <= _LEAST >> 8:
+        image.info[_TOP] = _highest_level(file.getvalue())
     image.info[_TOO_DEEP] = isinstance(image, Jpeg2KImageFile) and _wraps(image, file.getvalue())
     positive = _positive(image)
     return positive if turned is None else positive.transpose(turned)
@@ -252,10 +250,10 @@ def _positive(image: Image.Image) -> Image.Image:
     return positive
 
 
-def _has_levels(content: bytes) -> bool:
-    """Whether a file of 16 bits per channel, of which Pillow keeps the upper 8, is anything but black, or may be."""
+def _highest_level(content: bytes) -> int:
+    """Of the colours of a file of 16 bits per channel; of one that cannot be read so, a level that is refused."""
     levels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    return levels is None or bool(levels[..., :3].any())
+    return 255 if levels is None else int(levels[..., :3].max())
 
 
 @contextmanager
@@ -362,20 +360,15 @@ def refusal(image: Image.Image) -> str:
         deep = "32-bit integers" if levels.min() < 0 or levels.max() > 65535 else ""
     if image.info.get(_TOO_DEEP):
         return "is a JPEG 2000 of more than 8 bits per channel, of which white comes out black; store it as PNG or TIFF"
-    if image.info.get(_CUT_AWAY):
+    if 0 < image.info.get(_TOP, 0) < 256:
         return _too_low(255)
     return deep and f"holds {deep}; convert it to 8 or 16 bits per channel"
 
 
 def unscaled(image: Image.Image) -> str:
     """What is wrong with a decoded image whose 16 bits are hardly used; empty of others."""
-    if image.mode.startswith("I"):
-        top = int(np.asarray(image).max())
-    elif image.info.get(_DEEP) and (upper := int(_rgb(image).max())):
-        top = 256 * upper + 255
-    else:
-        return ""
-    return _too_low(top) if 0 < top < 4096 else ""
+    top = int(np.asarray(image).max()) if image.mode.startswith("I") else image.info.get(_TOP, 0)
+    return _too_low(top) if 0 < top < _LEAST else ""
 
 
 def _too_low(top: int) -> str:
