@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast, get_type_hints
 
-from accelerate.utils import gather_object
-
 import diffiml_plugin
 from diffiml_plugin.data.examined import state_of
 from diffiml_plugin.data.lists import ImageList, require_names
@@ -107,6 +105,8 @@ class Unfinished:
         """The records that any process left under `key`, the same on every process: of each of `count` images those of
         one batch alone.
         """
+        from accelerate.utils import gather_object  # which `predict` does without
+
         lines = [line for file in self._files(key) for line in read_text(file, LIMIT).splitlines()]
         records: list[Record] = []
         left = set(range(count))

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from diffiml_plugin.data.images import read_content, read_header
 from diffiml_plugin.errors import DiffIMLError, device_failed, visible
+from diffiml_plugin.evaluation.records import version
 from diffiml_plugin.files import LOCK, claimed, inside, remove_half_written
 from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.prediction.detector import Detector, Photograph
@@ -90,7 +91,8 @@ def predict(
 
     Args:
         words: as `find_photos` takes them.
-        skip_existing: leave out what an earlier run into the same folder was done with, where the photo is the same.
+        skip_existing: leave out what an earlier run into the same folder was done with, where the photo and the
+            code are the same.
         command: that the files are entered for in the ledger.
 
     Returns:
@@ -106,7 +108,7 @@ def predict(
         _logger.info(f"not read: {left_out}")
     with claimed(output_dir):
         remove_half_written(output_dir.rglob(".*"))
-        journal = Journal(output_dir, detector.description)
+        journal = Journal(output_dir, detector.description, version(detector.card.constructor))
         run = _Run(detector, output_dir, journal, skip_existing)
         jobs = _named(photos.files, journal)
         done = journal.digests if skip_existing else {}
@@ -120,6 +122,8 @@ def predict(
                 f"{output_dir / kept[0]} is of a photo that {RESULTS} told of, which is gone; bring that back, or "
                 "choose another --output_dir"
             )
+        if skip_existing and (others := [job for job in jobs if job.image in journal.names.keys() - done.keys()]):
+            _logger.info(f"{len(others)} photos were done by another version of the code, and are predicted anew")
         journal.begin({job.image for job in jobs})
         try:
             run.all(jobs)
@@ -212,12 +216,13 @@ class _Run:
     def _write(self, job: _Job, photograph: Photograph, result: Result, seconds: float) -> None:
         try:
             target = inside(self.folder, job.name)
-            if job.image in self.journal.digests:  # of which the files that follow are not
+            if job.image in self.journal.names:  # of which the files that follow are not
                 self.journal.add({"image": job.image, "error": f"{job.file}: its new result was cut off"})
             files = write_result(result, target)
             write_previews(inside(self.folder, Path(PREVIEWS, job.name)), result)
             entry = entry_of(job.image, photograph.digest, result, seconds)
-            self.journal.add({**entry, "mask": files["mask"].relative_to(self.folder).as_posix()})
+            mask = files["mask"].relative_to(self.folder).as_posix()
+            self.journal.add({**entry, "mask": mask, "code": self.journal.code})
             self._count(result.verdict)
             tqdm.write(visible(result.sentence))
         except Exception as error:

@@ -43,20 +43,22 @@ class Journal:
     Args:
         folder: of the results; it exists.
         description: as `Detector.description`.
+        code: as `records.version`.
 
     Attributes:
-        digests: image -> the SHA-256 it had when an earlier run was done with it; those that failed are not in it.
-        names: image -> what its files were called then, without the ending.
+        names: image -> what its files were called when an earlier run was done with it, without the ending; those that
+            failed are not in it.
+        digests: of these, the images whose results are of this code -> the SHA-256 they had then.
 
     Raises:
         DiffIMLError: results.jsonl in the folder holds something else.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any]):
-        self.folder, self._lock, self._open = folder, Lock(), ExitStack()
+    def __init__(self, folder: Path, description: Mapping[str, Any], code: str):
+        self.folder, self.code, self._lock, self._open = folder, code, Lock(), ExitStack()
         done = [entry for entry in latest(folder).values() if "error" not in entry]
-        self.digests: dict[str, str] = {entry["image"]: entry["sha256"] for entry in done}
         self.names: dict[str, str] = {entry["image"]: entry["mask"].removesuffix(MASK) for entry in done}
+        self.digests: dict[str, str] = {entry["image"]: entry["sha256"] for entry in done if entry.get("code") == code}
         versions = {"diffiml_plugin": __version__, "python": platform.python_version(), **_versions()}
         self._run = {**description, "versions": versions, "command": shlex.join(sys.argv)}
 

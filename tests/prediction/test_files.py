@@ -484,6 +484,24 @@ def test_skip_existing_predicts_a_photo_that_changed(checkpoint, folder, tmp_pat
     assert {entry["image"]: entry["area"] for entry in read_results(out)}[str(folder / "a.png")] == 1
 
 
+def test_skip_existing_predicts_what_other_code_was_done_with(checkpoint, folder, tmp_path, monkeypatch, caplog):
+    """An earlier version of the model's own, or of the package before it told its version."""
+    detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
+    photos = [str(folder / "a.png"), str(folder / "deep" / "a.png")]
+    predict(detector, photos[:1], out)
+    monkeypatch.setattr(module, "version", lambda model: {BrightnessModel: "mended"}[model])
+    predict(detector, photos[1:], out)
+    caplog.set_level("INFO")
+    assert predict(detector, photos, out, skip_existing=True) == {"uncalibrated": 1}
+    assert "1 photos were done by another version of the code, and are predicted anew" in caplog.text
+    assert "1 photos were done already" in caplog.text
+    entries = list(read_results(out))
+    assert [entry.pop("code") for entry in entries] == ["mended", "mended"]
+    (out / "results.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    Ledger(out).enter(out / "results.jsonl", out / "results.jsonl")
+    assert predict(detector, photos, out, skip_existing=True) == {"uncalibrated": 2}
+
+
 def test_skip_existing_makes_a_mask_that_was_removed(checkpoint, folder, tmp_path):
     detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
     predict(detector, [str(folder)], out)
