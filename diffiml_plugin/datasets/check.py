@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from diffiml_plugin.data.examined import content_of, in_parallel, in_turn
 from diffiml_plugin.data.faults import Fault, examine
-from diffiml_plugin.data.images import SUFFIXES, opening
+from diffiml_plugin.data.images import SUFFIXES, opening, read_mask
 from diffiml_plugin.data.lists import (
     NEGATIVE,
     SYNTH_PREFIX,
@@ -189,7 +190,7 @@ def _telling_headers(source: str, tampered: Sequence[bool], headers: Sequence[by
 
 
 def _duplicates(pairs: list[tuple[str, str]], digests: Sequence[str | None]) -> Iterator[Fault]:
-    """Equal files: harmful if it is one file listed twice, or if it is called authentic and tampered."""
+    """Equal files: harmful if it is one file listed twice, or if their masks differ."""
     listed: dict[object, str] = {}
     first: dict[str, tuple[str, str]] = {}
     for (image, mask), digest in zip(pairs, digests, strict=True):
@@ -199,8 +200,19 @@ def _duplicates(pairs: list[tuple[str, str]], digests: Sequence[str | None]) -> 
         if (file := file_identity(image)) in listed:
             again = with_earlier(image, listed[file])
             yield Fault("duplicate", image, f"{again} is listed twice, so it counts twice; remove one entry")
-        elif (known_mask == NEGATIVE) != (mask == NEGATIVE):
-            yield Fault("duplicate", image, f"{image} and {known} are the same image, once authentic and once tampered")
         elif known != image:
-            yield Fault("duplicate", image, f"{image} and {known} are the same image", harmful=False)
+            difference = _difference(known_mask, mask)
+            yield Fault("duplicate", image, f"{image} and {known} are the same image{difference}", bool(difference))
         listed.setdefault(file, image)
+
+
+def _difference(*masks: str) -> str:
+    """What two masks of one image say of it otherwise; empty if nothing, or if one cannot be read."""
+    try:
+        truths = [np.zeros(1, np.uint8) if mask == NEGATIVE else read_mask(Path(mask)) for mask in masks]
+    except DiffIMLError:  # which is told as its own fault
+        return ""
+    one, other = truths
+    if one.any() != other.any():
+        return ", once authentic and once tampered"
+    return ", with different masks" if one.any() and not np.array_equal(one, other) else ""

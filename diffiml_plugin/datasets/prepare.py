@@ -355,16 +355,22 @@ def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) ->
 
 
 def _shrunk(image: str, mask: str, longest_side: int, image_copy: Path, mask_copy: Path) -> tuple[str, str]:
-    """The pair itself, or PNG copies of it whose longer side has so many pixels."""
+    """The pair itself, or PNG copies of it whose longer side has so many pixels. Raises DiffIMLError where no pixel is
+    left of its region.
+    """
     pixels = read_image(Path(image))
     height, width = pixels.shape[:2]
     scale = longest_side / max(height, width)
     if scale >= 1:
         return image, mask
     size = max(1, round(width * scale)), max(1, round(height * scale))
+    if mask != NEGATIVE:
+        whole = read_levels(mask).astype(np.uint8)
+        tampered = cv2.resize(whole, size, interpolation=cv2.INTER_NEAREST)
+        if whole.any() and not tampered.any():
+            raise DiffIMLError(f"no pixel of its tampered region is left at {longest_side} pixels")
     write_picture(image_copy, cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     if mask == NEGATIVE:
         return str(image_copy), mask
-    tampered = cv2.resize(read_levels(mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     write_picture(mask_copy, tampered * np.uint8(255))
     return str(image_copy), str(mask_copy)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record, Summary
 from diffiml_plugin.f1 import pixel_f1
+from diffiml_plugin.models.outputs import read_output
 
 THRESHOLD = 0.5  # fixed, as in the paper; exactly 0.5 counts as authentic
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # what else a test tries
@@ -30,20 +30,8 @@ OWN = {key: f"{key}_at_own_threshold" for key in _CURVES}  # key of a record -> 
 _OF_TAMPERED = {*PIXEL_FIGURES, "mask_area", _CURVES["f1"], OWN["f1"]}  # which figures a record of either kind has
 _OF_AUTHENTIC = {"mask_area", "false_alarm_area", _CURVES["false_alarm_area"], OWN["false_alarm_area"]}
 _BEST_THRESHOLD = "best threshold"
-_ROUNDING = 1e-3  # of probabilities in half precision
 _AT_BEST = {key: f"{MEANS[key]} at {_BEST_THRESHOLD}" for key in _CURVES}
 _NO_MEAN = ("images", "tampered", "vanished", _BEST_THRESHOLD, *_AT_BEST.values())  # of a summary
-
-
-def require_probabilities(mask: Tensor, *scores: float) -> None:
-    """Raises DiffIMLError if a model's `pred_mask` or `pred_label` goes beyond [0, 1], as logits do."""
-    bounds = [*torch.stack(mask.aminmax()).tolist(), *scores]
-    low, high = min(bounds), max(bounds)
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise DiffIMLError(
-            f"the model's pred_mask and pred_label go from {low:.3g} to {high:.3g}; expected probabilities in [0, 1], "
-            "as the sigmoid of a logit is"
-        )
 
 
 def score_batch(
@@ -52,35 +40,16 @@ def score_batch(
     """One record per image of the batch; shares are of its real pixels.
 
     Args:
-        output: of the model in test mode: `pred_mask` [B, 1, S, S] in [0, 1]; `pred_label` [B] or absent.
+        output: as `read_output` takes it.
         batch: of the framework's dataset, `shape_mask` (1 = real pixels) where images were padded.
         complete: AUC and accuracy too, which take their time, and F1 and false-alarm area at each of `THRESHOLDS`.
         threshold: the model's own, at which F1 and false-alarm area are given too, under the names of `OWN`.
 
     Raises:
-        DiffIMLError: no mask, one of another shape, a value that is not finite, which names the image, or one outside
-            [0, 1].
+        DiffIMLError: as `read_output`.
     """
-    probability, mask, scores = output.get("pred_mask"), batch["mask"], output.get("pred_label")
-    if probability is None or probability.shape != mask.shape:
-        given = "none" if probability is None else list(probability.shape)
-        raise DiffIMLError(f"the model's pred_mask must have the mask's shape {list(mask.shape)}; it gave {given}")
-    if scores is not None and scores.numel() != len(mask):
-        raise DiffIMLError(f"the model's pred_label must have shape [{len(mask)}]; it gave {list(scores.shape)}")
-    scores = [None] * len(mask) if scores is None else scores.detach().float().flatten().tolist()
-    probability = probability.detach().float()
-    finite = probability.flatten(1).sum(1).isfinite().tolist()  # one value that is not makes the sum so
-    broken = [
-        name
-        for name, is_finite, score in zip(batch["name"], finite, scores, strict=True)
-        if not (is_finite and (score is None or abs(score) < float("inf")))
-    ]
-    if broken:
-        raise DiffIMLError(
-            f"the prediction for {', '.join(broken)} is not finite; the weights have diverged, or want --precision fp32"
-        )
-    require_probabilities(probability, *(score for score in scores if score is not None))
-
+    mask = batch["mask"]
+    probability, scores = read_output(output, mask.shape, batch["name"])
     padding = batch.get("shape_mask")
     real = torch.ones_like(mask, dtype=torch.bool) if padding is None else padding > 0
     truth = (mask > 0) & real

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.inputs import Inputs
+from diffiml_plugin.models.outputs import read_output
 from diffiml_plugin.models.registry import require_inputs
 
 _logger = logging.getLogger(__name__)
@@ -156,9 +157,9 @@ class Tiled(nn.Module):
             part = {key: value[..., tile.top : end[0], tile.left : end[1]] for key, value in maps.items()}
             if noise is not None:
                 part["noise"] = noise[None]
-            output = self.model(**{**image, **part})
-            probability, score = output["pred_mask"][0, 0, : tile.height, : tile.width], output.get("pred_label")
-            return Maps(probability.float().cpu().numpy(), None, None if score is None else float(score))
+            probability, scores = read_output(self.model(**{**image, **part}), (1, 1, rows, columns), image["name"])
+            mask = probability[0, 0, : tile.height, : tile.width]
+            return Maps(mask.cpu().numpy(), None, scores[0])
 
         draw = self.method and (lambda size: self.method.draw_noise(image["noise_key"], size)[0])
         found = in_tiles(tiles, self.inputs.frame, draw, predict)

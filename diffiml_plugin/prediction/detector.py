@@ -23,7 +23,7 @@ from diffiml_plugin import launch
 from diffiml_plugin.data.images import orientation_of, read_content, read_header, read_image, stored_pixels
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
-from diffiml_plugin.evaluation.scores import THRESHOLD, require_probabilities
+from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.files import claimed, file_digest, require_unchanged
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, pinned, to_device
@@ -33,6 +33,7 @@ from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
 from diffiml_plugin.models.opened import OpenedModel, open_model, statements
+from diffiml_plugin.models.outputs import read_output
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.models.tiles import Maps, Tile, Tiling, in_tiles, whole_side
 from diffiml_plugin.prediction.finding import is_address
@@ -333,16 +334,12 @@ class Detector:
         require_inputs(self.model, batch)
         with launch.testing_mode(self.model), launch.autocast(self.device, self.precision):
             output = self.model(**to_device(batch, self.device), uncertainty=True)
-        if not output["pred_mask"].isfinite().all():
-            raise DiffIMLError(
-                f"the prediction for {name} is not finite; the weights have diverged, or want --precision fp32"
-            )
-        uncertainty, score = output.get("uncertainty"), output.get("pred_label")
-        require_probabilities(output["pred_mask"], *([] if score is None else score.flatten().tolist()))
+        probability, scores = read_output(output, (1, 1, *batch["image"].shape[-2:]), [name])
+        uncertainty = output.get("uncertainty")
         return Maps(
-            geometry.undo(output["pred_mask"][0, 0]),
+            geometry.undo(probability[0, 0]),
             None if uncertainty is None else geometry.undo(uncertainty[0, 0]),
-            None if score is None else float(score),
+            scores[0],
         )
 
     def _run_on(self, image: npt.NDArray[np.uint8]) -> None:

@@ -88,6 +88,15 @@ def test_duplicates(dataset, miniatures, tmp_path):
     report = dataset(["a.png", "1_mask.png"], ["b.png", NEGATIVE])
     assert [fault.harmful for fault in report.faults] == [False, True]
     assert "once authentic and once tampered" in report.faults[1].text
+    miniatures.save(tmp_path / "empty.png", miniatures.GREY * 0)
+    miniatures.save(tmp_path / "other.png", 255 - miniatures.GREY)
+    for mask, told in (("empty.png", ", once authentic and once tampered"), ("other.png", ", with different masks")):
+        report = dataset(["a.png", "1_mask.png"], ["b.png", mask])
+        assert [told in fault.text for fault in report.faults if fault.kind == "duplicate"] == [False, True]
+    Image.new("RGB", (miniatures.WIDTH, miniatures.HEIGHT)).save(tmp_path / "black.png")
+    shutil.copy(tmp_path / "black.png", tmp_path / "again.png")
+    report = dataset(["black.png", "empty.png"], ["again.png", NEGATIVE])
+    assert [fault.harmful for fault in report.faults if fault.kind == "duplicate"] == [False]
     (tmp_path / "linked.png").hardlink_to(tmp_path / "a.png")
     report = dataset(["a.png", "1_mask.png"], ["linked.png", "1_mask.png"])
     assert [fault.harmful for fault in report.faults] == [False, True]

@@ -415,6 +415,21 @@ def test_real_data(bsds, tmp_path):
     assert report.faults == []
 
 
+def test_a_pair_whose_region_vanishes_in_shrinking_is_left_out(miniatures, tmp_path):
+    miniatures.fabricate("IMD2020", tmp_path)
+    (tmp_path / "thin").mkdir()
+    mask = np.zeros((3000, 4000), np.uint8)
+    mask[1001:1003] = 255
+    for name in ("thin_orig.jpg", "a.jpg"):
+        Image.new("RGB", (4000, 3000)).save(tmp_path / "thin" / name)
+    Image.fromarray(mask).save(tmp_path / "thin" / "a_mask.png")
+    done = prepare("IMD_20_1024", tmp_path)
+    told = f"left out: {tmp_path / 'thin' / 'a.jpg'}: no pixel of its tampered region is left at 1024 pixels"
+    assert told in done.log.read_text() and not any(
+        "a.jpg" in image for image, _ in json.loads(done.output.read_text())
+    )
+
+
 def test_a_variant_is_shrunk_to_a_longer_side_of_1024(miniatures, tmp_path):
     root = tmp_path / "NIST16"
     miniatures.fabricate("NIST16", root)

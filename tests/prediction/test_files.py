@@ -127,16 +127,28 @@ def test_unreadable_file_is_reported_and_the_others_are_done(checkpoint, folder,
     assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 3
 
 
-@pytest.mark.parametrize(("factor", "told"), [(float("nan"), "a.png is not finite"), (9, "expected probabilities")])
-def test_a_prediction_that_is_no_probability_is_a_failure(checkpoint, folder, tmp_path, monkeypatch, factor, told):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (lambda mask, label: (mask * float("nan"), label), "a.png is not finite"),
+        (lambda mask, label: (mask, label * float("nan")), "a.png is not finite"),
+        (lambda mask, label: (mask * 9, label), "expected probabilities"),
+        (lambda mask, label: (mask[:, 0], label), "must have the mask's shape"),
+        (lambda mask, label: (mask.repeat(1, 2, 1, 1), label), "must have the mask's shape"),
+        (lambda mask, label: (mask[..., ::2, ::2], label), "must have the mask's shape"),
+        (lambda mask, label: (mask.numpy(), label), "must have the mask's shape"),
+        (lambda mask, label: (mask, label.repeat(2)), "pred_label must have shape"),
+    ],
+)
+def test_a_prediction_that_is_no_probability_is_a_failure(checkpoint, folder, tmp_path, monkeypatch, changes, told):
     detector = load(checkpoint, device="cpu")
     forward = detector.model.forward
 
-    def times_factor(*args, **options):
+    def changed(*args, **options):
         output = forward(*args, **options)
-        return {**output, "pred_mask": output["pred_mask"] * factor}
+        return dict(zip(("pred_mask", "pred_label"), changes(output["pred_mask"], output["pred_label"]), strict=True))
 
-    monkeypatch.setattr(detector.model, "forward", times_factor)
+    monkeypatch.setattr(detector.model, "forward", changed)
     predict(detector, [str(folder / "a.png")], tmp_path / "out")
     (failed,) = errors(tmp_path / "out")
     assert told in failed["error"] and not list((tmp_path / "out").glob("*.png"))
