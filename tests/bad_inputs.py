@@ -1248,6 +1248,12 @@ CASES = (
         "error: tested/results.json is of other weights (...) than model.safetensors; test this first",
     ),
     Case(
+        "a mean that counts weights twice",
+        "release model.safetensors model.safetensors out.safetensors",
+        REFUSED,
+        "error: model.safetensors and model.safetensors hold the same weights, which would count twice in the mean",
+    ),
+    Case(
         "figures of a mean that was not tested",
         "release model.safetensors model.safetensors out.safetensors --results tested/results.json",
         REFUSED,

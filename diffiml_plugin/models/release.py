@@ -1,6 +1,7 @@
 """Weights to give away."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,21 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
             STATED is kept of sources that were released before.
 
     Raises:
-        DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec, or that states
-            other words where nothing new is said; `target` is
-            something else (it may be meant as a source), is no .safetensors, or cannot be written; values that half
-            precision has not.
+        DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec, one with the
+            weights of another, or that states other words where nothing new is said; `target` is something else (it may
+            be meant as a source), is no .safetensors, or cannot be written; values that half precision has not.
     """
     require_free(target, ".safetensors", perhaps_done=True)  # the card would take the place of a .md
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
     state_dict, metadata = loaded[-1]
-    for source, other in zip(sources, loaded, strict=True):
-        if different := _difference(other, loaded[-1]):
+    for source, content in zip(sources, loaded, strict=True):
+        if different := _difference(content, loaded[-1]):
             raise DiffIMLError(f"{source} and {sources[-1]} have no mean: they differ in {different}")
+    for (source, (weights, _)), (other, (its_weights, _)) in combinations(zip(sources, loaded, strict=True), 2):
+        if _equal(weights, its_weights, weights):
+            raise DiffIMLError(
+                f"{source} and {other} hold the same weights, which would count twice in the mean; name one of them"
+            )
     mean = {
         name: torch.stack([weights[name] for weights, _ in loaded]).double().mean(0).half()
         if tensor.is_floating_point()
@@ -87,5 +92,9 @@ def _difference(mine: tuple[Mapping, Mapping], other: tuple[Mapping, Mapping]) -
     }:
         return "the shapes of their weights"
     codec = [name for name in weights if "codec." in name]
-    same = all(weights[name].half().equal(its_weights[name].half()) for name in codec)
-    return "" if same else "the weights of their latent codec"
+    return "" if _equal(weights, its_weights, codec) else "the weights of their latent codec"
+
+
+def _equal(weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], names: Iterable[str]) -> bool:
+    """Whether tensors are the same in half precision, in which they are released."""
+    return all(weights[name].half().equal(others[name].half()) for name in names)

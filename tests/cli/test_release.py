@@ -111,7 +111,9 @@ def test_what_was_stated_before_stays(words, tmp_path, capsys):
     again, other, both = (str(tmp_path / f"{name}.safetensors") for name in ("again", "other", "both"))
     assert main([verb, first, again, "--limits", "few"]) == 0
     assert (read_metadata(again)["licence"], read_metadata(again)["limits"]) == ("mine", "few")
-    assert main([verb, source, other, "--licence", "yours"]) == 0
+    weights, metadata = load_weights(source)
+    save_weights(tmp_path / "later.safetensors", {name: 2 * tensor for name, tensor in weights.items()}, metadata)
+    assert main([verb, str(tmp_path / "later.safetensors"), other, "--licence", "yours"]) == 0
     assert main([verb, first, other, both]) == 2 and "state different licence" in capsys.readouterr().err
     assert main([verb, first, other, both, "--licence", "ours"]) == 0 and read_metadata(both)["licence"] == "ours"
 

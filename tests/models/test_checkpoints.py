@@ -191,13 +191,31 @@ def test_a_calibration_goes_along_with_one_checkpoint_and_not_with_a_mean(tiny, 
     calibrated = {"threshold": 0.35, "calibration": {"intercept": 1.0}, "calibrated_on": ["even"]}
     weights, metadata = load_weights(tiny[0] / checkpoints.BEST)
     sources = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
-    for source in sources:
-        save_weights(source, weights, {**metadata, **calibrated})
+    for factor, source in enumerate(sources, 1):
+        save_weights(source, {name: factor * tensor for name, tensor in weights.items()}, {**metadata, **calibrated})
     release(sources[:1], tmp_path / "one.safetensors", {})
     release(sources, tmp_path / "mean.safetensors", {})
     one, mean = (read_metadata(tmp_path / f"{name}.safetensors") for name in ("one", "mean"))
     assert {name: one[name] for name in calibrated} == calibrated
     assert not calibrated.keys() & mean.keys()
+
+
+@pytest.mark.parametrize("way", ["folder", "link", "other facts", "half precision"])
+def test_no_weights_count_twice_in_a_mean(tiny, tmp_path, way):
+    best, other, again = tiny[0] / checkpoints.BEST, tmp_path / "other.safetensors", tmp_path / "again.safetensors"
+    weights, metadata = load_weights(best)
+    save_weights(other, {name: 2 * tensor for name, tensor in weights.items()}, metadata)
+    if way == "folder":
+        again = tiny[0]
+    elif way == "link":
+        again.symlink_to(best)
+    elif way == "other facts":
+        save_weights(again, weights, {**metadata, "threshold": 0.35})
+    else:
+        release([best], again, {})
+    with pytest.raises(DiffIMLError, match=f"{best} and {again} hold the same weights"):
+        release([best, other, again], tmp_path / "mean.safetensors", {})
+    assert not (tmp_path / "mean.safetensors").exists()
 
 
 def test_a_forgotten_target_does_not_cost_the_last_checkpoint(tiny):
