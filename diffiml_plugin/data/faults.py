@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.data.images import decoding, read_header, refusal, unscaled
+from diffiml_plugin.data.images import decoding, holds_several, read_header, refusal, unscaled
 from diffiml_plugin.data.lists import NEGATIVE
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels
@@ -43,6 +43,9 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
                     "EXIF", image, f"{image} has a broken EXIF block; its pixels are read all the same", harmful=False
                 )
             )
+        if holds_several(image):
+            text = f"{image} holds several pictures; the first alone is read"
+            faults.append(Fault("several", image, text, harmful=False))
         if mask != NEGATIVE:
             path = mask
             if orientation != 1:

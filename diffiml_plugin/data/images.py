@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -42,7 +42,8 @@ _MOST_SCANS = 100  # of a JPEG, as libtiff has it; cameras and optimisers write 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG's segment; in coded pixels there is none
 _SCAN, _END = 0xDA, 0xD9  # markers
 _ORIENTATION = 0x0112  # EXIF's tag
-_WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262  # TIFF's tags
+_SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC = 254, 256, 257, 262  # TIFF's tags
+_MOST_PREVIEWS = 16
 _SAYING = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG in which EXIF may stand, and its head
 _TOP = "highest level"  # in an image's `info`: of its file's 16 bits per channel, where the 8 that Pillow kept are low
 _LEAST = 4096  # of such a level; below it there are 12 bits or fewer, which come out black
@@ -314,7 +315,38 @@ def opening(path: str | Path, content: bytes | None = None) -> Iterator[Image.Im
     with _explained(path):
         source = _regular(path) if content is None else BytesIO(content)
         with Image.open(source, formats=readable_formats()) as image:
+            _turn_to_picture(image)
             yield image
+
+
+def _turn_to_picture(image: Image.Image) -> None:
+    """Of a TIFF that begins with a preview, to the picture itself."""
+    if not isinstance(image, TiffImageFile):
+        return
+    with suppress(EOFError):
+        while image.tag_v2.get(_SUBFILE, 0) & 1 and image.tell() < _MOST_PREVIEWS:
+            image.seek(image.tell() + 1)
+        return
+    image.seek(0)  # there is none
+
+
+def holds_several(path: str | Path, content: bytes | None = None) -> bool:
+    """Whether a file holds other pictures beside the one that is read: pages, or an animation's. What else a phone puts
+    into a JPEG, previews and depth, does not count.
+
+    Args:
+        content: as `read_image` takes it.
+
+    Raises:
+        DiffIMLError: as `opening`.
+    """
+    with opening(path, content) as image:
+        if not isinstance(image, TiffImageFile):
+            return image.format != "MPO" and getattr(image, "is_animated", False)
+        with suppress(EOFError):  # without a count of all pages, which may be a million
+            image.seek(image.tell() + 1)
+            return True
+        return False
 
 
 def _regular(path: str | Path) -> str | Path:

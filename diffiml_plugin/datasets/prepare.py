@@ -33,7 +33,7 @@ from diffiml_plugin.ledger import begin, discard
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 # Told by `check`; a copy would not be better.
-_USABLE = ("EXIF", "orientation", "16-bit", "inverted", "empty", "grey region")
+_USABLE = ("EXIF", "orientation", "several", "16-bit", "inverted", "empty", "grey region")
 _LOG = "changes.txt"  # in the folder of corrected masks, which it marks as made here
 _UNFINISHED = "unfinished.jsonl"  # beside it, until the list is written: what became of each pair
 _LARGEST_UNFINISHED = 2**30  # bytes: some million pairs

@@ -20,7 +20,14 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.images import orientation_of, read_content, read_header, read_image, stored_pixels
+from diffiml_plugin.data.images import (
+    holds_several,
+    orientation_of,
+    read_content,
+    read_header,
+    read_image,
+    stored_pixels,
+)
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.scores import THRESHOLD
@@ -387,6 +394,8 @@ def _read(photo: object, memory: PassMemory) -> Photograph:
         content = read_content(path)
         width, height, orientation = read_header(path, content)
         memory.require_room(width * height, name)
+        if holds_several(path, content):
+            _logger.warning(f"{name} holds several pictures; the first alone is looked at")
         return Photograph(name, sha256(content).hexdigest(), read_image(path, content), orientation)
     orientation = 1
     if isinstance(photo, Image.Image):

@@ -1,4 +1,5 @@
 import os
+import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from diffiml_plugin.data.images import (
     as_viewed,
     decoding,
+    holds_several,
     orientation_of,
     read_header,
     read_image,
@@ -98,6 +100,27 @@ def test_colours_that_would_come_out_black_are_refused(tmp_path, suffix):
         stored_pixels(it, "it")
     cv2.imwrite(file, PIXELS[..., ::-1].astype(np.uint16) * 257)
     assert np.array_equal(read_image(file), PIXELS)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png", "avif"])
+def test_a_file_of_several_pictures_is_known(tmp_path, suffix):
+    one, other = (Image.fromarray(np.full((32, 48, 3), level, np.uint8)) for level in (40, 200))
+    one.save(tmp_path / f"one.{suffix}")
+    one.save(tmp_path / f"two.{suffix}", save_all=True, append_images=[other])
+    assert [holds_several(tmp_path / f"{name}.{suffix}") for name in ("one", "two")] == [False, True]
+
+
+def test_of_a_tiff_that_begins_with_a_preview_the_picture_is_read(tmp_path):
+    small, whole = (Image.fromarray(np.full((side, side, 3), side, np.uint8)) for side in (16, 160))
+    reduced = {254: 1}  # NewSubfileType
+    small.save(tmp_path / "preview.tif", tiffinfo=reduced)
+    small.save(tmp_path / "a.tif", save_all=True, append_images=[whole], tiffinfo=reduced)
+    entry = struct.pack("<HHLL", 254, 4, 1, 1)
+    before, _, behind = (tmp_path / "a.tif").read_bytes().rpartition(entry)  # the second page's
+    (tmp_path / "a.tif").write_bytes(before + struct.pack("<HHLL", 254, 4, 1, 0) + behind)
+    assert read_header(tmp_path / "a.tif")[:2] == (160, 160) and not holds_several(tmp_path / "a.tif")
+    assert (read_image(tmp_path / "a.tif") == 160).all()
+    assert (read_image(tmp_path / "preview.tif") == 16).all()
 
 
 def test_a_ppm_whose_16_bits_are_hardly_used_is_refused(tmp_path):

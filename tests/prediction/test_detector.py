@@ -180,6 +180,13 @@ def test_a_card_of_another_name_is_not_replaced(tiny_model, stored, tmp_path):
     assert "# One" in (tmp_path / "saved" / "README.md").read_text()
 
 
+def test_of_several_pages_it_is_told_that_one_is_looked_at(tiny_model, stored, tmp_path, caplog):
+    page = Image.new("RGB", (64, 48))
+    page.save(tmp_path / "scan.tif", save_all=True, append_images=[page])
+    Detector(stored(), CPU)(tmp_path / "scan.tif")
+    assert "scan.tif holds several pictures; the first alone is looked at" in caplog.text
+
+
 def test_a_network_that_was_changed_is_not_told_as_its_files(tiny_model, stored, photo, tmp_path):
     detector = Detector(stored(), CPU)
     with torch.no_grad():
