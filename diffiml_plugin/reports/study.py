@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ TABLES, PLOT = "study.md", "study.png"
 _READ = {"test": (RESULTS, Tested), "sweep": (sweep.RESULTS, Swept), "robust": (robust.RESULTS, Perturbed)}
 _COLUMNS = ("row", "less", "seeds", "all", "AUC", "threshold", "false alarm", "images", "by seed")  # beside the kinds'
 _F1, _AUC, _FALSE_ALARM = PIXEL_FIGURES["f1"], PIXEL_FIGURES["auc_sklearn"], MEANS["false_alarm_area"]
+_Image = tuple[str, str, int]  # its dataset, its content or place, and which of the copies there
+_F1ByImage = dict[_Image, tuple[float, str]]  # with the kind of manipulation, empty where the list names none
 _Runs = list[Path]  # folders of one row, one for each seed
 _Lines = dict[str, dict[str, Mapping[str, object]]]  # by setting and row, cells by column
 
@@ -177,36 +180,47 @@ def _differences(
     tests: Mapping[str, Mapping[str, list[Record]]], comparisons: Iterable[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     """Lines of a table, one for each comparison, whose figures are means over the datasets. An image's difference is
-    its mean over the seeds that both have."""
+    its mean over the seeds that both have. A warning tells of images that some of the tests lack."""
     lines = []
     for row, other in comparisons:
         if row not in tests or other not in tests:
             continue
         seeds = sorted(tests[row].keys() & tests[other].keys())
-        compared = [[tests[which][seed] for seed in seeds] for which in (row, other)]
-        told = all("content" in record for of_row in compared for records in of_row for record in records)
-        f1, its_f1 = ([_f1_by_image(records, told) for records in of_row] for of_row in compared)
-        images = sorted(set.intersection(*map(set, (*f1, *its_f1))) if seeds else ())
-        of_seeds = [{image: mine[image] - its[image] for image in images} for mine, its in zip(f1, its_f1, strict=True)]
-        changes = {image: fmean(of_seed[image] for of_seed in of_seeds) for image in images}
-        kinds = sorted({image[0] for image in images if image[0]})
-        of_kind = {_column(kind): {i: change for i, change in changes.items() if i[0] == kind} for kind in kinds}
-        if images:
-            line = {
-                "row": row,
-                "less": other,
-                "seeds": len(seeds),
-                "images": len(images),
-                "by seed": _spread([fmean(map(fmean, _by_set(of_seed))) for of_seed in of_seeds]),
-            }
-            lines.append(line | {group: _signed(values) for group, values in {"all": changes, **of_kind}.items()})
+        tested = _tampered([tests[which][seed] for which in (row, other) for seed in seeds])
+        known = set().union(*tested)
+        images = sorted(known.intersection(*tested))
+        if not images:
+            _logger.warning(
+                f"{row} and {other} are not compared: no tampered image was tested in the same seeds of both"
+            )
+            continue
+        if len(images) < len(known):
+            _logger.warning(
+                f"{row} less {other} is of {len(images)} of {len(known)} tampered images; not all seeds of both were "
+                "tested on the others"
+            )
+        pairs = list(zip(tested[: len(seeds)], tested[len(seeds) :], strict=True))
+        line = {"row": row, "less": other, "seeds": len(seeds), "images": len(images)}
+        lines.append({**line, **_changes(pairs, images)})
     return lines
 
 
-def _by_set(changes: Mapping[tuple[str, ...], float]) -> list[list[float]]:
-    """Values by kind, dataset and whatever else tells an image, in a list for each dataset."""
+def _changes(pairs: Sequence[tuple[_F1ByImage, _F1ByImage]], images: Sequence[_Image]) -> dict[str, str | None]:
+    """Cells of a comparison's line, of the two tests of each seed. An image is of a kind that no test contradicts."""
+    of_seeds = [{image: mine[image][0] - its[image][0] for image in images} for mine, its in pairs]
+    changes = {image: fmean(of_seed[image] for of_seed in of_seeds) for image in images}
+    groups = {"all": changes}
+    said = {image: {kind for pair in pairs for one in pair if (kind := one[image][1])} for image in images}
+    for kind in sorted({kind for kinds in said.values() if len(kinds) == 1 for kind in kinds}):
+        groups[_column(kind)] = {image: change for image, change in changes.items() if said[image] == {kind}}
+    by_seed = _spread([fmean(map(fmean, _by_set(of_seed))) for of_seed in of_seeds])
+    return {"by seed": by_seed, **{group: _signed(values) for group, values in groups.items()}}
+
+
+def _by_set(changes: Mapping[_Image, float]) -> list[list[float]]:
+    """Values by image, in a list for each dataset."""
     sets: dict[str, list[float]] = {}
-    for (_, dataset, *_), change in changes.items():
+    for (dataset, *_), change in changes.items():
         sets.setdefault(dataset, []).append(change)
     return list(sets.values())
 
@@ -216,19 +230,28 @@ def _column(kind: str) -> str:
     return f"kind {kind!r}" if kind in _COLUMNS or kind.startswith("kind ") else kind
 
 
-def _signed(differences: Mapping[tuple[str, ...], float]) -> str:
+def _signed(differences: Mapping[_Image, float]) -> str:
     mean = mean_figure(_by_set(differences))
     low, high = mean.interval or (mean.value, mean.value)
     return f"{mean.value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _f1_by_image(records: Sequence[Record], by_content: bool) -> dict[tuple[str, ...], float]:
-    """By kind and image; `by_content`, one of another content is another image."""
-    return {
-        (record.get("kind", ""), *image, record["content"] if by_content else ""): record["f1"]
-        for record, image in zip(records, images_of(records), strict=True)
-        if record["f1"] is not None
-    }
+def _tampered(tests: Sequence[Sequence[Record]]) -> list[_F1ByImage]:
+    """Of each test the images that have an F1.
+
+    An image is known by its content where all tests tell that, wherever it lies; else by its place.
+    """
+    told = all("content" in record for records in tests for record in records)
+    found: list[_F1ByImage] = []
+    for records in tests:
+        times: Counter[tuple[str, str]] = Counter()
+        found.append({})
+        for record, (dataset, place) in zip(records, images_of(records), strict=True):
+            if record["f1"] is not None:
+                known_by = record["content"] if told else place
+                times[dataset, known_by] += 1
+                found[-1][dataset, known_by, times[dataset, known_by]] = record["f1"], record.get("kind", "")
+    return found
 
 
 def _sampling(rows: Mapping[str, _Runs]) -> str:

@@ -266,6 +266,56 @@ def test_seeds_and_rows_that_were_tested_on_pictures_of_other_content_are_told(r
     assert images() == "2" and "a: seed 1 was tested with other images than seed 0" in caplog.text
 
 
+def rewritten(run, change):
+    """The records of a run's test, each changed."""
+    path = run / "test" / "per_image.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(one) + "\n" for one in map(change, records) if one))
+
+
+@pytest.mark.parametrize("named", ["both", "a", "b", "half of b", "otherwise in b"])
+def test_an_image_is_compared_whatever_kind_a_list_says_of_it(runs, tmp_path, caplog, named):
+    def without(record):
+        return {key: value for key, value in record.items() if key != "kind"}
+
+    for run in runs.glob("*/*"):
+        if named in "ab" and run.parent.name != named:
+            rewritten(run, without)
+    if named == "half of b":
+        rewritten(runs / "b" / "0", lambda record: without(record) if record["name"] == "copy.jpg" else record)
+    if named == "otherwise in b":
+        rewritten(runs / "b" / "0", lambda record: {**record, "kind": "paste"} if record["name"] != "1.jpg" else record)
+    study(runs, tmp_path / "out", [("a", "b")])
+    line = next(line for line in read_study(tmp_path).splitlines() if line.startswith("| a | b |"))
+    images, by_seed, everything, *kinds = line.strip(" |").split(" | ")[3:]
+    assert (images, by_seed) == ("3", "0.100") and everything.startswith("+0.100 [")
+    if named == "otherwise in b":  # of "1.jpg" alone both say the same
+        assert kinds == ["+0.500 [+0.500, +0.500]"]
+    else:
+        assert kinds == ["-0.300 [-0.300, -0.300]", "+0.300 [+0.100, +0.500]"]
+    assert "compared" not in caplog.text and " of 3 " not in caplog.text
+
+
+def test_an_image_of_one_content_is_compared_wherever_it_lies(runs, tmp_path):
+    """As in a test of the tampered images alone, whose paths begin at a deeper folder; copies count each."""
+    for run in runs.glob("*/*"):
+        rewritten(run, lambda record: {**record, "content": record["name"].replace("copy", "1")})
+    rewritten(runs / "b" / "0", lambda record: {**record, "path": f"/b/{record['mask']}/{record['name']}"})
+    study(runs, tmp_path / "out", [("a", "b")])
+    assert "| a | b | 1 | 3 | 0.100 |" in read_study(tmp_path)
+
+
+def test_images_and_comparisons_that_are_left_out_are_told(runs, tmp_path, caplog):
+    rewritten(runs / "b" / "0", lambda record: record if record["name"] != "1.jpg" else None)
+    study(runs, tmp_path / "out", [("a", "b")])
+    assert "a less b is of 2 of 3 tampered images; not all seeds of both were tested on the others" in caplog.text
+    told = "a and b are not compared: no tampered image was tested in the same seeds of both"
+    assert told not in caplog.text
+    (runs / "b" / "0").rename(runs / "b" / "2")
+    study(runs, tmp_path / "out", [("a", "b")])
+    assert told in caplog.text and "| a | b |" not in read_study(tmp_path)
+
+
 def test_a_kind_that_is_called_as_a_column_of_ours_takes_no_place(runs, tmp_path):
     for path in runs.glob("*/*/test/per_image.jsonl"):
         path.write_text(path.read_text().replace('"removal"', '"all"').replace('"splice"', '"AUC"'))
