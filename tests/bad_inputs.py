@@ -124,6 +124,7 @@ def make_world(folder: Path) -> None:
     write("lists/deep.json", "[" * 100_000)
     write("lists/drive.json", _listed(["C:\\photos\\a.png", "Negative"]))
     write("lists/half_a_character.json", '[["\\ud800.png", "Negative"]]')
+    write("lists/no_mask.json", _listed({"path": "a.png", "mask": "Negative", "label": 1}))
     write("lists/no_name.json", _listed(["a.png", ""]))
     write("lists/training_sets.json", _listed(["ManiDataset", "../set"]))
     write("lists/digits.json", f"[{'9' * 5000}]")
@@ -162,6 +163,7 @@ def make_world(folder: Path) -> None:
     scan = scans[scans.rindex(b"\xff\xda") : -2]
     write("bad/scans.jpg", scans[:-2] + 10_000 * scan + scans[-2:])
     (bad / "whole.jpg").unlink()
+    cv2.imwrite(str(bad / "deep.jp2"), np.full((32, 48, 3), 65535, np.uint16))
     cv2.imwrite(str(bad / "colours.png"), random.integers(0, 4096, (32, 48, 3), dtype=np.uint16))
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
@@ -674,6 +676,12 @@ CASES = (
         "error: lists/half_a_character.json: '\\ud800.png' is no path of this machine",
     ),
     Case(
+        "a forgery without a mask, in a list of ForensicHub's form",
+        f"{TEST} lists/no_mask.json",
+        REFUSED,
+        "error: lists/no_mask.json: entry 0 ('a.png') says label 1 and has no mask, so it would count as authentic; give its mask, or leave it out",
+    ),
+    Case(
         "a mask without a name",
         f"{TEST} lists/no_name.json",
         REFUSED,
@@ -841,7 +849,13 @@ CASES = (
         "a colour image of 12 bits in 16",
         f"{TEST} lists/colours_image.json",
         REFUSED,
-        "bad/colours.png holds no level above 4095 of 65535; scale its levels to 8 or 16 bits",
+        "bad/colours.png holds no level above 4092 of 65535; scale its levels to 8 or 16 bits",
+    ),
+    Case(
+        "a photo in JPEG 2000 of 16 bits a colour",
+        f"{TEST} lists/deep_image.json",
+        REFUSED,
+        "bad/deep.jp2 is a JPEG 2000 of more than 8 bits per channel, of which white comes out black; store it as PNG or TIFF",
     ),
     Case(
         "a TIFF that viewers turn, with a mask of its stored pixels",

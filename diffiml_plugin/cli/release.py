@@ -91,4 +91,6 @@ def _settings_not_its_own(checkpoint: Path, tested: Mapping[str, Any]) -> list[s
 
     opened = open_model(checkpoint, CommonSettings(), torch.device("cpu"))
     own = {"no_model_eval": None, "tta": None, **opened.flags, **asdict(opened.inputs)}
+    if tested.get("precision") == "bf16":  # fp16 and fp32 find alike (docs/results/real.md)
+        own["precision"] = "fp32"
     return [name for name, value in tested.items() if (own.get(name, value) or None) != (value or None)]

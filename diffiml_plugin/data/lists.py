@@ -262,6 +262,12 @@ def _from_records(path: Path, records: object) -> ImageList:
     if not isinstance(records, list) or not records:
         raise DiffIMLError(f"{path} holds no pairs; {_LAYOUT}")
     # ForensicHub's form of the same list.
+    for number, record in enumerate(records):
+        if isinstance(record, dict) and record.get("label") == 1 and _is_negative(record.get("mask")):
+            raise DiffIMLError(
+                f"{path}: entry {number} ({shown(record.get('path'))}) says label 1 and has no mask, so it would count "
+                "as authentic; give its mask, or leave it out"
+            )
     records = [[r["path"], r["mask"]] if isinstance(r, dict) and {"path", "mask"} <= r.keys() else r for r in records]
     for number, record in enumerate(records):
         if not (_is_words(record, 2) or _is_words(record, 3)) or "" in record[:2]:
@@ -269,9 +275,13 @@ def _from_records(path: Path, records: object) -> ImageList:
         if record[0] in _SCRIPT_NAMES:
             raise DiffIMLError(f"{path} lists training sets; expected images, or {{name: path}} of test sets")
     images = tuple(_resolve(path, image) for image, *_ in records)
-    masks = tuple(NEGATIVE if mask.lower() == NEGATIVE.lower() else _resolve(path, mask) for _, mask, *_ in records)
+    masks = tuple(NEGATIVE if _is_negative(mask) else _resolve(path, mask) for _, mask, *_ in records)
     kinds = tuple("".join(rest) for _, _, *rest in records)
     return ImageList(str(path), images, masks, kinds if any(kinds) else ())
+
+
+def _is_negative(mask: object) -> bool:
+    return isinstance(mask, str) and mask.lower() == NEGATIVE.lower()
 
 
 def _is_words(record: object, count: int) -> bool:

@@ -89,7 +89,12 @@ def test_figures_of_other_weights_are_refused(words, tmp_path, capsys, weights):
 
 @pytest.mark.parametrize(
     "own, other",
-    [({"width": 4}, {"width": 5}), ({"image_size": 64}, {"image_size": 32}), ({"tta": False}, {"tta": True})],
+    [
+        ({"width": 4}, {"width": 5}),
+        ({"image_size": 64}, {"image_size": 32}),
+        ({"tta": False}, {"tta": True}),
+        ({"precision": "fp16"}, {"precision": "bf16"}),
+    ],
 )
 def test_figures_of_other_settings_are_refused(words, tmp_path, capsys, own, other):
     """Of the constructor, of its input, of the test."""

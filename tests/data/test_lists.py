@@ -230,6 +230,15 @@ def test_missing_path_is_named(tmp_path):
         read_list(tmp_path)
 
 
+def test_a_list_of_forensichub_says_no_forgery_without_a_mask(tmp_path):
+    pairs = [{"path": "a.png", "mask": "m.png", "label": 1}, {"path": "b.png", "mask": "negative", "label": 0}]
+    (tmp_path / "list.json").write_text(json.dumps(pairs))
+    assert read_list(tmp_path / "list.json").masks == (str(tmp_path / "m.png"), NEGATIVE)
+    (tmp_path / "list.json").write_text(json.dumps([*pairs, {"path": "c.png", "mask": "Negative", "label": 1}]))
+    with pytest.raises(DiffIMLError, match="entry 2 .'c.png'. says label 1 and has no mask, so it would count"):
+        read_list(tmp_path / "list.json")
+
+
 def test_a_third_word_is_the_kind_of_manipulation(tmp_path):
     pairs = [["a.png", "m.png", "splice"], ["b.png", NEGATIVE], ["c.png", "n.png"]]
     (tmp_path / "list.json").write_text(json.dumps(pairs))
