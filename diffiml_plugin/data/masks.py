@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffiml_plugin.data.images import SUFFIXES, decoding
+from diffiml_plugin.data.faults import grey_levels, shape_in_alpha
+from diffiml_plugin.data.images import SUFFIXES, decoding, refusal
 from diffiml_plugin.data.lists import NEGATIVE, file_identity, read_list
 from diffiml_plugin.errors import DiffIMLError
 
@@ -46,7 +47,8 @@ def read_mask(path: Path, binarise: bool = False) -> np.ndarray:
             file.
 
     Raises:
-        DiffIMLError: not readable, or more levels than two and not `binarise`; names the file.
+        DiffIMLError: not readable, with its shape in the alpha channel, or of more levels than two and not `binarise`;
+            names the file.
     """
     return read_masks([path], binarise)[0]
 
@@ -67,7 +69,12 @@ def read_masks(paths: Iterable[Path], binarise: bool = False) -> list[np.ndarray
 
 def read_label_map(path: Path) -> np.ndarray:
     """A map [H, W] of integers, one for each region; of a palette image, its indices."""
-    labels = _read(path, palette=True)
+    with decoding(path) as image:
+        labels = np.asarray(image)
+        bands = [index for index, band in enumerate(image.getbands()) if band != "A"]
+    if labels.dtype.kind not in "bui":
+        raise DiffIMLError(f"{path} holds real numbers; expected a grey image of integers")
+    labels = labels.reshape(*labels.shape[:2], -1)[..., bands]
     if not _is_grey(labels):
         raise DiffIMLError(f"{path} is coloured; expected a grey image, one integer for each region")
     return labels[..., 0]
@@ -85,28 +92,25 @@ def stacked(masks: Sequence[np.ndarray]) -> np.ndarray:
 
 def _binary(path: Path, binarise: bool) -> tuple[np.ndarray, str]:
     """The mask of `read_mask`, and if it had to be cut, what it was."""
-    levels = _read(path, palette=False)
+    with decoding(path) as image:
+        if refused := refusal(image):
+            raise DiffIMLError(f"{path} {refused}")
+        if shape_in_alpha(image, grey_levels(image)) is not None:
+            raise DiffIMLError(
+                f"{path} has its shape in the alpha channel, which is not read; store it in black and white"
+            )
+        deep = image.mode.startswith("I")
+        levels = np.atleast_3d(np.asarray(image if deep or image.mode in ("1", "L") else image.convert("RGB")))
     found, grey = np.unique(levels), _is_grey(levels)
     if grey and len(found) <= 2 and found[0] == 0:
         return (levels[..., 0] > 0).astype(np.uint8), ""
-    top = 1 if levels.dtype == bool else np.iinfo(levels.dtype).max
+    top = 1 if levels.dtype == bool else 65535 if deep else 255
     if grey and len(found) == 1 and found[0] == top:
         return np.ones(levels.shape[:2], np.uint8), ""
     told = f"{path} is not binary: {'' if grey else 'coloured, '}{len(found)} levels from {found[0]} to {found[-1]}"
     if not binarise:
         raise DiffIMLError(f"{told}, expected 0 and one other; mend it, or cut it at {top // 2} by --binarise")
     return (levels.mean(2) > top / 2).astype(np.uint8), f"{told}; cut at {top // 2}"
-
-
-def _read(path: Path, palette: bool) -> np.ndarray:
-    """[H, W, channels] without alpha; with `palette` the indices of a palette image, else its colours."""
-    with decoding(path) as image:
-        shown = image if palette or image.mode not in ("P", "PA") else image.convert("RGB")
-        levels = np.asarray(shown)
-    if levels.dtype.kind not in "bui":
-        raise DiffIMLError(f"{path} holds real numbers; expected a grey image of integers")
-    channels = [index for index, band in enumerate(shown.getbands()) if band != "A"]
-    return levels.reshape(*levels.shape[:2], -1)[..., channels]
 
 
 def _is_grey(levels: np.ndarray) -> bool:

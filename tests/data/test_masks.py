@@ -65,6 +65,35 @@ def test_alpha_is_not_read(tmp_path):
         assert np.array_equal(read_mask(store(tmp_path / f"{name}.png", np.dstack(channels))), shape // 255)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_a_shape_in_alpha_alone_is_refused(tmp_path, mode):
+    """Of white on transparent nothing is black."""
+    shape, path = np.eye(8, dtype=np.uint8) * 255, tmp_path / "a.png"
+    if mode == "P":
+        image = Image.fromarray(shape // 255).convert("P")
+        image.putpalette([255] * 6)
+        image.save(path, transparency=0)
+    else:
+        store(path, np.dstack([np.full_like(shape, 255)] * (len(mode) - 1) + [shape]))
+    for binarise in (False, True):
+        with pytest.raises(DiffIMLError, match="a.png has its shape in the alpha channel, which is not read"):
+            read_mask(path, binarise)
+
+
+def test_masks_of_any_mode_are_cut_at_half_of_their_light(tmp_path, caplog):
+    soft = np.array([[0, 100, 130, 255]], np.uint8)
+    Image.fromarray(soft.astype(np.uint16) * 257).save(tmp_path / "deep.pgm")
+    for mode in ("CMYK", "LAB"):
+        Image.fromarray(np.dstack([soft] * 3)).convert(mode).save(tmp_path / f"{mode}.tif")
+    store(tmp_path / "full.pgm", np.full((2, 2), 65535, np.uint16))
+    for name in ("deep.pgm", "CMYK.tif", "LAB.tif"):
+        with pytest.raises(DiffIMLError, match=f"{name} is not binary: .*, or cut it at"):
+            read_mask(tmp_path / name)
+        assert read_mask(tmp_path / name, binarise=True).tolist() == [[0, 0, 1, 1]]
+    assert "deep.pgm is not binary: 4 levels from 0 to 65535; cut at 32767" in caplog.text
+    assert read_mask(tmp_path / "full.pgm").all()
+
+
 def test_label_maps_keep_their_integers(tmp_path):
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert np.array_equal(read_label_map(store(tmp_path / "a.png", labels)), labels)
