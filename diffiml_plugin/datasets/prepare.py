@@ -39,6 +39,7 @@ _UNFINISHED = "unfinished.jsonl"  # beside it, until the list is written: what b
 _LARGEST_UNFINISHED = 2**30  # bytes: some million pairs
 _MOST_FOLDERS = 100_000  # of a dataset; a folder that links lead to counts each time
 _FIELDS = {"key": str, "image": str, "mask": str | None, "notes": list[str], "corrected": bool, "empty": bool}
+_PIXELS, _SHARE = 4, 0.02  # by which a mask, stretched to its image's height, may be wider or narrower
 _MASK = re.compile(r"mask|segmentation|ground.?truth|(^|[/_ -])gt\d*([/_. -]|$)", re.IGNORECASE)  # in a path
 
 
@@ -342,6 +343,9 @@ def _mend(image: str, mask: str, read_encoded: MaskReader | None, copy: Path) ->
         if (width, height) != size:
             if (height, width) == size:
                 told = f"left out: {image}: {mask} lies on its side ({width}x{height}); turn it by hand"
+                return _Settled(image, None, [told])
+            if abs(width * size[1] / height - size[0]) > max(_PIXELS, _SHARE * size[0]):
+                told = f"left out: {image}: {mask} has other proportions ({width}x{height}); it is of another picture"
                 return _Settled(image, None, [told])
             tampered = cv2.resize(tampered.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
             changes.append(f"resized from {width}x{height} to {size[0]}x{size[1]}")

@@ -157,8 +157,9 @@ def read_checkpoint(path: str | os.PathLike[str], name: str = "") -> Checkpoint:
     if not (name or stored_name):
         raise DiffIMLError(f"{path} does not say which model it holds; pass --model")
     card = find_model(name or stored_name)
-    if name and stored_name and stored_name not in (card.name, card.name.removeprefix(REGISTRY)):
-        raise DiffIMLError(f"{path} holds a {stored_name}, not a {card.name}; leave --model out or pass another file")
+    if stored_name and stored_name not in (card.name, card.name.removeprefix(REGISTRY)):
+        mend = "leave --model out or pass another file" if name else f"register a model {stored_name}"
+        raise DiffIMLError(f"{path} holds a {stored_name}, not a {card.name}; {mend}")
     flags, files = card.stored(metadata.get("config", {}), f"{place}: config")
     stored_input = checked(metadata.get("input", {}), get_type_hints(InputSettings), f"{place}: input")
     InputSettings(**stored_input)  # in range

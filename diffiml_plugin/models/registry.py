@@ -274,14 +274,17 @@ def find_model(name: str) -> RegisteredModel:
     `registry:NAME`.
 
     Raises:
-        DiffIMLError: there is none, with the nearest name.
+        DiffIMLError: there is none, with the nearest name; several, none of which is written so.
     """
     if name in _OURS and _FRAMEWORK not in sys.modules:  # which takes seconds to import
         return _OURS[name]
     cards = registered_models()
-    if (card := _pick(cards, name)) is None:
+    if not (found := _named(cards, name)):
         hint = nearest(name, cards) or f"; the registry has {', '.join(sorted(cards))}"
         raise DiffIMLError(f"no model is called {name!r}{hint}")
+    if len(found) > 1:
+        raise DiffIMLError(f"{name!r} may be {' or '.join(card.name for card in found)}; write it as one of these")
+    (card,) = found
     theirs = cards.get(REGISTRY + card.name)
     if theirs and is_main_process():
         _say_who_else_registered(card.name, theirs.constructor)
@@ -290,7 +293,8 @@ def find_model(name: str) -> RegisteredModel:
 
 def look_up(name: str) -> RegisteredModel | None:
     """As `find_model`, in silence; None if there is no such model here, such as one that a results file names."""
-    return _pick(registered_models(), name)
+    found = _named(registered_models(), name)
+    return found[0] if len(found) == 1 else None
 
 
 def registered_models() -> dict[str, RegisteredModel]:
@@ -367,8 +371,9 @@ def _card(name: str, registered: str, constructor: Callable[..., nn.Module]) -> 
     """Of a class that another package registered; what is known of a class of ours holds for those derived from it."""
     from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 
-    wanted = f"{registered}_post_func".lower()
-    post = (f for key, f in POSTFUNCS.module_dict.items() if key.lower() == wanted and f is not diffiml_post_func)
+    wanted = f"{registered}_post_func"
+    others = {key: f for key, f in POSTFUNCS.module_dict.items() if f is not diffiml_post_func}
+    post = (f for key, f in sorted(others.items(), key=lambda it: it[0] != wanted) if key.lower() == wanted.lower())
     bases = constructor.__mro__ if isinstance(constructor, type) else ()
     for ours in _OURS.values():
         if ours.constructor in bases:
@@ -380,10 +385,19 @@ def _card(name: str, registered: str, constructor: Callable[..., nn.Module]) -> 
     return RegisteredModel(name, constructor, next(post, None), multiple, **facts)
 
 
-def _pick(cards: Mapping[str, RegisteredModel], name: str) -> RegisteredModel | None:
-    by_lower = {known.lower(): card for known, card in cards.items()}
+def _named(cards: Mapping[str, RegisteredModel], name: str) -> list[RegisteredModel]:
+    """The card of that very name, else those whose names differ from it in case alone."""
+    if name in cards:
+        return [cards[name]]
     lower = name.lower()
-    return cards.get(name) or by_lower.get(lower) or by_lower.get(lower.removeprefix(REGISTRY))
+    return next(
+        (
+            found
+            for wanted in (lower, lower.removeprefix(REGISTRY))
+            if (found := [card for known, card in cards.items() if known.lower() == wanted])
+        ),
+        [],
+    )
 
 
 @cache

@@ -206,6 +206,18 @@ def test_broken_masks_are_left_out(miniatures, tmp_path):
         assert "other.npz cannot be read" in done.log.read_text()
 
 
+def test_a_mask_of_other_proportions_is_not_stretched(miniatures, tmp_path):
+    miniatures.fabricate("IMD2020", tmp_path)
+    miniatures.photograph(tmp_path / "z14" / "a.jpg", (300, 100))
+    for name, size in (
+        ("a_mask.png", (200, 200)),
+        ("00030_fake_mask.png", (2 * miniatures.WIDTH, 2 * miniatures.HEIGHT)),
+    ):
+        Image.fromarray(np.eye(size[1], size[0], dtype=np.uint8) * 255).save(tmp_path / "z14" / name)
+    log = prepare("IMD2020", tmp_path).log.read_text()
+    assert "a_mask.png has other proportions (200x200)" in log and "00030_fake_mask.png: binarised, resized from" in log
+
+
 def test_a_mask_on_its_side_is_not_squeezed(miniatures, tmp_path):
     miniatures.fabricate("CASIAv2", tmp_path)
     assert "11230_gt.png lies on its side (32x48)" in prepare("CASIAv2", tmp_path).log.read_text()
@@ -464,7 +476,7 @@ def many(miniatures, tmp_path):
     """NIST16 in its variant, whose images are shrunk and whose masks are inverted."""
     miniatures.fabricate("NIST16", tmp_path / "NIST16")
     for image in (tmp_path / "NIST16" / "probe").iterdir():
-        miniatures.photograph(image, (1100, 40))
+        miniatures.photograph(image, (1100, 733))  # as the masks
     return tmp_path
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models import checkpoints
-from diffiml_plugin.models.checkpoints import restore, save_checkpoint
+from diffiml_plugin.models.checkpoints import read_checkpoint, restore, save_checkpoint
 from diffiml_plugin.models.registry import DIFFIML, SEGFORMER, find_model
 from diffiml_plugin.models.release import release
 from diffiml_plugin.training.resume import STATE, save_state
@@ -305,3 +306,11 @@ def test_threads_that_load_at_once_get_their_weights_and_leave_the_others_alone(
     assert same(own, model) and same(loaded["a"], model) and same(loaded["b"], model)
     assert before == (torch.load, torch.nn.Module.load_state_dict, torch.nn.Module.register_parameter, sys.stdout)
     assert capsys.readouterr().out == "by this thread\n"
+
+
+def test_weights_are_of_the_model_whose_name_they_say_exactly(stored, monkeypatch):
+    path = stored()
+    monkeypatch.setitem(MODELS.module_dict, "tinyiml", MODELS.module_dict["TinyIML"])
+    monkeypatch.delitem(MODELS.module_dict, "TinyIML")
+    with pytest.raises(DiffIMLError, match="holds a TinyIML, not a tinyiml; register a model TinyIML"):
+        read_checkpoint(path)

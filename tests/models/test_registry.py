@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.framework.imdlbenco import MODELS
+from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.models import registry as models
 from diffiml_plugin.models.checkpoints import storable
 from diffiml_plugin.models.inputs import InputSettings
@@ -175,3 +176,13 @@ def test_a_lost_device_is_no_size_that_a_model_cannot_take():
         models.forward_explained(_OneSize(), torch.zeros(1, 3, 8, 8)),
     ):
         raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+def test_models_whose_names_differ_in_case_are_told_apart(monkeypatch):
+    for name in ("MyIML", "MYIML"):
+        monkeypatch.setitem(MODELS.module_dict, name, type(name, (nn.Module,), {}))
+        monkeypatch.setitem(POSTFUNCS.module_dict, f"{name}_post_func", lambda sample, name=name: name)
+    for name in ("MyIML", "MYIML"):
+        assert find_model(name).name == name and find_model(name).post_function({}) == name
+    with pytest.raises(DiffIMLError, match="'myiml' may be MyIML or MYIML; write it as one of these"):
+        find_model("myiml")
