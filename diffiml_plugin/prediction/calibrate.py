@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from diffiml_plugin.data.examined import check_lists, in_parallel, state_here
+from diffiml_plugin.data.images import read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, each_once, read_test_sets, repeated
-from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
 from diffiml_plugin.evaluation.calibration import FEATURES, features

@@ -92,6 +92,17 @@ def test_in_another_precision_a_checkpoint_is_uncalibrated(checkpoint, squares, 
     assert f"uncalibrated: the model was calibrated in {made_in}, not in {other}" in caplog.text
 
 
+def test_a_mask_with_a_soft_rim_is_read_as_in_a_test(checkpoint, squares):
+    """Which `datasets check` has nothing against."""
+    plain = calibrate(Detector(checkpoint, CPU), squares, checkpoint.parent / "out", checkpoint, Bounds())
+    for path in checkpoint.parent.glob("mask*.png"):
+        mask = np.array(Image.open(path))
+        mask[7, 8:40], mask[39, 8:40] = 90, 200
+        Image.fromarray(mask).save(path)
+    soft = calibrate(Detector(checkpoint, CPU), squares, checkpoint.parent / "soft", checkpoint, Bounds())
+    assert soft.calibration == plain.calibration
+
+
 def test_figures_and_diagram_stand_beside_it(checkpoint, squares):
     fitted = calibrate(Detector(checkpoint, CPU), squares, checkpoint.parent / "out", checkpoint, Bounds())
     out = checkpoint.parent / "out"
