@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffiml_plugin.cli.config_file import read_config
-from diffiml_plugin.data.images import FORMATS, read_image, read_mask, readable_formats
+from diffiml_plugin.data.formats import FORMATS, readable_formats
+from diffiml_plugin.data.images import read_image, read_mask
 from diffiml_plugin.data.lists import read_balanced, read_test_sets
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.models.checkpoints import read_checkpoint, restore

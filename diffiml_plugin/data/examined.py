@@ -16,9 +16,10 @@ from typing import TypedDict, TypeVar
 import PIL
 from tqdm import tqdm
 
-from diffiml_plugin.data import faults, images, lists
+from diffiml_plugin.data import faults, formats, images, lists
 from diffiml_plugin.data.faults import Fault, examine
-from diffiml_plugin.data.images import MOST_PIXELS, read_header
+from diffiml_plugin.data.formats import MOST_PIXELS
+from diffiml_plugin.data.images import read_header
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, without
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import file_digest, replacing
@@ -26,7 +27,7 @@ from diffiml_plugin.stored import checked, read_json, require_file
 
 _logger = logging.getLogger(__name__)
 RULES = 2  # raised when what counts as a fault changes, and neither Pillow nor a module of DECIDING says so
-DECIDING = (__file__, faults.__file__, images.__file__, lists.__file__)
+DECIDING = (__file__, faults.__file__, formats.__file__, images.__file__, lists.__file__)
 _STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
 _BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
 _Item = TypeVar("_Item")

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from diffiml_plugin.data.images import decoding, holds_several, read_header, refusal, unscaled
+from diffiml_plugin.data.formats import holds_several
+from diffiml_plugin.data.images import decoding, read_header, refusal, unscaled
 from diffiml_plugin.data.lists import NEGATIVE
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels

@@ -2,48 +2,29 @@
 
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TypeGuard, cast
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from diffiml_plugin.data.formats import explained, opening, read_content, readable_formats
 from diffiml_plugin.errors import DiffIMLError
 
-FORMATS = {  # that are read, by Pillow's names, and their suffixes; no other reader of Pillow's is ever called
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".mpo",),  # several JPEGs in one file, as phones make; the first is read
-    "PNG": (".png",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "DIB": (".dib",),
-    "GIF": (".gif",),  # the first frame
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
-    "AVIF": (".avif",),
-    "HEIF": (".heic", ".heif", ".hif"),  # by pillow-heif
-}
-SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
-_MOST_BYTES = 2**31  # of a file; four channels of 16 bits of so many pixels take 1.4 GB
 _MOST_SCANS = 100  # of a JPEG, as libtiff has it; cameras and optimisers write 12 at most
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG's segment; in coded pixels there is none
 _SCAN, _END = 0xDA, 0xD9  # markers
 _ORIENTATION = 0x0112  # EXIF's tag
-_SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC = 254, 256, 257, 262  # TIFF's tags
-_MOST_PREVIEWS = 16
+_WIDTH, _HEIGHT, _PHOTOMETRIC = 256, 257, 262  # TIFF's tags
 _SAYING = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG in which EXIF may stand, and its head
 _TOP = "highest level"  # in an image's `info`: of its file's 16 bits per channel, where the 8 that Pillow kept are low
 _LEAST = 4096  # of such a level; below it there are 12 bits or fewer, which come out black
@@ -70,19 +51,6 @@ _BACK = {  # EXIF's orientation -> the way back from a photo as a viewer shows i
 }
 
 
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """Those of FORMATS that the installed Pillow reads, HEIF if pillow-heif is there."""
-    Image.init()
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        pass
-    else:
-        register_heif_opener()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
 def open_image(path: str) -> Image.Image:
     """As `read_image`, for the framework's datasets; its own reader turns 16-bit images white."""
     return Image.fromarray(read_image(Path(path)))
@@ -104,7 +72,7 @@ def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
 
 def stored_pixels(image: Image.Image, name: str) -> np.ndarray:
     """As `read_image`, of an open image that messages call `name`; one whose file says more than it stays undecoded."""
-    with _explained(name):
+    with explained(name):
         return _accepted(_as_stored(_opened_anew(image) if _says_more(image) else image), name)
 
 
@@ -286,100 +254,6 @@ def _scans(content: bytes) -> int:
         count += found[0][1] == _SCAN
         place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
     return count
-
-
-def read_content(path: str | Path) -> bytes:
-    """The bytes of an image's file, so that what is said of them and what is decoded is of one picture.
-
-    Raises:
-        DiffIMLError: as `opening`; more bytes than _MOST_BYTES.
-    """
-    with _explained(path), open(_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > _MOST_BYTES:
-            raise DiffIMLError(f"{path} has {size} bytes, more than the {_MOST_BYTES} that are read of an image")
-        return file.read(size)
-
-
-@contextmanager
-def opening(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
-    """The image of a file of a format of FORMATS, not yet decoded.
-
-    Args:
-        content: as `read_image` takes it.
-
-    Raises:
-        DiffIMLError: no such file, something that is no regular file, one of more pixels than MOST_PIXELS; and inside
-            the block, for what goes wrong in decoding.
-    """
-    with _explained(path):
-        source = _regular(path) if content is None else BytesIO(content)
-        with Image.open(source, formats=readable_formats()) as image:
-            _turn_to_picture(image)
-            yield image
-
-
-def _turn_to_picture(image: Image.Image) -> None:
-    """Of a TIFF that begins with a preview, to the picture itself."""
-    if not isinstance(image, TiffImageFile):
-        return
-    with suppress(EOFError):
-        while image.tag_v2.get(_SUBFILE, 0) & 1 and image.tell() < _MOST_PREVIEWS:
-            image.seek(image.tell() + 1)
-        return
-    image.seek(0)  # there is none
-
-
-def holds_several(path: str | Path, content: bytes | None = None) -> bool:
-    """Whether a file holds other pictures beside the one that is read: pages, or an animation's. What else a phone puts
-    into a JPEG, previews and depth, does not count.
-
-    Args:
-        content: as `read_image` takes it.
-
-    Raises:
-        DiffIMLError: as `opening`.
-    """
-    with opening(path, content) as image:
-        if not isinstance(image, TiffImageFile):
-            return image.format != "MPO" and getattr(image, "is_animated", False)
-        with suppress(EOFError):  # without a count of all pages, which may be a million
-            image.seek(image.tell() + 1)
-            return True
-        return False
-
-
-def _regular(path: str | Path) -> str | Path:
-    """The path, of a regular file: a pipe may block for ever."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise DiffIMLError(f"{path} is no regular file; expected an image")
-    return path
-
-
-@contextmanager
-def _explained(path: str | Path) -> Iterator[None]:
-    """Inside, whatever goes wrong with an image is a DiffIMLError that names the file."""
-    try:
-        yield
-    except Image.DecompressionBombError as error:
-        raise DiffIMLError(f"{path} has more than {MOST_PIXELS} pixels, the most that are read; shrink it") from error
-    except UnidentifiedImageError as error:
-        raise DiffIMLError(f"{path} cannot be read as an image: {_unidentified(Path(path))}") from error
-    except DiffIMLError:
-        raise
-    except MemoryError as error:
-        raise DiffIMLError(f"{path} does not fit into the memory; shrink it") from error
-    except Exception as error:  # its readers answer damage in any way
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        raise DiffIMLError(f"{path} cannot be read as an image: {reason}") from error
-
-
-def _unidentified(path: Path) -> str:
-    if path.suffix.lower() in FORMATS["HEIF"] and "HEIF" not in readable_formats():
-        return "photos in HEIC need pillow-heif; pip install 'diffiml-plugin[heic]'"
-    if path.suffix.lower() == ".txt":
-        return "it is text; `benco predict - < FILE` reads a list of photos"
-    return f"it is damaged, or of another format than {', '.join(readable_formats())}"
 
 
 def refusal(image: Image.Image) -> str:

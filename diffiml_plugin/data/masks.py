@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from diffiml_plugin.data.faults import grey_levels, shape_in_alpha
-from diffiml_plugin.data.images import SUFFIXES, decoding, refusal
+from diffiml_plugin.data.formats import SUFFIXES
+from diffiml_plugin.data.images import decoding, refusal
 from diffiml_plugin.data.lists import NEGATIVE, file_identity, read_list
 from diffiml_plugin.errors import DiffIMLError
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from diffiml_plugin.data.cache import PixelCache
-from diffiml_plugin.data.images import open_image, read_content, read_header, read_image, read_mask
+from diffiml_plugin.data.formats import read_content
+from diffiml_plugin.data.images import open_image, read_header, read_image, read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import diffiml_post_func, method_of

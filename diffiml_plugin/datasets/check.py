@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from diffiml_plugin.data.examined import content_of, in_parallel, in_turn
 from diffiml_plugin.data.faults import Fault, examine
-from diffiml_plugin.data.images import SUFFIXES, opening, read_mask
+from diffiml_plugin.data.formats import SUFFIXES, opening
+from diffiml_plugin.data.images import read_mask
 from diffiml_plugin.data.lists import (
     NEGATIVE,
     SYNTH_PREFIX,

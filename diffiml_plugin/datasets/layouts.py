@@ -11,7 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from diffiml_plugin.data.faults import THRESHOLD, grey_levels, shape_in_alpha
-from diffiml_plugin.data.images import SUFFIXES, decoding, refusal
+from diffiml_plugin.data.formats import SUFFIXES
+from diffiml_plugin.data.images import decoding, refusal
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.stored import read_text, require_unzipped

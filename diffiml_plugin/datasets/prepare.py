@@ -15,7 +15,8 @@ import numpy as np
 
 from diffiml_plugin.data.examined import digest_of, in_parallel, in_turn, rules, state_here
 from diffiml_plugin.data.faults import examine
-from diffiml_plugin.data.images import SUFFIXES, read_image
+from diffiml_plugin.data.formats import SUFFIXES
+from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.lists import NEGATIVE, read_list, repeated
 from diffiml_plugin.datasets import layouts
 from diffiml_plugin.datasets.catalogue import (

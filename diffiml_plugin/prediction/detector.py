@@ -20,14 +20,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.images import (
-    holds_several,
-    orientation_of,
-    read_content,
-    read_header,
-    read_image,
-    stored_pixels,
-)
+from diffiml_plugin.data.formats import holds_several, read_content
+from diffiml_plugin.data.images import orientation_of, read_header, read_image, stored_pixels
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.scores import THRESHOLD

@@ -19,7 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffiml_plugin.data.images import read_content, read_header
+from diffiml_plugin.data.formats import read_content
+from diffiml_plugin.data.images import read_header
 from diffiml_plugin.errors import DiffIMLError, device_failed, visible
 from diffiml_plugin.evaluation.records import version
 from diffiml_plugin.files import LOCK, claimed, inside, remove_half_written

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from unicodedata import normalize
 
-from diffiml_plugin.data.images import FORMATS, readable_formats
+from diffiml_plugin.data.formats import FORMATS, readable_formats
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.stored import JSON_LIMIT
 

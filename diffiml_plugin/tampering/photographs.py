@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffiml_plugin.data.images import SUFFIXES, opening, read_image
+from diffiml_plugin.data.formats import SUFFIXES, opening
+from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.masks import read_label_map
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.tampering.cutting import Labelled, labelled_objects

@@ -14,7 +14,8 @@ from PIL import Image
 from diffiml_plugin.data import examined, faults
 from diffiml_plugin.data.examined import check_lists
 from diffiml_plugin.data.faults import examine
-from diffiml_plugin.data.images import read_image, readable_formats
+from diffiml_plugin.data.formats import readable_formats
+from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.datasets.layouts import read_levels
 from diffiml_plugin.errors import DiffIMLError

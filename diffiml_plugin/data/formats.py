@@ -1,0 +1,141 @@
+"""Image files as they are opened: regular ones of a format that is named, within bounds, by content, not by suffix."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from diffiml_plugin.errors import DiffIMLError
+
+FORMATS = {  # that are read, by Pillow's names, and their suffixes; no other reader of Pillow's is ever called
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".mpo",),  # several JPEGs in one file, as phones make; the first is read
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),  # the first frame
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),  # by pillow-heif
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
+_MOST_BYTES = 2**31  # of a file; four channels of 16 bits of so many pixels take 1.4 GB
+_SUBFILE = 254  # TIFF's tag, whose first bit says that a page is a reduced image
+_MOST_PREVIEWS = 16
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Those of FORMATS that the installed Pillow reads, HEIF if pillow-heif is there."""
+    Image.init()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def read_content(path: str | Path) -> bytes:
+    """The bytes of an image's file, so that what is said of them and what is decoded is of one picture.
+
+    Raises:
+        DiffIMLError: as `opening`; more bytes than _MOST_BYTES.
+    """
+    with explained(path), open(_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MOST_BYTES:
+            raise DiffIMLError(f"{path} has {size} bytes, more than the {_MOST_BYTES} that are read of an image")
+        return file.read(size)
+
+
+@contextmanager
+def opening(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """The image of a file of a format of FORMATS, not yet decoded.
+
+    Args:
+        content: as `read_image` takes it.
+
+    Raises:
+        DiffIMLError: no such file, something that is no regular file, one of more pixels than MOST_PIXELS; and inside
+            the block, for what goes wrong in decoding.
+    """
+    with explained(path):
+        source = _regular(path) if content is None else BytesIO(content)
+        with Image.open(source, formats=readable_formats()) as image:
+            _turn_to_picture(image)
+            yield image
+
+
+def _turn_to_picture(image: Image.Image) -> None:
+    """Of a TIFF that begins with a preview, to the picture itself."""
+    if not isinstance(image, TiffImageFile):
+        return
+    with suppress(EOFError):
+        while image.tag_v2.get(_SUBFILE, 0) & 1 and image.tell() < _MOST_PREVIEWS:
+            image.seek(image.tell() + 1)
+        return
+    image.seek(0)  # there is none
+
+
+def holds_several(path: str | Path, content: bytes | None = None) -> bool:
+    """Whether a file holds other pictures beside the one that is read: pages, or an animation's. What else a phone puts
+    into a JPEG, previews and depth, does not count.
+
+    Args:
+        content: as `read_image` takes it.
+
+    Raises:
+        DiffIMLError: as `opening`.
+    """
+    with opening(path, content) as image:
+        if not isinstance(image, TiffImageFile):
+            return image.format != "MPO" and getattr(image, "is_animated", False)
+        with suppress(EOFError):  # without a count of all pages, which may be a million
+            image.seek(image.tell() + 1)
+            return True
+        return False
+
+
+def _regular(path: str | Path) -> str | Path:
+    """The path, of a regular file: a pipe may block for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise DiffIMLError(f"{path} is no regular file; expected an image")
+    return path
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Inside, whatever goes wrong with an image is a DiffIMLError that names the file."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise DiffIMLError(f"{path} has more than {MOST_PIXELS} pixels, the most that are read; shrink it") from error
+    except UnidentifiedImageError as error:
+        raise DiffIMLError(f"{path} cannot be read as an image: {_unidentified(Path(path))}") from error
+    except DiffIMLError:
+        raise
+    except MemoryError as error:
+        raise DiffIMLError(f"{path} does not fit into the memory; shrink it") from error
+    except Exception as error:  # its readers answer damage in any way
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        raise DiffIMLError(f"{path} cannot be read as an image: {reason}") from error
+
+
+def _unidentified(path: Path) -> str:
+    if path.suffix.lower() in FORMATS["HEIF"] and "HEIF" not in readable_formats():
+        return "photos in HEIC need pillow-heif; pip install 'diffiml-plugin[heic]'"
+    if path.suffix.lower() == ".txt":
+        return "it is text; `benco predict - < FILE` reads a list of photos"
+    return f"it is damaged, or of another format than {', '.join(readable_formats())}"
