@@ -6,10 +6,7 @@ import pytest
 from PIL import Image
 
 from diffiml_plugin.data.formats import holds_several, readable_formats
-from diffiml_plugin.data.images import (
-    read_header,
-    read_image,
-)
+from diffiml_plugin.data.images import read_header, read_image
 from diffiml_plugin.errors import DiffIMLError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -4,16 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from diffiml_plugin.tampering.cutting import (
-    SHAPES,
-    Cut,
-    box_of,
-    drawn_shape,
-    grown,
-    labelled_objects,
-    lassoed,
-    snapped,
-)
+from diffiml_plugin.tampering.cutting import SHAPES, Cut, box_of, drawn_shape, grown, labelled_objects, lassoed, snapped
 from diffiml_plugin.tampering.filling import blended_away, filled
 from diffiml_plugin.tampering.lettering import strokes_region, word
 from diffiml_plugin.tampering.pasting import Warp, draw_warp, paste, recoloured, warped

@@ -4,14 +4,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.training.optimization import (
-    Learner,
-    LossWatch,
-    accumulation,
-    adamw,
-    learning_rate,
-    require_finite,
-)
+from diffiml_plugin.training.optimization import Learner, LossWatch, accumulation, adamw, learning_rate, require_finite
 from diffiml_plugin.training.settings import TrainSettings
 
 
