@@ -148,6 +148,12 @@ class Detector:
         self.deciding: dict[str, Any] = {"model": (opened.card.name, digest), **decided}
         self._loaded = self._state()
 
+    def __getstate__(self) -> object:
+        raise DiffIMLError(
+            "a detector is neither pickled nor copied: it holds its device; load it anew in each process, or take the "
+            "network alone, by load_model"
+        )
+
     @property
     def threshold(self) -> float:
         """A pixel of higher probability counts as manipulated."""

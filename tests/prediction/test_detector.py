@@ -1,3 +1,4 @@
+import pickle
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,12 @@ def test_of_several_pages_it_is_told_that_one_is_looked_at(tiny_model, stored, t
     page.save(tmp_path / "scan.tif", save_all=True, append_images=[page])
     Detector(stored(), CPU)(tmp_path / "scan.tif")
     assert "scan.tif holds several pictures; the first alone is looked at" in caplog.text
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, deepcopy])
+def test_it_is_neither_pickled_nor_copied_and_says_what_to_do(tiny_model, stored, way):
+    with pytest.raises(DiffIMLError, match="load it anew in each process, or take the network alone, by load_model"):
+        way(Detector(stored(), CPU))
 
 
 def test_a_network_that_was_changed_is_not_told_as_its_files(tiny_model, stored, photo, tmp_path):
