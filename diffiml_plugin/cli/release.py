@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.results:
         statement |= _figures(Path(args.results), args.checkpoint_path)
     release(args.checkpoint_path, target, statement)
-    write_card(target, card, target.stem)
+    write_card(target, card, target.stem, target.name)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; its card: {card}")
     return 0
 

@@ -226,7 +226,8 @@ class Detector:
             name = name or made.resolve().name
             begin(made, "save_pretrained", {"name": name, **deciding}, [made / hub.WEIGHTS, made / hub.CARD])
             save_weights(made / hub.WEIGHTS, tensors, metadata)
-            write_card(made / hub.WEIGHTS, made / hub.CARD, name)
+            source = name if hub.is_name(name) else f"./{made.resolve().name}"  # `small` alone is another model
+            write_card(made / hub.WEIGHTS, made / hub.CARD, name, source)
         return made
 
     def push_to_hub(self, name: str, *, private: bool = False, replace: bool = False) -> str:

@@ -22,21 +22,22 @@ _LIMITS = (
 )
 
 
-def write_card(weights: Path, card: Path, name: str) -> Path:
-    """Writes the card of a file of weights, and returns its path. Raises DiffIMLError as `model_card`."""
+def write_card(weights: Path, card: Path, name: str, source: str) -> Path:
+    """Writes the card of a file of weights, and returns its path. Arguments and DiffIMLError as `model_card`."""
     state_dict, metadata = load_weights(weights)
-    write_text(card, model_card(metadata, name, sum(tensor.numel() for tensor in state_dict.values())))
+    write_text(card, model_card(metadata, name, source, sum(tensor.numel() for tensor in state_dict.values())))
     return card
 
 
-def model_card(metadata: Mapping[str, Any], name: str, parameters: int) -> str:
+def model_card(metadata: Mapping[str, Any], name: str, source: str, parameters: int) -> str:
     """A README.md for the hub, with its YAML header and the figures in its model-index.
 
     Args:
         metadata: the checkpoint's. Beside what rebuilds the model: `data`, `licence` and `limits`, sentences; `figures`
             as `intervals.figures` gives them, `left_out` of a results file; `threshold`, `calibration` and
             `calibrated_on` of `benco calibrate`.
-        name: of the model, which `load` takes.
+        name: of the model.
+        source: what `load` takes: its name on the hub, or where it lies as seen from beside the card or its folder.
         parameters: how many it has.
 
     Raises:
@@ -59,7 +60,7 @@ def model_card(metadata: Mapping[str, Any], name: str, parameters: int) -> str:
                 f"# {for_markdown(name)}",
                 f"{for_markdown(model + (parts and f' ({parts})'))}, {parameters / 1e6:.1f} M parameters: it says of a "
                 "photograph which of its pixels were manipulated.",
-                f"    from diffiml_plugin import load\n    load({name!r})('photo.jpg').sentence",
+                f"    from diffiml_plugin import load\n    load({source!r})('photo.jpg').sentence",
                 *(f"## {title}\n\n{text or _NOT_STATED}" for title, text in sections.items()),
             ]
         )

@@ -1,7 +1,11 @@
 import json
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 
+from diffiml_plugin.api import load
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.files import file_digest
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
@@ -57,6 +61,17 @@ def test_pairs_that_the_test_left_out_are_told(words, tmp_path):
     assert card.count(", 3 faulty pairs left out") == 2  # in the header, of F1 and AUC
     assert main(["release", words[2], str(tmp_path / "again.safetensors")]) == 0  # which keeps no figures
     assert "aulty pairs" not in (tmp_path / "again.md").read_text()
+
+
+def test_the_card_says_how_to_load_this_very_file(words, tmp_path, monkeypatch):
+    """Whatever else is called so: a training's folder, the model that travels along."""
+    monkeypatch.chdir(tmp_path)
+    Path("small").mkdir()
+    shutil.copy(words[1], Path("small", "best.safetensors"))
+    assert main([*words[:2], "small.safetensors"]) == 0
+    (source,) = re.findall(r"load\('(.*)'\)\('photo.jpg'\)", Path("small.md").read_text())
+    assert load(source, device="cpu").description["sha256"] == file_digest(Path("small.safetensors"))
+    assert Path("small.md").read_text().count("\n# small\n") == 1
 
 
 def test_nothing_needs_to_be_stated(words, tmp_path):

@@ -215,13 +215,13 @@ def test_diffimls_own_header_passes_whole(tmp_path):
 )
 def test_a_card_is_written_of_plain_facts(field, expected, stored, tmp_path):
     with pytest.raises(DiffIMLError, match=expected):
-        write_card(stored({"model": "DiffIML", **field}), tmp_path / "card.md", "x")
+        write_card(stored({"model": "DiffIML", **field}), tmp_path / "card.md", "x", "x")
 
 
 def test_a_card_obeys_no_text(stored, tmp_path):
     text = "<script>x</script> ![x](https://x.org/x.png)"
     header = {"model": text, "config": {"encoder": text}, "data": text, "limits": text, "calibrated_on": [text]}
-    card = write_card(stored(header), tmp_path / "card.md", "x").read_text()
+    card = write_card(stored(header), tmp_path / "card.md", "x", "x").read_text()
     assert "<script>" not in card and "](https" not in card and card.count("&lt;script&gt;") == 4
 
 

@@ -154,7 +154,8 @@ def test_what_was_saved_is_the_same_detector(stored, saved):
     assert {file.name for file in saved.iterdir()} == {hub.WEIGHTS, hub.CARD, LEDGER}
     detector, again = load(stored(), device="cpu"), load(saved, device="cpu")
     assert np.array_equal(detector(PHOTO).probability, again(PHOTO).probability)
-    assert "# saved" in (saved / hub.CARD).read_text() and restore(saved).card.name == "TinyIML"
+    card = (saved / hub.CARD).read_text()
+    assert "# saved" in card and "load('./saved')('photo.jpg')" in card and restore(saved).card.name == "TinyIML"
 
 
 def test_settings_are_saved_and_what_was_measured_with_others_is_not(tiny_model, stored, tmp_path):
@@ -264,6 +265,7 @@ def test_what_is_pushed_is_loaded_by_its_commit(tiny_model, stored, served, monk
     assert (made["organization"], made["name"]) == tuple(NAME.split("/"))
     assert served.private
     assert served.files.keys() == {hub.WEIGHTS, hub.CARD} and f"# {NAME}" in served.files[hub.CARD].decode()
+    assert f"load('{NAME}')('photo.jpg')" in served.files[hub.CARD].decode()
     pushed = load(NAME, revision=commit, device="cpu")
     assert np.array_equal(pushed(PHOTO).probability, detector(PHOTO).probability)
     assert pushed.opened.path.parent.name == commit == COMMIT

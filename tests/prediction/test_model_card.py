@@ -23,7 +23,7 @@ METADATA = {
 
 
 def test_a_card_says_what_the_metadata_say():
-    text = model_card(METADATA, "org/name", 7_400_000)
+    text = model_card(METADATA, "name", "org/name", 7_400_000)
     for said in (
         "DiffIML (resnet10t, light), 7.4 M parameters",
         "load('org/name')('photo.jpg')",
@@ -42,23 +42,23 @@ def test_a_card_says_what_the_metadata_say():
 
 
 def test_its_header_is_the_hubs():
-    data = ModelCard(model_card(METADATA, "org/name", 1)).data
+    data = ModelCard(model_card(METADATA, "name", "org/name", 1)).data
     assert (data.license, data.license_name, data.pipeline_tag) == ("other", "research: only", "image-segmentation")
     found = {(result.dataset_name, result.metric_type): result.metric_value for result in data.eval_results}
     assert found == {("CASIAv1", "pixel-level F1"): 0.4, ("MISD", "image-level AUC"): 0.9}
 
 
 def test_what_is_not_known_is_said():
-    text = model_card({"model": "TinyIML"}, "tiny", 100)
+    text = model_card({"model": "TinyIML"}, "tiny", "tiny.safetensors", 100)
     assert text.count("Not stated.") == 3 and "its answers are called uncalibrated" in text
     assert ModelCard(text).data.eval_results is None
 
 
 def test_figures_without_their_intervals_make_no_card():
     with pytest.raises(DiffIMLError, match=r"figures: \[0.4\] is no value with the ends of its interval"):
-        model_card({**METADATA, "figures": {"CASIAv1": {"pixel-level F1": [0.4]}}}, "org/name", 1)
+        model_card({**METADATA, "figures": {"CASIAv1": {"pixel-level F1": [0.4]}}}, "name", "org/name", 1)
 
 
 def test_a_damaged_calibration_makes_no_card():
     with pytest.raises(DiffIMLError, match="benco calibrate"):
-        model_card({**METADATA, "calibration": {"x": 1}}, "org/name", 1)
+        model_card({**METADATA, "calibration": {"x": 1}}, "name", "org/name", 1)
