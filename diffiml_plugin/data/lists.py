@@ -291,13 +291,15 @@ def _is_words(record: object, count: int) -> bool:
 def _resolve(listing: Path, entry: str) -> str:
     """`${DATA_ROOT}` expanded; relative to the list, but what begins with a variable to the current directory.
 
-    Backslashes of Windows become slashes, where no file has them in its name.
+    Backslashes of Windows become slashes. A file that has such a name as it is written stays that.
 
     Raises:
         DiffIMLError: an entry that no path can be on this machine.
     """
     if not _is_path(entry):
         raise DiffIMLError(f"{listing}: {entry!r} is no path of this machine; write it relative to the list's folder")
+    if "$" in entry and os.path.exists(path := str(listing.parent.absolute() / entry)):
+        return path
     folder = (Path() if entry.startswith("$") else listing.parent).absolute()
     path = str(folder / os.path.expandvars(entry))
     if "\\" in entry and not os.path.exists(path):

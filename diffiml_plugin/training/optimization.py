@@ -1,7 +1,6 @@
 """What every training has around its step: learning rate, moving average, accumulation, mean losses, watch over NaN."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
@@ -201,12 +200,12 @@ class LossMeter:
 
     def add(self, losses: Mapping[str, Tensor], images: int) -> None:
         """The losses of one forward pass, each a mean over its images."""
-        self._since_point.add({name: value.detach() * images for name, value in losses.items()}, images)
+        self._since_point.add({name: (value.detach() * images, images) for name, value in losses.items()})
 
     def point(self) -> dict[str, float]:
         """The means since the last point. All processes must call it together."""
         point = self._gathered()
-        self._total.add(point.sums, point.images)
+        self._total.add(point.parts)
         self._since_point = _Sums()
         return point.means()
 
@@ -220,32 +219,33 @@ class LossMeter:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state` was taken."""
-        self._since_point, self._total = (_Sums.restored(*state[part]) for part in ("since_point", "total"))
+        self._since_point, self._total = (_Sums.restored(state[part]) for part in ("since_point", "total"))
 
     def _gathered(self) -> "_Sums":
         """The sums since the last point of all processes."""
         gathered = _Sums()
-        for sums, images in gather_object([self._since_point.stored()]):
-            gathered.add(sums, images)
+        for parts in gather_object([self._since_point.stored()]):
+            gathered.add(parts)
         return gathered
 
 
 class _Sums:
-    def __init__(self, sums: Mapping[str, float] | None = None, images: int = 0) -> None:
-        self.sums: dict[str, Any] = defaultdict(float, sums or {})  # numbers, or tensors of one
-        self.images = images
+    """`parts`: of each loss its sum, a number or a tensor of one, and over how many images; a step may not name it."""
 
-    def add(self, sums: Mapping[str, float | Tensor], images: int) -> None:
-        self.images += images
-        for name, value in sums.items():
-            self.sums[name] = self.sums[name] + value
+    def __init__(self, parts: Mapping[str, tuple[Any, int]] | None = None) -> None:
+        self.parts: dict[str, tuple[Any, int]] = dict(parts or {})
+
+    def add(self, parts: Mapping[str, tuple[Any, int]]) -> None:
+        for name, (value, images) in parts.items():
+            before, so_far = self.parts.get(name, (0.0, 0))
+            self.parts[name] = before + value, so_far + images
 
     @classmethod
-    def restored(cls, sums: Mapping[str, Any], images: Any) -> "_Sums":
-        return cls({name: float(value) for name, value in sums.items()}, int(images))
+    def restored(cls, parts: Mapping[str, tuple[Any, Any]]) -> "_Sums":
+        return cls({name: (float(value), int(images)) for name, (value, images) in parts.items()})
 
-    def stored(self) -> tuple[dict[str, float], int]:
-        return {name: float(value) for name, value in self.sums.items()}, self.images
+    def stored(self) -> dict[str, tuple[float, int]]:
+        return {name: (float(value), images) for name, (value, images) in self.parts.items()}
 
     def means(self) -> dict[str, float]:
-        return {name: value / self.images for name, value in self.sums.items()}
+        return {name: value / images for name, (value, images) in self.parts.items()}

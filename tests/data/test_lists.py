@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -121,6 +122,21 @@ def test_a_relative_variable_is_relative_to_the_current_directory(tmp_path, monk
     (tmp_path / "list.json").write_text(json.dumps([["${DATA_ROOT}/z.jpg", NEGATIVE]]))
     monkeypatch.chdir("/")
     assert read_list(tmp_path / "list.json").images == ("/data/z.jpg",)
+
+
+def test_a_file_whose_name_holds_a_dollar_is_that_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XQ", "b")
+    for name in ("a$XQ.png", "ab.png", "$XQ"):
+        (tmp_path / name).touch()
+    (tmp_path / "list.json").write_text(
+        json.dumps([[name, NEGATIVE] for name in ("a$XQ.png", "ab.png", "$XQ", "c$XQ")])
+    )
+    assert [Path(image).name for image in read_list(tmp_path / "list.json").images] == [
+        "a$XQ.png",
+        "ab.png",
+        "$XQ",
+        "cb",
+    ]
 
 
 def test_paths_in_a_list_are_relative_to_it(tmp_path, monkeypatch):

@@ -4,7 +4,15 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.training.optimization import Learner, LossWatch, accumulation, adamw, learning_rate, require_finite
+from diffiml_plugin.training.optimization import (
+    Learner,
+    LossMeter,
+    LossWatch,
+    accumulation,
+    adamw,
+    learning_rate,
+    require_finite,
+)
 from diffiml_plugin.training.settings import TrainSettings
 
 
@@ -101,6 +109,17 @@ def test_losses_are_looked_at_together_and_the_first_that_is_not_finite_is_named
     with pytest.raises(DiffIMLError, match=r"the loss is nan at step 2, images 1.png, t \[11\]"):
         watch.look()
     watch.look()  # nothing new
+
+
+def test_a_loss_that_some_steps_alone_name_is_a_mean_over_those():
+    meter = LossMeter()
+    for losses, images in (({"loss": 1.0, "edge": 2.0}, 2), ({"loss": 4.0}, 1)):
+        meter.add({name: torch.tensor(value) for name, value in losses.items()}, images)
+    assert meter.point() == {"loss": 2.0, "edge": 2.0}
+    meter.add({"edge": torch.tensor(8.0)}, 2)
+    state = meter.state()
+    meter.restore(state)
+    assert meter.point() == {"edge": 8.0} and meter.mean() == {"loss": 2.0, "edge": 5.0}
 
 
 def test_accumulation_is_derived_and_must_divide():
