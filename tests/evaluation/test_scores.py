@@ -3,7 +3,7 @@ import pytest
 import torch
 from IMDLBenCo.evaluation import PixelAccuracy, PixelAUC, PixelF1, PixelIOU
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from diffiml_plugin.data.lists import NEGATIVE, ImageList
 from diffiml_plugin.data.pairs import PairsDataset
@@ -93,6 +93,31 @@ def test_of_several_datasets_the_threshold_is_best_for_their_mean():
     assert best_threshold(large) == THRESHOLDS[3]
 
 
+def test_image_figures_need_both_kinds_and_scores(batch_of):
+    masks = [np.eye(4), np.zeros((4, 4)), np.eye(4)]
+    output = {"pred_mask": torch.zeros(3, 1, 4, 4), "pred_label": torch.tensor([[0.9], [0.2], [0.4]])}
+    found = score_batch(output, batch_of(masks, "abc"))
+    summary = summarise(found)
+    assert summary["image-level AUC"] == 1 and summary["image-level Accuracy"] == pytest.approx(2 / 3)
+    assert "image-level F1" not in summarise(found[:1])
+    assert "image-level F1" not in summarise([{**record, "score": None} for record in found])
+
+
+def test_mean_is_over_the_sets_that_have_the_figure():
+    assert average([{"images": 1, "a": 1.0}, {"images": 2, "a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
+
+
+def test_pixel_figures_are_scikit_learns(batch_of):
+    random = np.random.default_rng(0)
+    masks, guess = random.integers(0, 2, (2, 16, 16)), random.integers(0, 5, (2, 16, 16)) / 4  # many ties
+    found = score_batch({"pred_mask": torch.tensor(guess)[:, None]}, batch_of(masks), complete=True)
+    for record, mask, probability in zip(found, masks, guess, strict=True):
+        assert record["f1"] == pytest.approx(f1_score(mask.ravel(), probability.ravel() > 0.5), abs=1e-7)
+        assert record["auc_sklearn"] == pytest.approx(roc_auc_score(mask.ravel(), probability.ravel()), abs=1e-12)
+        assert record["accuracy_sklearn"] == pytest.approx(np.mean(mask == (probability > 0.5)))
+        assert record["accuracy"] == pytest.approx(record["accuracy_sklearn"])
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_pixel_figures_are_the_frameworks(padded):
     """With no two probabilities equal, for then the framework's AUC has one value."""
@@ -115,6 +140,21 @@ def test_pixel_figures_are_the_frameworks(padded):
         theirs = evaluator.batch_update(predict=probability, mask=mask, shape_mask=shape_mask)
         assert [record[key] for record in found] == pytest.approx(theirs.tolist(), abs=1e-7), key
     assert [record["auc"] for record in found] == pytest.approx([record["auc_sklearn"] for record in found], abs=1e-12)
+
+
+def test_only_real_pixels_count_when_padding(tmp_path):
+    """A model that calls everything tampered: the padding must not lower its F1."""
+    image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    mask[:16] = 255
+    for name, array in (("i.png", image), ("m.png", mask)):
+        Image.fromarray(array).save(tmp_path / name)
+    files = ImageList("x", (str(tmp_path / "i.png"),) * 2, (str(tmp_path / "m.png"), NEGATIVE))
+    dataset = PairsDataset(files, Inputs(InputSettings(64, if_padding=True)), no_transform(), None)
+    batch = torch.utils.data.default_collate([dict(dataset[i], index=i) for i in range(2)])
+    found = score_batch({"pred_mask": torch.ones(2, 1, 64, 64)}, batch, complete=True)
+    assert found[0]["f1"] == pytest.approx(f1_score([1, 0], [1, 1]), abs=1e-6)
+    assert found[0]["accuracy"] == found[0]["accuracy_sklearn"] == 0.5
+    assert found[1]["false_alarm_area"] == 1
 
 
 @pytest.mark.parametrize("levels", [1, 2, 5, 300])

@@ -11,10 +11,8 @@ import pytest
 import torch
 from IMDLBenCo.evaluation import PixelF1
 from PIL import Image
-from sklearn.metrics import f1_score, roc_auc_score
 
 from diffiml_plugin import load
-from diffiml_plugin.cli.main import main
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, read_list
 from diffiml_plugin.data.masks import read_mask
 from diffiml_plugin.data.packed import unpack
@@ -22,9 +20,8 @@ from diffiml_plugin.data.pairs import PairsDataset, make_test_set, test_transfor
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import scoring
 from diffiml_plugin.evaluation import test as testing
-from diffiml_plugin.evaluation.evaluate import _most_pixels, _scored, evaluate, require_one_process
-from diffiml_plugin.evaluation.scores import average, score_batch, summarise
-from diffiml_plugin.evaluation.settings import TestSettings
+from diffiml_plugin.evaluation.evaluate import require_one_process
+from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import Inputs, InputSettings
@@ -32,22 +29,10 @@ from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
 from diffiml_plugin.weights.files import load_weights, save_weights
 
 test_transform.__test__ = False
-pytestmark = pytest.mark.usefixtures("tiny_model")
 SMALL = {"encoder": "segformer_b0", "codec_weights": "none", "ensemble_size": 2, "num_inference_steps": 2}
 
 
-@pytest.fixture
-def settings(tiny_dataset, tmp_path):
-    return TestSettings(
-        test_data_path=str(tiny_dataset / "list.json"), output_dir=str(tmp_path / "out"), device="cpu", num_workers=0
-    )
-
-
-def records(settings):
-    return [json.loads(line) for line in open(f"{settings.output_dir}/per_image.jsonl")]
-
-
-def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys):
+def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys, records):
     path = stored()
     pairs = json.loads((tiny_dataset / "list.json").read_text())
     (tiny_dataset / "list.json").write_text(json.dumps([[*pairs[0], "splice"], *pairs[1:]]))
@@ -92,7 +77,7 @@ def test_results_are_written_and_printed(settings, stored, tiny_dataset, capsys)
     assert results["threshold"] is None and "its own" not in described
 
 
-def test_a_checkpoints_own_threshold(settings, stored):
+def test_a_checkpoints_own_threshold(settings, stored, records):
     path = stored()
     weights, facts = load_weights(path)
     save_weights(path, weights, {**facts, "threshold": 0.4871})
@@ -105,7 +90,7 @@ def test_a_checkpoints_own_threshold(settings, stored):
     assert "F1 at its own 0.4871" in Path(settings.output_dir, "table.md").read_text()
 
 
-def test_names_of_casia_tell_the_kind(settings, stored, tiny_dataset):
+def test_names_of_casia_tell_the_kind(settings, stored, tiny_dataset, records):
     for number, name in enumerate(("Sp_D_a_1", "Sp_D_b_2", "Sp_S_c_3")):
         (tiny_dataset / "Tp" / f"{number}.png").rename(tiny_dataset / "Tp" / f"{name}.png")
         (tiny_dataset / "Gt" / f"{number}.png").rename(tiny_dataset / "Gt" / f"{name}.png")
@@ -144,29 +129,10 @@ def test_a_model_that_reads_the_jpeg_file_is_not_mirrored(settings, stored, monk
         scoring.open_scoring(replace(settings, checkpoint_path=str(stored()), tta=True), None, testing.FILES)
 
 
-def test_a_foreign_results_file_is_kept(settings, stored):
-    results = Path(settings.output_dir, "results.json")
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text("{}")
-    with pytest.raises(DiffIMLError, match="results.json was not made by this command"):
-        testing.test(replace(settings, checkpoint_path=str(stored())))
-    assert results.read_text() == "{}"
-
-
 @pytest.mark.parametrize(("experiment", "told"), [("tabel2", "mean 'table2'"), ("table2 table7", "table7: no table")])
 def test_an_experiment_that_no_table_has_is_refused(settings, experiment, told):
     with pytest.raises(DiffIMLError, match=told):
         testing.test(replace(settings, experiment=experiment))
-
-
-@pytest.mark.parametrize("other", [{"name": "SegFormerIML", "encoder": "segformer_b0"}, {"width": 5}])
-def test_another_checkpoints_figures_are_kept(settings, stored, other, monkeypatch):
-    testing.test(replace(settings, checkpoint_path=str(stored())))
-    left = Path(settings.output_dir, "results.json").read_bytes()
-    monkeypatch.setattr(scoring, "check_lists", lambda *_: pytest.fail("read before it was refused"))
-    with pytest.raises(DiffIMLError, match="results.json was made with other .*weights.* and is not overwritten"):
-        testing.test(replace(settings, checkpoint_path=str(stored(**other))))
-    assert Path(settings.output_dir, "results.json").read_bytes() == left
 
 
 def test_weights_that_are_replaced_while_data_are_read_are_refused(settings, stored, monkeypatch):
@@ -194,101 +160,6 @@ def test_several_sets_by_name(settings, stored, tiny_dataset):
     assert "false_alarm_area" not in results["datasets"]["Tampered"]
 
 
-def test_an_interrupted_test_goes_on_with_the_next_dataset(settings, stored, tiny_dataset, monkeypatch):
-    sets = tiny_dataset / "sets.json"
-    sets.write_text(json.dumps({"All": "list.json", "Tampered": "."}))
-    settings = replace(settings, test_data_path=str(sets), checkpoint_path=str(stored()))
-    expected = testing.test(settings)
-    evaluated = []
-
-    def interrupted(*arguments, title, **options):
-        evaluated.append(title)
-        if len(evaluated) == 2:
-            raise KeyboardInterrupt
-        return evaluate(*arguments, title=title, **options)
-
-    monkeypatch.setattr(scoring, "evaluate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        testing.test(settings)
-    assert testing.test(settings)["datasets"] == expected["datasets"]
-    assert evaluated == ["All clean", "Tampered clean", "Tampered clean"]
-    assert len(records(settings)) == 7
-    testing.test(settings)
-    assert len(evaluated) == 5  # a finished test is not resumed
-
-
-def interrupted_at_third_batch(settings, monkeypatch) -> list[int]:
-    """A test that ends so; what it returns grows with each batch that is scored, then and later."""
-    scored = []
-
-    def counted(*arguments, **options):
-        scored.append(1)
-        if len(scored) == 3:
-            raise KeyboardInterrupt
-        return score_batch(*arguments, **options)
-
-    monkeypatch.setattr(testing, "score_batch", counted)
-    with pytest.raises(KeyboardInterrupt):
-        testing.test(settings)
-    return scored
-
-
-def test_a_lost_device_ends_a_test_and_what_is_scored_is_kept(settings, stored, monkeypatch, capsys):
-    words = ["test", "--checkpoint_path", str(stored()), "--test_data_path", settings.test_data_path, "--device", "cpu"]
-    words += ["--output_dir", settings.output_dir, "--num_workers", "0", "--test_batch_size", "1"]
-    scored = []
-
-    def lost(*arguments, **options):
-        scored.append(1)
-        if len(scored) == 3:
-            raise RuntimeError("CUDA error: unspecified launch failure")
-        return score_batch(*arguments, **options)
-
-    monkeypatch.setattr(testing, "score_batch", lost)
-    assert main(words) == 2
-    assert "error: the device failed: CUDA error: unspecified launch failure; what is done" in capsys.readouterr().err
-    assert main(words) == 0 and len(scored) == 5  # the two images that are left
-    assert [record["index"] for record in records(settings)] == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("in_training_mode", [False, True])
-def test_an_interrupted_set_goes_on_with_the_next_batch(settings, stored, monkeypatch, cut_off, in_training_mode):
-    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1, no_model_eval=in_training_mode)
-    expected = testing.test(settings)["datasets"]
-    scored = interrupted_at_third_batch(settings, monkeypatch)
-    (part,) = Path(settings.output_dir, "results_unfinished").iterdir()
-    cut_off(part, '\n[{"index": 3, "f1": 0.', part.parent.parent)
-    other = part.with_name("another_checkpoints.0.jsonl")
-    other.touch()
-    assert testing.test(settings)["datasets"] == expected
-    assert len(scored) == (7 if in_training_mode else 5)  # there, a batch's statistics are of all its images
-    assert [record["index"] for record in records(settings)] == [0, 1, 2, 3]
-    assert list(part.parent.iterdir()) == [other]
-
-
-def test_what_a_cut_test_left_outlives_one_of_other_settings(settings, stored, monkeypatch):
-    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
-    scored = interrupted_at_third_batch(settings, monkeypatch)
-    testing.test(replace(settings, tta=True))
-    for name in testing.FILES:
-        Path(settings.output_dir, name).unlink()
-    testing.test(settings)
-    assert len(scored) == 3 + 4 + 2
-
-
-@pytest.mark.parametrize("also", [[1], [1, 2], [4]])
-def test_half_done_records_count_once_and_are_of_the_list(settings, stored, monkeypatch, also):
-    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
-    expected = testing.test(settings)["datasets"]
-    interrupted_at_third_batch(settings, monkeypatch)
-    (part,) = Path(settings.output_dir, "results_unfinished").iterdir()
-    record = json.loads(part.read_text().splitlines()[1])[0]
-    another = part.with_name(part.name.replace(".0.jsonl", ".1.jsonl"))  # of another process
-    another.write_text(json.dumps([{**record, "index": index} for index in also]))
-    assert testing.test(settings)["datasets"] == expected
-    assert [record["index"] for record in records(settings)] == [0, 1, 2, 3]
-
-
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_model_that_changes_its_batch_is_scored_by_the_truth(settings, stored, monkeypatch, mirrored):
     settings = replace(settings, checkpoint_path=str(stored()), tta=mirrored)
@@ -305,51 +176,6 @@ def test_a_model_that_changes_its_batch_is_scored_by_the_truth(settings, stored,
 
     monkeypatch.setattr(tiny, "forward", changing)
     assert testing.test(settings)["datasets"] == expected
-
-
-def test_what_another_version_scored_is_scored_anew(settings, stored, monkeypatch):
-    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
-    scored = interrupted_at_third_batch(settings, monkeypatch)
-    monkeypatch.setattr(scoring, "version", lambda model: "another")
-    testing.test(settings)
-    assert len(scored) == 3 + 4
-
-
-def test_a_link_in_place_of_the_unfinished_folder_is_not_followed(settings, stored, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "results_unfinished").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DiffIMLError, match="results_unfinished/.* lies outside of"):
-        testing.test(replace(settings, checkpoint_path=str(stored())))
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_results_of_other_batches_are_kept_where_batches_share_statistics(settings, stored):
-    settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
-    testing.test(settings)
-    testing.test(replace(settings, test_batch_size=2, num_workers=1))  # no figure depends on it
-    shared = replace(settings, no_model_eval=True, output_dir=f"{settings.output_dir}_shared")
-    testing.test(shared)
-    with pytest.raises(DiffIMLError, match="results.json was made with other test_batch_size and is not overwritten"):
-        testing.test(replace(shared, test_batch_size=2))
-
-
-def test_results_of_an_image_that_was_changed_are_kept(settings, stored, tiny_dataset):
-    settings = replace(settings, checkpoint_path=str(stored()))
-    testing.test(settings)
-    left = Path(settings.output_dir, "results.json").read_bytes()
-    image = Image.open(tiny_dataset / "Tp" / "0.png")
-    Image.new("RGB", image.size, "white").save(tiny_dataset / "Tp" / "0.png")
-    with pytest.raises(DiffIMLError, match="results.json was made with other sizes or dates of images and is not"):
-        testing.test(settings)
-    assert Path(settings.output_dir, "results.json").read_bytes() == left
-
-
-def test_a_precision_that_the_device_decides_is_noted_as_decided(settings, stored, monkeypatch):
-    settings = replace(settings, checkpoint_path=str(stored()), precision="auto")
-    assert testing.test(settings)["settings"]["precision"] == "fp32"
-    monkeypatch.setattr(scoring.launch, "actual_precision", lambda precision, cpu: "bf16")  # as on a GPU
-    with pytest.raises(DiffIMLError, match="was made with other precision"):
-        testing.test(settings)
 
 
 def test_an_image_listed_twice_counts_once(settings, stored, tiny_dataset, caplog):
@@ -407,7 +233,7 @@ def test_regions_that_vanish_are_told_below_the_table(settings, stored, tiny_dat
 
 
 @pytest.mark.parametrize("name", ["TinyIML", "DiffIML"])
-def test_every_image_counts_once_for_any_batch_size(settings, stored, name):
+def test_every_image_counts_once_for_any_batch_size(settings, stored, name, records):
     path = str(stored(name, **(SMALL if name == "DiffIML" else {})))
     figures = []
     for size in (1, 3):
@@ -436,7 +262,7 @@ def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, 
     assert results["datasets"]["tiny"]["pixel-level F1"] == pytest.approx(theirs["pixel-level F1"], abs=1e-6)
 
 
-def test_two_processes_give_the_figures_of_one(settings, stored, tiny_model, child_environment):
+def test_two_processes_give_the_figures_of_one(settings, stored, tiny_model, child_environment, records):
     settings = replace(settings, checkpoint_path=str(stored("DiffIML", **SMALL)))
     alone = testing.test(settings)
     both = replace(settings, output_dir=settings.output_dir + "2", test_batch_size=1)
@@ -467,24 +293,9 @@ def test_two_processes_of_different_starts_are_refused(tmp_path, tiny_dataset, s
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-def test_only_real_pixels_count_when_padding(tmp_path, settings):
-    """A model that calls everything tampered: the padding must not lower its F1."""
-    image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
-    mask[:16] = 255
-    for name, array in (("i.png", image), ("m.png", mask)):
-        Image.fromarray(array).save(tmp_path / name)
-    files = ImageList("x", (str(tmp_path / "i.png"),) * 2, (str(tmp_path / "m.png"), NEGATIVE))
-    dataset = PairsDataset(files, Inputs(InputSettings(64, if_padding=True)), test_transform(), None)
-    batch = torch.utils.data.default_collate([dict(dataset[i], index=i) for i in range(2)])
-    found = score_batch({"pred_mask": torch.ones(2, 1, 64, 64)}, batch, complete=True)
-    assert found[0]["f1"] == pytest.approx(f1_score([1, 0], [1, 1]), abs=1e-6)
-    assert found[0]["accuracy"] == found[0]["accuracy_sklearn"] == 0.5
-    assert found[1]["false_alarm_area"] == 1
-
-
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
 @torch.no_grad()
-def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
+def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode, records):
     """Images of several sizes, the region where a square of the trained size would cut it off."""
     pairs = []
     for number, (width, height) in enumerate([(40, 30), (100, 70), (64, 64), (50, 130)]):
@@ -512,7 +323,9 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode):
 
 
 @pytest.mark.parametrize(("mode", "tta"), [("constant", False), ("reflect", True)])
-def test_a_large_image_is_tested_in_the_tiles_it_is_predicted_in(tmp_path, settings, stored, monkeypatch, mode, tta):
+def test_a_large_image_is_tested_in_the_tiles_it_is_predicted_in(
+    tmp_path, settings, stored, monkeypatch, mode, tta, records
+):
     for module in ("models.tiles", "prediction.memory"):
         monkeypatch.setattr(f"diffiml_plugin.{module}.WHOLE", 90 * 500)
     monkeypatch.setattr("diffiml_plugin.models.tiles.SIDE", 384)
@@ -536,7 +349,7 @@ def test_a_large_image_is_tested_in_the_tiles_it_is_predicted_in(tmp_path, setti
         assert record["f1"] == pytest.approx(f1, abs=1e-4) and record["score"] == pytest.approx(result.score, abs=1e-4)
 
 
-def test_records_tell_the_content_of_image_and_mask(settings, stored, tiny_dataset, tmp_path):
+def test_records_tell_the_content_of_image_and_mask(settings, stored, tiny_dataset, tmp_path, records):
     def contents(root, name):
         out, data = str(tmp_path / name), str(root / "list.json")
         testing.test(made := replace(settings, checkpoint_path=path, test_data_path=data, output_dir=out))
@@ -552,78 +365,10 @@ def test_records_tell_the_content_of_image_and_mask(settings, stored, tiny_datas
     assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, False, True]
 
 
-def test_an_image_that_does_not_fit_into_the_memory_is_refused_before_it_is_read(settings, stored, monkeypatch):
-    path = stored("SegFormerIML", encoder="segformer_b0")
-    weights, metadata = load_weights(path)
-    monkeypatch.setattr("diffiml_plugin.launch.host_memory", lambda: 0)
-    monkeypatch.setattr("diffiml_plugin.data.pairs.read_image", lambda *_: pytest.fail("it was decoded"))
-    save_weights(path, weights, {**metadata, "input": {"image_size": 64, "if_padding": True}})
-    with pytest.raises(DiffIMLError, match="png takes 0.0 megapixels with its padding, and the memory here suffices"):
-        testing.test(replace(settings, checkpoint_path=str(path)))
-
-
-def test_what_the_memory_has_left_bounds_the_pixels_of_an_image(monkeypatch):
-    def most(total, device):
-        monkeypatch.setattr("diffiml_plugin.launch.host_memory", lambda: total)
-        return _most_pixels(SimpleNamespace(output_size=(64, 64)), torch.device(device))
-
-    in_use = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=750_000_000))
-    monkeypatch.setattr("psutil.Process", lambda: in_use)
-    assert most(2e9, "cpu") == pytest.approx((0.9 * 2e9 - 0.75e9) / 105)  # bytes a pixel
-    assert most(2e9, "cuda") == pytest.approx((0.9 * 2e9 - 0.75e9) / 34)
-    assert most(0, "cpu") == 64 * 64  # the model's own size is always tried
-
-
 def test_testing_in_training_mode_needs_one_process(settings):
     require_one_process(replace(settings, no_model_eval=True), 1)
     with pytest.raises(DiffIMLError, match="2 processes would share batch statistics"):
         require_one_process(replace(settings, no_model_eval=True), 2)
-
-
-def batch_of(masks, names="ab"):
-    masks = torch.tensor(np.array(masks), dtype=torch.float64)[:, None]
-    labels = masks.amax((1, 2, 3)).long()
-    return {"mask": masks, "label": labels, "name": list(names), "index": torch.arange(len(masks))}
-
-
-def test_pixel_figures_are_scikit_learns():
-    random = np.random.default_rng(0)
-    masks, guess = random.integers(0, 2, (2, 16, 16)), random.integers(0, 5, (2, 16, 16)) / 4  # many ties
-    found = score_batch({"pred_mask": torch.tensor(guess)[:, None]}, batch_of(masks), complete=True)
-    for record, mask, probability in zip(found, masks, guess, strict=True):
-        assert record["f1"] == pytest.approx(f1_score(mask.ravel(), probability.ravel() > 0.5), abs=1e-7)
-        assert record["auc_sklearn"] == pytest.approx(roc_auc_score(mask.ravel(), probability.ravel()), abs=1e-12)
-        assert record["accuracy_sklearn"] == pytest.approx(np.mean(mask == (probability > 0.5)))
-        assert record["accuracy"] == pytest.approx(record["accuracy_sklearn"])
-
-
-def test_image_figures_need_both_kinds_and_scores():
-    masks = [np.eye(4), np.zeros((4, 4)), np.eye(4)]
-    output = {"pred_mask": torch.zeros(3, 1, 4, 4), "pred_label": torch.tensor([[0.9], [0.2], [0.4]])}
-    found = score_batch(output, batch_of(masks, "abc"))
-    summary = summarise(found)
-    assert summary["image-level AUC"] == 1 and summary["image-level Accuracy"] == pytest.approx(2 / 3)
-    assert "image-level F1" not in summarise(found[:1])
-    assert "image-level F1" not in summarise([{**record, "score": None} for record in found])
-
-
-def test_mean_is_over_the_sets_that_have_the_figure():
-    assert average([{"images": 1, "a": 1.0}, {"images": 2, "a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
-
-
-def test_predictions_that_are_not_finite_are_named():
-    output = {"pred_mask": torch.zeros(2, 1, 4, 4)}
-    output["pred_mask"][1, 0, 0, 0] = float("nan")
-    with pytest.raises(DiffIMLError, match="the prediction for b is not finite"):
-        score_batch(output, batch_of([np.eye(4), np.eye(4)]))
-    output = {"pred_mask": torch.zeros(2, 1, 4, 4), "pred_label": torch.tensor([float("inf"), 0])}
-    with pytest.raises(DiffIMLError, match="the prediction for a is not finite"):
-        score_batch(output, batch_of([np.eye(4), np.eye(4)]))
-
-
-def test_a_prediction_of_another_shape_is_refused():
-    with pytest.raises(DiffIMLError, match=r"pred_mask must have the mask's shape \[2, 1, 4, 4\]; it gave none"):
-        score_batch({}, batch_of([np.eye(4), np.eye(4)]))
 
 
 def test_bad_input_is_named(settings, stored):
@@ -635,27 +380,3 @@ def test_bad_input_is_named(settings, stored):
     ):
         with pytest.raises(DiffIMLError, match=message):
             testing.test(replace(good, **wrong))
-
-
-def test_a_batch_too_large_for_the_memory_is_halved(caplog):
-    """Of five images no more than two fit."""
-
-    def model(mask, **_):
-        if len(mask) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return {"pred_mask": mask.float()}
-
-    batch = {**batch_of([np.eye(4)] * 5, "abcde"), "image": torch.zeros(5, 3, 4, 4)}
-    model.forward = model
-    found = _scored(model, batch, score_batch)
-    assert [record["name"] for record in found] == list("abcde") and all(record["f1"] > 0.99 for record in found)
-    assert "full with 5 images; the batch is halved" in caplog.text
-
-
-def test_one_image_too_large_for_the_memory_is_said():
-    def model(mask, **_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    model.forward = model
-    with pytest.raises(DiffIMLError, match="full with one image of 4x8 pixels: 2.00 GiB more were wanted"):
-        _scored(model, {**batch_of([np.eye(4)], "a"), "image": torch.zeros(1, 3, 4, 8)}, score_batch)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from diffiml_plugin.api import load
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration, Rates
 from diffiml_plugin.framework.adapters import method_of
@@ -270,6 +271,73 @@ def test_a_calibration_holds_for_the_settings_that_it_was_made_with(tiny_model, 
 def test_values_that_no_setting_has_are_refused(tiny_model, stored, option):
     with pytest.raises(DiffIMLError, match=str(*option.values())):
         Detector(stored(), CPU, **option)
+
+
+def test_checkpoint_of_another_model(checkpoint):
+    with pytest.raises(DiffIMLError, match="BrightnessModel"):
+        load(checkpoint, device="cpu", model="DiffIML")
+
+
+def test_a_size_that_changes_nothing_is_said(checkpoint, caplog, brightness_model):
+    caplog.set_level("INFO")
+    load(checkpoint, image_size=32, device="cpu")
+    assert not caplog.messages
+    assert load(checkpoint, max_memory=0.1, device="cpu").memory.limit is None
+    assert "max_memory 0.1 is not used: this model sees photos of any size at one" in caplog.text
+    save_checkpoint(
+        checkpoint,
+        brightness_model(),
+        "BrightnessModel",
+        {"gain": 1.0},
+        input={"image_size": 64, "if_padding": True, "padding_mode": "reflect"},
+    )
+    load(checkpoint, image_size=32, device="cpu")
+    assert "the image size is not used" in caplog.text
+
+
+def test_padded_model_keeps_pixels_in_place_in_larger_images_too(checkpoint, folder, brightness_model):
+    trained = {"image_size": 96, "if_padding": True}
+    for mode, size in (("constant", None), ("constant", 64), ("reflect", None)):  # of 90x60 pixels
+        save_checkpoint(checkpoint, brightness_model(), "BrightnessModel", {}, input={**trained, "padding_mode": mode})
+        made = load(checkpoint, image_size=size, device="cpu")(folder / "a.png")
+        assert np.array_equal(made.probability > 0.5, made.image[..., 0] > 127)
+
+
+def test_an_image_too_large_for_a_model_of_one_size_is_refused(checkpoint, folder, monkeypatch, brightness_model):
+    monkeypatch.delattr(brightness_model, "size_multiple")
+    save_checkpoint(checkpoint, brightness_model(), "BrightnessModel", {}, input={"image_size": 64, "if_padding": True})
+    with pytest.raises(DiffIMLError, match="has 90x60 pixels, the model takes 64 at most"):
+        load(checkpoint, device="cpu")(folder / "a.png")
+
+
+def test_same_mask_as_benco_test(tmp_path):
+    """The probabilities of an image equal those of the test loader, also when others are tested beside it."""
+    pytest.importorskip("diffiml_plugin.weights.lightvae")
+    from diffiml_plugin.data.lists import NEGATIVE, ImageList
+    from diffiml_plugin.data.packed import unpack
+    from diffiml_plugin.data.pairs import make_test_set
+    from diffiml_plugin.models.inputs import InputSettings
+    from diffiml_plugin.models.registry import DIFFIML
+
+    flags = {"encoder": "segformer_b0", "num_inference_steps": 2, "ensemble_size": 2}
+    torch.manual_seed(0)
+    model = DIFFIML.build(flags).eval()
+    weights = tmp_path / "weights.safetensors"
+    save_checkpoint(weights, model, "DiffIML", flags, input={"image_size": 64})
+    files = []
+    for number in range(2):
+        files.append(tmp_path / f"{number}.png")
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(files[-1])
+
+    listed = ImageList("", tuple(map(str, files)), (NEGATIVE,) * 2)
+    dataset = make_test_set(listed, InputSettings(64), DIFFIML)
+    with torch.no_grad():
+        batch = unpack(torch.utils.data.default_collate([dataset[0], dataset[1]]), torch.device("cpu"))
+        tested = model(**batch)["pred_mask"]
+    for expected, result in zip(tested, load(weights, device="cpu")(files), strict=True):
+        assert np.abs(result.probability - expected[0].numpy()).max() < 1e-5
+        assert 0 < result.uncertainty.max() <= 0.5
 
 
 class WantsPlace(nn.Module):

@@ -1,11 +1,16 @@
+import time
+
 import pytest
 import torch
 from torch import nn
 
+from diffiml_plugin.api import load
 from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae import LightVAE
+from diffiml_plugin.prediction import files as module
+from diffiml_plugin.prediction.files import predict
 from diffiml_plugin.prediction.memory import _Allocations
 
 
@@ -36,3 +41,29 @@ def test_five_members_take_a_quarter_more_memory_than_one_at_the_most(method):
     one, five = (method.with_settings(ensemble_size=members) for members in (1, 5))
     peaks = [peak(own, image, own.draw_noise(["a"], image.shape[-2:]), True) for own in (one, five)]
     assert peaks[1] <= 1.25 * peaks[0], peaks
+
+
+def test_pixels_in_memory_are_bounded(monkeypatch):
+    monkeypatch.setattr(module, "_PIXELS", 100)
+    queue = module._Queue()
+    assert not queue.full_with(1000)  # one alone never is
+    queue.put("a", None, 60)
+    assert queue.full_with(50) and not queue.full_with(40)
+    assert queue.get() == ("a", None) and not queue.full_with(1000)
+
+
+def test_a_large_photo_is_read_when_those_before_are_written(checkpoint, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PIXELS", 100)
+    events, detector = [], load(checkpoint, device="cpu")
+    read_photo, write = detector.read, module.write_result
+
+    def slowly(result, start):
+        time.sleep(0.1)
+        files = write(result, start)
+        events.append("written")
+        return files
+
+    monkeypatch.setattr(detector, "read", lambda photo: (events.append("read"), read_photo(photo))[1])
+    monkeypatch.setattr(module, "write_result", slowly)
+    assert predict(detector, [str(folder)], tmp_path / "out").total() == 3
+    assert events == ["read", "written"] * 3
