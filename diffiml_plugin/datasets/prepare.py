@@ -30,7 +30,7 @@ from diffiml_plugin.datasets.catalogue import (
 from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import appending, beginning, claimed, inside, remove_half_written, write_picture, write_text
-from diffiml_plugin.ledger import begin, discard
+from diffiml_plugin.ledger import LEDGER, begin, discard
 from diffiml_plugin.stored import checked, parse_json, read_text
 
 # Told by `check`; a copy would not be better.
@@ -238,12 +238,18 @@ def _files(folder: Path, skip: set[Path], entry: DatasetEntry | None) -> tuple[F
     for number, (place, folders, names) in enumerate(os.walk(folder, followlinks=True)):
         if number == _MOST_FOLDERS:
             raise DiffIMLError(f"{folder} holds more than {_MOST_FOLDERS} folders; do links in it lead to each other?")
-        folders[:] = [name for name in folders if not _leads_back(Path(place, name))]
+        folders[:] = [f for f in folders if not _leads_back(Path(place, f)) and not _made_here(Path(place, f))]
         others += [Path(place, name) for name in folders if known_entry(name) not in (None, entry)]
         unread = {*skip, *others}
         folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name) not in unread]
         files += [Path(place, name) for name in names if not name.startswith(".") and Path(place, name) not in unread]
     return dict.fromkeys(sorted(files)), others
+
+
+def _made_here(folder: Path) -> bool:
+    """Whether it holds the corrected masks or smaller images of a list of this command."""
+    name = re.sub("_(masks|images)$", "", folder.name)
+    return name != folder.name and (folder.with_name(f"{name}_masks") / LEDGER).exists()
 
 
 def _leads_back(folder: Path) -> bool:

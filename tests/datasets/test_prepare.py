@@ -156,6 +156,15 @@ def test_a_converted_copy_beside_an_image_does_not_count(miniatures, tmp_path, n
     assert not told & {image for image, _ in json.loads(again.output.read_text())}
 
 
+@pytest.mark.parametrize("name", ["CASIAv2", "NIST16_1024"])
+def test_the_copies_of_one_list_are_no_input_of_another(miniatures, tmp_path, name):
+    miniatures.fabricate(name.partition("_")[0], tmp_path)
+    first = prepare(name, tmp_path, tmp_path / "a.json")
+    for other in ("b.json", "c.json"):
+        again = prepare(name, tmp_path, tmp_path / other)
+        assert again.left_out == first.left_out and "a_masks" not in again.log.read_text()
+
+
 @pytest.mark.parametrize("name", ["CocoGlide", "MISD"])
 def test_two_downloads_in_one_folder_keep_their_own_masks(miniatures, tmp_path, name):
     for part in ("a", "b"):
