@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -276,13 +275,14 @@ class Detector:
             "or take the network alone, by load_model"
         )
 
-    def _state(self) -> tuple[object, list[tuple[int, int, int]]]:
-        """What changes when the network, a tensor of it or its sampling's settings do: which tensors these are, and how
-        often they were written, as torch counts it; of those made in inference mode, and through `data`, it does not.
+    def _state(self) -> tuple[object, ...]:
+        """What changes when the network, a tensor of it or its sampling's settings do: which parameters these are, and
+        how often each and all buffers were written, as torch counts it. Through `data`, and of tensors made in
+        inference mode, it does not. A network may register a buffer while it runs.
         """
-        tensors = chain(self.model.parameters(), self.model.buffers())
-        written = [(id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
-        return method_of(self.model).config if self.card.samples else None, written
+        parameters = [(id(one), one.data_ptr(), _writes(one)) for one in self.model.parameters()]
+        buffers = sum(map(_writes, self.model.buffers()))
+        return method_of(self.model).config if self.card.samples else None, parameters, buffers
 
     def _fitting_maps(self, photograph: Photograph) -> Maps:
         """Of a photo, whole or in the largest tiles that the memory holds."""
@@ -367,6 +367,10 @@ class Detector:
             photograph.orientation,
             self.deciding,
         )
+
+
+def _writes(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _calibration(opened: OpenedModel, precision: str) -> Calibration | None:
