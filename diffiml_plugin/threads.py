@@ -10,8 +10,11 @@ from typing import Any
 from unittest.mock import patch
 
 _REPLACING = RLock()
-# A process forked while another thread holds it would have it locked, and nobody there to release it.
-os.register_at_fork(before=_REPLACING.acquire, after_in_parent=_REPLACING.release, after_in_child=_REPLACING.release)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    # A process forked while another thread holds it would have it locked, and nobody there to release it.
+    os.register_at_fork(
+        before=_REPLACING.acquire, after_in_parent=_REPLACING.release, after_in_child=_REPLACING.release
+    )
 
 
 @contextmanager

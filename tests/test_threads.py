@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 from diffiml_plugin.threads import quiet
@@ -22,3 +24,8 @@ def test_a_process_forked_while_another_thread_loads_can_load():
             os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     thread.join()
+
+
+def test_a_system_that_does_not_fork_can_import_it():
+    code = "import os; del os.register_at_fork; import diffiml_plugin.threads"
+    subprocess.run([sys.executable, "-c", code], check=True)

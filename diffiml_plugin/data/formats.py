@@ -82,11 +82,19 @@ def _turn_to_picture(image: Image.Image) -> None:
     """Of a TIFF that begins with a preview, to the picture itself."""
     if not isinstance(image, TiffImageFile):
         return
-    with suppress(EOFError):
-        while image.tag_v2.get(_SUBFILE, 0) & 1 and image.tell() < _MOST_PREVIEWS:
-            image.seek(image.tell() + 1)
-        return
-    image.seek(0)  # there is none
+    while image.tag_v2.get(_SUBFILE, 0) & 1:
+        if image.tell() == _MOST_PREVIEWS or not _turns_over(image):
+            image.seek(0)  # there is none
+            return
+
+
+def _turns_over(image: TiffImageFile) -> bool:
+    """Turns to the next page; whether there is one that can be told of. All are not counted, which may be a million."""
+    try:
+        image.seek(image.tell() + 1)
+    except Exception:  # a broken pointer ends as it likes, and the first page is sound
+        return False
+    return True
 
 
 def holds_several(path: str | Path, content: bytes | None = None) -> bool:
@@ -100,11 +108,10 @@ def holds_several(path: str | Path, content: bytes | None = None) -> bool:
         DiffIMLError: as `opening`.
     """
     with opening(path, content) as image:
-        if not isinstance(image, TiffImageFile):
+        if isinstance(image, TiffImageFile):
+            return _turns_over(image)
+        with suppress(Exception):  # of what is cut off behind a sound picture
             return image.format != "MPO" and getattr(image, "is_animated", False)
-        with suppress(EOFError):  # without a count of all pages, which may be a million
-            image.seek(image.tell() + 1)
-            return True
         return False
 
 

@@ -141,12 +141,13 @@ def _by_number(files: dict[str, Path]) -> dict[str, list[Path]]:
 
 def _coverage(files: Files) -> Found:
     found = Found()
-    by_stem = found.each_name_once(_images(files))
-    tampered = {stem: file for stem, file in by_stem.items() if re.fullmatch(r"\d+t", stem)}
-    for stem, file in tampered.items():
-        found.add(file, by_stem.get(f"{stem[:-1]}forged"))
-    folders = {file.parent for file in tampered.values()}
-    found.add_authentic(file for stem, file in by_stem.items() if stem.isdecimal() and file.parent in folders)
+    folders = {file.parent for file in _images(files) if re.fullmatch(r"\d+t", file.stem)}
+    ours = (file for file in _images(files) if file.parent in folders or file.stem.endswith("forged"))
+    by_stem = found.each_name_once(ours)
+    for stem, file in by_stem.items():
+        if re.fullmatch(r"\d+t", stem):
+            found.add(file, by_stem.get(f"{stem[:-1]}forged"))
+    found.add_authentic(file for stem, file in by_stem.items() if stem.isdecimal())
     return found
 
 

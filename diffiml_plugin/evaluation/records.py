@@ -160,10 +160,18 @@ def version(model: Callable[..., Any]) -> str:
     package, and the versions of what both stand on.
     """
     modules = set(Path(diffiml_plugin.__file__).parent.rglob("*.py"))
-    with suppress(TypeError):  # a class of a notebook has no file
+    with suppress(TypeError, OSError):  # a class of a notebook has no file
         file, depth = Path(inspect.getfile(model)), model.__module__.count(".")
         modules |= {file, *(file.parents[depth - 1].rglob("*.py") if depth else ())}
-    return digest([*((name, metadata.version(name)) for name in _BELOW), *map(file_digest, sorted(modules))])
+    digests = [file_digest(module) for module in sorted(modules) if module.is_file()]
+    return digest([*map(_version_of, _BELOW), *digests])
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # built by hand, or a fork of it under another name
+        return ""
 
 
 def digest(value: Any) -> str:

@@ -123,8 +123,9 @@ def predict(
                 f"{output_dir / kept[0]} is of a photo that {RESULTS} told of, which is gone; bring that back, or "
                 "choose another --output_dir"
             )
-        if skip_existing and (others := [job for job in jobs if job.image in journal.names.keys() - done.keys()]):
-            _logger.info(f"{len(others)} photos were done by another version of the code, and are predicted anew")
+        earlier = journal.names.keys() - done.keys()
+        if skip_existing and (others := sum(job.image in earlier for job in jobs)):
+            _logger.info(f"{others} photos were done by another version of the code, and are predicted anew")
         journal.begin({job.image for job in jobs})
         try:
             run.all(jobs)

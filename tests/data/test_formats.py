@@ -99,3 +99,23 @@ def test_the_size_is_checked_before_decoding(tmp_path, monkeypatch):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     with pytest.raises(DiffIMLError, match="has more than .* pixels, the most that are read"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("pointer", [3, 10**6])
+def test_a_sound_page_before_a_broken_pointer_is_read(tmp_path, pointer):
+    Image.fromarray(PIXELS).save(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    (start,) = struct.unpack_from("<L", content, 4)
+    (entries,) = struct.unpack_from("<H", content, start)
+    struct.pack_into("<L", content, start + 2 + 12 * entries, pointer)
+    (tmp_path / "a.tif").write_bytes(content)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), PIXELS) and not holds_several(tmp_path / "a.tif")
+
+
+def test_a_sound_frame_before_one_that_is_cut_off_is_read(tmp_path):
+    frames = [Image.fromarray(np.full((64, 64, 3), level, np.uint8)) for level in (40, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: content.rindex(b"\x2c") + 4])
+    holds_several(tmp_path / "a.gif")
+    assert (read_image(tmp_path / "a.gif") == 40).all()

@@ -165,6 +165,15 @@ def test_the_copies_of_one_list_are_no_input_of_another(miniatures, tmp_path, na
         assert again.left_out == first.left_out and "a_masks" not in again.log.read_text()
 
 
+def test_photos_of_other_folders_take_no_names_of_coverage(miniatures, tmp_path):
+    miniatures.fabricate("COVERAGE", tmp_path)
+    once = prepare("COVERAGE", tmp_path, tmp_path / "once.json")
+    for number in range(100):
+        miniatures.photograph(tmp_path / "a" / f"{number}.png")
+    again = prepare("COVERAGE", tmp_path, tmp_path / "again.json")
+    assert (again.authentic, again.tampered) == (once.authentic, once.tampered)
+
+
 @pytest.mark.parametrize("name", ["CocoGlide", "MISD"])
 def test_two_downloads_in_one_folder_keep_their_own_masks(miniatures, tmp_path, name):
     for part in ("a", "b"):

@@ -1,5 +1,10 @@
 import importlib
 import os
+import sys
+from importlib import metadata
+from types import ModuleType
+
+import pytest
 
 from diffiml_plugin import ledger
 from diffiml_plugin.data.lists import ImageList
@@ -56,3 +61,21 @@ def test_the_code_of_a_model_is_part_of_the_version(tmp_path, monkeypatch):
     (tmp_path / "alone.py").write_text("class Mine: ...  # mended\n")
     version.cache_clear()
     assert version(alone) != before[1]
+
+
+@pytest.mark.parametrize("source", ["<stdin>", "gone.py"])
+def test_a_model_without_a_file_has_a_version_too(monkeypatch, source):
+    names = {"__name__": "notebook"}
+    exec(compile("class Mine: ...\ndef make(): ...", source, "exec"), names)
+    monkeypatch.setitem(sys.modules, "notebook", ModuleType("notebook"))
+    assert version(names["Mine"]) == version(names["make"])
+
+
+def test_a_package_under_another_name_ends_no_test(monkeypatch):
+    def unknown(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", unknown)
+    version.cache_clear()
+    assert version(Unfinished)
+    version.cache_clear()
