@@ -44,9 +44,7 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
                     "EXIF", image, f"{image} has a broken EXIF block; its pixels are read all the same", harmful=False
                 )
             )
-        if holds_several(image):
-            text = f"{image} holds several pictures; the first alone is read"
-            faults.append(Fault("several", image, text, harmful=False))
+        faults += _of_several(image)
         if mask != NEGATIVE:
             path = mask
             if orientation != 1:
@@ -55,6 +53,7 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
                     f"stored; look whether {mask} was drawn on the stored pixels, and turn it if not"
                 )
                 faults.append(Fault("orientation", image, text, harmful=False))
+            faults += _of_several(mask)
             with decoding(mask) as opened:
                 if opened.size != size:
                     on_its_side = opened.size == size[::-1]
@@ -83,6 +82,11 @@ def _decode(path: str) -> tuple[tuple[int, int], bytes, int, str]:
     with decoding(path, roughly=True) as image:
         exif = image.info.get("exif") or b""  # which is None in a HEIC without one
         return (width, height), exif, orientation, refusal(image) or unscaled(image)
+
+
+def _of_several(path: str) -> list[Fault]:
+    text = f"{path} holds several pictures; the first alone is read"
+    return [Fault("several", path, text, harmful=False)] if holds_several(path) else []
 
 
 def _is_exif(block: bytes) -> bool:

@@ -30,7 +30,7 @@ FORMATS = {  # that are read, by Pillow's names, and their suffixes; no other re
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
 _MOST_BYTES = 2**31  # of a file; four channels of 16 bits of so many pixels take 1.4 GB
-_SUBFILE = 254  # TIFF's tag, whose first bit says that a page is a reduced image
+_SUBFILE, _REDUCED, _MASKING = 254, 1, 4  # TIFF's tag, and bits of it: of a preview, of a transparency mask
 _MOST_PREVIEWS = 16
 
 
@@ -82,7 +82,7 @@ def _turn_to_picture(image: Image.Image) -> None:
     """Of a TIFF that begins with a preview, to the picture itself."""
     if not isinstance(image, TiffImageFile):
         return
-    while image.tag_v2.get(_SUBFILE, 0) & 1:
+    while image.tag_v2.get(_SUBFILE, 0) & _REDUCED:
         if image.tell() == _MOST_PREVIEWS or not _turns_over(image):
             image.seek(0)  # there is none
             return
@@ -98,8 +98,8 @@ def _turns_over(image: TiffImageFile) -> bool:
 
 
 def holds_several(path: str | Path, content: bytes | None = None) -> bool:
-    """Whether a file holds other pictures beside the one that is read: pages, or an animation's. What else a phone puts
-    into a JPEG, previews and depth, does not count.
+    """Whether a file holds other pictures beside the one that is read: pages, or an animation's. Previews, depth and
+    transparency, of which phones and editors put some into a JPEG or TIFF, do not count.
 
     Args:
         content: as `read_image` takes it.
@@ -109,7 +109,10 @@ def holds_several(path: str | Path, content: bytes | None = None) -> bool:
     """
     with opening(path, content) as image:
         if isinstance(image, TiffImageFile):
-            return _turns_over(image)
+            while image.tell() < _MOST_PREVIEWS and _turns_over(image):
+                if not image.tag_v2.get(_SUBFILE, 0) & (_REDUCED | _MASKING):
+                    return True
+            return False
         with suppress(Exception):  # of what is cut off behind a sound picture
             return image.format != "MPO" and getattr(image, "is_animated", False)
         return False

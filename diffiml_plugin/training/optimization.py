@@ -241,7 +241,10 @@ class _Sums:
             self.parts[name] = before + value, so_far + images
 
     @classmethod
-    def restored(cls, parts: Mapping[str, tuple[Any, Any]]) -> "_Sums":
+    def restored(cls, parts: Any) -> "_Sums":
+        if isinstance(parts, tuple):  # of an earlier version: sums, and one number of images
+            sums, images = parts
+            parts = {name: (value, images) for name, value in sums.items()}
         return cls({name: (float(value), int(images)) for name, (value, images) in parts.items()})
 
     def stored(self) -> dict[str, tuple[float, int]]:

@@ -90,6 +90,13 @@ def test_masks_that_would_be_silently_wrong(image, store, mask, fault):
     assert re.search(fault, check_pair(image, store(mask)))
 
 
+def test_of_several_pages_it_is_told_that_the_first_is_read(image, tmp_path):
+    page = Image.fromarray(SQUARE)
+    page.save(tmp_path / "mask.tif", save_all=True, append_images=[page])
+    (fault,) = examine(image, str(tmp_path / "mask.tif"))[1]
+    assert (fault.kind, fault.harmful) == ("several", False) and "mask.tif holds several pictures" in fault.text
+
+
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
 @pytest.mark.parametrize("colour", [0, 255])
 def test_a_palettes_transparent_colour_is_a_shape_in_alpha(image, tmp_path, suffix, colour):

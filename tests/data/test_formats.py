@@ -40,6 +40,10 @@ def test_of_a_tiff_that_begins_with_a_preview_the_picture_is_read(tmp_path):
     assert read_header(tmp_path / "a.tif")[:2] == (160, 160) and not holds_several(tmp_path / "a.tif")
     assert (read_image(tmp_path / "a.tif") == 160).all()
     assert (read_image(tmp_path / "preview.tif") == 16).all()
+    whole.save(tmp_path / "b.tif", save_all=True, append_images=[small], tiffinfo=reduced)
+    before, entry, behind = (tmp_path / "b.tif").read_bytes().partition(entry)  # the first page's
+    (tmp_path / "b.tif").write_bytes(before + struct.pack("<HHLL", 254, 4, 1, 0) + behind)
+    assert (read_image(tmp_path / "b.tif") == 160).all() and not holds_several(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("kind", [name for name in readable_formats() if name not in ("MPO", "DIB")])

@@ -120,6 +120,8 @@ def test_a_loss_that_some_steps_alone_name_is_a_mean_over_those():
     state = meter.state()
     meter.restore(state)
     assert meter.point() == {"edge": 8.0} and meter.mean() == {"loss": 2.0, "edge": 5.0}
+    meter.restore({"since_point": ({"loss": 6.0}, 3), "total": ({}, 0)})  # as earlier versions stored it
+    assert meter.point() == {"loss": 2.0}
 
 
 def test_accumulation_is_derived_and_must_divide():
