@@ -3,8 +3,10 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from diffiml_plugin.files import (
     inside,
     replacing,
     require_free,
+    taking_turns,
     write_figure,
     write_picture,
     write_text,
@@ -254,3 +257,18 @@ def test_a_disk_that_is_just_full_leaves_no_part_of_a_line_unsaid(tmp_path):
     assert not results.exists()
     write_text(results, "short")
     begin(results.parent, "a verb", {}, [results])  # which knows it
+
+
+def test_a_turn_ends_though_a_process_that_was_forked_inside_lives_on(tmp_path):
+    with taking_turns(tmp_path / "out"):
+        if not (child := os.fork()):
+            time.sleep(60)
+            os._exit(0)
+    started = time.monotonic()
+    try:
+        with taking_turns(tmp_path / "out"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert time.monotonic() - started < 30 and not (tmp_path / "out").exists()
