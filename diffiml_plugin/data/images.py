@@ -185,12 +185,13 @@ def _as_stored(image: Image.Image) -> Image.Image:
         image.load()
         return _positive(image)
     parts = [part if isinstance(part, tuple) else (part,) for *_, part in image.tile]  # raw mode, and a PPM's white
-    deep = any("16" in str(mode) or ("RGB", 65535) == (mode, *more) for mode, *more in parts)
+    deep = any("16" in str(mode) for mode, *_ in parts)
+    deep |= isinstance(image, PpmImageFile) and any(white >= 2**15 for _, *whites in parts for white in whites)
     turned = _BACK.get(orientation_of(image)) if isinstance(image, TiffImageFile) else None
     file = cast(BytesIO, image.fp)  # which the image forgets once it is decoded
     image.load()
     if deep and not image.mode.startswith("I") and _rgb(image).max() <= _LEAST >> 8:
-        image.info[_TOP] = _highest_level(file.getvalue())
+        image.info[_TOP] = 255 if image.tell() else _highest_level(file.getvalue())  # which reads the first page
     image.info[_TOO_DEEP] = isinstance(image, Jpeg2KImageFile) and _wraps(image, file.getvalue())
     positive = _positive(image)
     return positive if turned is None else positive.transpose(turned)

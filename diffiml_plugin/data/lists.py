@@ -263,7 +263,7 @@ def _from_records(path: Path, records: object) -> ImageList:
         raise DiffIMLError(f"{path} holds no pairs; {_LAYOUT}")
     # ForensicHub's form of the same list.
     for number, record in enumerate(records):
-        if isinstance(record, dict) and record.get("label") == 1 and _is_negative(record.get("mask")):
+        if isinstance(record, dict) and record.get("label") in (1, "1") and _is_negative(record.get("mask")):
             raise DiffIMLError(
                 f"{path}: entry {number} ({shown(record.get('path'))}) says label 1 and has no mask, so it would count "
                 "as authentic; give its mask, or leave it out"

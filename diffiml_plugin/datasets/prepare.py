@@ -298,7 +298,7 @@ def _find(
     if (root / "Tp").is_dir() and (root / "Gt").is_dir():
         source = root
         if entry is None or entry.authentic:
-            found.add_authentic(file for file in files if file.parent == root / "Au")
+            found.pairs += [(str(file), NEGATIVE) for file in files if file.parent == root / "Au"]
     elif len(lists) == 1:
         source = lists[0]
     elif lists:

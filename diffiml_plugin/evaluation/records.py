@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _FIELDS = get_type_hints(Record)
 _SHARES = {"label", *(name for name, kind in _FIELDS.items() if "float" in str(kind))} - {"score", "features"}
 _ALWAYS = ("dataset", "index", "name", "path", "mask", "label", "score", "f1")
 _ROUNDING = 1e-6
-_BELOW = ("torch", "torchvision", "timm", "numpy", "pillow", "albumentations", "imdlbenco")  # the code of a figure
+_BELOW = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "albumentations", "imdlbenco")
 _Key = TypeVar("_Key")
 LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
 
@@ -159,11 +160,12 @@ def version(model: Callable[..., Any]) -> str:
     """A digest of the code by which figures come: the package's, that of the model's constructor with all of its own
     package, and the versions of what both stand on.
     """
-    modules = set(Path(diffiml_plugin.__file__).parent.rglob("*.py"))
+    package = sys.modules.get(model.__module__.partition(".")[0])
+    folders = [Path(diffiml_plugin.__file__).parent, *map(Path, getattr(package, "__path__", ()))]
+    modules = {module for folder in folders for module in folder.rglob("*.py")}
     with suppress(TypeError, OSError):  # a class of a notebook has no file
-        file, depth = Path(inspect.getfile(model)), model.__module__.count(".")
-        modules |= {file, *(file.parents[depth - 1].rglob("*.py") if depth else ())}
-    digests = [file_digest(module) for module in sorted(modules) if module.is_file()]
+        modules.add(Path(inspect.getfile(model)))
+    digests = sorted(file_digest(module) for module in modules if module.is_file())
     return digest([*map(_version_of, _BELOW), *digests])
 
 

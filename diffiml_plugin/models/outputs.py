@@ -32,7 +32,7 @@ def read_output(output: Any, shape: Sequence[int], names: Sequence[str]) -> tupl
         given = list(getattr(scores, "shape", ()))
         raise DiffIMLError(f"the model's pred_label must have shape [{len(names)}]; it gave {given}")
     probability = probability.detach().float()
-    of_images = None if scores is None else scores.detach().float().flatten()
+    of_images = None if scores is None else scores.detach().to(probability.device).float().flatten()
     finite = probability.flatten(1).sum(1).isfinite()  # one value that is not makes the sum so
     if of_images is not None:
         finite &= of_images.isfinite()

@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from diffiml_plugin.data.examined import check_lists, in_parallel, state_here
+from diffiml_plugin.data.examined import check_lists, in_parallel, in_turn, state_here
 from diffiml_plugin.data.images import read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, each_once, read_test_sets, repeated
 from diffiml_plugin.errors import DiffIMLError
@@ -92,7 +92,8 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     wrote_it = Ledger(output_dir).wrote(target)
     begin(output_dir, "calibrate", {**said, **predicted, **asdict(bounds), **data_settings(sets)}, files, in_place)
     check_lists([listed for _, listed in sets])
-    authentic = sum(not tampered for tampered in in_parallel(_is_tampered, [mask for *_, mask in pairs], "counting"))
+    tampered = in_parallel(in_turn(_is_tampered), [(image, mask) for _, image, mask in pairs], "counting")
+    authentic = len(pairs) - sum(tampered)
     bounds.require_enough(authentic, len(pairs) - authentic)
     if in_place and not wrote_it and (replaced := _own_answers(opened)):
         _logger.warning(f"{target} has {', '.join(replaced)} of its own, which this replaces; --output FILE keeps them")
@@ -169,7 +170,8 @@ def _kept(file: Path) -> list[Record]:
     return records
 
 
-def _is_tampered(mask: str) -> bool:
+def _is_tampered(pair: tuple[str, str]) -> bool:
+    _, mask = pair
     return mask != NEGATIVE and bool(read_mask(Path(mask)).any())
 
 
