@@ -80,22 +80,16 @@ def taking_turns(folder: Path) -> Iterator[None]:
     """Inside, no other process takes its turn in that folder, which is made if it is not there. Where a file system has
     no such locks, nobody waits.
     """
-    new = not folder.exists()
-    try:
-        with ExitStack() as stack:
-            with suppress(ImportError, OSError):
-                import fcntl  # not on Windows
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            import fcntl  # not on Windows
 
-                folder.mkdir(parents=True, exist_ok=True)
-                place = os.open(folder, os.O_RDONLY)
-                stack.callback(os.close, place)
-                fcntl.flock(place, fcntl.LOCK_EX)
-                stack.callback(fcntl.flock, place, fcntl.LOCK_UN)  # a process that was forked inside has it open too
-            yield
-    finally:
-        if new:
-            with suppress(OSError):  # of a folder that holds something
-                folder.rmdir()
+            folder.mkdir(parents=True, exist_ok=True)
+            place = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, place)
+            fcntl.flock(place, fcntl.LOCK_EX)
+            stack.callback(fcntl.flock, place, fcntl.LOCK_UN)  # a process that was forked inside has it open too
+        yield
 
 
 def remove_half_written(files: Iterable[Path]) -> None:

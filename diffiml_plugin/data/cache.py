@@ -4,29 +4,33 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
+import PIL
 from numpy.lib.format import open_memmap
 
-from diffiml_plugin.data.examined import digest_of, rules, state_here
+from diffiml_plugin.data import formats, images
+from diffiml_plugin.data.examined import digest_of, state_here
 from diffiml_plugin.data.images import read_mask
-from diffiml_plugin.files import replacing
+from diffiml_plugin.files import file_digest, replacing
 
 _logger = logging.getLogger(__name__)
 
 
 class PixelCache:
     """Arrays by the file they were decoded from, as it is now, and by what decodes: under its path, `state_here` and
-    `rules`, never stale.
+    the code and versions of the decoders, never stale.
 
     Args:
         folder: made where it is missing; it grows to the size of the decoded pixels, three bytes each. Several
-            processes may share it.
+            processes may share it, and it may be emptied at any time.
 
     A folder that cannot be written costs a warning and the decoding.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.writable, self.rules = folder, True, digest_of(rules())
+        self.folder, self.writable = folder, True
+        self.decoders = [PIL.__version__, cv2.__version__, *map(file_digest, (formats.__file__, images.__file__))]
 
     def read(self, path: Path, decode: Callable[[Path], np.ndarray]) -> np.ndarray:
         """What `decode(path)` gives, which may raise; decoders of different names are kept apart.
@@ -35,7 +39,7 @@ class PixelCache:
             decode: `read_mask`, or what gives pixels as `read_image` does. An array of another type, shape or level in
                 the folder counts as none.
         """
-        key = digest_of([decode.__name__, str(path.resolve()), state_here(str(path)), self.rules])
+        key = digest_of([decode.__name__, str(path.resolve()), state_here(str(path)), self.decoders])
         file = self.folder / key[:2] / f"{key[2:]}.npy"
         pixels = _kept(file)
         if pixels is not None and _may_be_of(decode, pixels):

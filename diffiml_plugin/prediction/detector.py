@@ -65,6 +65,7 @@ class Photograph:
         image: [H, W, 3] uint8 RGB, as it is stored.
         orientation: as EXIF states it, 1 to 8; 1: as it is stored.
         prepared: what the model takes, a batch of one, and the way back; None of a photo that is cut into tiles.
+        several: as `Result` has it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Photograph:
     image: npt.NDArray[np.uint8]
     orientation: int
     prepared: tuple[Sample, Geometry] | None = None
+    several: bool = False
 
 
 class Detector:
@@ -366,6 +368,7 @@ class Detector:
             self.calibration,
             photograph.orientation,
             self.deciding,
+            photograph.several,
         )
 
 
@@ -399,9 +402,8 @@ def _read(photo: object, memory: PassMemory) -> Photograph:
         content = read_content(path)
         width, height, orientation = read_header(path, content)
         memory.require_room(width * height, name)
-        if holds_several(path, content):
-            _logger.warning(f"{name} holds several pictures; the first alone is looked at")
-        return Photograph(name, sha256(content).hexdigest(), read_image(path, content), orientation)
+        pixels, several = read_image(path, content), holds_several(path, content)
+        return Photograph(name, sha256(content).hexdigest(), pixels, orientation, several=several)
     orientation = 1
     if isinstance(photo, Image.Image):
         memory.require_room(photo.width * photo.height, "the image")

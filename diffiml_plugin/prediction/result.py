@@ -54,6 +54,7 @@ class Result:
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated.
         calibration: what `benco calibrate` stored with the model; None: the photo gets no probability.
         orientation: as EXIF states it, 1 to 8; all maps and regions are of the photo as it is stored, which is 1.
+        several: the photo's file holds further pictures, such as pages, which nobody looked at.
         made_with: the model and its settings, as `Detector.deciding` has them, and the `maps_digest` that it gave.
     """
 
@@ -66,6 +67,7 @@ class Result:
     calibration: Calibration | None = field(default=None, repr=False)
     orientation: int = field(default=1, repr=False)
     made_with: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    several: bool = field(default=False, repr=False)
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -113,12 +115,13 @@ class Result:
 
         That nothing was found does not say that nothing was done.
         """
+        name = f"{self.name} (the first of its pictures)" if self.several else self.name
         if self.calibration is None or self.image_probability is None:
             return (
-                f"{self.name}: {UNCALIBRATED}; {self.area:.1%} of its area lies above {self.threshold:g}, and "
+                f"{name}: {UNCALIBRATED}; {self.area:.1%} of its area lies above {self.threshold:g}, and "
                 "`benco calibrate` makes a probability of such"
             )
-        return f"{self.name}: {self.calibration.explain(self.image_probability)}"
+        return f"{name}: {self.calibration.explain(self.image_probability)}"
 
     @property
     def maps_digest(self) -> str:

@@ -71,7 +71,9 @@ class TrainSettings(CommonSettings):
         None, "train on random windows of so many pixels, at the images' own resolution; needs --if_padding", group=DATA
     )
     cache: str = flag(
-        "", "folder that keeps decoded images, 3 bytes a pixel, for later epochs and runs (none)", group=DATA
+        "",
+        "folder of decoded images, 3 bytes a pixel, for later epochs and runs; may be emptied (none)",
+        group=DATA,
     )
     test_data_path: str = flag("", "validation set: a folder, a JSON list, or a JSON of {name: path}", group=DATA)
     batch_size: int = flag(16, "images per process and forward pass", group=OPTIMIZATION)

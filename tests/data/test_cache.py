@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffiml_plugin.data import examined
+from diffiml_plugin.data import cache
 from diffiml_plugin.data.cache import PixelCache
 from diffiml_plugin.data.images import read_image, read_mask
 
@@ -51,11 +51,12 @@ def test_a_damaged_entry_is_replaced(tmp_path, damage):
     assert (cache.read(photo, read_image) == 7).all() and np.load(entry).shape == (4, 6, 3)
 
 
-@pytest.mark.parametrize("version", ["PIL.__version__", "RULES"])
+@pytest.mark.parametrize("version", ["PIL.__version__", "cv2.__version__", "file_digest"])
 def test_what_another_version_decoded_is_decoded_anew(tmp_path, monkeypatch, version):
     photo = stored(tmp_path / "a.png", 7)
     PixelCache(tmp_path / "cache").read(photo, read_image)
-    monkeypatch.setattr(f"{examined.__name__}.{version}", "the next")
+    value = (lambda path: "the next") if version == "file_digest" else "the next"
+    monkeypatch.setattr(f"{cache.__name__}.{version}", value)
 
     def decode(path):
         return read_image(path) + 1

@@ -182,11 +182,12 @@ def test_a_card_of_another_name_is_not_replaced(tiny_model, stored, tmp_path):
     assert "# One" in (tmp_path / "saved" / "README.md").read_text()
 
 
-def test_of_several_pages_it_is_told_that_one_is_looked_at(tiny_model, stored, tmp_path, caplog):
-    page = Image.new("RGB", (64, 48))
-    page.save(tmp_path / "scan.tif", save_all=True, append_images=[page])
-    Detector(stored(), CPU)(tmp_path / "scan.tif")
-    assert "scan.tif holds several pictures; the first alone is looked at" in caplog.text
+def test_of_several_pages_the_answer_says_that_it_is_of_the_first(tiny_model, stored, tmp_path):
+    page, detector = Image.new("RGB", (64, 48)), Detector(stored(), CPU)
+    for name, more in (("scan.tif", [page]), ("photo.tif", [])):
+        page.save(tmp_path / name, save_all=True, append_images=more)
+    assert "scan.tif (the first of its pictures): uncalibrated" in detector(tmp_path / "scan.tif").sentence
+    assert "photo.tif: uncalibrated" in detector(tmp_path / "photo.tif").sentence
 
 
 @pytest.mark.parametrize("way", [pickle.dumps, deepcopy])
