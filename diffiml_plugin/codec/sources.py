@@ -29,7 +29,7 @@ def read_sources(
         what training draws from; masks to validate on; a line that says what the data are.
 
     Raises:
-        DiffIMLError: a source without masks, or a file that is not a binary mask (see `maskfiles.read_mask`).
+        DiffIMLError: a source without masks, or a file that is not a binary mask (see `data.masks.read_mask`).
     """
     found = (file for source in sources if source != SYNTHETIC for file in find_masks(source))
     validating = find_masks(val_masks) if val_masks else []

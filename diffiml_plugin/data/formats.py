@@ -82,10 +82,15 @@ def _turn_to_picture(image: Image.Image) -> None:
     """Of a TIFF that begins with a preview, to the picture itself."""
     if not isinstance(image, TiffImageFile):
         return
-    while image.tag_v2.get(_SUBFILE, 0) & _REDUCED:
+    while _kind_of_page(image) & _REDUCED:
         if image.tell() == _MOST_PREVIEWS or not _turns_over(image):
             image.seek(0)  # there is none
             return
+
+
+def _kind_of_page(image: TiffImageFile) -> int:
+    kind = image.tag_v2.get(_SUBFILE)
+    return kind if isinstance(kind, int) else 0  # it may be anything
 
 
 def _turns_over(image: TiffImageFile) -> bool:
@@ -110,7 +115,7 @@ def holds_several(path: str | Path, content: bytes | None = None) -> bool:
     with opening(path, content) as image:
         if isinstance(image, TiffImageFile):
             while image.tell() < _MOST_PREVIEWS and _turns_over(image):
-                if not image.tag_v2.get(_SUBFILE, 0) & (_REDUCED | _MASKING):
+                if not _kind_of_page(image) & (_REDUCED | _MASKING):
                     return True
             return False
         with suppress(Exception):  # of what is cut off behind a sound picture

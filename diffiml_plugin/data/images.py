@@ -63,8 +63,8 @@ def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
         content: of the file, where `read_content` has read it.
 
     Raises:
-        DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers, or of 12 bits or
-            fewer in 16, which would come out black.
+        DiffIMLError: a file that cannot be decoded, or whose pixels are floats or 32-bit integers, of 12 bits or
+            fewer in 16, which would come out black, or colours of more than 8 in JPEG 2000, whose white would.
     """
     with decoding(path, content=content) as image:
         return _accepted(image, str(path))

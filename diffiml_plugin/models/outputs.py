@@ -28,7 +28,7 @@ def read_output(output: Any, shape: Sequence[int], names: Sequence[str]) -> tupl
     if not isinstance(probability, Tensor) or probability.shape != tuple(shape) or probability.is_complex():
         given = "none" if probability is None else list(getattr(probability, "shape", ()))
         raise DiffIMLError(f"the model's pred_mask must have the mask's shape {list(shape)}; it gave {given}")
-    if scores is not None and (not isinstance(scores, Tensor) or scores.numel() != len(names)):
+    if scores is not None and (not isinstance(scores, Tensor) or scores.numel() != len(names) or scores.is_complex()):
         given = list(getattr(scores, "shape", ()))
         raise DiffIMLError(f"the model's pred_label must have shape [{len(names)}]; it gave {given}")
     probability = probability.detach().float()

@@ -215,7 +215,8 @@ class Detector:
         opened = self.opened
         tensors, metadata = opened.content(**({} if self._chosen is None else {"threshold": self._chosen}))
         require_unchanged(opened.path, str(self.description["sha256"]))
-        self._require_as_loaded()
+        with self._turn:
+            self._require_as_loaded()
         mine = self.model.state_dict()
         if any(
             not mine[name].cpu().equal(its.to(mine[name].dtype)) for name, its in opened.build().state_dict().items()
@@ -262,9 +263,12 @@ class Detector:
 
         Where the memory is too small for it whole, or for its tiles, they are made smaller, with a warning.
         """
-        self._require_as_loaded()
         with self._turn:
-            return self._result(photograph, self._fitting_maps(photograph))
+            self._require_as_loaded()
+            try:
+                return self._result(photograph, self._fitting_maps(photograph))
+            finally:
+                self._loaded = self._state()  # a pass itself may write, as MVSSNet's normalises its filters
 
     def _require_as_loaded(self) -> None:
         """Raises DiffIMLError if the network was changed: results and saved files tell of its file."""

@@ -235,6 +235,26 @@ def test_nor_is_one_that_was_exchanged(sampler, photo, exchange):
         sampler(photo)
 
 
+def test_what_a_pass_itself_writes_is_no_change(tiny_model, stored, photo, monkeypatch):
+    """As MVSSNet, which normalises its filters in each."""
+    tiny = MODELS.module_dict["TinyIML"]
+    forward = tiny.forward
+
+    def writing(self, image, *args, **inputs):
+        self.layers[0].weight.data = self.layers[0].weight.data * 1
+        self.layers[0].bias.add_(0)
+        return forward(self, image, *args, **inputs)
+
+    monkeypatch.setattr(tiny, "forward", writing)
+    detector = Detector(stored(), CPU)
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(detector, [photo] * 8)
+    assert all(np.array_equal(first.probability, other.probability) for other in others)
+    detector.model.layers[0].weight.data = detector.model.layers[0].weight.data * 2
+    with pytest.raises(DiffIMLError, match="the network of this detector was changed"):
+        detector(photo)
+
+
 def test_what_is_saved_is_compared_with_the_file(tiny_model, stored, tmp_path):
     """torch does not count what is written through `data`."""
     detector = Detector(stored(), CPU)
