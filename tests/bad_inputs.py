@@ -1566,15 +1566,15 @@ CASES = (
     ),
     Case(
         "masks that are not black and white",
-        "distill --masks masks --output_dir out --device cpu",
+        "distill --masks lists/grey_mask.json --output_dir out --device cpu",
         REFUSED,
-        "error: masks/grey.png is not binary: 48 levels from 0 to 235, expected 0 and one other; mend it, or cut it at 127 by --binarise",
+        "masks/grey.png is not binary: 48 levels from 0 to 235, expected 0 and one other; mend it, or cut it at 127 by --binarise",
     ),
     Case(
         "a mask whose shape is in its transparency",
         "codec-report --masks lists/alpha_mask.json --device cpu",
         REFUSED,
-        "error: masks/alpha.png has its shape in the alpha channel, which is not read; store it in black and white",
+        "masks/alpha.png has its shape in the alpha channel, which is not read; store it in black and white",
     ),
     Case(
         "weights of another training in the output folder",

@@ -1,6 +1,7 @@
 import errno
 import shutil
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,7 @@ def test_runs_share_a_log_dir_and_no_curves(settings, tmp_path, points):
     logs = tmp_path / "tb"
     for name, epochs in (("a/run", 1), ("b/run", 2)):
         train(replace(settings, output_dir=str(tmp_path / name), log_dir=str(logs), epochs=epochs))
+    time.sleep(1.1)  # of one second, TensorBoard sorts files by their number in words: 10 before 9
     train(replace(settings, output_dir=str(tmp_path / "a/run"), log_dir=str(logs), epochs=3, resume="auto"))
     folders = sorted(logs.iterdir(), key=lambda folder: len(list(folder.iterdir())))
     assert [points(folder)["F1"] for folder in folders] == [[2, 4], [2, 4, 6]]
