@@ -111,7 +111,7 @@ class Unfinished:
         lines = [line for file in self._files(key) for line in read_text(file, LIMIT).splitlines()]
         records: list[Record] = []
         left = set(range(count))
-        for line in gather_object(lines):  # other nodes may have disks of their own, or share this one
+        for line in dict.fromkeys(gather_object(lines)):  # other nodes may have disks of their own, or share this one
             with suppress(DiffIMLError, TypeError):
                 batch = [as_record(said, key) for said in parse_json(line, key)]
                 if (of := {record.get("index") for record in batch}) <= left:
@@ -156,7 +156,7 @@ def states(listed: ImageList, state: Callable[[str], Any] = state_of) -> list[tu
 
 
 @cache
-def version(model: Callable[..., Any]) -> str:
+def code_digest(model: Callable[..., Any]) -> str:
     """A digest of the code by which figures come: the package's, that of the model's constructor with all of its own
     package, and the versions of what both stand on.
     """

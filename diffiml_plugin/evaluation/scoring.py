@@ -20,11 +20,11 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
 from diffiml_plugin.evaluation.records import (
     Unfinished,
+    code_digest,
     data_settings,
     digest,
     records_file,
     states,
-    version,
     write_records,
 )
 from diffiml_plugin.evaluation.results import Header, Record, deciding_settings
@@ -71,9 +71,8 @@ class Scoring:
             score: from the model's output and the batch to records.
         """
         listed = self.lists[name]
-        key = digest(
-            [version(self.card.constructor), self.header["configuration"], name, variant, states(listed, state_here)]
-        )
+        code = code_digest(self.card.constructor)
+        key = digest([code, self.header["configuration"], name, variant, states(listed, state_here)])
         self._keys.append(key)
         found = self._unfinished.read(key, len(listed.images))
         done = {record["index"] for record in found}

@@ -22,7 +22,7 @@ from diffiml_plugin.data.lists import NEGATIVE, ImageList, each_once, read_test_
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
 from diffiml_plugin.evaluation.calibration import FEATURES, features
-from diffiml_plugin.evaluation.records import LIMIT, as_record, data_settings, digest, version, write_records
+from diffiml_plugin.evaluation.records import LIMIT, as_record, code_digest, data_settings, digest, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.files import appending, claimed, require_unchanged, require_writable, write_figure, write_text
@@ -140,10 +140,8 @@ def _records(
             changes with its calibration.
         pairs: set, image and mask.
     """
-    keys = [
-        digest([version(detector.card.constructor), predicted, FEATURES, state_here(image), state_here(mask), image])
-        for _, image, mask in pairs
-    ]
+    code = code_digest(detector.card.constructor)
+    keys = [digest([code, predicted, FEATURES, state_here(image), state_here(mask), image]) for _, image, mask in pairs]
     known = {record["key"]: record for record in _kept(file)}
     missing = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if key not in known]
     results = detector.predict(Path(image) for _, (_, image, _) in missing)

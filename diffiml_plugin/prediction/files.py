@@ -22,7 +22,7 @@ from tqdm import tqdm
 from diffiml_plugin.data.formats import read_content
 from diffiml_plugin.data.images import read_header
 from diffiml_plugin.errors import DiffIMLError, device_failed, visible
-from diffiml_plugin.evaluation.records import version
+from diffiml_plugin.evaluation.records import code_digest
 from diffiml_plugin.files import LOCK, claimed, inside, remove_half_written
 from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.prediction.detector import Detector, Photograph
@@ -109,7 +109,7 @@ def predict(
         _logger.info(f"not read: {left_out}")
     with claimed(output_dir):
         remove_half_written(output_dir.rglob(".*"))
-        journal = Journal(output_dir, detector.description, version(detector.card.constructor))
+        journal = Journal(output_dir, detector.description, code_digest(detector.card.constructor))
         run = _Run(detector, output_dir, journal, skip_existing)
         jobs = _named(photos.files, journal)
         done = journal.digests if skip_existing else {}

@@ -43,7 +43,7 @@ class Journal:
     Args:
         folder: of the results; it exists.
         description: as `Detector.description`.
-        code: as `records.version`.
+        code: as `records.code_digest`.
 
     Attributes:
         names: image -> what its files were called when an earlier run was done with it, without the ending; those that

@@ -54,8 +54,8 @@ class Result:
         threshold: in [0, 1]; a pixel of higher probability counts as manipulated.
         calibration: what `benco calibrate` stored with the model; None: the photo gets no probability.
         orientation: as EXIF states it, 1 to 8; all maps and regions are of the photo as it is stored, which is 1.
-        several: the photo's file holds further pictures, such as pages, which nobody looked at.
         made_with: the model and its settings, as `Detector.deciding` has them, and the `maps_digest` that it gave.
+        several: the photo's file holds further pictures, such as pages, which nobody looked at.
     """
 
     name: str

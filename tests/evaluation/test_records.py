@@ -8,7 +8,7 @@ import pytest
 
 from diffiml_plugin import ledger
 from diffiml_plugin.data.lists import ImageList
-from diffiml_plugin.evaluation.records import Unfinished, data_settings, images_of, version
+from diffiml_plugin.evaluation.records import Unfinished, code_digest, data_settings, images_of
 
 
 def test_what_another_process_removes_meanwhile_ends_no_run(tmp_path, monkeypatch):
@@ -54,13 +54,13 @@ def test_the_code_of_a_model_is_part_of_the_version(tmp_path, monkeypatch):
     for file in ("own/model.py", "alone.py"):
         (tmp_path / file).write_text("class Mine: ...\n")
     packaged, alone = (importlib.import_module(name).Mine for name in ("own.model", "alone"))
-    before = [version(packaged), version(alone)]
+    before = [code_digest(packaged), code_digest(alone)]
     (tmp_path / "own" / "layers.py").write_text("# mended\n")
-    version.cache_clear()
-    assert version(packaged) != before[0] and version(alone) == before[1]
+    code_digest.cache_clear()
+    assert code_digest(packaged) != before[0] and code_digest(alone) == before[1]
     (tmp_path / "alone.py").write_text("class Mine: ...  # mended\n")
-    version.cache_clear()
-    assert version(alone) != before[1]
+    code_digest.cache_clear()
+    assert code_digest(alone) != before[1]
 
 
 @pytest.mark.parametrize("source", ["<stdin>", "gone.py"])
@@ -68,7 +68,7 @@ def test_a_model_without_a_file_has_a_version_too(monkeypatch, source):
     names = {"__name__": "notebook"}
     exec(compile("class Mine: ...\ndef make(): ...", source, "exec"), names)
     monkeypatch.setitem(sys.modules, "notebook", ModuleType("notebook"))
-    assert version(names["Mine"]) == version(names["make"])
+    assert code_digest(names["Mine"]) == code_digest(names["make"])
 
 
 def test_a_package_under_another_name_ends_no_test(monkeypatch):
@@ -76,6 +76,6 @@ def test_a_package_under_another_name_ends_no_test(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", unknown)
-    version.cache_clear()
-    assert version(Unfinished)
-    version.cache_clear()
+    code_digest.cache_clear()
+    assert code_digest(Unfinished)
+    code_digest.cache_clear()

@@ -115,7 +115,7 @@ def test_half_done_records_count_once_and_are_of_the_list(settings, stored, monk
 def test_what_another_version_scored_is_scored_anew(settings, stored, monkeypatch):
     settings = replace(settings, checkpoint_path=str(stored()), test_batch_size=1)
     scored = interrupted_at_third_batch(settings, monkeypatch)
-    monkeypatch.setattr(scoring, "version", lambda model: "another")
+    monkeypatch.setattr(scoring, "code_digest", lambda model: "another")
     testing.test(settings)
     assert len(scored) == 3 + 4
 

@@ -145,7 +145,7 @@ def test_what_another_version_predicted_is_predicted_anew(checkpoint, squares, m
     detector, out, target = Detector(checkpoint, CPU), checkpoint.parent / "out", checkpoint.parent / "new.safetensors"
     calibrate(detector, squares, out, target, Bounds())
     earlier = (out / RECORDS).read_text().splitlines()
-    monkeypatch.setattr("diffiml_plugin.prediction.calibrate.version", lambda model: "another")
+    monkeypatch.setattr("diffiml_plugin.prediction.calibrate.code_digest", lambda model: "another")
     calibrate(detector, squares, out, target, Bounds())
     assert len((out / RECORDS).read_text().splitlines()) == 2 * len(earlier)  # those stay beside
 

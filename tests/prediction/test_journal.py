@@ -102,7 +102,7 @@ def test_skip_existing_predicts_what_other_code_was_done_with(
     detector, out = load(checkpoint, device="cpu"), tmp_path / "out"
     photos = [str(folder / "a.png"), str(folder / "deep" / "a.png")]
     predict(detector, photos[:1], out)
-    monkeypatch.setattr(module, "version", lambda model: {brightness_model: "mended"}[model])
+    monkeypatch.setattr(module, "code_digest", lambda model: {brightness_model: "mended"}[model])
     predict(detector, photos[1:], out)
     caplog.set_level("INFO")
     assert predict(detector, photos, out, skip_existing=True) == {"uncalibrated": 1}
