@@ -41,7 +41,7 @@ def read_output(output: Any, shape: Sequence[int], names: Sequence[str]) -> tupl
             f"the prediction for {', '.join(broken)} is not finite; the weights have diverged, or want --precision fp32"
         )
     bounds = torch.cat([torch.stack(values.aminmax()) for values in (probability, of_images) if values is not None])
-    low, high = bounds.min().item(), bounds.max().item()
+    low, high = torch.stack(bounds.aminmax()).tolist()
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise DiffIMLError(
             f"the model's pred_mask and pred_label go from {low:.3g} to {high:.3g}; expected probabilities in [0, 1], "

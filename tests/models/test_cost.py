@@ -54,6 +54,11 @@ def test_what_is_said_of_many_is_what_a_trace_of_all_of_it_counts(settings):
     assert said == pytest.approx(traced, rel=1e-6)
 
 
+def test_a_schedule_of_one_timestep_is_counted_too():
+    flags = {**SMALL, "num_train_timesteps": 1, "num_inference_steps": 1}
+    assert complexity("DiffIML", flags, 64)["GFLOPs"]["N=1"] > 0
+
+
 class _OnlyAttention(nn.Module):
     def forward(self, image, **kwargs):
         query = image.flatten(2)  # [1, 3, S·S] as 3 positions of S·S channels
