@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.models.checkpoints import restore
-from diffiml_plugin.prediction.detector import Detector, Photo
+from diffiml_plugin.prediction.detector import Detector
+from diffiml_plugin.prediction.photograph import Photo
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.weights import hub

@@ -5,22 +5,18 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffiml_plugin import launch
-from diffiml_plugin.data.formats import holds_several, read_content
-from diffiml_plugin.data.images import orientation_of, read_header, read_image, stored_pixels
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.scores import THRESHOLD
@@ -31,20 +27,19 @@ from diffiml_plugin.ledger import begin
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.compiled import speed_up
-from diffiml_plugin.models.inputs import Geometry, Inputs, require_image
+from diffiml_plugin.models.inputs import Geometry, Inputs
 from diffiml_plugin.models.opened import OpenedModel, open_model, statements
 from diffiml_plugin.models.outputs import read_output
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.models.tiles import Maps, Tile, Tiling, in_tiles, whole_side
-from diffiml_plugin.prediction.finding import is_address
 from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
-from diffiml_plugin.prediction.result import Result, arrays_digest
+from diffiml_plugin.prediction.photograph import Photo, Photograph, read_photograph
+from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
 from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import save_weights, tensors_digest
 
 _logger = logging.getLogger(__name__)
-Photo: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -53,27 +48,6 @@ class Failure:
 
     path: Path
     reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class Photograph:
-    """A photo that was read.
-
-    Attributes:
-        name: its path; of an array or a PIL image, the start of its digest.
-        digest: SHA-256 of the file's bytes, or of the pixels' values, shape and type.
-        image: [H, W, 3] uint8 RGB, as it is stored.
-        orientation: as EXIF states it, 1 to 8; 1: as it is stored.
-        prepared: what the model takes, a batch of one, and the way back; None of a photo that is cut into tiles.
-        several: as `Result` has it.
-    """
-
-    name: str
-    digest: str
-    image: npt.NDArray[np.uint8]
-    orientation: int
-    prepared: tuple[Sample, Geometry] | None = None
-    several: bool = False
 
 
 class Detector:
@@ -253,7 +227,7 @@ class Detector:
 
     def read(self, photo: object) -> Photograph:
         """A photo, read and prepared; may run in a thread beside the model. Raises DiffIMLError, as a call does."""
-        photograph = _read(photo, self.memory)
+        photograph = read_photograph(photo, self.memory)
         if self._in_tiles(photograph.image):
             return photograph
         return replace(photograph, prepared=self._prepared(photograph))
@@ -396,29 +370,3 @@ def _calibration(opened: OpenedModel, precision: str) -> Calibration | None:
         _logger.warning(f"uncalibrated: the model was calibrated in {calibration.precision}, not in {precision}")
         return None
     return calibration
-
-
-def _read(photo: object, memory: PassMemory) -> Photograph:
-    if isinstance(photo, (str, os.PathLike)):
-        if is_address(name := os.fspath(photo)):
-            raise DiffIMLError(f"{name} is an address; download the photo, and name its file")
-        path = Path(photo)
-        content = read_content(path)
-        width, height, orientation = read_header(path, content)
-        memory.require_room(width * height, name)
-        pixels, several = read_image(path, content), holds_several(path, content)
-        return Photograph(name, sha256(content).hexdigest(), pixels, orientation, several=several)
-    orientation = 1
-    if isinstance(photo, Image.Image):
-        memory.require_room(photo.width * photo.height, "the image")
-        orientation = orientation_of(photo)
-        photo = stored_pixels(photo, "the image")
-    if not isinstance(photo, np.ndarray):
-        raise DiffIMLError(
-            f"a photo is a path, a PIL image or an array [H, W, 3] of uint8, not a {type(photo).__name__}"
-        )
-    require_image(photo, "the photo")
-    memory.require_room(photo.size // 3, "the photo")
-    photo = np.array(photo, order="C")  # the caller's may be filled with the next one
-    digest = arrays_digest(photo)
-    return Photograph(digest[:16], digest, photo, orientation)

@@ -25,10 +25,11 @@ from diffiml_plugin.errors import DiffIMLError, device_failed, visible
 from diffiml_plugin.evaluation.records import code_digest
 from diffiml_plugin.files import LOCK, claimed, inside, remove_half_written
 from diffiml_plugin.ledger import LEDGER, begin
-from diffiml_plugin.prediction.detector import Detector, Photograph
+from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.finding import find_photos, name_key, unique_names
 from diffiml_plugin.prediction.gallery import ENDINGS_OF_PREVIEWS, PAGE, PREVIEWS, write_gallery, write_previews
 from diffiml_plugin.prediction.journal import MASK, RESULTS, RUN, Entry, Journal
+from diffiml_plugin.prediction.photograph import Photograph
 from diffiml_plugin.prediction.result import ENDINGS, Result, write_result
 
 FILES = (RUN, RESULTS, PAGE)  # beside those of each photo
