@@ -490,7 +490,7 @@ def test_without_a_limit_what_the_computer_has_bounds_a_photo(pointwise, photo, 
             with pytest.raises(DiffIMLError, match="x has 9.0 megapixels and takes 0.2 GB at the least, of 0.2 that"):
                 detector.memory.side(image, "x")
     detector.memory.computer = replace(detector.memory.computer, most=20 * 30 * 50 - 1)
-    monkeypatch.setattr("diffiml_plugin.prediction.detector.read_image", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr("diffiml_plugin.prediction.photograph.read_image", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(DiffIMLError, match="photo.png has 0.0 megapixels and takes .* GB at the least"):
         detector(photo)
 
