@@ -9,8 +9,8 @@ from PIL import Image
 from diffiml_plugin.api import load
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.prediction import detector as detector_module
 from diffiml_plugin.prediction import files as module
+from diffiml_plugin.prediction import photograph
 from diffiml_plugin.prediction.files import FAILED, predict
 from diffiml_plugin.prediction.journal import read_results
 
@@ -99,7 +99,7 @@ def test_threshold(checkpoint, folder, tmp_path):
 
 def test_each_file_is_decoded_once(checkpoint, folder, tmp_path, monkeypatch):
     decoded = []
-    monkeypatch.setattr(detector_module, "read_image", lambda *of: decoded.append(str(of[0])) or read_image(*of))
+    monkeypatch.setattr(photograph, "read_image", lambda *of: decoded.append(str(of[0])) or read_image(*of))
     predict(load(checkpoint, device="cpu"), [str(folder)], tmp_path / "out")
     assert sorted(decoded) == sorted(str(file) for file in folder.rglob("*.*"))
 
