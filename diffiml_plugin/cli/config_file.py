@@ -9,7 +9,7 @@ too; `${HERE}` is the file's own folder. A family of settings that differ in lit
 
 `--config FILE#ROW` takes one of them; `${ROW}` is its name. `about`, `cost`, `verb` and `formerly`, of a file or a row,
 are no settings: they are what `benco configs` shows, and an earlier name that still finds it. What one verb alone takes
-of a file stands under its name, `only: {train: {epochs: 60}}`.
+of a file or a row stands under its name, `only: {train: {epochs: 60}}`, as if it were that verb's plain settings there.
 """
 
 import os
@@ -87,16 +87,15 @@ def read_config(name: str, verb: str = "") -> dict[str, Entry]:
         if place in chain:
             raise DiffIMLError(f"config files extend each other in a circle: {' -> '.join(map(str, [*chain, place]))}")
         chain.append(place)
-        content = _read_place(place)
-        content |= _only(place, content.pop("only", None) or {}).get(verb, {})
+        content = _read_place(place, verb)
         name = _one_name(place, content.pop("extends", ""))
         own = {key: Entry(value, place) for key, value in content.items() if key not in _INDEX}
         settings = own | settings
     return settings
 
 
-def _read_place(place: Place) -> dict[str, Any]:
-    """What a file says, with what its row, and the rows which that extends, say instead."""
+def _read_place(place: Place, verb: str) -> dict[str, Any]:
+    """What a file says to a verb, with what its row, and the rows which that extends, say instead."""
     content = load_yaml(place.file)
     rows = _rows(place.file, content)
     if rows and not place.row:
@@ -112,10 +111,10 @@ def _read_place(place: Place) -> dict[str, Any]:
         if row in chain:
             raise DiffIMLError(f"{place.file}: rows extend each other in a circle: {' -> '.join([*chain, row])}")
         chain.append(row)
-        own = rows[row] | own
-        row = _one_name(place, rows[row].get("extends", ""))
-        own.pop("extends", None)
-    return content | own
+        said = _said_to(verb, place, rows[row])
+        row = _one_name(place, said.pop("extends", ""))
+        own = said | own
+    return _said_to(verb, place, content) | own
 
 
 def _rows(file: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -126,13 +125,15 @@ def _rows(file: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {str(name): dict(row or {}) for name, row in rows.items()}
 
 
-def _only(place: Place, only: Any) -> dict[str, dict[str, Any]]:
+def _said_to(verb: str, place: Place, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file or a row alone says to a verb, `only` filled in."""
+    only = content.get("only") or {}
     if not isinstance(only, dict) or not all(isinstance(settings, dict) for settings in only.values()):
         raise DiffIMLError(f"{place}: only: expected lines of `verb: {{flag: value, ...}}`, got {shown(only)}")
-    for verb in only:
-        if verb not in VERBS:
-            raise DiffIMLError(f"{place}: only: unknown verb {shown(verb)}{nearest(str(verb), VERBS)}")
-    return only
+    for name in only:
+        if name not in VERBS:
+            raise DiffIMLError(f"{place}: only: unknown verb {shown(name)}{nearest(str(name), VERBS)}")
+    return {key: value for key, value in content.items() if key != "only"} | only.get(verb, {})
 
 
 def _one_name(place: Place, name: Any) -> str:

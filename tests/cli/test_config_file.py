@@ -115,6 +115,33 @@ def test_what_one_verb_alone_takes(probe, config, capsys):
     assert "only: expected lines of `verb: {flag: value, ...}`, got 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "epochs", "tta"),
+    [
+        ("family#plain", 60, False),
+        ("family#tested", 60, True),  # what it says to one verb takes away nothing that is said to another
+        ("family#both", 60, True),
+        ("family#long", 120, False),  # a row wins, however it says so
+        ("family#longer", 240, False),
+        ("family#longest", 480, False),
+        ("run", 60, True),
+        ("short", 1, True),
+    ],
+)
+def test_what_one_verb_alone_takes_is_of_the_place_that_says_it(config, name, epochs, tta):
+    config(
+        "tta: false\nepochs: 200\nonly: {train: {epochs: 60}}\n"
+        "rows:\n  plain:\n  tested: {only: {test: {tta: true}}}\n  both: {extends: tested, only: {train: {lr: 1.0}}}\n"
+        "  long: {epochs: 120}\n  longer: {extends: long, only: {train: {epochs: 240}}}\n"
+        "  longest: {extends: longer, epochs: 480}\n",
+        "family.yaml",
+    )
+    folder = config("extends: family#plain\nonly: {test: {tta: true}}\n").parent
+    config("extends: run\nepochs: 1\n", "short.yaml")
+    assert read_config(f"{folder}/{name}", "train")["epochs"].value == epochs
+    assert read_config(f"{folder}/{name}", "test")["tta"].value is tta
+
+
 @pytest.mark.parametrize("name", ["nowhere.yaml", "benco_configs/nowhere", ".", "benco_configs", "/"])
 def test_a_missing_file_is_named(probe, name, capsys):
     assert probe("--config", name) == 2
