@@ -37,6 +37,12 @@ def device_failed(error: BaseException) -> bool:
     return bool(re.match(r"(CUDA|HIP)( driver)? error: (?!CU)", str(error)))
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device's memory, or the computer's, did not suffice; told without an import of torch, too."""
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return full or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def of_arguments() -> Iterator[None]:
     """Inside, messages speak of the arguments of a Python call in place of flags: image_size, not --image_size."""

@@ -19,7 +19,8 @@ from diffiml_plugin.errors import DiffIMLError, wanted_memory
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.launch import Sample
-from diffiml_plugin.models.registry import forward_explained, require_inputs
+from diffiml_plugin.models.passes import Passes
+from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.settings import CommonSettings
 
 _logger = logging.getLogger(__name__)
@@ -59,9 +60,10 @@ def evaluate(
     )
     records: list[Record] = []
     bar = tqdm(loader, title, leave=False, disable=None if state.is_main_process else True)
+    passes = Passes(model)
     with launch.testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
         for batch in bar:
-            found = _scored(model, unpack(batch, state.device), score)
+            found = _scored(passes, unpack(batch, state.device), score)
             records += found
             if keep:
                 keep(found)
@@ -74,14 +76,14 @@ def _most_pixels(dataset: PairsDataset, device: torch.device) -> float:
     return max(math.prod(dataset.output_size), left / (_SCORED if device.type == "cpu" else _READ))
 
 
-def _scored(model: nn.Module, batch: Sample, score: Callable[..., list[Record]]) -> list[Record]:
+def _scored(passes: Passes, batch: Sample, score: Callable[..., list[Record]]) -> list[Record]:
     """The records of one batch; where the GPU's memory is too small for it, of its halves."""
     inputs = {key: value for key, value in batch.items() if key not in ("index", "content")}
-    require_inputs(model, inputs)
+    require_inputs(passes.model, inputs)
     batch = batch | {key: batch[key].clone() for key in ("mask", "label")}  # a model may change what it is given
     try:
-        with forward_explained(model, batch["image"]):
-            return score(model(**inputs), batch)
+        with passes.one(batch["image"]):
+            return score(passes.model(**inputs), batch)
     except torch.OutOfMemoryError as error:
         images, reason = len(batch["index"]), wanted_memory(error)
         if images == 1:
@@ -90,7 +92,7 @@ def _scored(model: nn.Module, batch: Sample, score: Callable[..., list[Record]])
     _logger.warning(f"the GPU's memory is full with {images} images; the batch is halved ({reason})")
     torch.cuda.empty_cache()
     halves = ({key: value[part] for key, value in batch.items()} for part in _halves(images))
-    return [record for half in halves for record in _scored(model, half, score)]
+    return [record for half in halves for record in _scored(passes, half, score)]
 
 
 def _halves(count: int) -> tuple[slice, slice]:

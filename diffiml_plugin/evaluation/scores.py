@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffiml_plugin.evaluation.results import Record, Summary
 from diffiml_plugin.f1 import pixel_f1
-from diffiml_plugin.models.outputs import read_output
+from diffiml_plugin.models.passes import read_output
 
 THRESHOLD = 0.5  # fixed, as in the paper; exactly 0.5 counts as authentic
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))  # what else a test tries

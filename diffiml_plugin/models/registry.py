@@ -16,9 +16,9 @@ from typing import Any
 import timm
 import torch
 import torch.utils.model_zoo
-from torch import Tensor, nn
+from torch import nn
 
-from diffiml_plugin.errors import DiffIMLError, device_failed, nearest
+from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffiml_post_func, register
 from diffiml_plugin.launch import is_main_process
 from diffiml_plugin.method.config import SIZE_MULTIPLE
@@ -319,26 +319,6 @@ def require_inputs(model: nn.Module, sample: Iterable[str]) -> None:
         if name not in sample:
             mend = f"pass {_MAKES[name]}" if name in _MAKES else "it has no post function that makes it"
             raise DiffIMLError(f"{type(model).__name__} needs {name}, which the data do not give; {mend}")
-
-
-@contextmanager
-def forward_explained(model: nn.Module, image: Tensor) -> Iterator[None]:
-    """Inside, what others' model says of a batch `image` [B, 3, H, W] that it cannot take is a DiffIMLError."""
-    try:
-        yield
-    except (DiffIMLError, torch.OutOfMemoryError):
-        raise
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        while isinstance(inner := getattr(model, "model", None), nn.Module):
-            model = inner
-        if type(model).__module__.startswith("diffiml_plugin.") or device_failed(error):
-            raise  # a mistake of ours is not to be hidden, nor a device that is lost
-        count, _, height, width = image.shape
-        raise DiffIMLError(
-            f"{type(model).__name__} cannot take {count} images of {width}x{height} pixels ({type(error).__name__}: "
-            f"{' '.join(str(error).split()):.200}); models of the zoo may take one --image_size alone, often 512 or "
-            "1024, and in training no batch of one: choose the size, or a --batch_size that leaves no image over"
-        ) from error
 
 
 @contextmanager

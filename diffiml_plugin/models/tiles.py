@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.inputs import Inputs
-from diffiml_plugin.models.outputs import read_output
+from diffiml_plugin.models.passes import read_output
 from diffiml_plugin.models.registry import require_inputs
 
 _logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diffiml_plugin import launch
-from diffiml_plugin.errors import DiffIMLError, of_arguments
+from diffiml_plugin.errors import DiffIMLError, of_arguments, out_of_memory
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.files import claimed, file_digest, require_unchanged
@@ -29,10 +29,10 @@ from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.compiled import speed_up
 from diffiml_plugin.models.inputs import Geometry, Inputs
 from diffiml_plugin.models.opened import OpenedModel, open_model, statements
-from diffiml_plugin.models.outputs import read_output
+from diffiml_plugin.models.passes import Passes, read_output
 from diffiml_plugin.models.registry import require_inputs
 from diffiml_plugin.models.tiles import Maps, Tile, Tiling, in_tiles, whole_side
-from diffiml_plugin.prediction.memory import PassMemory, halved, out_of_memory
+from diffiml_plugin.prediction.memory import PassMemory, halved
 from diffiml_plugin.prediction.photograph import Photo, Photograph, read_photograph
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
@@ -109,6 +109,7 @@ class Detector:
         self.model, self.precision = opened.build().to(self.device), precision
         require_unchanged(path, digest)
         speed_up(self.model, self.device, precision, compile_mode)
+        self._passes = Passes(self.model)
         cell = self._noise("", (LATENT_STRIDE, LATENT_STRIDE)).nbytes if self.card.samples else 0
         noise = cell / LATENT_STRIDE**2
         self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs), noise)
@@ -242,7 +243,7 @@ class Detector:
             try:
                 return self._result(photograph, self._fitting_maps(photograph))
             finally:
-                self._loaded = self._state()  # a pass itself may write, as MVSSNet's normalises its filters
+                self._loaded = self._state()  # a pass itself may write, and have it put back
 
     def _require_as_loaded(self) -> None:
         """Raises DiffIMLError if the network was changed: results and saved files tell of its file."""
@@ -321,7 +322,9 @@ class Detector:
     def _predicted(self, name: str, batch: Sample, geometry: Geometry) -> Maps:
         require_inputs(self.model, batch)
         with launch.testing_mode(self.model), launch.autocast(self.device, self.precision):
-            output = self.model(**to_device(batch, self.device), uncertainty=True)
+            given = to_device(batch, self.device)
+            with self._passes.one(given["image"]):
+                output = self.model(**given, uncertainty=True)
         probability, scores = read_output(output, (1, 1, *batch["image"].shape[-2:]), [name])
         uncertainty = output.get("uncertainty")
         return Maps(

@@ -143,11 +143,6 @@ def halved(side: int) -> int | None:
     return half if half >= _SMALLEST else None
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device's memory, or the CPU's, did not suffice."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
 class _Allocations(TorchDispatchMode):
     """Counts the bytes of the tensors made inside, and the most that lived at once."""
 

@@ -22,6 +22,7 @@ from diffiml_plugin.prediction.examiner import Examiner
 _logger = logging.getLogger(__name__)
 _HERE = ("127.0.0.1", "localhost", "::1")
 _WAITING = 8  # photos that may wait for the model; more are turned away
+_PATIENCE = 3  # seconds in which photos may still be answered when the page ends
 _LOOK = 60  # seconds between two looks for uploads that were left behind
 _ENVELOPE = 2**20  # bytes of a request beside the photo
 _UPLOAD = "/upload"  # where photos are sent to; another request is an envelope
@@ -91,7 +92,9 @@ def serve(make_detector: Callable[[], Detector], settings: ServeSettings) -> Non
             print(f"the page is at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C ends it", flush=True)
             import uvicorn
 
-            uvicorn.Server(uvicorn.Config(application, log_level="warning")).run([listener])
+            # An open page holds a connection that has no end, of which uvicorn tells as of an error.
+            config = uvicorn.Config(application, log_level="critical", timeout_graceful_shutdown=_PATIENCE)
+            uvicorn.Server(config).run([listener])
 
 
 def _listening(settings: ServeSettings) -> socket.socket:

@@ -40,7 +40,8 @@ from diffiml_plugin.files import claimed, file_digest
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model
-from diffiml_plugin.models.registry import RegisteredModel, forward_explained, require_inputs
+from diffiml_plugin.models.passes import forward_explained
+from diffiml_plugin.models.registry import RegisteredModel, require_inputs
 from diffiml_plugin.models.tiles import Tiled
 from diffiml_plugin.signals import Stopped
 from diffiml_plugin.training.log import LOG

@@ -144,40 +144,6 @@ def test_the_initial_weights_of_the_zoo_are_recognised(name, flags):
     assert ", ".join(f"--{flag}" for flag in find_model(name).flags if models._START_FLAG.search(flag)) == flags
 
 
-class _OneSize(torch.nn.Module):
-    def forward(self, image):
-        assert image.shape[-1] == 64, "Input image size doesn't match model (64*64)."
-        return torch.nn.BatchNorm2d(3).train()(image.mean((2, 3), keepdim=True))
-
-
-@pytest.mark.parametrize(
-    ("shape", "told"),
-    [
-        ((2, 3, 32, 48), r"_OneSize cannot take 2 images of 48x32 pixels \(AssertionError: Input image size doesn't"),
-        ((1, 3, 64, 64), r"_OneSize cannot take 1 images of 64x64 pixels \(ValueError: Expected more than 1 value"),
-    ],
-)
-def test_a_size_that_a_model_of_the_zoo_cannot_take_is_named(shape, told):
-    image, model = torch.zeros(shape), _OneSize()
-    with pytest.raises(DiffIMLError, match=f"{told}.*--image_size.*--batch_size"):
-        with models.forward_explained(model, image):
-            model(image)
-
-
-def test_a_mistake_of_ours_is_not_hidden():
-    ours = type("Ours", (torch.nn.Module,), {"__module__": "diffiml_plugin.method.ours"})()
-    with pytest.raises(RuntimeError, match="ours"), models.forward_explained(ours, torch.zeros(1, 3, 8, 8)):
-        raise RuntimeError("ours")
-
-
-def test_a_lost_device_is_no_size_that_a_model_cannot_take():
-    with (
-        pytest.raises(RuntimeError, match="^CUDA error"),
-        models.forward_explained(_OneSize(), torch.zeros(1, 3, 8, 8)),
-    ):
-        raise RuntimeError("CUDA error: unspecified launch failure")
-
-
 def test_models_whose_names_differ_in_case_are_told_apart(monkeypatch):
     for name in ("MyIML", "MYIML"):
         monkeypatch.setitem(MODELS.module_dict, name, type(name, (nn.Module,), {}))

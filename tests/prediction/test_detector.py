@@ -235,14 +235,14 @@ def test_nor_is_one_that_was_exchanged(sampler, photo, exchange):
         sampler(photo)
 
 
-def test_what_a_pass_itself_writes_is_no_change(tiny_model, stored, photo, monkeypatch):
+def test_what_a_pass_itself_writes_is_put_back(tiny_model, stored, photo, monkeypatch):
     """As MVSSNet, which normalises its filters in each."""
     tiny = MODELS.module_dict["TinyIML"]
     forward = tiny.forward
 
     def writing(self, image, *args, **inputs):
-        self.layers[0].weight.data = self.layers[0].weight.data * 1
-        self.layers[0].bias.add_(0)
+        self.layers[0].weight.data = self.layers[0].weight.data * 2
+        self.layers[0].bias.add_(1)
         return forward(self, image, *args, **inputs)
 
     monkeypatch.setattr(tiny, "forward", writing)
@@ -253,6 +253,15 @@ def test_what_a_pass_itself_writes_is_no_change(tiny_model, stored, photo, monke
     detector.model.layers[0].weight.data = detector.model.layers[0].weight.data * 2
     with pytest.raises(DiffIMLError, match="the network of this detector was changed"):
         detector(photo)
+
+
+def test_a_size_that_a_model_of_the_zoo_cannot_take_is_said(tiny_model, stored, photo, monkeypatch):
+    def refusing(self, image, *args, **inputs):
+        raise RuntimeError("The size of tensor a (72) must match the size of tensor b (392)")
+
+    monkeypatch.setattr(MODELS.module_dict["TinyIML"], "forward", refusing)
+    with pytest.raises(DiffIMLError, match="TinyIML cannot take 1 images of .* pixels.* choose the size"):
+        Detector(stored(), CPU)(photo)
 
 
 def test_what_is_saved_is_compared_with_the_file(tiny_model, stored, tmp_path):
