@@ -231,14 +231,18 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[Result | None]:
     checkpoint, settings = run.results["checkpoint"], run.results["settings"]
     if not os.path.isfile(checkpoint):
         return [None] * len(records)
-    if file_digest(checkpoint) != run.results.get("weights"):
+    tested = run.results.get("weights")
+    if tested is None:  # of an earlier version
+        _logger.warning(f"no predictions shown of {run.name}: its results do not say which weights were tested")
+        return [None] * len(records)
+    if file_digest(checkpoint) != tested:
         _logger.warning(f"no predictions shown of {run.name}: {checkpoint} is no longer the weights that were tested")
         return [None] * len(records)
     card = look_up(run.results["model"])
     sampling = (*sweep.SWEPT, "noise_seed") if card and card.samples else ()
     given = {field.name: settings[field.name] for field in fields(InputSettings) if field.name in settings}
+    flags = {name: settings[name] for name in sampling if name in settings}  # earlier versions had fewer
     try:
-        flags = {name: settings[name] for name in sampling}
         detector = Detector(checkpoint, CommonSettings(**given), run.results["model"], flags)
         found = list(detector.predict(Path(record["path"]) for record in records))
     except Exception as error:  # the zoo's models fail in ways of their own, and the figures stand without pictures

@@ -163,6 +163,24 @@ def test_no_pictures_by_other_weights_than_those_tested(runs, tmp_path, stored, 
     assert html.count("<img") == 2 * 3 * 2  # in two sets three images with truth alone
 
 
+def test_pictures_of_results_of_an_earlier_version(scored_settings, tmp_path, stored, caplog):
+    checkpoint = stored("DiffIML", encoder="segformer_b0", num_inference_steps=1, ensemble_size=1)
+    testing.test(replace(scored_settings, checkpoint_path=str(checkpoint)))
+    file = tmp_path / "out" / "results.json"
+    results = json.loads(file.read_text())
+    del results["settings"]["mask_bias"]  # which came later
+    file.write_text(json.dumps(results))
+    report([str(tmp_path / "out")], tmp_path / "fewer")
+    assert "no predictions shown" not in caplog.text
+    assert (tmp_path / "fewer" / "report.html").read_text().count("<img") == 3 * 3
+
+    del results["weights"]
+    file.write_text(json.dumps(results))
+    report([str(tmp_path / "out")], tmp_path / "unknown")
+    assert "no predictions shown of out: its results do not say which weights were tested" in caplog.text
+    assert (tmp_path / "unknown" / "report.html").read_text().count("<img") == 3 * 2
+
+
 def test_no_pictures_of_other_images_than_those_tested(runs, tmp_path, caplog):
     (replaced, *_) = [record for record in records(runs / "test" / "per_image.jsonl") if record["f1"] is not None]
     image = Image.open(replaced["path"])
