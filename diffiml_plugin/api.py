@@ -9,6 +9,7 @@ result.sentence, result.verdict, result.image_probability, result.regions
 result.save("out/")
 """
 
+import math
 import os
 from typing import Any
 
@@ -21,12 +22,14 @@ from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.photograph import Photo
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import CommonSettings
+from diffiml_plugin.stored import typed
 from diffiml_plugin.weights import hub
 
 __all__ = ["Detector", "Photo", "Result", "load", "load_model"]
 _HIGHEST = 2.7  # of an ImageNet-normalised image: white in blue, (1 - 0.406) / 0.225, is 2.64
 
 
+@typed
 def load(
     name_or_path: str | os.PathLike[str],
     *,
@@ -60,7 +63,7 @@ def load(
 
     Raises:
         DiffIMLError: no such file, a damaged or foreign one; a device that is not there; a setting that the model does
-            not have, or a value outside its range.
+            not have, or a value of another type or outside its range.
     """
     with of_arguments():
         common = CommonSettings(image_size=image_size, device=device)
@@ -76,6 +79,7 @@ def _place(name_or_path: str | os.PathLike[str], revision: str | None) -> str:
     return hub.PREFIX + name.removeprefix(hub.PREFIX) + (f"@{revision}" if revision else "")
 
 
+@typed
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
     """The model of a checkpoint for tensors, on the CPU, in test mode: `model(image=...)["pred_mask"]`.
 
@@ -88,7 +92,8 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         DiffIMLError: as `load`. The model raises it for an image that is no such tensor: uint8, values in [0, 1] or
-            [0, 255], which are not normalised, an empty batch, another shape; and where its weights were cast.
+            [0, 255], which are not normalised, or not finite, an empty batch, another shape; and where its weights
+            were cast.
     """
     with of_arguments():
         module = restore(path).model.eval()
@@ -118,8 +123,8 @@ def _require_normalised(module: nn.Module, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _is_raw(image: Tensor) -> bool:
-    """Whether these can only be a photo's values in [0, 1] or [0, 255]; one value alone says nothing."""
+    """Whether these can only be a photo's values in [0, 1] or [0, 255], or none; one value alone says nothing."""
     if torch.compiler.is_compiling():  # which cannot branch on values
         return False
     low, high = (value.item() for value in image.aminmax())
-    return low >= 0 and low != high and (high <= 1 or high > _HIGHEST)
+    return not math.isfinite(high - low) or (low >= 0 and low != high and (high <= 1 or high > _HIGHEST))

@@ -3,6 +3,7 @@
 Only regular files are opened. What stands in one is never run, and never names another file to open.
 """
 
+import inspect
 import json
 import math
 import os
@@ -10,9 +11,10 @@ import re
 import reprlib
 import stat
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 from zipfile import ZipFile
 
 import yaml
@@ -30,6 +32,7 @@ _LARGEST = 2**63 - 1  # of whole numbers
 _DIGITS = 1000  # of a whole number
 _LONGEST = 10_000  # characters of a word, entries of a list
 _QUOTED = 200  # characters of a value in a message
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def require_file(path: str | Path, limit: int | None = None) -> int:
@@ -174,11 +177,11 @@ def require_unzipped(path: str | Path, limit: int) -> None:
 
 
 def checked(said: object, known: Mapping[str, Any], place: str, others: bool = False) -> dict[str, Any]:
-    """The fields that a file says, if each is known and of its type. The one way from a file to an argument.
+    """The fields that a file or a call says, if each is known and of its type. The one way from a file to an argument.
 
     Args:
-        known: the type of each field: bool, int, float (finite), str, dict, a TypedDict, Any, a union of those, or a
-            list, tuple or dict of one.
+        known: the type of each field: bool, int, float (finite), str, dict, another class, a TypedDict, Any, a union
+            of those, or a list, tuple or dict of one.
         place: how messages begin.
         others: let fields that are not known stand, of any type; nothing may be made of them.
 
@@ -198,8 +201,23 @@ def checked(said: object, known: Mapping[str, Any], place: str, others: bool = F
             )
         if not _fits(value, known[name]):
             kind = known[name].__name__ if isinstance(known[name], type) else str(known[name])
-            raise DiffIMLError(f"{place}: {name} is {shown(value)}; expected {kind}")
+            bound = ", within ±2^63" if isinstance(value, (int, float)) and not abs(value) <= _LARGEST else ""
+            raise DiffIMLError(f"{place}: {name} is {shown(value)}; expected {kind}{bound}")
     return dict(said)
+
+
+def typed(function: _Function) -> _Function:
+    """The function, which raises DiffIMLError for an argument of another type than it is annotated with."""
+    signature, kinds = inspect.signature(function), get_type_hints(function)
+    place = function.__qualname__.removesuffix(".__init__")
+
+    @wraps(function)
+    def checking(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        checked({name: value for name, value in given.items() if name in kinds}, kinds, place)
+        return function(*args, **kwargs)
+
+    return cast(_Function, checking)
 
 
 def shown(value: object) -> str:
@@ -228,4 +246,4 @@ def _fits(value: object, kind: Any) -> bool:
     if kind in (int, float):
         number = isinstance(value, (int, kind)) and not isinstance(value, bool) and abs(value) <= _LARGEST
         return number  # not of NaN
-    return isinstance(value, kind) and not (kind is str and len(str(value)) > _LONGEST)
+    return isinstance(value, origin or kind) and not (kind is str and len(str(value)) > _LONGEST)

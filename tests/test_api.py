@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 import diffiml_plugin
-from diffiml_plugin import DiffIMLError, load, load_model
+from diffiml_plugin import Detector, DiffIMLError, load, load_model
+from diffiml_plugin.models.checkpoints import RELEASED
+from diffiml_plugin.settings import CommonSettings
 
 SMALL = {"device": "cpu", "ensemble_size": 2, "num_inference_steps": 1, "tta": False}
 IMAGE = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -56,12 +59,38 @@ def test_max_memory_cuts_a_photo_that_goes_whole_without():
         ({"precision": "fp64"}, "precision fp64 is not one of"),
         ({"model": "MVSSNet"}, "holds a DiffIML, not a MVSSNet; leave model out"),
         ({"encoder": "resnet50"}, "was trained with encoder tf_efficientnet_lite0.*leave the argument out"),
+        ({"name_or_path": None}, r"load: name_or_path is None; expected str \| os.PathLike"),
+        ({"image_size": "64"}, r"load: image_size is '64'; expected int \| None"),
+        ({"image_size": 64.0}, r"load: image_size is 64.0; expected int \| None"),
+        ({"threshold": "0.5"}, r"load: threshold is '0.5'; expected float \| None"),
+        ({"threshold": True}, "load: threshold is True; expected float"),
+        ({"threshold": float("nan")}, r"load: threshold is nan; expected float \| None, within ±2\^63"),
+        ({"max_memory": "2"}, "load: max_memory is '2'; expected float"),
+        ({"compile": 1}, "load: compile is 1; expected str"),
+        ({"precision": None}, "load: precision is None; expected str"),
+        ({"tta": 2}, r"DiffIML: tta is 2; expected bool \| None"),
+        ({"tta": "yes"}, "DiffIML: tta is 'yes'; expected bool"),
+        ({"ensemble_size": "2"}, r"DiffIML: ensemble_size is '2'; expected int \| None"),
+        ({"ensemble_size": True}, "DiffIML: ensemble_size is True; expected int"),
+        ({"num_inference_steps": 2.5}, "DiffIML: num_inference_steps is 2.5; expected int"),
+        ({"noise_seed": 1.5}, "DiffIML: noise_seed is 1.5; expected int"),
+        ({"mask_bias": True}, r"DiffIML: mask_bias is True; expected float \| None"),
     ],
 )
 def test_wrong_arguments_are_refused_in_the_words_of_python(arguments, told):
     with pytest.raises(DiffIMLError, match=told) as refused:
         load(**{"name_or_path": "small", "device": "cpu", **arguments})
     assert "--" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_detector_made_by_hand_checks_its_types_too():
+    with pytest.raises(DiffIMLError, match="Detector: threshold is '0.5'; expected float"):
+        Detector("small", CommonSettings(device="cpu"), threshold="0.5")
+
+
+def test_whole_numbers_and_paths_serve_for_fractions_and_names():
+    path = RELEASED["small"]
+    assert load(path, threshold=1, mask_bias=0, max_memory=4, **SMALL).threshold == 1
 
 
 def test_a_model_takes_normalised_tensors(model):
@@ -88,6 +117,8 @@ RAW = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         (255 * RAW, "which is not normalised"),
         ((255 * RAW).byte(), "image holds torch.uint8 from 0 to 25., which is not normalised"),
         (RAW.half(), "which is not normalised"),
+        (torch.full((1, 3, 64, 64), float("nan")), "image holds torch.float32 from nan to nan"),
+        (IMAGE / torch.zeros(1), "image holds torch.float32 from -inf to inf"),
         (np.zeros((64, 64, 3), np.uint8), "image is a ndarray; this model takes tensors .*diffiml_plugin.load"),
         ("photo.jpg", "image is a str"),
         (IMAGE[0], r"image has shape \(3, 64, 96\); expected \[B, 3, H, W\]"),
@@ -99,6 +130,17 @@ def test_anything_else_is_refused(model, image, told):
     for call in (lambda: model(image), lambda: model(image=image)):
         with pytest.raises(DiffIMLError, match=told):
             call()
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1, 1, 5, 8, 8, 12), (2, 1, 1, 5, 8, 8, 8)])
+def test_noise_of_another_shape_is_refused(model, shape):
+    config = model.diffiml.config
+    expected = (2, 1 + config.tta, 1, config.ensemble_size, config.joint_channels, 8, 12)
+    said = re.escape(f"noise has shape {shape}; expected {expected}")
+    with pytest.raises(DiffIMLError, match=said):
+        model(image=IMAGE, noise=torch.zeros(shape))
+    mask = model(image=IMAGE, noise=model.diffiml.draw_noise(["a", "b"], (64, 96)))["pred_mask"]
+    assert torch.equal(mask, model(image=IMAGE, noise_key=["a", "b"])["pred_mask"])
 
 
 def test_bright_dark_and_uniform_photos_are_not_taken_for_unnormalised(model):

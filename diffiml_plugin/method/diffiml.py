@@ -173,13 +173,15 @@ class DiffIML(nn.Module):
             noise: of `draw_noise`, where it is drawn already, as of a part of a larger image; `keys` do not count then.
 
         Raises:
-            DiffIMLError: an unusable image; not one key for each.
+            DiffIMLError: an unusable image; not one key for each; noise of another shape.
         """
         check_image(image)
         if noise is None:
             if keys is None or isinstance(keys, str) or len(keys) != len(image):
                 raise DiffIMLError(f"keys={keys!r}: expected a list of {len(image)}, one for each image")
             noise = self.draw_noise(keys, image.shape[-2:])
+        elif noise.shape != (expected := _noise_shape(self.config, len(image), image.shape[-2:])):
+            raise DiffIMLError(f"noise has shape {tuple(noise.shape)}; expected {expected}, as of draw_noise")
         noise = noise.to(image.device, non_blocking=True)
         return self.sample(self.condition(image), noise, True) if details else Prediction(*self(image, noise, members))
 
@@ -306,11 +308,17 @@ def draw_noise(config: DiffIMLConfig, keys: Sequence[str], size: Sequence[int]) 
 
     Runs anywhere, such as in a loader's worker while the device computes.
     """
-    views, members = 1 + config.tta, config.ensemble_size
+    _, views, draws, members, *latent = _noise_shape(config, len(keys), size)
     rows = [f"{config.noise_seed}/{key}/{v}/{m}" for key in keys for v in range(views) for m in range(members)]
-    shape = (config.joint_channels, *(side // LATENT_STRIDE for side in size))
-    noise = keyed_noise(rows, config.num_inference_steps if config.sampler == "ancestral" else 1, shape)
+    noise = keyed_noise(rows, draws, latent)
     return torch.unflatten(noise, 1, (len(keys), views, members)).movedim(0, 2)
+
+
+def _noise_shape(config: DiffIMLConfig, images: int, size: Sequence[int]) -> tuple[int, ...]:
+    """That of `draw_noise`."""
+    draws = config.num_inference_steps if config.sampler == "ancestral" else 1
+    latent = (config.joint_channels, *(side // LATENT_STRIDE for side in size))
+    return images, 1 + config.tta, draws, config.ensemble_size, *latent
 
 
 def check_image(image: Tensor) -> None:

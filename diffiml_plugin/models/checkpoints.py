@@ -100,9 +100,16 @@ class Checkpoint:
             except (DiffIMLError, MemoryError):
                 raise
             except Exception as error:  # a constructor may answer odd settings in any way
+                others = [
+                    f"--{flag} {shown(value)}"
+                    for flag, value in flags.items()
+                    if flag in self.flags and flag not in self.card.untrained and value != self.flags[flag]
+                ]
+                but = f", but with {', '.join(others)}" if others else ""
+                mend = "leave that out" if others else "write the file again"
                 raise DiffIMLError(
-                    f"{self.card.name} cannot be built as {self.path} says ({type(error).__name__}); write "
-                    "the file again, or choose another"
+                    f"{self.card.name} cannot be built as {self.path} says{but} ({type(error).__name__}); {mend}, or "
+                    "choose another"
                 ) from error
         load_into(model, state_dict, self.path)
         return model

@@ -95,15 +95,15 @@ class RegisteredModel:
                 as in the framework's scripts, and image_size by whichever name of `SIZE_FLAGS` the constructor has.
 
         Raises:
-            DiffIMLError: an unknown flag, or a required one without a value.
+            DiffIMLError: an unknown flag, a value of another type, or a required flag without one.
         """
         return values_of(self.settle(flags, layer(flags, FLAG), of_the_run(shared or {})))
 
-    def settle(self, flags: Iterable[str], *layers: Mapping[str, Setting]) -> dict[str, Setting]:
+    def settle(self, flags: Mapping[str, Any], *layers: Mapping[str, Setting]) -> dict[str, Setting]:
         """Every flag with its value and who says it: the first of the layers, its default, or the shipped file.
 
         Args:
-            flags: names that must be flags of the model. What else a layer says is passed over.
+            flags: what a caller says: flags of the model, each of its type. What else a layer says is passed over.
 
         Raises:
             DiffIMLError: as `resolve`.
@@ -112,6 +112,7 @@ class RegisteredModel:
         for flag in flags:
             if flag not in known:
                 raise DiffIMLError(f"{self.name} has no flag --{flag}{nearest(flag, known)}")
+        checked(flags, {name: _kind(parameter) for name, parameter in known.items()}, self.name)
         defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
         said = resolve(*layers, layer(defaults, DEFAULT))
         settings = {name: said.get(name, Setting(None, DEFAULT)) for name in known}
@@ -130,7 +131,7 @@ class RegisteredModel:
         Raises:
             DiffIMLError: an unknown flag, a value of another type, or a path; messages begin with `place`.
         """
-        flags = checked(said, {name: _kind(parameter) for name, parameter in self.flags.items()}, place)
+        flags = checked(said, {name: _stored_kind(parameter) for name, parameter in self.flags.items()}, place)
         files = {
             name: value for name, value in flags.items() if isinstance(value, str) and value and _FILE_FLAG.search(name)
         }
@@ -203,7 +204,7 @@ class RegisteredModel:
 
 
 def _kind(parameter: inspect.Parameter) -> Any:
-    """The type of a flag's stored value, None among them, which says nothing; None alone of what no file holds."""
+    """The type of a flag's value, None among them, which says nothing; Any where the constructor does not tell."""
     default, annotation = parameter.default, parameter.annotation
     if isinstance(default, (list, tuple)):
         return list[bool | int | float] | None
@@ -211,9 +212,16 @@ def _kind(parameter: inspect.Parameter) -> Any:
         return annotation | None
     if isinstance(default, (bool, float, str)):
         return type(default) | None
-    if default in (None, parameter.empty) or isinstance(default, int):
-        return bool | int | float | str | None
-    return NoneType
+    return Any
+
+
+def _stored_kind(parameter: inspect.Parameter) -> Any:
+    """The type of a flag's value in a file; None alone of what no file holds."""
+    kind, default = _kind(parameter), parameter.default
+    if kind is Any:
+        plain = default in (None, parameter.empty) or isinstance(default, int)
+        return bool | int | float | str | None if plain else NoneType
+    return kind
 
 
 def of_the_run(settings: Mapping[str, Any]) -> dict[str, Setting]:

@@ -36,6 +36,7 @@ from diffiml_plugin.prediction.memory import PassMemory, halved
 from diffiml_plugin.prediction.photograph import Photo, Photograph, read_photograph
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.settings import COMPILE_MODES, PRECISIONS, CommonSettings, require_choice
+from diffiml_plugin.stored import typed
 from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import save_weights, tensors_digest
 
@@ -75,6 +76,7 @@ class Detector:
         DiffIMLError: as `open_model`; a device that is not there, or a value that is none of a setting's.
     """
 
+    @typed
     def __init__(
         self,
         checkpoint_path: str | os.PathLike[str],

@@ -52,6 +52,11 @@ def test_flags_may_change_how_it_runs_but_not_what_it_is(tiny):
         restore(folder, "DiffIML")
 
 
+def test_a_file_is_not_blamed_for_a_callers_value(tiny):
+    with pytest.raises(DiffIMLError, match=r"says, but with --width -1 \(RuntimeError\); leave that out"):
+        restore(tiny[0], flags={"width": -1})
+
+
 def test_input_settings_of_the_run_come_before_the_stored_ones(tiny):
     folder, _ = tiny
     assert restore(folder, shared={"image_size": 128, "seed": 1}).flags["image_size"] == 128
