@@ -259,6 +259,7 @@ def make_world(folder: Path) -> None:
     write("configs/code.yaml", "image_size: !!python/object/apply:os.system ['touch executed']\n")
     aliases = "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 9))
     write("configs/aliases.yaml", f"x0: &x0 [1]\n{aliases}")
+    write("configs/runs.yaml", "model: Trufor\nconfig_path: ${HERE}/../conf.py\n")
     write("configs/octal.yaml", "image_size: 0100\n")
     write("configs/minutes.yaml", "lr: 1:30.5\n")
     write("configs/no.yaml", "output_dir: no\n")
@@ -441,6 +442,12 @@ CASES = (
         "test --config configs/code.yaml",
         REFUSED,
         "configs/code.yaml is not YAML in line 1, column 13: could not determine a constructor for the tag",
+    ),
+    Case(
+        "a configuration that names a file to be run",
+        f"{SET} --config configs/runs.yaml",
+        REFUSED,
+        "Trufor's --config_path .../conf.py is no .yaml or .yml file; of another, the framework would run what stands",
     ),
     Case(
         "a configuration whose aliases stand for 100 million values",

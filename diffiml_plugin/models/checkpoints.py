@@ -200,17 +200,17 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     name, path = os.fspath(path), Path(path)
     if not name:  # as of a shell's variable that is not set; `Path` takes it for the current folder
         raise DiffIMLError("the checkpoint's path is empty; pass a weights file or the output_dir of a training")
+    if name in RELEASED:
+        if path.is_file() or any(path.glob("*.safetensors")):
+            raise DiffIMLError(
+                f"{name} is a model that travels with the package, and a file or a folder of weights here: say "
+                f"./{name}, or call it from elsewhere"
+            )
+        return RELEASED[name]
     if path.is_file():
         return path
     if name.startswith(hub.PREFIX):
         return hub.fetch(name.removeprefix(hub.PREFIX))
-    if name in RELEASED:
-        if (path / BEST).is_file():
-            raise DiffIMLError(
-                f"{name} is a model that travels with the package, and a folder here: say ./{name}, or "
-                "call it from elsewhere"
-            )
-        return RELEASED[name]
     if path.exists() and not path.is_dir():
         require_file(path)  # it is none: a pipe, say
     if not path.is_dir():

@@ -31,6 +31,7 @@ REGISTRY = "registry:"  # before a name of ours: what another package registered
 SIZE_FLAGS = ("image_size", "input_size", "img_size")  # what constructors call the side of the model's input
 _FILE_FLAG = re.compile("path|file|weights|ckpt|checkpoint|config|cfg|folder|dir$|root|url")
 _WEIGHTS_FLAG = re.compile("pretrain|weight|ckpt|checkpoint")  # those of them that a checkpoint's own weights replace
+_YAML = (".yaml", ".yml")
 _WORD = re.compile(r"[\w.+-]*")  # no path
 _START_FLAG = re.compile("pretrain(ed)?(_path)?$|init_weight_path")  # of weights that a model starts without as well
 _MAKES = {"edge_mask": "--edge_mask_width, in pixels (7)", "shape_mask": "--if_padding"}  # keys of a sample
@@ -119,6 +120,11 @@ class RegisteredModel:
         for name, file in self.shipped.items():
             if settings[name].value in (None, ""):
                 settings[name] = Setting(file, f"from {self.name}")
+            elif Path(settings[name].value).suffix not in _YAML:
+                raise DiffIMLError(
+                    f"{self.name}'s --{name} {settings[name].value} is no {' or '.join(_YAML)} file; of another, the "
+                    "framework would run what stands there"
+                )
         for name, setting in settings.items():
             if setting.value is None and name not in defaults:
                 raise DiffIMLError(f"{self.name} needs --{name}")

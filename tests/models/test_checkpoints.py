@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 
 import pytest
@@ -232,13 +233,17 @@ def test_a_forgotten_target_does_not_cost_the_last_checkpoint(tiny):
     assert last.read_bytes() == before
 
 
-def test_a_run_of_a_released_models_name_is_not_passed_over(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "place", ["small/best.safetensors", "small/last.safetensors", "small/model.safetensors", "small"]
+)
+def test_weights_of_a_released_models_name_are_not_passed_over(tiny, tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     assert checkpoints.find_checkpoint("small").suffix == ".safetensors"
-    shutil.copytree(tiny[0], "small")
-    with pytest.raises(DiffIMLError, match=r"small is a model that travels .*, and a folder here: say \./small"):
+    Path(place).parent.mkdir(exist_ok=True)
+    shutil.copy(tiny[0] / checkpoints.BEST, place)
+    with pytest.raises(DiffIMLError, match=r"small is a model that travels .* of weights here: say \./small"):
         checkpoints.find_checkpoint("small")
-    assert checkpoints.find_checkpoint("./small").resolve() == checkpoints.find_checkpoint(tmp_path / "small")
+    assert checkpoints.find_checkpoint(f"./{place}").samefile(place)
 
 
 @pytest.mark.parametrize("trained", [checkpoints.BEST, checkpoints.LAST])

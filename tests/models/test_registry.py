@@ -42,6 +42,10 @@ def test_the_frameworks_own_file_is_the_default(name, flag):
     assert find_model(name).resolve({})[flag].is_file()
     assert find_model(name).resolve({flag: None}) == find_model(name).resolve({})  # as argparse leaves it
     assert find_model(name).resolve({flag: "own.yaml"})[flag] == "own.yaml"
+    with pytest.raises(
+        DiffIMLError, match=f"{name}'s --{flag} own.py is no .yaml or .yml file; of another, the framewo"
+    ):
+        find_model(name).resolve({flag: "own.py"})
     assert flag not in storable(find_model(name).resolve({}))  # elsewhere it lies elsewhere
 
 
