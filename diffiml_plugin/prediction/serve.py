@@ -1,5 +1,6 @@
 """`benco serve`: a page on this computer that looks at photos, one at a time. None stays, and nothing is sent out."""
 
+import asyncio
 import logging
 import os
 import socket
@@ -24,6 +25,7 @@ _HERE = ("127.0.0.1", "localhost", "::1")
 _WAITING = 8  # photos that may wait for the model; more are turned away
 _PATIENCE = 3  # seconds in which photos may still be answered when the page ends
 _LOOK = 60  # seconds between two looks for uploads that were left behind
+_SILENCE = 30  # seconds that the next part of a request may take
 _ENVELOPE = 2**20  # bytes of a request beside the photo
 _UPLOAD = "/upload"  # where photos are sent to; another request is an envelope
 _HEADERS = {
@@ -135,7 +137,7 @@ def _application(examine: Examiner, settings: ServeSettings, folder: Path) -> An
     )
     if settings.host in _HERE:  # a page elsewhere whose name was made to lead here is turned away
         application.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_HERE, "[::1]"])
-    return _guarded(_with_room(application, most + _ENVELOPE, folder), most + _ENVELOPE)
+    return _guarded(_for_own_page(_with_room(application, most + _ENVELOPE, folder)), most + _ENVELOPE)
 
 
 def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
@@ -266,9 +268,34 @@ def _kept(folder: Path) -> int:
     return total
 
 
+def _for_own_page(application: Any) -> Any:
+    """The ASGI application, which gets nothing that a page elsewhere sends."""
+    from starlette.responses import PlainTextResponse
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        if _of_page_elsewhere(scope):
+            return await PlainTextResponse("pages elsewhere send nothing here", 403)(scope, receive, send)
+        await application(scope, receive, send)
+
+    return answering
+
+
+def _of_page_elsewhere(scope: Any) -> bool:
+    """Whether a browser says so. One that speaks plain HTTP to another computer says no Sec-Fetch-Site, and what is no
+    browser, such as curl, says nothing."""
+    from starlette.datastructures import Headers
+
+    if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):  # a link from there; it cannot read the answer
+        return False
+    headers = Headers(scope=scope)
+    if site := headers.get("sec-fetch-site"):
+        return site not in ("same-origin", "none")
+    return "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host")
+
+
 def _guarded(application: Any, most: int) -> Any:
     """The ASGI application with `_HEADERS` on each answer. It gets no more than so many bytes of an upload, and
-    _ENVELOPE of another request."""
+    _ENVELOPE of another request, none of whose parts may take longer than _SILENCE."""
     from starlette.requests import ClientDisconnect
     from starlette.responses import PlainTextResponse
 
@@ -276,17 +303,25 @@ def _guarded(application: Any, most: int) -> Any:
 
     async def answering(scope: Any, receive: Any, send: Any) -> None:
         left = allowed = most if _is_upload(scope) else _ENVELOPE
-        answered = False
+        more, answered = scope["type"] == "http", False
+        refusal: tuple[str, int] | None = None
 
         async def receive_on() -> Any:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            return message if left >= 0 else {"type": "http.disconnect"}
+            nonlocal left, more, refusal
+            if not refusal:
+                try:
+                    message = await asyncio.wait_for(receive(), _SILENCE if more else None)
+                    left, more = left - len(message.get("body", b"")), message.get("more_body", False)
+                    if left >= 0:
+                        return message
+                    refusal = f"a request has at most {allowed} bytes here", 413
+                except asyncio.TimeoutError:
+                    refusal = f"nothing came for {_SILENCE} seconds", 408
+            return {"type": "http.disconnect"}
 
         async def send_on(message: Any) -> None:
             nonlocal answered
-            if left < 0 and not answered:
+            if refusal and not answered:
                 return
             if message["type"] == "http.response.start":
                 answered = True
@@ -296,7 +331,7 @@ def _guarded(application: Any, most: int) -> Any:
 
         with suppress(ClientDisconnect):
             await application(scope, receive_on, send_on)
-        if left < 0 and not answered:
-            await PlainTextResponse(f"a request has at most {allowed} bytes here", 413, _HEADERS)(scope, receive, send)
+        if refusal and not answered:
+            await PlainTextResponse(*refusal, _HEADERS)(scope, receive, send)
 
     return answering

@@ -153,6 +153,67 @@ def test_all_uploads_together_take_a_stated_room(tmp_path):
     asyncio.run(statuses())
 
 
+@pytest.mark.parametrize(
+    ("method", "said", "status"),
+    [
+        ("POST", {}, 200),  # curl
+        ("POST", {"origin": "http://127.0.0.1:7860"}, 200),
+        ("POST", {"origin": "https://our.example", "sec-fetch-site": "same-origin"}, 200),  # before a proxy
+        ("POST", {"origin": "http://evil.example"}, 403),
+        ("POST", {"origin": "http://127.0.0.1:8000"}, 403),
+        ("POST", {"origin": "null"}, 403),  # a page in a sandbox
+        ("POST", {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "cross-site"}, 403),
+        ("POST", {"sec-fetch-site": "same-site"}, 403),
+        ("GET", {"sec-fetch-site": "cross-site"}, 200),  # a link
+    ],
+)
+def test_what_a_page_elsewhere_sends_is_refused(method, said, status):
+    pytest.importorskip("starlette")
+    sent = []
+
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(name.encode(), value.encode()) for name, value in {"host": "127.0.0.1:7860", **said}.items()]
+    scope = {"type": "http", "method": method, "path": "/gradio_api/upload", "headers": headers}
+    asyncio.run(serve._for_own_page(application)(scope, None, send))
+    assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize(("parts", "status"), [([b"a", b"b"], 408), ([b"a", b"b", b""], 200)])
+def test_a_request_that_goes_silent_is_given_up_and_an_answer_may_take_its_time(parts, status, monkeypatch):
+    starlette = pytest.importorskip("starlette.requests")
+    monkeypatch.setattr(serve, "_SILENCE", 0.01)
+    sent = []
+
+    async def run():
+        left = iter(parts)
+
+        async def receive():
+            body = next(left, None)
+            if body is None:
+                await asyncio.sleep(60 if status == 408 else 0.1)
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": body, "more_body": body != b""}
+
+        async def application(scope, receive, send):
+            assert await starlette.Request(scope, receive).body() == b"ab"
+            assert (await receive())["type"] == "http.disconnect"
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
+        await serve._guarded(application, 100)(scope, receive, send)
+
+    asyncio.run(run())
+    assert sent[0]["status"] == status and (b"x-content-type-options", b"nosniff") in sent[0]["headers"]
+
+
 class Server:
     """`benco serve` in a folder of its own, with these words."""
 
@@ -173,8 +234,8 @@ class Server:
         assert "the page is at http://" in line, self.errors.read_text()
         self.address = re.search(r"http://[\w.:]+", line)[0]
 
-    def upload(self, content: bytes, name: str = "photo.png") -> requests.Response:
-        return requests.post(f"{self.address}/gradio_api/upload", files={"files": (name, content)})
+    def upload(self, content: bytes, name: str = "photo.png", **headers: str) -> requests.Response:
+        return requests.post(f"{self.address}/gradio_api/upload", files={"files": (name, content)}, headers=headers)
 
     def examine(self, *photo: object) -> tuple[str, str]:
         """The kind of the last event, and its data."""
@@ -298,6 +359,9 @@ def test_pages_elsewhere_are_kept_out(server):
     assert answer.ok and "frame-ancestors 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["cache-control"] == "no-store"
     assert requests.get(server.address, headers={"Host": "elsewhere.example"}).status_code == 400
+    answer = server.upload(b"no photo", Origin="http://elsewhere.example")
+    assert (answer.status_code, answer.text) == (403, "pages elsewhere send nothing here") and server.files() == []
+    assert answer.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.slow
