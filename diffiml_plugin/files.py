@@ -7,11 +7,14 @@ import platform
 import re
 import shlex
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError, visible
@@ -42,7 +45,8 @@ _LONGEST_NAME = 255  # bytes that file systems take
 _CLAIMED: dict[tuple[int, str], object] = {}  # by process, which may have been forked, and folder
 _FREE: set[str] = set()  # files that were not there when this process began, and that it has not written yet
 _PERHAPS_DONE: set[str] = set()  # files that were, and may be what it is to write
-_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.\d+\.(\d+)\.tmp|\.probe\.(\d+)")  # with the writer's process
+_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.([0-9a-f]{8})\.(\d+)\.(\d+)\.tmp")  # with `_here`, thread and process
+_GIVEN_UP = 86_400  # seconds since anything was written to a file of another computer's process: it has died
 
 
 @contextmanager
@@ -95,10 +99,25 @@ def taking_turns(folder: Path) -> Iterator[None]:
 def remove_half_written(files: Iterable[Path]) -> None:
     """Removes those that a process which died left half written; what is others', or of one that is running, stays."""
     for file in list(files):
-        named = _HALF_WRITTEN.fullmatch(file.name)
-        pid = int(named[1] or named[2]) if named else 0
-        if named and (pid == os.getpid() or not _lives({"host": platform.node(), "pid": pid})):
+        if (named := _HALF_WRITTEN.fullmatch(file.name)) and _is_given_up(file, named[1], int(named[2]), int(named[3])):
             file.unlink(missing_ok=True)
+
+
+def _is_given_up(file: Path, computer: str, thread: int, process: int) -> bool:
+    if computer != _here():
+        with suppress(FileNotFoundError):
+            return time.time() - file.stat().st_mtime > _GIVEN_UP
+    if process == os.getpid():  # or one that died and had this number
+        return thread not in {one.ident for one in threading.enumerate()} - {threading.get_ident()}
+    return not _runs(process)
+
+
+@cache
+def _here() -> str:
+    """Stands for what numbers processes: this computer, and the container in it."""
+    with suppress(OSError):
+        return sha256(f"{platform.node()} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]  # Linux
+    return sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _lock(folder: Path) -> BinaryIO:
@@ -154,13 +173,15 @@ def _owner(file: BinaryIO) -> dict[str, Any]:
 
 def _lives(owner: dict[str, Any]) -> bool:
     """Whether the process is running, as far as this host can tell."""
-    if owner.get("host") != platform.node():
-        return True
+    return owner.get("host") != platform.node() or _runs(owner.get("pid"))
+
+
+def _runs(process: Any) -> bool:
     try:
-        os.kill(int(owner["pid"]), 0)
+        os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except (KeyError, TypeError, ValueError, OverflowError, PermissionError):
+    except (TypeError, ValueError, OverflowError, PermissionError):
         pass
     return True
 
@@ -242,11 +263,25 @@ def add_legend(panel: "Axes", **style: Any) -> None:
         text.set(text=visible(str(line.get_label())), parse_math=False)
 
 
-def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
-    """Writes a plot as PNG, cut to what is drawn, as `replacing` does; makes its folder. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, lasting=False) as file:
-        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")
+@contextmanager
+def drawing(path: Path, size: tuple[float, float], dpi: int) -> Iterator["Figure"]:
+    """A plot of so many inches, to be drawn inside, and then written as PNG, as `replacing` does; makes its folder.
+
+    It looks as matplotlib draws by itself: a `matplotlibrc`, which may lie in the current folder and be anyone's, could
+    have LaTeX run, or hide a curve.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    with style.context("default"):
+        figure = Figure(size)
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, lasting=False) as file:
+            figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")
 
 
 def beginning(name: str, most: int = 200) -> str:
@@ -295,9 +330,7 @@ def require_unchanged(path: str | Path, digest: str) -> None:
 
 def _probe(folder: Path) -> None:
     """Raises OSError if no file can be made in the folder."""
-    probe = folder / f".probe.{os.getpid()}"
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 @contextmanager
@@ -317,7 +350,9 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     if ledger := ledger_of(path):
         ledger.require_own(path)
     name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # `path`'s own may be as long as a name can be
-    temporary = path.with_name(f".{name}.{get_ident()}.{os.getpid()}.tmp")  # same folder: an atomic rename
+    temporary = path.with_name(
+        f".{name}.{_here()}.{threading.get_ident()}.{os.getpid()}.tmp"
+    )  # same folder: an atomic rename
     try:
         temporary.unlink(missing_ok=True)  # of a writer that died, whose number is used again
         with open(temporary, "xb") as file:

@@ -57,6 +57,13 @@ def values_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
     return {name: setting.value for name, setting in settings.items()}
 
 
+def plain(value: Any) -> Any:
+    """A setting, or a list of such, as a config file says it: there `${` begins a variable, and `$${` stands for it."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
+
+
 def flag(default: Any, text: str, choices: tuple[str, ...] | None = None, alias: str = "", group: str = "") -> Any:
     """A dataclass field that says how its flag looks: help, allowed values, another name and a title in --help."""
     return field(default=default, metadata={"help": text, "choices": choices, "alias": alias, "group": group})

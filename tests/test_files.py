@@ -6,28 +6,31 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 import diffiml_plugin
 from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.files import (
     LOCK,
+    _here,
     add_legend,
     appending,
     beginning,
     claimed,
+    drawing,
     inside,
     replacing,
     require_free,
     taking_turns,
-    write_figure,
     write_picture,
     write_text,
 )
@@ -71,15 +74,21 @@ def test_the_longest_names_there_are(tmp_path):
 
 @pytest.mark.parametrize("name", ["$\\frac{$", "a$\\nothing$b", "\udcff", "a\nb", "_a", "__a: b"])
 def test_a_name_in_a_plots_legend_is_shown_as_it_is(tmp_path, name):
-    figure = Figure()
-    panel = figure.subplots()
-    panel.plot([1, 10], [1, 10], label=name)
-    panel.plot([1, 10], [2, 20], label="b")
-    panel.set_yscale("log")
-    add_legend(panel)
-    write_figure(tmp_path / "a.png", figure, dpi=50)
+    with drawing(tmp_path / "a.png", (6, 4), dpi=50) as figure:
+        panel = figure.subplots()
+        panel.plot([1, 10], [1, 10], label=name)
+        panel.plot([1, 10], [2, 20], label="b")
+        panel.set_yscale("log")
+        add_legend(panel)
     assert Image.open(tmp_path / "a.png").size[0] > 100
     assert [text.get_text() for text in panel.get_legend().get_texts()] == [visible(name), "b"]
+
+
+def test_no_matplotlibrc_decides_how_a_plot_looks(tmp_path):
+    for settings in ({}, {"text.usetex": True, "lines.linewidth": 0, "figure.facecolor": "red"}):
+        with matplotlib.rc_context(settings), drawing(tmp_path / f"{len(settings)}.png", (3, 2), dpi=50) as figure:
+            figure.subplots().plot([1, 10], [1, 10])
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "3.png").read_bytes()
 
 
 def test_names_that_are_not_utf8_are_spelled_out(tmp_path):
@@ -145,17 +154,29 @@ def test_a_folder_is_one_threads_alone(tmp_path, child_environment):
 
 
 def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path, child_environment):
+    def half_written(process, thread=5, computer=""):
+        path = tmp_path / f".0123456789abcdef.{computer or _here()}.{thread}.{process}.tmp"
+        path.write_text("half")
+        return path
+
     with holder(tmp_path, child_environment, "os._exit(9)") as other:
-        (tmp_path / f".0123456789abcdef.5.{other.pid}.tmp").write_text("half")
-        (tmp_path / f".0123456789abcdef.5.{os.getppid()}.tmp").write_text("of a process that is writing it")
-        for name in ("a.tmp", ".a.tmp"):
-            (tmp_path / name).write_text("a user's")
+        half_written(other.pid)
+        half_written(os.getpid())  # of a process that died and had this one's number
+        elsewhere = half_written(2**30, computer="0" * 8)
+        kept = [half_written(os.getppid()), elsewhere, tmp_path / ".a.tmp", tmp_path / "a.tmp"]
+        for users in kept[2:]:
+            users.write_text("a user's")
         other.communicate()
     assert (tmp_path / LOCK).exists()
+    with ThreadPoolExecutor(1) as pool:
+        kept.append(half_written(os.getpid(), pool.submit(threading.get_ident).result()))
+        with claimed(tmp_path):
+            pass
+        assert set(tmp_path.iterdir()) == set(kept)
+    os.utime(elsewhere, times=(0, 0))
     with claimed(tmp_path):
         pass
-    kept = [f".0123456789abcdef.5.{os.getppid()}.tmp", ".a.tmp", "a.tmp"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    assert set(tmp_path.iterdir()) == {kept[0], *kept[2:4]}
 
 
 @pytest.mark.parametrize("pid", [None, 1, 2**30])

@@ -1,7 +1,8 @@
 """Config files: YAML whose keys are flag names.
 
 A file may say `extends: OTHER`, whose settings it changes. `${VARIABLE}` is of the environment, `${VARIABLE:-DEFAULT}`
-too; `${HERE}` is the file's own folder. A family of settings that differ in little is one file: what they share, and
+too; `${HERE}` is the file's own folder, and `$${` stands for `${` itself. A family of settings that differ in little is
+one file: what they share, and
 
     rows:
       resnet50: {encoder: resnet50}
@@ -210,7 +211,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def expand(value: Any, place: Place) -> Any:
-    """Fills in `${VARIABLE}` and `${VARIABLE:-DEFAULT}` in words. Raises ValueError if one is not set."""
+    """Fills in `${VARIABLE}` and `${VARIABLE:-DEFAULT}` in words; the inverse of `settings.plain`.
+
+    Raises:
+        ValueError: a variable is not set.
+    """
     if isinstance(value, list):
         return [expand(item, place) for item in value]
     if not isinstance(value, str):
@@ -218,6 +223,8 @@ def expand(value: Any, place: Place) -> Any:
     variables = {**os.environ, "HERE": str(place.file.parent), "ROW": place.row}
 
     def variable(match: re.Match) -> str:
+        if match[0] == "$${":
+            return "${"
         found = variables.get(match[1])
         if not found and match[2] is not None:  # as in a shell, where `:-` takes an empty one for unset
             return match[2]
@@ -225,4 +232,4 @@ def expand(value: Any, place: Place) -> Any:
             raise ValueError(f"the variable {match[1]} of {value!r} is not set; export {match[1]}=...")
         return found
 
-    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", variable, value)
+    return re.sub(r"\$\$\{|\$\{(\w+)(?::-([^}]*))?\}", variable, value)

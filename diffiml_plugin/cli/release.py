@@ -36,17 +36,19 @@ def run(args: argparse.Namespace) -> int:
     target = Path(args.target)
     require_free(card := target.with_suffix(".md"), perhaps_done=target.exists())
     statement: dict[str, Any] = {name: text for name in _STATED if (text := getattr(args, name))}
+    digest = ""
     if args.results:
-        statement |= _figures(Path(args.results), args.checkpoint_path)
-    release(args.checkpoint_path, target, statement)
+        digest, figures = _figures(Path(args.results), args.checkpoint_path)
+        statement |= figures
+    release(args.checkpoint_path, target, statement, digest)
     write_card(target, card, target.stem, target.name)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB; its card: {card}")
     return 0
 
 
-def _figures(results: Path, sources: list[str]) -> dict[str, Any]:
-    """Those of the records behind a results file of `benco test`, which is of these weights and their own settings; and
-    how many pairs it left out."""
+def _figures(results: Path, sources: list[str]) -> tuple[str, dict[str, Any]]:
+    """Of a results file of `benco test`, which is of these weights and their own settings: the digest of those, and the
+    figures of the records behind it, with how many pairs it left out."""
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.evaluation.intervals import figures
     from diffiml_plugin.evaluation.records import read_records, records_file
@@ -77,7 +79,7 @@ def _figures(results: Path, sources: list[str]) -> dict[str, Any]:
         raise DiffIMLError(f"{results} has no records of `benco test` beside it: {error}") from error
     if not found:
         raise DiffIMLError(f"{records_file(results)} holds no figures; expected what `benco test` writes")
-    return {"figures": found, **({"left_out": tested["left_out"]} if tested.get("left_out") else {})}
+    return weights, {"figures": found, **({"left_out": tested["left_out"]} if tested.get("left_out") else {})}
 
 
 def _settings_not_its_own(checkpoint: Path, tested: Mapping[str, Any]) -> list[str]:

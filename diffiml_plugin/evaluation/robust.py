@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from diffiml_plugin.data.order import seed_cpu
 from diffiml_plugin.evaluation.records import records_file
@@ -16,7 +15,7 @@ from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record,
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.files import add_legend, write_figure
+from diffiml_plugin.files import add_legend, drawing
 from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
 from diffiml_plugin.table import Table
 
@@ -109,22 +108,21 @@ def plot(path: Path, curves: Curves, published: Curves | None = None) -> None:
         published: others' curves, drawn thin and dashed beside them.
     """
     panels = list(dict.fromkeys(perturbation for curve in curves.values() for perturbation in curve))
-    figure = Figure(figsize=(4 * len(panels), 3.4))
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
-    for perturbation, panel in zip(panels, axes[0], strict=True):
-        strengths = (0, *PERTURBATIONS[perturbation][1])
-        ours, others = {"marker": "o"}, {"linestyle": "--", "linewidth": 0.8}
-        lines = [(*line, ours) for line in curves.items()] + [(*line, others) for line in (published or {}).items()]
-        for label, curve, style in lines:
-            points = {s: value for s, value in curve.get(perturbation, {}).items() if s in strengths}
-            panel.plot([strengths.index(s) for s in points], list(points.values()), label=label, **style)
-        panel.set_xticks(range(len(strengths)), [CLEAN, *strengths[1:]])
-        panel.set_xlabel(PERTURBATIONS[perturbation][2])
-        panel.grid(alpha=0.3)
-    axes[0][0].set_ylabel("pixel-F1")
-    axes[0][0].set_ylim(bottom=0)
-    add_legend(axes[0][-1], fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    write_figure(path, figure, dpi=150)
+    with drawing(path, (4 * len(panels), 3.4), dpi=150) as figure:
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+        for perturbation, panel in zip(panels, axes[0], strict=True):
+            strengths = (0, *PERTURBATIONS[perturbation][1])
+            ours, others = {"marker": "o"}, {"linestyle": "--", "linewidth": 0.8}
+            lines = [(*line, ours) for line in curves.items()] + [(*line, others) for line in (published or {}).items()]
+            for label, curve, style in lines:
+                points = {s: value for s, value in curve.get(perturbation, {}).items() if s in strengths}
+                panel.plot([strengths.index(s) for s in points], list(points.values()), label=label, **style)
+            panel.set_xticks(range(len(strengths)), [CLEAN, *strengths[1:]])
+            panel.set_xlabel(PERTURBATIONS[perturbation][2])
+            panel.grid(alpha=0.3)
+        axes[0][0].set_ylabel("pixel-F1")
+        axes[0][0].set_ylim(bottom=0)
+        add_legend(axes[0][-1], fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def tables(results: Perturbed) -> list[Table]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import require_free
+from diffiml_plugin.files import require_free, require_unchanged
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
 from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.registry import look_up
@@ -20,7 +20,7 @@ STATED = ("data", "licence", "limits")  # in words
 _CALIBRATED = ("threshold", "calibration", "calibrated_on")  # of one model, and of no mean
 
 
-def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str, Any]) -> None:
+def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str, Any], digest: str = "") -> None:
     """Writes the mean of the weights of checkpoints of ours, in half precision, to give away.
 
     Of checkpoints that one run led to, the mean often does better than each.
@@ -29,14 +29,18 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
         sources: one or more of one architecture; the last one's settings are kept, and of one alone its calibration.
         statement: what its users should know (data, figures, limits), added to the metadata; what it leaves open of
             STATED is kept of sources that were released before.
+        digest: the SHA-256 of the one source, where the statement is of that file alone.
 
     Raises:
         DiffIMLError: no such checkpoint, a foreign one, one of another architecture or latent codec, one with the
-            weights of another, or that states other words where nothing new is said; `target` is something else (it may
-            be meant as a source), is no .safetensors, or cannot be written; values that half precision has not.
+            weights of another, or not of `digest`, or that states other words where nothing new is said; `target` is
+            something else (it may be meant as a source), is no .safetensors, or cannot be written; values that half
+            precision has not.
     """
     require_free(target, ".safetensors", perhaps_done=True)  # the card would take the place of a .md
     loaded = [load_weights(find_checkpoint(source)) for source in sources]
+    if digest:
+        require_unchanged(find_checkpoint(sources[0]), digest)
     state_dict, metadata = loaded[-1]
     for source, content in zip(sources, loaded, strict=True):
         if different := _difference(content, loaded[-1]):

@@ -10,10 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from tqdm import tqdm
 
 from diffiml_plugin.data.examined import check_lists, in_parallel, in_turn, state_here
@@ -25,7 +24,7 @@ from diffiml_plugin.evaluation.calibration import FEATURES, features
 from diffiml_plugin.evaluation.records import LIMIT, as_record, code_digest, data_settings, digest, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.files import appending, claimed, require_unchanged, require_writable, write_figure, write_text
+from diffiml_plugin.files import appending, claimed, drawing, require_unchanged, require_writable, write_text
 from diffiml_plugin.ledger import Ledger, begin
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel, statements
@@ -202,16 +201,12 @@ def _report(fitted: Fitted, threshold: float, opened: OpenedModel, weights: str,
     }
     write_text(folder / REPORT, json.dumps(facts, indent=1) + "\n")
     write_text(folder / TABLE, f"{fitted.table().markdown()}\n\n{_READ_AS}\n")
-    with matplotlib.rc_context({"font.size": 9}):
-        write_figure(
-            folder / DIAGRAM, _diagram({"cross-validated": fitted.crossed, "sets left out": fitted.left_out}), dpi=150
-        )
+    with drawing(folder / DIAGRAM, (4, 4), dpi=150) as figure:
+        _draw_diagram(figure.subplots(), {"cross-validated": fitted.crossed, "sets left out": fitted.left_out})
 
 
-def _diagram(answers: dict[str, Answers | None]) -> Figure:
+def _draw_diagram(axes: Axes, answers: dict[str, Answers | None]) -> None:
     """Of each bin of probability the share of images that are tampered; on the diagonal the two agree."""
-    figure = Figure((4, 4))
-    axes = figure.subplots()
     axes.plot((0, 1), (0, 1), color="0.7", linewidth=1)
     for name, answer in answers.items():
         if answer is not None:
@@ -221,7 +216,6 @@ def _diagram(answers: dict[str, Answers | None]) -> Figure:
                 axes.annotate(str(point[2]), point[:2], (3, -9), textcoords="offset points", fontsize=7)
     axes.set(xlabel="probability of an image", ylabel="share that is tampered", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False)
-    return figure
 
 
 def require_own_target(checkpoint_path: str, output: str) -> Path:

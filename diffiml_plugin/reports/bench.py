@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from diffiml_plugin.files import write_figure
+from diffiml_plugin.files import drawing
 from diffiml_plugin.table import Table
 
 
@@ -37,12 +35,11 @@ def figures(results: Mapping[str, Any]) -> Table:
 
 def plot(path: Path, results: Mapping[str, Any]) -> None:
     """Three panels: milliseconds against N, S and the image's area."""
-    figure = Figure(figsize=(12, 3.4))
-    for axis, (name, points) in zip(figure.subplots(1, 3), results["lines"].items(), strict=True):
-        values, milliseconds = zip(*points, strict=True)
-        axis.plot([value**2 / 1e6 for value in values] if name == "image side" else values, milliseconds, "o-")
-        axis.set_xlabel("image area, megapixels" if name == "image side" else name)
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    figure.axes[0].set_ylabel(f"ms, {results['device']}")
-    write_figure(path, figure, dpi=150)
+    with drawing(path, (12, 3.4), dpi=150) as figure:
+        for axis, (name, points) in zip(figure.subplots(1, 3), results["lines"].items(), strict=True):
+            values, milliseconds = zip(*points, strict=True)
+            axis.plot([value**2 / 1e6 for value in values] if name == "image side" else values, milliseconds, "o-")
+            axis.set_xlabel("image area, megapixels" if name == "image side" else name)
+            axis.set_ylim(bottom=0)
+            axis.grid(alpha=0.3)
+        figure.axes[0].set_ylabel(f"ms, {results['device']}")

@@ -9,8 +9,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, cast
 
-from matplotlib.figure import Figure
-
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, images_of, read_records, records_file, same_images
@@ -25,7 +23,7 @@ from diffiml_plugin.evaluation.results import (
 )
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
-from diffiml_plugin.files import add_legend, write_figure, write_text
+from diffiml_plugin.files import add_legend, drawing, write_text
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, as_code, for_markdown
@@ -319,23 +317,22 @@ def _command(run: Path) -> str:
 
 def _plot(path: Path, rows: Mapping[str, _Runs]) -> None:
     """Training loss and validation pixel-F1 against optimizer steps, the mean of each row's seeds."""
-    figure = Figure(figsize=(11, 4))
-    panels = figure.subplots(1, 2)
-    readers: list[tuple[str, Callable[[dict], float | None]]] = [
-        ("training loss", lambda entry: entry["loss"].get("loss")),  # the zoo's have other names
-        ("pixel-F1", lambda entry: entry.get("f1")),
-    ]
-    for panel, (label, read) in zip(panels, readers, strict=True):
-        for row, runs in rows.items():
-            points: dict[int, list[float]] = {}
-            for run in runs:
-                for entry in read_log(run):
-                    if (value := read(entry)) is not None:
-                        points.setdefault(entry["update"], []).append(value)
-            panel.plot(sorted(points), [fmean(points[update]) for update in sorted(points)], label=row)
-        panel.set_xlabel("optimizer steps")
-        panel.set_ylabel(label)
-        panel.grid(alpha=0.3)
-    panels[0].set_yscale("log")
-    add_legend(panels[1], fontsize="small")
-    write_figure(path, figure, dpi=120)
+    with drawing(path, (11, 4), dpi=120) as figure:
+        panels = figure.subplots(1, 2)
+        readers: list[tuple[str, Callable[[dict], float | None]]] = [
+            ("training loss", lambda entry: entry["loss"].get("loss")),  # the zoo's have other names
+            ("pixel-F1", lambda entry: entry.get("f1")),
+        ]
+        for panel, (label, read) in zip(panels, readers, strict=True):
+            for row, runs in rows.items():
+                points: dict[int, list[float]] = {}
+                for run in runs:
+                    for entry in read_log(run):
+                        if (value := read(entry)) is not None:
+                            points.setdefault(entry["update"], []).append(value)
+                panel.plot(sorted(points), [fmean(points[update]) for update in sorted(points)], label=row)
+            panel.set_xlabel("optimizer steps")
+            panel.set_ylabel(label)
+            panel.grid(alpha=0.3)
+        panels[0].set_yscale("log")
+        add_legend(panels[1], fontsize="small")

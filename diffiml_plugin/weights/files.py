@@ -74,9 +74,29 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         DiffIMLError: the file is missing, truncated, or not written by `save_weights`, or a field is of another type.
     """
+    with _opened(path) as file:
+        return _metadata(file, path)
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the metadata that `save_weights` wrote; raises as `read_metadata`.
+
+    Both are of one file, whatever takes its place meanwhile.
+    """
+    with _opened(path) as file:
+        metadata = _metadata(file, path)
+        return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
     require_file(path)
     with refusing(path), safetensors.safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
+        yield file
+
+
+def _metadata(file: Any, path: str | Path) -> dict[str, Any]:
+    header = file.metadata() or {}
     if _METADATA_KEY not in header:
         raise DiffIMLError(
             f"{identity(path)} holds weights, but not of this package (its header lacks "
@@ -92,13 +112,6 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
     """The SHA-256 of names and values alone, whatever the metadata beside them say."""
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
-
-
-def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the metadata that `save_weights` wrote; raises as `read_metadata`."""
-    metadata = read_metadata(path)
-    with refusing(path):
-        return safetensors.torch.load_file(path), metadata
 
 
 def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path) -> None:

@@ -252,3 +252,13 @@ def test_variables_may_have_a_default(probe, config, monkeypatch):
     monkeypatch.setenv("EMPTY", "")
     assert probe("--config", config("data_path: ${UNSET_HERE:-a}/${EMPTY:-b}${EMPTY}/${EMPTY:-}\n")) == 0
     assert probe.args.data_path == "a/b/"
+
+
+def test_what_a_dry_run_prints_names_the_same_paths_again(config, capsys):
+    """A script's quotes can make a folder of that name."""
+    assert main(["train", "--data_path", "${HOME}/a$${b}", "--output_dir", "runs", "--dry_run"]) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines(True) if line.startswith("data_path")]
+    assert main(["train", "--config", str(config(said)), "--output_dir", "runs", "--dry_run"]) == 0
+    assert said.partition("  #")[0] in capsys.readouterr().out
+    assert main(["train", "--data_path", "${HOME}/a$${b}", "--config", str(config(said)), "--output_dir", "r"]) == 2
+    assert "${HOME}/a$${b} does not exist" in capsys.readouterr().err

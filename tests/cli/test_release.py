@@ -42,6 +42,21 @@ def test_statement_and_figures_stand_in_the_file_and_in_its_card(words, tmp_path
     assert "| val |" in card.replace("  ", "") and "0.500 [0.400, 0.600]" in card and "squares" in card
 
 
+def test_figures_are_given_with_no_weights_but_theirs(words, tmp_path, monkeypatch, capsys):
+    """A training beside replaces its best weights while the figures are read."""
+    _, source, target = words
+
+    def replaced(path):
+        save_weights(
+            source, {name: tensor + 1 for name, tensor in load_weights(source)[0].items()}, read_metadata(source)
+        )
+        return [tampered(0.4, 0.8)]
+
+    monkeypatch.setattr("diffiml_plugin.evaluation.records.read_records", replaced)
+    assert main([*words, "--results", str(tmp_path / "results.json")]) == 2
+    assert "was replaced while it was in use" in capsys.readouterr().err and not Path(target).exists()
+
+
 def test_figures_do_not_depend_on_the_order_of_the_records(words, tmp_path):
     of_sets = [{**tampered(f1, f1), "dataset": name} for name, f1 in (("a", 0.2), ("b", 0.7), ("a", 0.4), ("b", 0.9))]
     (tmp_path / "per_image.jsonl").write_text("".join(json.dumps(record) + "\n" for record in of_sets))

@@ -1,9 +1,11 @@
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from diffiml_plugin.data.images import read_image
@@ -46,11 +48,11 @@ def test_curves_are_the_means_of_the_images_and_start_from_one_clean_baseline(se
 
 
 def test_each_curve_has_its_name_in_the_legend(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(module, "write_figure", lambda path, figure, dpi: figures.append(figure))
+    figure = Figure()
+    monkeypatch.setattr(module, "drawing", lambda path, size, dpi: nullcontext(figure))
     curve = {"jpeg": {0: 0.9, 50: 0.5}}
     module.plot(tmp_path / "a.png", {"_ours: val": curve, "b: val": curve}, {"_theirs, paper": curve})
-    (legend,) = figures[0].findobj(Legend)
+    (legend,) = figure.findobj(Legend)
     assert [text.get_text() for text in legend.get_texts()] == ["_ours: val", "b: val", "_theirs, paper"]
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from diffiml_plugin.api import load
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import _here
 from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.prediction import files as module
 from diffiml_plugin.prediction.detector import Detector
@@ -76,7 +77,7 @@ def test_skip_existing_goes_on_after_an_interruption(checkpoint, folder, tmp_pat
     assert "3 of 4 photos are done, and --skip_existing goes on" in caplog.text
     cut_off(out / "results.jsonl", '{"image": "cut o')
     first = (out / "a.png_mask.png").stat().st_mtime_ns
-    half_written = out / "deep" / f".0123456789abcdef.1.{2**30}.tmp"
+    half_written = out / "deep" / f".0123456789abcdef.{_here()}.1.{2**30}.tmp"
     half_written.parent.mkdir(exist_ok=True)
     half_written.touch()
     detector.detect = detect

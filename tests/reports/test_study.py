@@ -1,9 +1,11 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from statistics import fmean, stdev
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from diffiml_plugin.errors import DiffIMLError
@@ -89,10 +91,10 @@ def test_means_and_spread_are_those_of_the_records(runs, tmp_path):
 
 def test_each_row_has_its_name_in_the_legend(runs, tmp_path, monkeypatch):
     (runs / "b").rename(runs / "_b")
-    figures = []
-    monkeypatch.setattr(module, "write_figure", lambda path, figure, dpi: figures.append(figure))
+    figure = Figure()
+    monkeypatch.setattr(module, "drawing", lambda path, size, dpi: nullcontext(figure))
     study(runs, tmp_path / "out")
-    (legend,) = figures[0].findobj(Legend)
+    (legend,) = figure.findobj(Legend)
     assert [text.get_text() for text in legend.get_texts()] == ["_b", "a"]
 
 
