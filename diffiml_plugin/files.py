@@ -139,8 +139,8 @@ def _lock(folder: Path) -> BinaryIO:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 break
         file.close()  # the one before has just removed it
-    found = os.fstat(file.fileno())
-    if found.st_nlink > 1 or found.st_size and not {"host", "pid"} <= _owner(file).keys():
+    status = os.fstat(file.fileno())
+    if status.st_nlink > 1 or status.st_size and not {"host", "pid"} <= _owner(file).keys():
         file.close()
         raise DiffIMLError(f"{path} is another program's, where a lock goes; choose another folder, or move that file")
     owner = {"host": platform.node(), "pid": os.getpid(), "command": shlex.join(sys.argv)}

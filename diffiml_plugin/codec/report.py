@@ -88,19 +88,19 @@ def report_codec(codec: LatentCodec, masks: Mapping[str, np.ndarray], size: int,
 
 def _reported(codec: LatentCodec, weights: str, masks: Mapping[str, np.ndarray], size: int, output_dir: Path) -> dict:
     maps = {"mask": list(masks.values()), "edge": [edge_map(mask) for mask in masks.values()]}
-    found = {target: reconstruct(codec, maps[target], target) for target in TARGETS}
+    reconstructions = {target: reconstruct(codec, maps[target], target) for target in TARGETS}
     empty = reconstruct(codec, [np.zeros((size, size), np.uint8)], "mask")
-    statistics = [latent_statistics(found[target].latents) for target in TARGETS]
+    statistics = [latent_statistics(reconstructions[target].latents) for target in TARGETS]
     device = codec_device(codec)
     rival = SDVAE().to(device).eval()  # random weights: its cost does not depend on them
     costs = {"LightVAE": measure_cost(codec, size), "SD VAE": measure_cost(rival, size)}
-    f1, side = found["mask"].f1, size - size % LATENT_STRIDE
+    f1, side = reconstructions["mask"].f1, size - size % LATENT_STRIDE
     squares = [resized(mask, side) for mask in maps["mask"]]
     result = {
         "weights": weights,
         "reconstruction": {"f1_mean": f1.mean(), "f1_p5": np.percentile(f1, 5), "f1_min": f1.min(), "images": len(f1)},
         "means": {str(members): asdict(averaging(codec, squares, members)) for members in MEANS if members <= len(f1)},
-        "noise": {str(level): _noisy_f1(codec, found["mask"], level) for level in NOISE_LEVELS},
+        "noise": {str(level): _noisy_f1(codec, reconstructions["mask"], level) for level in NOISE_LEVELS},
         "empty_false_area": empty.decoded[0].mean(),
         "latents": {
             "mean": [mean for means, _ in statistics for mean in means],
@@ -114,7 +114,7 @@ def _reported(codec: LatentCodec, weights: str, masks: Mapping[str, np.ndarray],
     _write_page(
         output_dir / _PAGE,
         result,
-        found,
+        reconstructions,
         costs,
         list(masks),
         empty_spread,
@@ -132,14 +132,14 @@ def _noisy_f1(codec: LatentCodec, exact: Reconstruction, level: float) -> float:
 def _write_page(
     path: Path,
     result: dict,
-    found: Mapping[str, Reconstruction],
+    reconstructions: Mapping[str, Reconstruction],
     costs: Mapping[str, CodecCost],
     names: Sequence[str],
     empty_spread: float,
     conditions: str,
 ) -> None:
     reconstruction, noise, latents = (result[part] for part in ("reconstruction", "noise", "latents"))
-    mask = found["mask"]
+    mask = reconstructions["mask"]
     per_target = [
         (
             target,
@@ -154,7 +154,7 @@ def _write_page(
                 )
             ),
         )
-        for target, part in found.items()
+        for target, part in reconstructions.items()
     ]
     channels = [f"{mean:+.2f} ± {std:.2f}" for mean, std in zip(latents["mean"], latents["std"], strict=True)]
     half = len(channels) // 2
@@ -198,6 +198,6 @@ def _write_page(
     )
 
 
-def _strip(found: Reconstruction, index: int, name: str) -> Strip:
-    mask, decoded = found.maps[index], found.decoded[index]
-    return Strip({"mask": mask, "decoded": decoded, "difference": mask ^ decoded}, f"{name}: F1 {found.f1[index]:.4f}")
+def _strip(reconstruction: Reconstruction, index: int, name: str) -> Strip:
+    mask, decoded, f1 = reconstruction.maps[index], reconstruction.decoded[index], reconstruction.f1[index]
+    return Strip({"mask": mask, "decoded": decoded, "difference": mask ^ decoded}, f"{name}: F1 {f1:.4f}")

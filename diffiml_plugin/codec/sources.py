@@ -31,9 +31,9 @@ def read_sources(
     Raises:
         DiffIMLError: a source without masks, or a file that is not a binary mask (see `data.masks.read_mask`).
     """
-    found = (file for source in sources if source != SYNTHETIC for file in find_masks(source))
+    training = (file for source in sources if source != SYNTHETIC for file in find_masks(source))
     validating = find_masks(val_masks) if val_masks else []
-    files = each_file_once([*validating, *found])[len(validating) :]  # what is held out must not be trained on
+    files = each_file_once([*validating, *training])[len(validating) :]  # what is held out must not be trained on
     masks = read_masks(_under_bar(files), binarise)
     if validating:
         held_out = read_masks(_under_bar(validating), binarise)

@@ -83,8 +83,8 @@ def check_lists(listings: Sequence[ImageList], keep_going: bool = False) -> Chec
 
 def _look_at(listings: Sequence[ImageList], keep_going: bool) -> tuple[int, list[str], list[set[int]]]:
     """The longest side of all images, and of each list the digest of its pairs and the numbers of the faulty ones."""
-    found = [_remembered(listed) for listed in listings]
-    stopping = [[(number, fault) for number, fault in of_list if fault.kind in _STOPPING] for *_, of_list in found]
+    examined = [_remembered(listed) for listed in listings]
+    stopping = [[(number, fault) for number, fault in of_list if fault.kind in _STOPPING] for *_, of_list in examined]
     for listed, of_list in zip(listings, stopping, strict=True):
         if not of_list:
             continue
@@ -93,11 +93,11 @@ def _look_at(listings: Sequence[ImageList], keep_going: bool) -> tuple[int, list
             more = f" ({len(of_list) - 1} more of {pairs} pairs are faulty)" if of_list[1:] else ""
             raise DiffIMLError(of_list[0][1].text + more)
         _logger.warning(f"{bad} of {pairs} pairs of {listed.source} are faulty and left out: {of_list[0][1].text}")
-    harmful = [fault for *_, of_list in found for _, fault in of_list if fault.kind not in _STOPPING]
+    harmful = [fault for *_, of_list in examined for _, fault in of_list if fault.kind not in _STOPPING]
     for kind in dict.fromkeys(fault.kind for fault in harmful):
         texts = [fault.text for fault in harmful if fault.kind == kind]
         _logger.warning(texts[0] + (f" ({len(texts) - 1} more are {kind})" if texts[1:] else ""))
-    longest, digests = max(longest for longest, *_ in found), [digest for _, digest, _ in found]
+    longest, digests = max(longest for longest, *_ in examined), [digest for _, digest, _ in examined]
     return longest, digests, [{number for number, _ in of_list} for of_list in stopping]
 
 
@@ -129,8 +129,8 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(file) as opened:
             faults = [{"number": number, **asdict(fault)} for number, fault in told]
-            found = {"state": state, "longest": longest, "digest": digest, "faults": faults}
-            opened.write(json.dumps(found).encode())
+            entry = {"state": state, "longest": longest, "digest": digest, "faults": faults}
+            opened.write(json.dumps(entry).encode())
     return longest, digest, told
 
 
@@ -158,10 +158,10 @@ def state_here(path: str) -> tuple[int, int, int] | None:
     what it puts in a file's place, but no time of change. None if there is none.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def content_of(path: str | Path) -> str | None:

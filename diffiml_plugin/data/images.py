@@ -204,9 +204,9 @@ def _says_more(image: Image.Image) -> TypeGuard[_Telling]:
 
 def _wraps(image: Image.Image, content: bytes) -> bool:
     """Whether a JPEG 2000 has several channels of more than 8 bits, which Pillow rounds to 8: from 255 to 0."""
-    if len(image.getbands()) == 1 or not (found := _JPEG2000.search(content)):
+    if len(image.getbands()) == 1 or not (head := _JPEG2000.search(content)):
         return False
-    depths = content[found.end() : found.end() + 3 * int.from_bytes(found[1], "big") : 3]  # less one; signed: + 128
+    depths = content[head.end() : head.end() + 3 * int.from_bytes(head[1], "big") : 3]  # less one; signed: + 128
     return any((depth & 127) + 1 > 8 for depth in depths)
 
 
@@ -251,9 +251,9 @@ def decoding(path: str | Path, roughly: bool = False, content: bytes | None = No
 def _scans(content: bytes) -> int:
     """How often a JPEG's pixels are gone through, counted to one above _MOST_SCANS. One takes a dozen bytes."""
     count, place = 0, 2
-    while count <= _MOST_SCANS and (found := _MARKER.search(content, place)) and found[0][1] != _END:
-        count += found[0][1] == _SCAN
-        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    while count <= _MOST_SCANS and (marker := _MARKER.search(content, place)) and marker[0][1] != _END:
+        count += marker[0][1] == _SCAN
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
     return count
 
 

@@ -156,10 +156,10 @@ def file_identity(path: str) -> object:
     not there, its path.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return path
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def with_earlier(image: str, known: str) -> str:

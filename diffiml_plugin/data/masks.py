@@ -24,15 +24,15 @@ def find_masks(source: str | Path) -> list[Path]:
         DiffIMLError: there is none.
     """
     if Path(source).suffix.lower() == ".json":
-        found = [Path(mask) for mask in read_list(source).masks if mask != NEGATIVE]  # images share some
+        masks = [Path(mask) for mask in read_list(source).masks if mask != NEGATIVE]  # images share some
     else:
-        found = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not found:
+        masks = sorted(file for file in Path(source).rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not masks:
         raise DiffIMLError(
             f"{source} holds no mask; expected a folder of images ({', '.join(SUFFIXES)}) or a JSON "
             "list [[image, mask], ...]"
         )
-    return each_file_once(found)
+    return each_file_once(masks)
 
 
 def each_file_once(files: Iterable[Path]) -> list[Path]:
@@ -102,13 +102,13 @@ def _binary(path: Path, binarise: bool) -> tuple[np.ndarray, str]:
             )
         deep = image.mode.startswith("I")
         levels = np.atleast_3d(np.asarray(image if deep or image.mode in ("1", "L") else image.convert("RGB")))
-    found, grey = np.unique(levels), _is_grey(levels)
-    if grey and len(found) <= 2 and found[0] == 0:
+    values, grey = np.unique(levels), _is_grey(levels)
+    if grey and len(values) <= 2 and values[0] == 0:
         return (levels[..., 0] > 0).astype(np.uint8), ""
     top = 1 if levels.dtype == bool else 65535 if deep else 255
-    if grey and len(found) == 1 and found[0] == top:
+    if grey and len(values) == 1 and values[0] == top:
         return np.ones(levels.shape[:2], np.uint8), ""
-    told = f"{path} is not binary: {'' if grey else 'coloured, '}{len(found)} levels from {found[0]} to {found[-1]}"
+    told = f"{path} is not binary: {'' if grey else 'coloured, '}{len(values)} levels from {values[0]} to {values[-1]}"
     if not binarise:
         raise DiffIMLError(f"{told}, expected 0 and one other; mend it, or cut it at {top // 2} by --binarise")
     return (levels.mean(2) > top / 2).astype(np.uint8), f"{told}; cut at {top // 2}"

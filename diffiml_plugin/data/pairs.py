@@ -71,16 +71,16 @@ class PairsDataset(JsonDataset):
     def __getitem__(self, index: int) -> Sample:
         image, mask, label, path, digests = self._get_image(index)
         if self.common_transforms is not None:
-            made = self.common_transforms(image=image, mask=mask)
-            image, mask = made["image"], made["mask"]
+            augmented = self.common_transforms(image=image, mask=mask)
+            image, mask = augmented["image"], augmented["mask"]
             label = int(mask.any())  # copied or inpainted rectangles tamper with an authentic image
         mask = (mask[..., 0] > 127).astype(np.uint8)
         masks = [mask] if self.edge_mask_generator is None else [mask, self.edge_mask_generator(mask)[0][0]]
         extents = image.shape[:2]
-        made = self.post_transform(image=image, masks=masks)
-        mask, *edges = (plane[None] for plane in made["masks"])  # [1, h, w]
+        transformed = self.post_transform(image=image, masks=masks)
+        mask, *edges = (plane[None] for plane in transformed["masks"])  # [1, h, w]
         sample = {
-            "image": made["image"],
+            "image": transformed["image"],
             "mask": mask.double(),
             "label": label,
             "origin_shape": torch.tensor(extents),
@@ -89,7 +89,7 @@ class PairsDataset(JsonDataset):
         }
         if self.keyed:
             sample["noise_key"], sample["content"] = digests[0], content_of_pair(digests)
-            frame = made["image"].shape[-2:]  # all images of a batch have it
+            frame = transformed["image"].shape[-2:]  # all images of a batch have it
             if self.sampling and goes_whole(self.inputs, frame):
                 sample["noise"] = draw_noise(self.sampling, digests[:1], frame)[0]
         if edges:

@@ -224,8 +224,8 @@ class _Unfinished:
         return digest_of([self._deciding, image, mask, *map(state_here, (image, *masks))])
 
     def _is_there(self, settled: _Settled, image: str, mask: str) -> bool:
-        made = {settled.image, settled.mask} - {image, mask, None}
-        return all(os.path.dirname(file) in self._folders and os.path.isfile(file) for file in made if file)
+        written = {settled.image, settled.mask} - {image, mask, None}
+        return all(os.path.dirname(file) in self._folders and os.path.isfile(file) for file in written if file)
 
 
 def _files(folder: Path, skip: set[Path], entry: DatasetEntry | None) -> tuple[Files, list[Path]]:

@@ -39,14 +39,14 @@ def photographs(part: str | None = None) -> list[Photograph]:
     Raises:
         DiffIMLError: a dependency is missing or no longer ships one of the files.
     """
-    found = [Photograph(Path(inside).stem, _folder(package) / inside, of) for package, inside, of in _CARRIED]
-    missing = [str(photo.path) for photo in found if not photo.path.is_file()]
+    photos = [Photograph(Path(inside).stem, _folder(package) / inside, of) for package, inside, of in _CARRIED]
+    missing = [str(photo.path) for photo in photos if not photo.path.is_file()]
     if missing:
         raise DiffIMLError(
-            f"{len(missing)} of {len(found)} photographs are missing: {', '.join(missing)}; "
+            f"{len(missing)} of {len(photos)} photographs are missing: {', '.join(missing)}; "
             "reinstall scikit-image, scikit-learn and matplotlib from the package index"
         )
-    return [photo for photo in found if part in (None, photo.part)]
+    return [photo for photo in photos if part in (None, photo.part)]
 
 
 def _folder(package: str) -> Path:

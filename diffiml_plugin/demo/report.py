@@ -60,8 +60,8 @@ def write_report(
 
 
 def _by_kind(records: Sequence[dict[str, Any]]) -> list[list[str]]:
-    found = {kind: [record["f1"] for record in records if f"_{kind}_" in record["name"]] for kind in KINDS}
-    return [[kind.replace("_", "-"), str(len(f1)), f"{np.mean(f1):.3f}"] for kind, f1 in found.items() if f1]
+    f1_by_kind = {kind: [record["f1"] for record in records if f"_{kind}_" in record["name"]] for kind in KINDS}
+    return [[kind.replace("_", "-"), str(len(f1)), f"{np.mean(f1):.3f}"] for kind, f1 in f1_by_kind.items() if f1]
 
 
 def _pictures(image: Path, predictions: Path) -> dict[str, np.ndarray]:

@@ -55,11 +55,13 @@ class OpenedModel:
     @property
     def changed(self) -> list[str]:
         """The settings of model and input that someone gave another value than the checkpoint has; not the seed."""
-        stored = {**self.checkpoint.flags, **self.checkpoint.input} if self.checkpoint else {}
+        of_checkpoint = {**self.checkpoint.flags, **self.checkpoint.input} if self.checkpoint else {}
         return [
             name
             for name, setting in {**self.settings, **self.input_settings}.items()
-            if setting.source == FLAG and name not in ("device", "noise_seed") and setting.value != stored.get(name)
+            if setting.source == FLAG
+            and name not in ("device", "noise_seed")
+            and setting.value != of_checkpoint.get(name)
         ]
 
     def save(self, target: Path, **facts: Any) -> None:
@@ -126,8 +128,8 @@ def open_model(
     """
     checkpoint = None if checkpoint_path is None else read_checkpoint(checkpoint_path, model)
     card = find_model(model) if checkpoint is None else checkpoint.card
-    stored = layer(checkpoint.input, checkpoint.source) if checkpoint else {}
-    inputs = InputSettings.settle(settings, stored or layer(card.input, f"from {card.name}"))
+    of_checkpoint = layer(checkpoint.input, checkpoint.source) if checkpoint else {}
+    inputs = InputSettings.settle(settings, of_checkpoint or layer(card.input, f"from {card.name}"))
     card.require_size(inputs["image_size"].value)
     flags, shared = model_flags or {}, {**asdict(settings), "device": str(device)}
     if checkpoint is None:

@@ -28,8 +28,8 @@ def read_output(output: Any, shape: Sequence[int], names: Sequence[str]) -> tupl
         DiffIMLError: no mask, one of another shape, a value that is not finite, which names the image, or one outside
             [0, 1].
     """
-    found = output if isinstance(output, Mapping) else {}
-    probability, scores = found.get("pred_mask"), found.get("pred_label")
+    fields = output if isinstance(output, Mapping) else {}
+    probability, scores = fields.get("pred_mask"), fields.get("pred_label")
     if not isinstance(probability, Tensor) or probability.shape != tuple(shape) or probability.is_complex():
         given = "none" if probability is None else list(getattr(probability, "shape", ()))
         raise DiffIMLError(f"the model's pred_mask must have the mask's shape {list(shape)}; it gave {given}")

@@ -293,12 +293,12 @@ def find_model(name: str) -> RegisteredModel:
     if name in _OURS and _FRAMEWORK not in sys.modules:  # which takes seconds to import
         return _OURS[name]
     cards = registered_models()
-    if not (found := _named(cards, name)):
+    if not (matches := _named(cards, name)):
         hint = nearest(name, cards) or f"; the registry has {', '.join(sorted(cards))}"
         raise DiffIMLError(f"no model is called {name!r}{hint}")
-    if len(found) > 1:
-        raise DiffIMLError(f"{name!r} may be {' or '.join(card.name for card in found)}; write it as one of these")
-    (card,) = found
+    if len(matches) > 1:
+        raise DiffIMLError(f"{name!r} may be {' or '.join(card.name for card in matches)}; write it as one of these")
+    (card,) = matches
     theirs = cards.get(REGISTRY + card.name)
     if theirs and is_main_process():
         _say_who_else_registered(card.name, theirs.constructor)
@@ -307,8 +307,8 @@ def find_model(name: str) -> RegisteredModel:
 
 def look_up(name: str) -> RegisteredModel | None:
     """As `find_model`, in silence; None if there is no such model here, such as one that a results file names."""
-    found = _named(registered_models(), name)
-    return found[0] if len(found) == 1 else None
+    matches = _named(registered_models(), name)
+    return matches[0] if len(matches) == 1 else None
 
 
 def registered_models() -> dict[str, RegisteredModel]:
@@ -386,9 +386,9 @@ def _named(cards: Mapping[str, RegisteredModel], name: str) -> list[RegisteredMo
     lower = name.lower()
     return next(
         (
-            found
+            matches
             for wanted in (lower, lower.removeprefix(REGISTRY))
-            if (found := [card for known, card in cards.items() if known.lower() == wanted])
+            if (matches := [card for known, card in cards.items() if known.lower() == wanted])
         ),
         [],
     )

@@ -234,16 +234,16 @@ def _measured(settings: Bench, calls: Callable[[int], _Calls]) -> dict[str, Any]
 
 def _throughput(settings: Bench, calls: Callable[[int], _Calls], single: float) -> tuple[float, int]:
     """The most images per second, and at which batch; batches grow while that pays and memory lasts."""
-    found = [(single, 1)]
+    rates = [(single, 1)]
     for size in _BATCHES[settings.device.type]:
         try:
-            found.append((size / settings.median_of(calls(size)), size))
+            rates.append((size / settings.median_of(calls(size)), size))
         except torch.OutOfMemoryError as error:
-            _logger.warning(f"the memory is full with {size} images, {found[-1][1]} fit ({wanted_memory(error)})")
+            _logger.warning(f"the memory is full with {size} images, {rates[-1][1]} fit ({wanted_memory(error)})")
             break
-        if found[-1][0] < _GAIN * found[-2][0]:
+        if rates[-1][0] < _GAIN * rates[-2][0]:
             break
-    return max(found)
+    return max(rates)
 
 
 def _launches(settings: Bench, call: Callable[[], Any]) -> int:
@@ -274,7 +274,7 @@ def _counted(settings: Bench, model: nn.Module, method: DiffIML) -> tuple[float,
 
 def lines(settings: Bench) -> dict[str, list[tuple[int, float]]]:
     """Median milliseconds of one image against N, S and the image's side, in the device's usual way."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, list[tuple[int, float]]] = {}
     with built(settings, "light") as (model, method):
         speed_up(model, settings.device, "auto", "auto")
         base = replace(method.config, ensemble_size=5, num_inference_steps=8)
@@ -283,6 +283,6 @@ def lines(settings: Bench) -> dict[str, list[tuple[int, float]]]:
             method.config = replace(base, **changed)
             side = value if name == "image side" else settings.image_size
             seconds = settings.median_of(our_calls(settings, method, "auto", side=side))
-            found.setdefault(name, []).append((value, 1e3 * seconds))
+            points.setdefault(name, []).append((value, 1e3 * seconds))
             forget_graphs(model)
-    return found
+    return points

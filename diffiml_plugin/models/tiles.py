@@ -162,10 +162,10 @@ class Tiled(nn.Module):
             return Maps(mask.cpu().numpy(), None, scores[0])
 
         draw = self.method and (lambda size: self.method.draw_noise(image["noise_key"], size)[0])
-        found = in_tiles(tiles, self.inputs.frame, draw, predict)
+        blended = in_tiles(tiles, self.inputs.frame, draw, predict)
         mask = torch.zeros_like(image["image"][:, :1])
-        mask[0, 0, :height, :width] = torch.from_numpy(found.probability)
-        return {"pred_mask": mask} | ({} if found.score is None else {"pred_label": mask.new_tensor([found.score])})
+        mask[0, 0, :height, :width] = torch.from_numpy(blended.probability)
+        return {"pred_mask": mask} | ({} if blended.score is None else {"pred_label": mask.new_tensor([blended.score])})
 
 
 def goes_whole(inputs: Inputs, size: Sequence[int]) -> bool:

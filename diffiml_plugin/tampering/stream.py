@@ -110,15 +110,15 @@ class SyntheticTampering(PairsDataset):
     def _get_image(self, index: int) -> tuple:
         rng = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint64))
         index += self.samples * int(rng.integers(-(-len(self.hosts) // self.samples)))
-        made = self.draw(index, rng)
+        tampered = self.draw(index, rng)
         # Of settings, the draws of `GridCrop` count on three channels.
         channels = 3 if isinstance(self.settings, TamperSettings) else 1
-        mask = np.repeat(made.mask[..., None] * 255, channels, axis=2)
-        return made.image, mask, int(made.kind != "authentic"), self.name(index, made), []
+        mask = np.repeat(tampered.mask[..., None] * 255, channels, axis=2)
+        return tampered.image, mask, int(tampered.kind != "authentic"), self.name(index, tampered), []
 
-    def name(self, index: int, made: Tampered) -> str:
+    def name(self, index: int, tampered: Tampered) -> str:
         """Its file name: photograph, kind, number."""
-        return f"{beginning(self.photographs.files[self._host(index)].stem)}_{made.kind}_{index:06d}.png"
+        return f"{beginning(self.photographs.files[self._host(index)].stem)}_{tampered.kind}_{index:06d}.png"
 
     def _host(self, index: int) -> int:
         return int(self.hosts[index % len(self.hosts)])
@@ -149,12 +149,12 @@ def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:
     for part in ("Tp", "Gt"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for index in tqdm(range(len(stream)), "tamper", unit="img", leave=False, disable=None):
-        made = stream.draw(index, np.random.default_rng((seed, index)))
-        name = stream.name(index, made)
-        write_picture(inside(folder, f"Tp/{name}"), made.image)
-        if made.mask.any():
-            write_picture(inside(folder, f"Gt/{name}"), made.mask * 255)
-        pairs.append([f"Tp/{name}", f"Gt/{name}", made.kind] if made.mask.any() else [f"Tp/{name}", "Negative"])
+        tampered = stream.draw(index, np.random.default_rng((seed, index)))
+        name = stream.name(index, tampered)
+        write_picture(inside(folder, f"Tp/{name}"), tampered.image)
+        if tampered.mask.any():
+            write_picture(inside(folder, f"Gt/{name}"), tampered.mask * 255)
+        pairs.append([f"Tp/{name}", f"Gt/{name}", tampered.kind] if tampered.mask.any() else [f"Tp/{name}", "Negative"])
     listing = folder / LIST
     write_text(listing, json.dumps(pairs, indent=1))
     return listing

@@ -76,8 +76,8 @@ def with_history(photo: np.ndarray, settings: TamperSettings, rng: np.random.Gen
 def jpeg(image: np.ndarray, quality: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """`image` [H, W, 3] uint8 RGB after one JPEG compression of a quality drawn from the closed range."""
     setting = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(quality[0], quality[1] + 1))]
-    _, stored = cv2.imencode(".jpg", image[..., ::-1], setting)
-    return np.ascontiguousarray(cv2.imdecode(stored, cv2.IMREAD_COLOR)[..., ::-1])
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], setting)
+    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
 
 
 def _inpainted(host: np.ndarray, region: np.ndarray, rng: np.random.Generator) -> _Layer:

@@ -269,10 +269,10 @@ def _scale(cover: float, style: Style, rng: np.random.Generator) -> float:
 
 def _whole_size(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
     """Height and width of a whole picture: 0.1 to 3 megapixels, log-uniform, the photograph's sides at most doubled."""
-    stored = shape[0] * shape[1]
-    most = min(3e6, 4 * stored)
+    area = shape[0] * shape[1]
+    most = min(3e6, 4 * area)
     pixels = np.exp(rng.uniform(np.log(min(1e5, most)), np.log(most)))
-    return round(shape[0] * np.sqrt(pixels / stored)), round(shape[1] * np.sqrt(pixels / stored))
+    return round(shape[0] * np.sqrt(pixels / area)), round(shape[1] * np.sqrt(pixels / area))
 
 
 def _shares(weights: Iterable[float]) -> np.ndarray:

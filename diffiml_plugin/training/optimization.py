@@ -94,10 +94,12 @@ class Learner(Generic[_Model]):
             Exception: of any kind, for a state that does not fit; for `resume.restoring` to tell.
         """
         _load(self.model, state["model"])
-        stored = state["optimizer"]
-        rates = [float(group["lr"]) for group in stored["param_groups"]]
+        optimizer_state = state["optimizer"]
+        rates = [float(group["lr"]) for group in optimizer_state["param_groups"]]
         groups = zip(self.optimizer.state_dict()["param_groups"], rates, strict=True)
-        self.optimizer.load_state_dict({**stored, "param_groups": [{**group, "lr": rate} for group, rate in groups]})
+        self.optimizer.load_state_dict(
+            {**optimizer_state, "param_groups": [{**group, "lr": rate} for group, rate in groups]}
+        )
         for parameter, moments in self.optimizer.state.items():
             shapes = {moments[name].shape for name in ("exp_avg", "exp_avg_sq")}
             if shapes != {parameter.shape} or float(moments["step"]) < 0:
@@ -114,14 +116,14 @@ class Learner(Generic[_Model]):
         get_ema_multi_avg_fn(decay)(averages, weights, count)
 
 
-def _load(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+def _load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Loads a model's tensors. Raises an error of any kind if they do not fit, in their types too, or a parameter is
     not finite."""
-    if {name: tensor.dtype for name, tensor in stored.items()} != {k: v.dtype for k, v in model.state_dict().items()}:
+    if {name: tensor.dtype for name, tensor in tensors.items()} != {k: v.dtype for k, v in model.state_dict().items()}:
         raise ValueError("tensors of other types")
-    if not all(stored[name].isfinite().all() for name, _ in model.named_parameters()):
+    if not all(tensors[name].isfinite().all() for name, _ in model.named_parameters()):
         raise ValueError("parameters that are not finite")
-    model.load_state_dict(stored)
+    model.load_state_dict(tensors)
 
 
 @contextmanager

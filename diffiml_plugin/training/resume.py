@@ -186,16 +186,16 @@ def state_to_resume(
     if (best := state.get("best")) is not None and not 0 <= best <= 1:
         raise DiffIMLError(f"{path}: best is {best}; expected an F1, 0 to 1")
     _require_plain(state["settings"], f"{path}: settings")
-    stored = {**defaults, **state["settings"]}
+    earlier = {**defaults, **state["settings"]}
     for name, total in _TOTALS.items():
-        if state.get(name, 0) > stored.get(total, math.inf):
-            raise DiffIMLError(f"{path}: {name} is {state[name]}; expected at most the run's {total}, {stored[total]}")
-    compared = (stored.keys() & settings.keys()) - _MAY_CHANGE
-    if settings.get("epochs", 0) > stored.get("epochs", 0):  # a run goes on to more
+        if state.get(name, 0) > earlier.get(total, math.inf):
+            raise DiffIMLError(f"{path}: {name} is {state[name]}; expected at most the run's {total}, {earlier[total]}")
+    compared = (earlier.keys() & settings.keys()) - _MAY_CHANGE
+    if settings.get("epochs", 0) > earlier.get("epochs", 0):  # a run goes on to more
         compared -= {"epochs"}
-    changed = sorted(name for name in compared if stored[name] != settings[name])
+    changed = sorted(name for name in compared if earlier[name] != settings[name])
     if changed:
-        listed = ", ".join(f"--{name} {shown(stored[name])} (now {shown(settings[name])})" for name in changed)
+        listed = ", ".join(f"--{name} {shown(earlier[name])} (now {shown(settings[name])})" for name in changed)
         raise DiffIMLError(
             f"{path} was trained with other settings: {listed}; give those, or start anew in another --output_dir"
         )

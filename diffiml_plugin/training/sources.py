@@ -94,8 +94,8 @@ def read_training_set(
         sources = [next(usable) if isinstance(source, ImageList) else source for source in sources]
         if check and not crop_size:
             inputs.warn_if_cut(checked.longest)
-    found = [dataset(source) for source in sources]
-    return BalancedPairsDataset(found, settings.samples_per_set) if balanced else found[0]
+    datasets = [dataset(source) for source in sources]
+    return BalancedPairsDataset(datasets, settings.samples_per_set) if balanced else datasets[0]
 
 
 class _Windows:

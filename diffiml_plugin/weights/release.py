@@ -132,16 +132,16 @@ def reconstruction_f1(codec: LatentCodec) -> float:
     disc = (rows - 44) ** 2 + (columns - 40) ** 2 < 26**2
     square = (rows >= 70) & (rows < 116) & (columns >= 64) & (columns < 108)
     mask = (disc | square)[None, None]
-    found = codec.decode(codec.encode(mask.float())) > 0.5
-    return pixel_f1((found & mask).sum(), found.sum(), mask.sum()).item()
+    decoded = codec.decode(codec.encode(mask.float())) > 0.5
+    return pixel_f1((decoded & mask).sum(), decoded.sum(), mask.sum()).item()
 
 
 def _encoder_name(tensors: dict[str, Tensor], path: str | Path) -> str:
     """The Mix Transformer of this width and these numbers of blocks."""
     channels = tuple(len(tensors.get(f"{_BACKBONE}patch_embed{stage}.proj.weight", ())) for stage in range(1, 5))
     block = re.compile(re.escape(_BACKBONE) + r"block(\d)\.(\d+)\.norm1\.weight")
-    found = [match[1] for match in map(block.fullmatch, tensors) if match]
-    depths = tuple(found.count(str(stage)) for stage in range(1, 5))
+    stages = [match[1] for match in map(block.fullmatch, tensors) if match]
+    depths = tuple(stages.count(str(stage)) for stage in range(1, 5))
     for name, variant in MIT_VARIANTS.items():
         if variant == (channels, depths):
             return name
