@@ -248,10 +248,10 @@ class _Data:
 
     def crossed_probability(self, of: npt.NDArray[np.int64]) -> _Floats:
         """Of each of these images, by the regression of the other folds of them."""
-        found = np.zeros(len(self.label))
+        probability = np.zeros(len(self.label))
         for rest, fold in self.folds(of):
-            found[fold] = self.probability(rest, fold)
-        return found[of]
+            probability[fold] = self.probability(rest, fold)
+        return probability[of]
 
     def answers(self, splits: Iterable[_Split], bounds: Bounds) -> Answers:
         """The regression and the bounds of the one side of each split, on the other side."""

@@ -42,14 +42,14 @@ def features(probability: _Map, uncertainty: _Map | None) -> npt.NDArray[np.floa
         by twice the spread; the logit of the highest mean over a square of WINDOW pixels; the mean spread above 0.25.
     """
     spread = np.zeros_like(probability) if uncertainty is None else uncertainty
-    found = probability > _AREAS[0]
+    detected = probability > _AREAS[0]
     shares = [*((probability > threshold).mean() for threshold in _AREAS), _certain_share(probability, spread)]
     highest = np.clip(_highest_mean(probability), 1e-4, 1 - 1e-4)
     return np.array(
         [
             *np.log10(_SMALLEST + np.array(shares)),
             np.log(highest / (1 - highest)),
-            spread[found].mean() if found.any() else 0.0,
+            spread[detected].mean() if detected.any() else 0.0,
         ],
         np.float64,
     )
@@ -148,11 +148,11 @@ class Calibration:
             )
 
     @classmethod
-    def read(cls, stored: Any) -> "Calibration":
+    def read(cls, entry: Any) -> "Calibration":
         """From a checkpoint's metadata. Raises DiffIMLError as the class does, and for what is not of this version."""
         try:
-            left_out = stored["left_out"] and Rates(**stored["left_out"])
-            values = {**stored, "weights": tuple(stored["weights"]), "crossed": Rates(**stored["crossed"])}
+            left_out = entry["left_out"] and Rates(**entry["left_out"])
+            values = {**entry, "weights": tuple(entry["weights"]), "crossed": Rates(**entry["crossed"])}
             return cls(**{**values, "left_out": left_out})
         except (KeyError, TypeError) as error:
             raise DiffIMLError(

@@ -63,10 +63,10 @@ def evaluate(
     passes = Passes(model)
     with launch.testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
         for batch in bar:
-            found = _scored(passes, unpack(batch, state.device), score)
-            records += found
+            of_batch = _scored(passes, unpack(batch, state.device), score)
+            records += of_batch
             if keep:
-                keep(found)
+                keep(of_batch)
     return sorted(gather_object(records), key=lambda record: record["index"])
 
 

@@ -12,26 +12,26 @@ _Groups = Sequence[Sequence[Mapping[str, Any]]]  # of datasets; a figure is the 
 _FIGURES = {"f1": "F1", "false_alarm_area": "false alarm"}  # key of a record -> head of a column
 
 
-def intervals(found: Mapping[str, Sequence[Record]], own_threshold: float | None = None) -> Table:
+def intervals(by_set: Mapping[str, Sequence[Record]], own_threshold: float | None = None) -> Table:
     """A row for each dataset, for each kind of manipulation of one that has several, and for the mean of the datasets.
 
     Args:
-        found: the records by dataset.
+        by_set: the records by dataset.
         own_threshold: the model's, at which the records hold figures too.
     """
     rows = []  # no mapping: a dataset may be called as any text that a dataset and a kind would make
-    for name, records in found.items():
+    for name, records in by_set.items():
         rows.append({"": name, **_row([records], own_threshold)})
         kinds = sorted({record["kind"] for record in records if "kind" in record})
         for kind in kinds if len(kinds) > 1 else ():
             of_kind = [record for record in records if record.get("kind") == kind]
             rows.append({"": name, **_row([of_kind], own_threshold, kind)})
-    if len(found) > 1:
-        rows.append({"": "mean", **_row([*found.values()], own_threshold)})
+    if len(by_set) > 1:
+        rows.append({"": "mean", **_row([*by_set.values()], own_threshold)})
     return Table.listed(rows)
 
 
-def figures(found: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, tuple[float, float, float]]]:
+def figures(by_set: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, tuple[float, float, float]]]:
     """By dataset, the figures that it has, each with the ends of its 95 % interval; plain numbers for a checkpoint."""
     shown = {"f1": "pixel-level F1", "auc": "pixel-level AUC", "false_alarm_area": "false alarm area"}
 
@@ -40,7 +40,7 @@ def figures(found: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, tuple[
 
     return {
         dataset: {name: (f.value, *f.interval) for name, f in of_set(records).items() if f and f.interval}
-        for dataset, records in found.items()
+        for dataset, records in by_set.items()
     }
 
 

@@ -48,9 +48,9 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
     records: list[Record] = []
 
     def score(variant: str, transform: Any = None) -> Figures:
-        found = {name: scoring.records(name, variant, transform) for name in scoring.lists}
-        records.extend({"variant": variant, **record} for part in found.values() for record in part)
-        summaries = {name: summarise(part) for name, part in found.items()}
+        by_set = {name: scoring.records(name, variant, transform) for name in scoring.lists}
+        records.extend({"variant": variant, **record} for part in by_set.values() for record in part)
+        summaries = {name: summarise(part) for name, part in by_set.items()}
         return {"datasets": summaries, "mean": average(summaries.values())}
 
     clean = score(CLEAN)

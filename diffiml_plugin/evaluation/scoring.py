@@ -74,15 +74,15 @@ class Scoring:
         code = code_digest(self.card.constructor)
         key = digest([code, self.header["configuration"], name, variant, states(listed, state_here)])
         self._keys.append(key)
-        found = self._unfinished.read(key, len(listed.images))
-        done = {record["index"] for record in found}
+        records = self._unfinished.read(key, len(listed.images))
+        done = {record["index"] for record in records}
         if len(done) < len(listed.images):
             if self.settings.no_model_eval:  # a record depends on its batch's other images
-                found, done = [], set()
+                records, done = [], set()
                 self._unfinished.remove(key)
             with self._unfinished.open(key) as keep:
                 test_set = make_test_set(listed, self.inputs, self.card, transform, None if model else self.model)
-                found += evaluate(
+                records += evaluate(
                     model or Tiled(self.model, test_set.inputs),
                     test_set,
                     self.settings,
@@ -93,8 +93,8 @@ class Scoring:
                     done=done,
                     keep=keep,
                 )
-        found.sort(key=lambda record: record["index"])
-        return [{"dataset": name, **_of_the_list(name, listed, record["index"]), **record} for record in found]
+        records.sort(key=lambda record: record["index"])
+        return [{"dataset": name, **_of_the_list(name, listed, record["index"]), **record} for record in records]
 
     def finish(self, results: Header, records: Iterable[Record]) -> None:
         """Writes the results and all records; from here on nothing is resumed."""

@@ -75,11 +75,11 @@ def sweep(
     }
     configs = list(dict.fromkeys(config for case in cases.values() for config in case))  # the model's own comes often
     model, variant = _ManySamplers(method, configs), " ".join([*vary, f"{noise_seeds} seeds"])
-    found = {name: scoring.records(name, variant, model=model, score=_score) for name in scoring.lists}
+    by_set = {name: scoring.records(name, variant, model=model, score=_score) for name in scoring.lists}
 
     def row(configs: Sequence[DiffIMLConfig]) -> dict[str, SweepCell]:
         datasets: dict[str, SweepCell] = {}
-        for name, records in found.items():
+        for name, records in by_set.items():
             summaries = [summarise(r for r in records if _of(config).items() <= r.items()) for config in configs]
             runs = [summary[PIXEL_FIGURES["f1"]] for summary in summaries if PIXEL_FIGURES["f1"] in summary]
             if runs:  # else no image is tampered
@@ -90,7 +90,7 @@ def sweep(
         {"setting": name, "value": value, "datasets": row(case)} for (name, value), case in cases.items()
     ]
     results: Swept = {**scoring.header, "rows": rows}
-    scoring.finish(results, (record for records in found.values() for record in records))
+    scoring.finish(results, (record for records in by_set.values() for record in records))
     if scoring.state.is_main_process:
         print(table(results))
     return results
@@ -130,9 +130,9 @@ def _read(vary: Sequence[str]) -> dict[str, list[Any]]:
         name, _, values = word.partition("=")
         if name not in SWEPT:
             raise DiffIMLError(f"--vary {word}: {name!r} is not one of {', '.join(SWEPT)}{nearest(name, SWEPT)}")
-        kind, found = SWEPT[name], [parse_yaml(value, f"--vary {word}:") for value in values.split(",")]
-        found = [float(value) if kind is float and type(value) is int else value for value in found]
-        read.setdefault(name, []).extend(found)
+        kind, parsed = SWEPT[name], [parse_yaml(value, f"--vary {word}:") for value in values.split(",")]
+        parsed = [float(value) if kind is float and type(value) is int else value for value in parsed]
+        read.setdefault(name, []).extend(parsed)
         if wrong := [value for value in read[name] if type(value) is not kind]:
             raise DiffIMLError(f"--vary {word}: {wrong[0]!r} is no {kind.__name__}")
     return read

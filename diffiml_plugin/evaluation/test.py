@@ -56,15 +56,15 @@ def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None, c
     scoring = open_scoring(settings, model_flags, FILES, command=command)
     threshold = scoring.header["threshold"]
     score = partial(score_batch, complete=True, threshold=threshold)
-    found = {name: scoring.records(name, score=score) for name in scoring.lists}
-    summaries = {name: summarise(records) for name, records in found.items()}
+    by_set = {name: scoring.records(name, score=score) for name in scoring.lists}
+    summaries = {name: summarise(records) for name, records in by_set.items()}
     results: Tested = {**scoring.header, "datasets": summaries, "mean": average(summaries.values())}
     path = Path(settings.output_dir, TABLE)
     if scoring.state.is_main_process:
-        described = replace(intervals(found, threshold), note=noted(results)).markdown()
+        described = replace(intervals(by_set, threshold), note=noted(results)).markdown()
         made_by = f"{for_markdown(results['checkpoint'])}: {as_code(results['command'])}"
         write_text(path, f"{described}\n\n{_READ_AS}\n\n- {made_by}\n")
-    scoring.finish(results, chain.from_iterable(found.values()))
+    scoring.finish(results, chain.from_iterable(by_set.values()))
     if scoring.state.is_main_process:
         print(table(results))
         _logger.info(f"with intervals: {path}")

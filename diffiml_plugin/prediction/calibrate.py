@@ -101,17 +101,16 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
     fitted = replace(fitted, calibration=replace(fitted.calibration, precision=predicted["precision"]))
     threshold = mask_threshold(records, bounds.area)
     names = sorted({record["dataset"] for record in records})
-    stored = {"calibration": asdict(fitted.calibration), "calibrated_on": names}
     require_unchanged(opened.path, str(detector.description["sha256"]))
-    opened.save(target, threshold=threshold, **stored)
+    opened.save(target, threshold=threshold, calibration=asdict(fitted.calibration), calibrated_on=names)
     _report(fitted, threshold, opened, weights, output_dir)
     return fitted
 
 
 def _own_answers(opened: OpenedModel) -> list[str]:
     """What a checkpoint stores for its answers that a calibration with these settings puts others in the place of."""
-    stored = opened.checkpoint
-    own = {"calibration": stored and stored.calibration, "threshold": opened.threshold}
+    checkpoint = opened.checkpoint
+    own = {"calibration": checkpoint and checkpoint.calibration, "threshold": opened.threshold}
     return [name for name, value in own.items() if value is not None] + opened.changed
 
 

@@ -201,13 +201,13 @@ class Detector:
             raise self._changed()  # behind torch's back
         settings = {**opened.flags, **asdict(opened.inputs)}
         deciding = {"weights": tensors_digest(tensors), **statements(metadata), **settings}
-        with claimed(folder) as made:
-            name = name or made.resolve().name
-            begin(made, "save_pretrained", {"name": name, **deciding}, [made / hub.WEIGHTS, made / hub.CARD])
-            save_weights(made / hub.WEIGHTS, tensors, metadata)
-            source = name if hub.is_name(name) else f"./{made.resolve().name}"  # `small` alone is another model
-            write_card(made / hub.WEIGHTS, made / hub.CARD, name, source)
-        return made
+        with claimed(folder) as place:
+            name = name or place.resolve().name
+            begin(place, "save_pretrained", {"name": name, **deciding}, [place / hub.WEIGHTS, place / hub.CARD])
+            save_weights(place / hub.WEIGHTS, tensors, metadata)
+            source = name if hub.is_name(name) else f"./{place.resolve().name}"  # `small` alone is another model
+            write_card(place / hub.WEIGHTS, place / hub.CARD, name, source)
+        return place
 
     def push_to_hub(self, name: str, *, private: bool = False, replace: bool = False) -> str:
         """Uploads what `save_pretrained` writes.

@@ -233,12 +233,12 @@ def _open(folder: Path, format: str) -> numpy_sampler.Graphs:
 def _configuration(opened: OpenedModel, config: DiffIMLConfig, format: str) -> dict[str, Any]:
     """The content of config.json."""
     inputs = asdict(opened.inputs)
-    stored = read_metadata(opened.path) if opened.path.suffix == ".safetensors" else {}
+    metadata = read_metadata(opened.path) if opened.path.suffix == ".safetensors" else {}
     return {
         "format": format,
         "model": {
             "exported_by": f"diffiml-plugin {__version__}",
-            **{name: stored[name] for name in ("data", "licence", "limits") if name in stored},
+            **{name: metadata[name] for name in ("data", "licence", "limits") if name in metadata},
         },
         "input": {
             **{name: inputs[name] for name in ("image_size", "if_padding", "padding_mode")},

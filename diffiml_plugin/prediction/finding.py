@@ -59,12 +59,12 @@ def find_photos(words: Sequence[str], output_dir: Path) -> Photos:
             images, or an `output_dir` that would put masks among the images, where NAME_mask.png may be the truth.
     """
     output = _real(output_dir)
-    found: dict[Path, tuple[Path, Path]] = {}
+    photos: dict[Path, tuple[Path, Path]] = {}
     left_out: Counter[str] = Counter()
     entered = {output}
     for path in _expanded(words):
         if not path.is_dir():
-            found.setdefault(_real(path), (path, Path(path.name)))
+            photos.setdefault(_real(path), (path, Path(path.name)))
         elif _real(path) == output:
             raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")
         elif _real(path) not in entered:
@@ -72,15 +72,15 @@ def find_photos(words: Sequence[str], output_dir: Path) -> Photos:
             if not inside.files:
                 raise DiffIMLError(f"{path} holds no image in it or below; it holds {inside.described() or 'nothing'}")
             for file, relative in inside.files:
-                found.setdefault(_real(file), (file, relative))
-    if not found:
+                photos.setdefault(_real(file), (file, relative))
+    if not photos:
         raise DiffIMLError("the list on stdin names no image; write one path a line")
-    if len({relative for _, relative in found.values()}) < len(found):
-        common = os.path.commonpath([place.parent for place in found])
-        found = {place: (file, place.relative_to(common)) for place, (file, _) in found.items()}
-    if {(output / relative).parent for _, relative in found.values()} & {place.parent for place in found}:
+    if len({relative for _, relative in photos.values()}) < len(photos):
+        common = os.path.commonpath([place.parent for place in photos])
+        photos = {place: (file, place.relative_to(common)) for place, (file, _) in photos.items()}
+    if {(output / relative).parent for _, relative in photos.values()} & {place.parent for place in photos}:
         raise DiffIMLError(f"--output_dir {output_dir} would put masks among the images; choose another")
-    return Photos(list(found.values()), left_out)
+    return Photos(list(photos.values()), left_out)
 
 
 def _real(path: str | Path) -> Path:

@@ -123,13 +123,13 @@ def read_results(folder: Path) -> Iterator[Entry]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # an extra
             continue
-    return found
+    return versions
 
 
 def _line(entry: Entry) -> bytes:

@@ -74,12 +74,12 @@ def _measured(metadata: Mapping[str, Any]) -> Mapping[str, Mapping[str, tuple[fl
     Raises:
         DiffIMLError: one of them is not of three numbers.
     """
-    found = metadata.get("figures", {})
-    if not all(isinstance(figures, dict) for figures in found.values()):
+    by_set = metadata.get("figures", {})
+    if not all(isinstance(figures, dict) for figures in by_set.values()):
         return {}
-    if odd := [values for figures in found.values() for values in figures.values() if len(values) != 3]:
+    if odd := [values for figures in by_set.values() for values in figures.values() if len(values) != 3]:
         raise DiffIMLError(f"figures: {shown(odd[0])} is no value with the ends of its interval; write the file again")
-    return found
+    return by_set
 
 
 def _header(metadata: Mapping[str, Any], name: str) -> str:
@@ -113,12 +113,12 @@ def _without(metadata: Mapping[str, Any], dataset: str) -> str:
     return f", {count} faulty pairs left out" if count else ""
 
 
-def _figures(found: Mapping[str, Mapping[str, tuple[float, float, float]]], metadata: Mapping[str, Any]) -> str:
-    if not found:
+def _figures(by_set: Mapping[str, Mapping[str, tuple[float, float, float]]], metadata: Mapping[str, Any]) -> str:
+    if not by_set:
         return ""
     cells = {
         dataset: {figure: "{:.3f} [{:.3f}, {:.3f}]".format(*values) for figure, values in figures.items()}
-        for dataset, figures in found.items()
+        for dataset, figures in by_set.items()
     }
     table = replace(Table.of("", cells), note=noted(metadata))
     return f"{table.markdown()}\n\nAt a threshold of 0.5; brackets: 95 % intervals over images."

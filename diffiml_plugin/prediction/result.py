@@ -88,12 +88,12 @@ class Result:
         for rows in bands(mask):
             inside = mask[rows]
             np.add.at(sums, labels[rows][inside], self.probability[rows][inside])
-        found = [
+        regions = [
             Region((int(x), int(y), int(width), int(height)), float(count / labels.size), float(total / count))
             for (x, y, width, height, count), total in zip(stats[1:], sums[1:], strict=True)  # 0 is no region
             if count >= _SMALLEST_REGION
         ]
-        return sorted(found, key=lambda region: -region.area)
+        return sorted(regions, key=lambda region: -region.area)
 
     @cached_property
     def image_probability(self) -> float | None:
