@@ -225,11 +225,11 @@ def expand(value: Any, place: Place) -> Any:
     def variable(match: re.Match) -> str:
         if match[0] == "$${":
             return "${"
-        found = variables.get(match[1])
-        if not found and match[2] is not None:  # as in a shell, where `:-` takes an empty one for unset
+        content = variables.get(match[1])
+        if not content and match[2] is not None:  # as in a shell, where `:-` takes an empty one for unset
             return match[2]
-        if found is None:
+        if content is None:
             raise ValueError(f"the variable {match[1]} of {value!r} is not set; export {match[1]}=...")
-        return found
+        return content
 
     return re.sub(r"\$\$\{|\$\{(\w+)(?::-([^}]*))?\}", variable, value)

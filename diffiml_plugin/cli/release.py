@@ -74,12 +74,12 @@ def _figures(results: Path, sources: list[str]) -> tuple[str, dict[str, Any]]:
     try:
         for record in read_records(records_file(results)):  # in any order: somebody may have sorted them
             by_set.setdefault(record["dataset"], []).append(record)
-        found = figures(by_set)
+        measured = figures(by_set)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DiffIMLError(f"{results} has no records of `benco test` beside it: {error}") from error
-    if not found:
+    if not measured:
         raise DiffIMLError(f"{records_file(results)} holds no figures; expected what `benco test` writes")
-    return weights, {"figures": found, **({"left_out": tested["left_out"]} if tested.get("left_out") else {})}
+    return weights, {"figures": measured, **({"left_out": tested["left_out"]} if tested.get("left_out") else {})}
 
 
 def _settings_not_its_own(checkpoint: Path, tested: Mapping[str, Any]) -> list[str]:

@@ -68,53 +68,53 @@ def run(args: argparse.Namespace) -> int:
     steps = _steps(args)
     runs = make_folder(args.runs)
     for number, step in enumerate(steps, 1):
-        made = _made_by(step)
-        with claimed(made[0].parent) if made else nullcontext():  # else what is put aside is of one that is running
-            _bring_back(made)  # what a start that was killed had put aside
+        files = _made_by(step)
+        with claimed(files[0].parent) if files else nullcontext():  # else what is put aside is of one that is running
+            _bring_back(files)  # what a start that was killed had put aside
         done = _is_done(step, runs)
         print(f"==> {number} of {len(steps)}{', done before' if done else ''}: {step}", file=sys.stderr, flush=True)
         if done:
             continue
         sources = _digests(_sources(step))
-        with _put_aside(runs, made):
+        with _put_aside(runs, files):
             status = subprocess.run([sys.executable, "-m", "diffiml_plugin", *step.words]).returncode
         if status:
             _logger.error(f"step {number} failed; mend it, and start again: it goes on from there")
             return max(1, status)
-        if made:
+        if files:
             ledger = Ledger(runs)
-            ledger.start(_run_of(runs, made[0]), {"sources": sources})
-        for file in filter(Path.exists, made):
+            ledger.start(_run_of(runs, files[0]), {"sources": sources})
+        for file in filter(Path.exists, files):
             ledger.enter(file, file)
             _aside(file).unlink(missing_ok=True)
     return 0
 
 
 @contextmanager
-def _put_aside(runs: Path, made: Sequence[Path]) -> Iterator[None]:
+def _put_aside(runs: Path, files: Sequence[Path]) -> Iterator[None]:
     """Moves out of a verb's way what it made here before and would not overwrite; back, where not all is made anew.
 
     What the user made there with the same verb is not entered in the ledger of `runs`: it stays, and the verb refuses.
     """
     ledger = Ledger(runs)
-    for file in made:
-        if ledger.writer(file) == _run_of(runs, made[0]):
+    for file in files:
+        if ledger.writer(file) == _run_of(runs, files[0]):
             os.replace(file, _aside(file))
     try:
         yield
     finally:
-        _bring_back(made)
+        _bring_back(files)
 
 
-def _bring_back(made: Sequence[Path]) -> None:
+def _bring_back(files: Sequence[Path]) -> None:
     """Brings back what was put aside of a step's files, unless it has made all of them anew.
 
     All or none: its results must not lie beside records of other weights. The first file, by which a step is known to
     be done, goes first and comes last, so that none is taken for done that was killed here. What lies in a file's place
     is kept beside it, since a step that was killed may have left it, or the user made it meanwhile.
     """
-    if not all(map(Path.exists, made)):
-        for file in reversed(made):
+    if not all(map(Path.exists, files)):
+        for file in reversed(files):
             if _aside(file).exists():
                 if file.exists():
                     os.replace(file, kept := reserved(file))
@@ -179,15 +179,15 @@ def _is_done(step: Step, runs: Path) -> bool:
         made_with, now = Ledger(args.output_dir).runs.get("tamper", {}), deciding(args)
         both = made_with.keys() & now.keys()  # earlier versions noted less, or something else
         return all(made_with[name] == now[name] for name in both)
-    if verb == "complexity" or not (made := _made_by(step)) or not all(map(Path.exists, made)):
+    if verb == "complexity" or not (files := _made_by(step)) or not all(map(Path.exists, files)):
         return False
     if verb == "release":
-        return _is_of_sources(made[0], step, runs)
+        return _is_of_sources(files[0], step, runs)
     if verb == "calibrate":
-        made_so = _is_of_sources(made[0], step, runs) and _was_made_by(made[1], step)
+        made_so = _is_of_sources(files[0], step, runs) and _was_made_by(files[1], step)
         return made_so and _is_of_data(args, verb, args.test_data_path)
-    made_so = _was_made_by(made[0], step) and _is_of_weights(made[0], args.checkpoint_path)
-    return made_so and _is_of_data(args, made[0].name, [args.test_data_path])
+    made_so = _was_made_by(files[0], step) and _is_of_weights(files[0], args.checkpoint_path)
+    return made_so and _is_of_data(args, files[0].name, [args.test_data_path])
 
 
 def _made_by(step: Step) -> list[Path]:
@@ -226,22 +226,22 @@ def _digests(sources: Iterable[str]) -> list[str]:
     return digests
 
 
-def _run_of(runs: Path, made: Path) -> str:
+def _run_of(runs: Path, file: Path) -> str:
     """What the ledger of all calls the step that made a file."""
-    return f"reproduce {os.path.relpath(made, runs)}"
+    return f"reproduce {os.path.relpath(file, runs)}"
 
 
-def _is_of_sources(made: Path, step: Step, runs: Path) -> bool:
+def _is_of_sources(file: Path, step: Step, runs: Path) -> bool:
     """Whether a release or a calibration was made of the weights and figures that are there now.
 
     Of one that no step made, dates have to tell.
     """
     from diffiml_plugin.models.checkpoints import find_checkpoint
 
-    sources, known = _sources(step), Ledger(runs).runs.get(_run_of(runs, made))
+    sources, known = _sources(step), Ledger(runs).runs.get(_run_of(runs, file))
     if known is not None:
         return known.get("sources") == _digests(sources)
-    return all(made.stat().st_mtime_ns >= find_checkpoint(source).stat().st_mtime_ns for source in sources)
+    return all(file.stat().st_mtime_ns >= find_checkpoint(source).stat().st_mtime_ns for source in sources)
 
 
 def _is_of_weights(results: Path, checkpoint: str) -> bool:

@@ -30,12 +30,12 @@ def commands(name: str, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> 
     target = targets[name]
     if (rows or seeds) and "study" not in target:
         raise DiffIMLError(f"{name} has no rows and seeds to choose from; leave --rows and --seeds out")
-    made = list(_steps(target.get("steps", ())))
+    steps = list(_steps(target.get("steps", ())))
     if "study" in target:
-        made += _study(target["study"], rows, seeds)
+        steps += _study(target["study"], rows, seeds)
     place = Place(packaged_folder() / TARGETS)
     try:
-        return [expand(command, place) for command in made]
+        return [expand(command, place) for command in steps]
     except ValueError as error:
         raise DiffIMLError(f"{name}: {error}") from error
 

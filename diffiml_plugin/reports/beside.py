@@ -50,11 +50,11 @@ def published_tables(
     return [_beside(table, ours[name]) for name, table in PUBLISHED.items()]
 
 
-def _fill(table: str, ours: Mapping[str, dict[str, Ours]], found: Mapping[str, Ours]) -> None:
+def _fill(table: str, ours: Mapping[str, dict[str, Ours]], rows: Mapping[str, Ours]) -> None:
     """Of several runs that fill a row the last one stays, and a warning tells."""
-    for row in ours[table].keys() & found.keys():
-        _logger.warning(f"several runs fill {table}/{row}; shown is {found[row].run}, not {ours[table][row].run}")
-    ours[table].update(found)
+    for row in ours[table].keys() & rows.keys():
+        _logger.warning(f"several runs fill {table}/{row}; shown is {rows[row].run}, not {ours[table][row].run}")
+    ours[table].update(rows)
 
 
 def _by_column(run: Run, columns: list[str]) -> dict[str, Figure]:
@@ -77,17 +77,17 @@ def _cost(name: str, cost: Mapping[str, Any]) -> dict[str, Ours]:
 
     DiffIML's are counted as the paper counts its own, and once more whole. A model that failed has no row.
     """
-    found: dict[str, Ours] = {}
+    rows: dict[str, Ours] = {}
     by_count = cost.get("GFLOPs_by_count", {"": cost["GFLOPs"]})
     for count, suffix in {"": "", "published": "", "whole": ", counted whole"}.items():
         for members, gflops in by_count.get(count, {}).items():
             figures = {"params M": cost["params_M"]["total"], "GFLOPs": gflops}
-            if not found:
+            if not rows:
                 figures["FPS"] = cost.get("fps")
             known = {column: Figure(value) for column, value in figures.items() if value is not None}
             if known:
-                found[table4_name(cost, members) + suffix] = Ours(known, name, _COUNTED.get(count, ""))
-    return found
+                rows[table4_name(cost, members) + suffix] = Ours(known, name, _COUNTED.get(count, ""))
+    return rows
 
 
 def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
@@ -103,14 +103,14 @@ def _beside(table: Mapping[str, Any], ours: Mapping[str, Ours]) -> Table:
                 {"method": name, "figures": "paper", **cells, "counted": (counted or {}).get(name, "not said")}
             )
         if name in ours:
-            found = ours[name]
-            line = {"method": name, "figures": "ours", "counted": found.counted or "all", "run": found.run}
-            lines.append(line | dict(found.figures))
-            changes = {c: f"{figure.value - paper[c]:+.4f}" for c, figure in found.figures.items() if c in paper}
+            row = ours[name]
+            line = {"method": name, "figures": "ours", "counted": row.counted or "all", "run": row.run}
+            lines.append(line | dict(row.figures))
+            changes = {c: f"{figure.value - paper[c]:+.4f}" for c, figure in row.figures.items() if c in paper}
             lines += [{"method": name, "figures": "difference", **changes}] if changes else []
     texts = [*(["counted"] if counted else []), *(["run"] if ours else [])]
     rows = [
         [*map(line.get, ("method", "figures", *columns)), *(line.get(text, "") for text in texts)] for line in lines
     ]
-    notes = dict.fromkeys(f"{found.run}: {found.note}" for found in ours.values() if found.note)
+    notes = dict.fromkeys(f"{row.run}: {row.note}" for row in ours.values() if row.note)
     return Table(["method", "figures", *columns, *texts], rows, table["title"], note=" ".join(notes))

@@ -52,5 +52,5 @@ def write_page(
 def _embedded(picture: np.ndarray) -> str:
     """The picture as the address of an image: PNG of a map, JPEG of colours."""
     kind, setting = ("png", []) if picture.ndim == 2 else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 92])
-    _, stored = cv2.imencode(f".{kind}", as_picture(picture)[..., ::-1], setting)
-    return f"data:image/{kind};base64,{base64.b64encode(stored.tobytes()).decode()}"
+    _, encoded = cv2.imencode(f".{kind}", as_picture(picture)[..., ::-1], setting)
+    return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"

@@ -135,7 +135,7 @@ def _read_all(paths: Sequence[str]) -> tuple[dict[str, list[Run]], list[_Cost]]:
                 )
             else:
                 costs += ((file, row) for row in _read_costs(file))
-    return {kind: _told_apart(found) for kind, found in runs.items()}, costs
+    return {kind: _told_apart(of_kind) for kind, of_kind in runs.items()}, costs
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
@@ -244,11 +244,11 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[Result | None]:
     flags = {name: settings[name] for name in sampling if name in settings}  # earlier versions had fewer
     try:
         detector = Detector(checkpoint, CommonSettings(**given), run.results["model"], flags)
-        found = list(detector.predict(Path(record["path"]) for record in records))
+        results = list(detector.predict(Path(record["path"]) for record in records))
     except Exception as error:  # the zoo's models fail in ways of their own, and the figures stand without pictures
         _logger.warning(f"no predictions shown of {run.name}: {' '.join(str(error).split())}")
         return [None] * len(records)
-    return [result if isinstance(result, Result) else None for result in found]
+    return [result if isinstance(result, Result) else None for result in results]
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

@@ -158,9 +158,9 @@ def _figures(seeds: Iterable[list[Record]], at_best: bool = False) -> dict[str, 
         kinds = sorted({r["kind"] for r in records if "kind" in r})
         of_kind = {_column(kind): [r for r in records if r.get("kind") == kind] for kind in kinds}
         groups = {"all": records, **of_kind}
-        found = {name: _over_sets(group, _F1) for name, group in groups.items()}
-        found |= {**other, "false alarm": _over_sets(records, _FALSE_ALARM)}
-        for name, value in found.items():
+        by_column = {name: _over_sets(group, _F1) for name, group in groups.items()}
+        by_column |= {**other, "false alarm": _over_sets(records, _FALSE_ALARM)}
+        for name, value in by_column.items():
             figures.setdefault(name, []).extend([] if value is None else [value])
     return figures
 
@@ -240,16 +240,16 @@ def _tampered(tests: Sequence[Sequence[Record]]) -> list[_F1ByImage]:
     An image is known by its content where all tests tell that, wherever it lies; else by its place.
     """
     told = all("content" in record for records in tests for record in records)
-    found: list[_F1ByImage] = []
+    of_tests: list[_F1ByImage] = []
     for records in tests:
         times: Counter[tuple[str, str]] = Counter()
-        found.append({})
+        of_tests.append({})
         for record, (dataset, place) in zip(records, images_of(records), strict=True):
             if record["f1"] is not None:
                 known_by = record["content"] if told else place
                 times[dataset, known_by] += 1
-                found[-1][dataset, known_by, times[dataset, known_by]] = record["f1"], record.get("kind", "")
-    return found
+                of_tests[-1][dataset, known_by, times[dataset, known_by]] = record["f1"], record.get("kind", "")
+    return of_tests
 
 
 def _sampling(rows: Mapping[str, _Runs]) -> str:
@@ -278,16 +278,16 @@ def _robustness(rows: Mapping[str, _Runs]) -> str:
     lines: _Lines = {}
     for row, runs in rows.items():
         files = [file for run in runs if (file := run / "robust" / robust.RESULTS).exists()]
-        found: dict[str, dict[str, list[float]]] = {}
+        by_setting: dict[str, dict[str, list[float]]] = {}
         for column, figure in (("pixel-F1", _F1), ("false alarm", _FALSE_ALARM)):
             for file in files:
                 for perturbation, curve in robust.curve_of(
                     cast(Perturbed, read_results(file, Perturbed)), figure=figure
                 ).items():
                     for strength in filter(None, curve):  # the clean image is in the first table
-                        cells = found.setdefault(f"{perturbation} {strength}", {})
+                        cells = by_setting.setdefault(f"{perturbation} {strength}", {})
                         cells.setdefault(column, []).append(curve[strength])
-        for setting, cells in found.items():
+        for setting, cells in by_setting.items():
             lines.setdefault(setting, {})[row] = {column: _spread(values) for column, values in cells.items()}
     return _by_setting(lines, _note(rows, "robust"))
 

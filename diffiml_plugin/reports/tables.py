@@ -48,14 +48,14 @@ def comparisons(tests: Sequence[Run]) -> list[Table]:
     sets, heads = _sets(tests)
     tables = []
     for key, (title, best) in _COMPARED.items():
-        found = [
+        of_runs = [
             {of_run[name]: values for (name,), values in grouped(run.records, "dataset", value=key).items()}
             for run, of_run in zip(tests, sets, strict=True)
         ]
-        columns = list(dict.fromkeys(column for figures in found for column in figures))
+        columns = list(dict.fromkeys(column for figures in of_runs for column in figures))
         rows = [
             [run.name, run.results["model"], *with_mean(figures, columns)]
-            for run, figures in zip(tests, found, strict=True)
+            for run, figures in zip(tests, of_runs, strict=True)
         ]
         if columns:
             head = ["run", "model", *map(heads.get, columns), *(["mean"] if len(columns) > 1 else [])]
@@ -107,10 +107,10 @@ def _files(record: Record) -> tuple[str, str]:
 
 def _images(run: Run) -> dict[str, _Images]:
     """What a run was tested on, by dataset."""
-    found: dict[str, _Images] = {}
+    by_set: dict[str, _Images] = {}
     for record, (dataset, image) in zip(run.records, images_of(run.records), strict=True):
-        found.setdefault(dataset, {})[image, record["label"]] = record
-    return found
+        by_set.setdefault(dataset, {})[image, record["label"]] = record
+    return by_set
 
 
 def with_mean(values: Mapping[Any, list[float]], names: Sequence[Any]) -> list[Figure | None]:
@@ -123,25 +123,25 @@ def with_mean(values: Mapping[Any, list[float]], names: Sequence[Any]) -> list[F
 
 def best_cells(rows: Sequence[Sequence[object]], best: Any = max) -> set[tuple[int, int]]:
     """(row, column) of the best figure of each column that holds several. `best`: `max` or `min`."""
-    found = set()
+    places = set()
     for column, cells in enumerate(zip(*rows, strict=True)):
         figures = {row: cell.value for row, cell in enumerate(cells) if isinstance(cell, Figure)}
         if len(set(figures.values())) > 1:
-            found |= {(row, column) for row, value in figures.items() if value == best(figures.values())}
-    return found
+            places |= {(row, column) for row, value in figures.items() if value == best(figures.values())}
+    return places
 
 
 def grouped(records: Iterable[Mapping[str, Any]], *keys: str, value: str = "f1") -> dict[tuple, list[float]]:
     """The values of the records that have one, by `keys`. Raises DiffIMLError if a record lacks one of these."""
-    found: dict[tuple, list[float]] = {}
+    groups: dict[tuple, list[float]] = {}
     for record in records:
         if lacking := [key for key in keys if key not in record]:
             raise DiffIMLError(
                 f"the record of {record['name']} lacks {lacking[0]}; it is of another verb, or make it anew"
             )
         if record.get(value) is not None:
-            found.setdefault(tuple(record[key] for key in keys), []).append(record[value])
-    return found
+            groups.setdefault(tuple(record[key] for key in keys), []).append(record[value])
+    return groups
 
 
 def test_table(run: Run) -> Table:
@@ -211,10 +211,10 @@ def swept_figures(run: Run, row: Mapping[str, Any]) -> dict[str, Figure]:
 
 def _means(groups: Mapping[tuple, list[float]]) -> dict[str, list[float]]:
     """By the first key, the mean of each group."""
-    found: dict[str, list[float]] = {}
+    means: dict[str, list[float]] = {}
     for (name, _), values in groups.items():
-        found.setdefault(name, []).append(fmean(values))
-    return found
+        means.setdefault(name, []).append(fmean(values))
+    return means
 
 
 def cost_table(costs: Iterable[Mapping[str, Any]]) -> Table:
