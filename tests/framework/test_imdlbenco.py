@@ -15,7 +15,7 @@ def test_nothing_is_imported_from_the_current_folder(tmp_path, child_environment
         for name in OPTIONAL:
             (folder / f"{name}.py").write_text("open('imported', 'w')")
     code = (
-        "import sys; import diffiml_plugin.framework.adapters, torch.utils.tensorboard, accelerate\n"
+        "import sys, diffiml_plugin.framework.imdlbenco, torch.utils.tensorboard\n"
         "from PIL import Image; Image.init()\n"
         "print([entry for entry in sys.path if entry.startswith('.')])"
     )
