@@ -43,15 +43,15 @@ def require_file(path: str | Path, limit: int | None = None) -> int:
             block for ever or never end.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise DiffIMLError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
         raise DiffIMLError(f"{path} is {kind}; expected a regular file")
-    if limit is not None and found.st_size > limit:
-        raise DiffIMLError(f"{path} has {found.st_size} bytes, more than the {limit} that are read of such a file")
-    return found.st_size
+    if limit is not None and status.st_size > limit:
+        raise DiffIMLError(f"{path} has {status.st_size} bytes, more than the {limit} that are read of such a file")
+    return status.st_size
 
 
 def read_text(path: str | Path, limit: int = JSON_LIMIT) -> str:

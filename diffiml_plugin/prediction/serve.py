@@ -174,9 +174,9 @@ def _page(examine: Examiner, settings: ServeSettings, folder: Path) -> Any:
             buttons=[],
             height=260,
         )
-        found = gradio.HTML()
+        shown = gradio.HTML()
         # Without its preprocessing, which opens the file: `data.images` does, within its bounds.
-        photo.change(answer, photo, found, preprocess=False, api_name="examine", concurrency_limit=1)
+        photo.change(answer, photo, shown, preprocess=False, api_name="examine", concurrency_limit=1)
     return page.queue(max_size=_WAITING)
 
 

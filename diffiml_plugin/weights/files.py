@@ -140,7 +140,7 @@ def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path
         ],
     }
     if any(faults.values()):
-        stored, built = _architectures(path, module)
+        held, built = _architectures(path, module)
         first = {fault: ", ".join(key[:_LONGEST] for key in keys[:_SHOWN]) for fault, keys in faults.items()}
         quoted = "; ".join(
             f"{len(keys)} {fault} ({first[fault]}{', ...' * (len(keys) > _SHOWN)})"
@@ -148,7 +148,7 @@ def load_into(module: nn.Module, state_dict: dict[str, Tensor], path: str | Path
             if keys
         )
         raise DiffIMLError(
-            f"{path} holds {stored}, but the model is {built}. Its tensors: {quoted}. "
+            f"{path} holds {held}, but the model is {built}. Its tensors: {quoted}. "
             "Build the model with the settings of the file, or choose another file"
         )
     module.load_state_dict(state_dict)
@@ -165,17 +165,15 @@ def _architectures(path: str | Path, module: nn.Module) -> tuple[str, str]:
     except DiffIMLError:  # the tensors may come from a file of another format
         metadata = {}
     configs = (getattr(part, "config", None) for part in module.modules())
-    stored = metadata.get("config", {})
+    held = metadata.get("config", {})
     built = next((asdict(config) for config in configs if isinstance(config, DiffIMLConfig)), {})
-    differing = [
-        name for name in ARCHITECTURE_FIELDS if name in stored and name in built and stored[name] != built[name]
-    ]
+    differing = [name for name in ARCHITECTURE_FIELDS if name in held and name in built and held[name] != built[name]]
 
     def described(model: str, settings: dict[str, Any]) -> str:
         listed = ", ".join(f"{name}={shown(settings[name])}" for name in differing)
         return f"{model} ({listed})" if listed else model
 
-    return (described(metadata.get("model", "an unnamed model"), stored), described(type(module).__name__, built))
+    return (described(metadata.get("model", "an unnamed model"), held), described(type(module).__name__, built))
 
 
 @contextmanager
