@@ -33,6 +33,8 @@ def load_sdvae(source: str | Path = PUBLISHED) -> SDVAE:
         folder = Path(source) if Path(source).is_dir() else _fetched(str(source))
         known = dict.fromkeys(signature(AutoencoderKL.__init__).parameters, Any) | _OF_ITSELF
         checked(read_json(folder / _CONFIG), known, str(folder / _CONFIG))
+        if (index := folder / f"{_WEIGHTS}.index.json").exists():
+            raise DiffIMLError(f"{index} would have other files read than {_WEIGHTS}")
         with no_larger_than(require_file(folder / _WEIGHTS), folder / _WEIGHTS):  # a number takes a byte or more
             vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
     except Exception as error:  # diffusers answers an odd config.json in any way

@@ -105,3 +105,11 @@ def test_a_configuration_allocates_no_more_than_its_weights_fill(odd, told, tmp_
     with pytest.raises(DiffIMLError, match=f"cannot load the SD VAE .*{told}"):
         load_sdvae(tmp_path / "vae")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+def test_no_other_files_are_read_than_the_two(tmp_path):
+    tiny_vae().save_pretrained(tmp_path)
+    index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"encoder.conv_in.weight": "other.safetensors"}}))
+    with pytest.raises(DiffIMLError, match="index.json would have other files read than diffusion_pytorch_model.safe"):
+        load_sdvae(tmp_path)
