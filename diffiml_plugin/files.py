@@ -45,7 +45,8 @@ _LONGEST_NAME = 255  # bytes that file systems take
 _CLAIMED: dict[tuple[int, str], object] = {}  # by process, which may have been forked, and folder
 _FREE: set[str] = set()  # files that were not there when this process began, and that it has not written yet
 _PERHAPS_DONE: set[str] = set()  # files that were, and may be what it is to write
-_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}\.([0-9a-f]{8})\.(\d+)\.(\d+)\.tmp")  # with `_here`, thread and process
+# With `_here`, which earlier versions did not write, thread and process.
+_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}(?:\.([0-9a-f]{8}))?\.(\d+)\.(\d+)\.tmp")
 _GIVEN_UP = 86_400  # seconds since anything was written to a file of another computer's process: it has died
 
 
@@ -53,8 +54,8 @@ _GIVEN_UP = 86_400  # seconds since anything was written to a file of another co
 def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder, made where it is missing, in which this thread alone writes until the block ends.
 
-    The claim ends with the process, however that ends. What a process that died left half written is removed, and a
-    folder that was made and stays empty.
+    The claim ends with the process, however that ends. What a process that died left half written is removed, one of
+    another computer after a day, and a folder that was made and stays empty.
 
     Raises:
         DiffIMLError: nothing can be written there, or another process has claimed it, which is named, or this one.
@@ -103,7 +104,7 @@ def remove_half_written(files: Iterable[Path]) -> None:
             file.unlink(missing_ok=True)
 
 
-def _is_given_up(file: Path, computer: str, thread: int, process: int) -> bool:
+def _is_given_up(file: Path, computer: str | None, thread: int, process: int) -> bool:
     if computer != _here():
         with suppress(FileNotFoundError):
             return time.time() - file.stat().st_mtime > _GIVEN_UP
@@ -350,9 +351,8 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     if ledger := ledger_of(path):
         ledger.require_own(path)
     name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # `path`'s own may be as long as a name can be
-    temporary = path.with_name(
-        f".{name}.{_here()}.{threading.get_ident()}.{os.getpid()}.tmp"
-    )  # same folder: an atomic rename
+    # In the same folder, so that the renaming is atomic.
+    temporary = path.with_name(f".{name}.{_here()}.{threading.get_ident()}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # of a writer that died, whose number is used again
         with open(temporary, "xb") as file:
@@ -363,6 +363,8 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         if os.path.abspath(path) in _PERHAPS_DONE and os.path.lexists(path):
             if not os.path.isfile(path) or file_digest(path) != file_digest(temporary):
                 raise _there_already(path)
+        if ledger:
+            ledger.require_own(path)  # another process may have written there meanwhile
         enter(path, temporary, lasting=lasting)
         place = reserved(path) if os.path.abspath(path) in _FREE else path
         os.replace(temporary, place)

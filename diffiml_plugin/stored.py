@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 import stat
+import sys
 import types
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -207,17 +208,30 @@ def checked(said: object, known: Mapping[str, Any], place: str, others: bool = F
 
 
 def typed(function: _Function) -> _Function:
-    """The function, which raises DiffIMLError for an argument of another type than it is annotated with."""
+    """The function, which raises DiffIMLError for an argument of another type than it is annotated with, and gets
+    numpy's numbers as Python's."""
     signature, kinds = inspect.signature(function), get_type_hints(function)
     place = function.__qualname__.removesuffix(".__init__")
 
     @wraps(function)
     def checking(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs).arguments
-        checked({name: value for name, value in given.items() if name in kinds}, kinds, place)
-        return function(*args, **kwargs)
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError:  # of which Python's own words name the function
+            return function(*args, **kwargs)
+        given.arguments = {name: _plain(value) for name, value in given.arguments.items()}
+        checked({name: value for name, value in given.arguments.items() if name in kinds}, kinds, place)
+        return function(*given.args, **given.kwargs)
 
     return cast(_Function, checking)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's, or each of a dictionary, as Python has it; all else as it is."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    numpy = sys.modules.get("numpy")  # else it is none of its
+    return value.item() if numpy and isinstance(value, numpy.generic) else value
 
 
 def shown(value: object) -> str:

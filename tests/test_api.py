@@ -93,6 +93,15 @@ def test_whole_numbers_and_paths_serve_for_fractions_and_names():
     assert load(path, threshold=1, mask_bias=0, max_memory=4, **SMALL).threshold == 1
 
 
+def test_numbers_of_numpys_serve_for_pythons(tmp_path):
+    """As a loop over `np.arange` gives them; what is saved has them too."""
+    chosen = {"ensemble_size": np.int64(3), "image_size": np.int32(96), "tta": np.bool_(True)}
+    settings = {"device": "cpu", "num_inference_steps": np.int64(1), "threshold": np.float32(0.25), **chosen}
+    saved = load(load("small", **settings).save_pretrained(tmp_path / "saved"), device="cpu")
+    values = {name: saved.description["settings"][name] for name in (*chosen, "num_inference_steps", "threshold")}
+    assert values == {"ensemble_size": 3, "image_size": 96, "tta": True, "num_inference_steps": 1, "threshold": 0.25}
+
+
 def test_a_model_takes_normalised_tensors(model):
     output = model(image=IMAGE, noise_key=["a", "b"])
     assert output["pred_mask"].shape == (2, 1, 64, 96) and output["pred_label"].shape == (2,)

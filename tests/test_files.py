@@ -163,8 +163,9 @@ def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path,
         half_written(other.pid)
         half_written(os.getpid())  # of a process that died and had this one's number
         elsewhere = half_written(2**30, computer="0" * 8)
-        kept = [half_written(os.getppid()), elsewhere, tmp_path / ".a.tmp", tmp_path / "a.tmp"]
-        for users in kept[2:]:
+        (earlier := tmp_path / f".0123456789abcdef.5.{2**30}.tmp").touch()  # of an earlier version
+        kept = [half_written(os.getppid()), tmp_path / ".a.tmp", tmp_path / "a.tmp", elsewhere, earlier]
+        for users in kept[1:3]:
             users.write_text("a user's")
         other.communicate()
     assert (tmp_path / LOCK).exists()
@@ -173,10 +174,11 @@ def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path,
         with claimed(tmp_path):
             pass
         assert set(tmp_path.iterdir()) == set(kept)
-    os.utime(elsewhere, times=(0, 0))
+    for old in (elsewhere, earlier):
+        os.utime(old, times=(0, 0))
     with claimed(tmp_path):
         pass
-    assert set(tmp_path.iterdir()) == {kept[0], *kept[2:4]}
+    assert set(tmp_path.iterdir()) == set(kept[:3])
 
 
 @pytest.mark.parametrize("pid", [None, 1, 2**30])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import appending, write_text
+from diffiml_plugin.files import appending, replacing, write_text
 from diffiml_plugin.ledger import LEDGER, Ledger, begin, discard, enter, warn_if_changed
 
 
@@ -41,6 +41,15 @@ def test_what_others_did_is_told(tmp_path, change, told):
     change(tmp_path / "a.txt")
     with pytest.raises(DiffIMLError, match=f"{told}.* and is not overwritten; choose another folder"):
         run(tmp_path)
+
+
+def test_what_another_process_wrote_meanwhile_stays(tmp_path):
+    begin(tmp_path, "test", {}, [tmp_path / "a.txt"])
+    with pytest.raises(DiffIMLError, match=r"a.txt was not made by this command and is not overwritten"):
+        with replacing(tmp_path / "a.txt") as file:
+            file.write(b"ours")
+            (tmp_path / "a.txt").write_text("another's")
+    assert (tmp_path / "a.txt").read_text() == "another's"
 
 
 def test_other_settings_are_named(tmp_path):

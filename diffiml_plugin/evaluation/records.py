@@ -27,7 +27,7 @@ RESULTS = "results.json"
 _FIELDS = get_type_hints(Record)
 _SHARES = {"label", *(name for name, kind in _FIELDS.items() if "float" in str(kind))} - {"score", "features"}
 _ALWAYS = ("dataset", "index", "name", "path", "mask", "label", "score", "f1")
-_ROUNDING = 1e-6
+ROUNDING = 1e-6  # of figures in files, which are 0 to 1
 _BELOW = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "albumentations", "imdlbenco")
 _Key = TypeVar("_Key")
 LIMIT = 2**30  # bytes: some hundred thousand images, each with its figures at every threshold
@@ -61,7 +61,7 @@ def as_record(said: object, place: str) -> Record:
             raise DiffIMLError(f"{place}: {name} is {shown(record[name])}; expected one value")
     for name in _SHARES & record.keys():
         values = record[name] if isinstance(record[name], list) else [record[name]]
-        if not all(value is None or -_ROUNDING <= value <= 1 + _ROUNDING for value in values):
+        if not all(value is None or -ROUNDING <= value <= 1 + ROUNDING for value in values):
             raise DiffIMLError(f"{place}: {name} is {shown(record[name])}; expected 0 to 1")
         if name.endswith("_by_threshold") and len(values) != len(THRESHOLDS) and values != [None]:
             raise DiffIMLError(f"{place}: {name} has {len(values)} values; expected {len(THRESHOLDS)}")

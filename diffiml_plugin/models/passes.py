@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import torch
@@ -75,16 +74,22 @@ def forward_explained(model: nn.Module, image: Tensor) -> Iterator[None]:
 
 
 class Passes:
-    """Passes of a model in test mode, each as if it were the first.
+    """Passes of a model in test mode, none of which depends on those before.
 
-    What a pass writes into the network, as MantraNet's and MVSSNet's normalise their filters, is put back after it; if
-    it draws random numbers, as SPAN draws weights, a warning says so once.
+    Parameters and buffers that its first pass changes, as MantraNet's and MVSSNet's normalise their filters, are put
+    back after each. If it draws of torch's random numbers, as SPAN draws weights, a warning says so once.
     """
 
     def __init__(self, model: nn.Module):
         self.model = model
-        tensors = chain(model.parameters(), model.buffers())
-        self._written = [(tensor, tensor.detach().clone()) for tensor in tensors]  # until the first pass, all
+        # Of each its module's parameters or buffers, its name there, itself and its values. Until the first pass, all.
+        self._changing: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
+            (tensors, name, tensor, values)
+            for module in model.modules()
+            for tensors in (module._parameters, module._buffers)
+            for name, tensor in tensors.items()
+            if tensor is not None and (values := _values(tensor)) is not None
+        ]
         self._first = True
 
     @contextmanager
@@ -94,16 +99,36 @@ class Passes:
         try:
             with forward_explained(self.model, image):
                 yield
-            if self._first:
-                self._written = [(now, loaded) for now, loaded in self._written if not now.equal(loaded)]
-                self._first = False
-        finally:
-            with torch.no_grad():
-                for now, loaded in self._written:
-                    if not now.equal(loaded):
-                        now.copy_(loaded)
+        except BaseException:
+            with suppress(RuntimeError):  # of a device that is lost, or a memory that is full: of that the first tells
+                self._put_back()
+            raise
+        if self._first:
+            self._changing = [one for one in self._changing if one[0].get(one[1]) is not one[2] or _differs(*one[2:])]
+            self._first = False
+        self._put_back()
         if not before.equal(_random_state(image.device)):
             _warn_of_draws(type(_innermost(self.model)).__name__)
+
+    def _put_back(self) -> None:
+        for tensors, name, tensor, values in self._changing:
+            tensors[name] = tensor
+            with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                if _differs(tensor, values):
+                    tensor.copy_(values)
+
+
+def _values(tensor: Tensor) -> Tensor | None:
+    """A copy on the CPU, where it takes nothing of a GPU's memory; None of what cannot be compared with it: a sparse
+    tensor, one without values, or with NaN."""
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return None
+    values = tensor.detach().to("cpu", copy=True)
+    return None if values.isnan().any() else values
+
+
+def _differs(tensor: Tensor, values: Tensor) -> bool:
+    return not tensor.cpu().equal(values)
 
 
 def _innermost(model: nn.Module) -> nn.Module:
@@ -119,4 +144,4 @@ def _random_state(device: torch.device) -> Tensor:
 
 @cache
 def _warn_of_draws(name: str) -> None:
-    _logger.warning(f"{name} draws random numbers when it predicts: its figures differ from run to run")
+    _logger.warning(f"{name} draws random numbers when it predicts: its figures may differ from run to run")

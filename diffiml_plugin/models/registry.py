@@ -212,11 +212,11 @@ class RegisteredModel:
 def _kind(parameter: inspect.Parameter) -> Any:
     """The type of a flag's value, None among them, which says nothing; Any where the constructor does not tell."""
     default, annotation = parameter.default, parameter.annotation
-    if isinstance(default, (list, tuple)):
-        return list[bool | int | float] | None
+    if isinstance(default, bool):
+        return bool | None
     if annotation in (int, float, str):
         return annotation | None
-    if isinstance(default, (bool, float, str)):
+    if isinstance(default, (float, str)):
         return type(default) | None
     return Any
 
@@ -224,6 +224,8 @@ def _kind(parameter: inspect.Parameter) -> Any:
 def _stored_kind(parameter: inspect.Parameter) -> Any:
     """The type of a flag's value in a file; None alone of what no file holds."""
     kind, default = _kind(parameter), parameter.default
+    if isinstance(default, (list, tuple)):
+        return list[bool | int | float] | None
     if kind is Any:
         plain = default in (None, parameter.empty) or isinstance(default, int)
         return bool | int | float | str | None if plain else NoneType

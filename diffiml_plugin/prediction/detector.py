@@ -111,10 +111,12 @@ class Detector:
         self.model, self.precision = opened.build().to(self.device), precision
         require_unchanged(path, digest)
         speed_up(self.model, self.device, precision, compile_mode)
-        self._passes = Passes(self.model)
         cell = self._noise("", (LATENT_STRIDE, LATENT_STRIDE)).nbytes if self.card.samples else 0
         noise = cell / LATENT_STRIDE**2
         self.memory = PassMemory(self._run_on, self.device, max_memory, whole_side(self.inputs), noise)
+        self._passes = Passes(self.model)  # behind `memory`, which is not to count a copy that is gone after a pass
+        if max_memory is not None:  # `holds` may be asked beside the model
+            self.memory.holds(np.zeros((1, 1, 3), np.uint8))
         values = {**opened.flags, **asdict(opened.inputs), "threshold": self.threshold, "precision": actual}
         decided = {**values, "max_memory": max_memory}
         self.description = {

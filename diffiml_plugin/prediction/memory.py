@@ -77,8 +77,6 @@ class PassMemory:
             self.own = _Memory(torch.cuda.memory_allocated(device), np.inf if limit is None else 1e9 * limit)
         else:
             self.computer = self.own = _Memory(in_use, bound if limit is None else 1e9 * limit)
-        if limit is not None:  # `holds` may be asked beside the model
-            self.holds(np.zeros((1, 1, 3), np.uint8))
 
     def require_room(self, pixels: int, name: str) -> None:
         """For before a photo is decoded. Raises DiffIMLError if its pixels and maps alone take more than there is."""

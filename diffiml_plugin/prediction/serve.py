@@ -274,7 +274,8 @@ def _for_own_page(application: Any) -> Any:
 
     async def answering(scope: Any, receive: Any, send: Any) -> None:
         if _of_page_elsewhere(scope):
-            return await PlainTextResponse("pages elsewhere send nothing here", 403)(scope, receive, send)
+            refusal = PlainTextResponse("pages elsewhere send nothing here; a proxy has to speak HTTPS", 403)
+            return await refusal(scope, receive, send)
         await application(scope, receive, send)
 
     return answering

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
-from diffiml_plugin.evaluation.records import RESULTS, images_of, read_records, records_file, same_images
+from diffiml_plugin.evaluation.records import RESULTS, ROUNDING, images_of, read_records, records_file, same_images
 from diffiml_plugin.evaluation.results import (
     Perturbed,
     Record,
@@ -265,8 +265,9 @@ def _sampling(rows: Mapping[str, _Runs]) -> str:
             for entry in read_results(file, Swept)["rows"] if file.exists() else ():
                 setting, cells = f"{entry['setting']}={entry['value']}", entry["datasets"].values()
                 if cells:  # else no image was tampered
-                    f1.setdefault(setting, []).append(fmean(cell["f1"] for cell in cells))
-                deviations.setdefault(setting, []).extend(cell["std"] for cell in cells if cell["std"] is not None)
+                    f1.setdefault(setting, []).append(fmean(_share(cell["f1"], file) for cell in cells))
+                known = [_share(cell["std"], file) for cell in cells if cell["std"] is not None]
+                deviations.setdefault(setting, []).extend(known)
         for setting, values in f1.items():
             noise = f"{fmean(deviations[setting]):.3f}" if deviations[setting] else None
             lines.setdefault(setting, {})[row] = {"pixel-F1": _spread(values), "over noise": noise}
@@ -286,10 +287,16 @@ def _robustness(rows: Mapping[str, _Runs]) -> str:
                 ).items():
                     for strength in filter(None, curve):  # the clean image is in the first table
                         cells = by_setting.setdefault(f"{perturbation} {strength}", {})
-                        cells.setdefault(column, []).append(curve[strength])
+                        cells.setdefault(column, []).append(_share(curve[strength], file))
         for setting, cells in by_setting.items():
             lines.setdefault(setting, {})[row] = {column: _spread(values) for column, values in cells.items()}
     return _by_setting(lines, _note(rows, "robust"))
+
+
+def _share(value: float, file: Path) -> float:
+    if not -ROUNDING <= value <= 1 + ROUNDING:
+        raise DiffIMLError(f"{file} has a figure of {value:g}; expected 0 to 1; make it again")
+    return value
 
 
 def _by_setting(lines: _Lines, note: str) -> str:

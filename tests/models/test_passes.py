@@ -71,7 +71,7 @@ def test_a_model_that_draws_when_it_predicts_is_told_once(caplog):
     for model in (nn.Conv2d(3, 1, 1), wrapped.model, wrapped):
         with Passes(model).one(image):
             getattr(model, "model", model)(image)
-    assert caplog.messages == ["_Drawing draws random numbers when it predicts: its figures differ from run to run"]
+    assert caplog.messages == ["_Drawing draws random numbers when it predicts: its figures may differ from run to run"]
 
 
 class _Writing(nn.Module):
@@ -81,10 +81,12 @@ class _Writing(nn.Module):
         super().__init__()
         self.filter = nn.Parameter(torch.full((3,), 3.0))
         self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(()))
 
     def forward(self, image):
         self.filter.data /= self.filter.sum()
         self.passes += 1
+        self.mean = self.mean + 1
         if len(image) == 2:
             raise RuntimeError("two are too many")
         return image * self.filter[:, None, None]
@@ -97,7 +99,38 @@ def test_no_pass_depends_on_those_before():
         for _ in range(3):
             with passes.one(image):
                 assert model(image).unique().tolist() == pytest.approx([1 / 3])
-            assert model.filter.tolist() == [3, 3, 3] and model.passes == 0
+            assert model.filter.tolist() == [3, 3, 3] and model.passes == model.mean == 0
             with pytest.raises(DiffIMLError, match="_Writing cannot take 2 images"), passes.one(two):
                 model(two)
-            assert model.filter.tolist() == [3, 3, 3] and model.passes == 0
+            assert model.filter.tolist() == [3, 3, 3] and model.passes == model.mean == 0
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.eye(3).to_sparse(),
+        torch.eye(3).to_sparse_csr(),
+        torch.ones(3, device="meta"),
+        torch.tensor([float("nan")]).expand(3),
+        torch.arange(3),
+        torch.ones(3, dtype=torch.bool),
+    ],
+    ids=["sparse", "csr", "meta", "nan", "whole", "bool"],
+)
+def test_a_model_may_hold_tensors_of_any_kind(odd):
+    model = nn.Conv2d(3, 1, 1)
+    model.register_buffer("odd", odd, persistent=False)
+    with Passes(model).one(torch.zeros(1, 3, 8, 8)):
+        model(torch.zeros(1, 3, 8, 8))
+    assert model.odd is odd
+
+
+def test_what_was_made_in_inference_mode_is_put_back():
+    with torch.inference_mode():
+        model = _Writing()
+        with Passes(model).one(torch.ones(1, 3, 8, 8)):
+            model(torch.ones(1, 3, 8, 8))
+    passes = Passes(model)
+    with torch.inference_mode(), passes.one(torch.ones(1, 3, 8, 8)):
+        model(torch.ones(1, 3, 8, 8))
+    assert model.passes == model.mean == 0 and model.filter.tolist() == [3, 3, 3]

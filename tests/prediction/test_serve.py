@@ -360,7 +360,7 @@ def test_pages_elsewhere_are_kept_out(server):
     assert answer.headers["cache-control"] == "no-store"
     assert requests.get(server.address, headers={"Host": "elsewhere.example"}).status_code == 400
     answer = server.upload(b"no photo", Origin="http://elsewhere.example")
-    assert (answer.status_code, answer.text) == (403, "pages elsewhere send nothing here") and server.files() == []
+    assert answer.status_code == 403 and "pages elsewhere send nothing here" in answer.text and server.files() == []
     assert answer.headers["cache-control"] == "no-store"
 
 

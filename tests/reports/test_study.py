@@ -389,3 +389,14 @@ def test_files_of_another_form_are_refused(runs, tmp_path, file, content, told):
     (runs / "a" / "0" / file).write_text(content)
     with pytest.raises(DiffIMLError, match=told):
         study(runs, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("file", "figure"),
+    [("sweep/sweep.json", '"std": 0.0625'), ("sweep/sweep.json", '"f1": 0.25'), ("robust/robust.json", "0.125")],
+)
+def test_figures_that_no_test_has_are_refused(runs, tmp_path, file, figure):
+    path = runs / "a" / "0" / file
+    path.write_text(path.read_text().replace(figure, figure.replace("0.", "5.")))
+    with pytest.raises(DiffIMLError, match=f"{file} has a figure of 5.* expected 0 to 1"):
+        study(runs, tmp_path / "out")
