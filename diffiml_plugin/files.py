@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shlex
+import stat
 import sys
 import tempfile
 import threading
@@ -338,7 +339,7 @@ def _probe(folder: Path) -> None:
 def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which becomes `path` when the block ends; if that raises, `path` stays as it was.
 
-    A link at `path` is replaced, and what it leads to stays as it was.
+    A link at `path` is replaced, and what it leads to stays as it was. Who may read a file stays as it was too.
 
     Args:
         lasting: wait until it is on the disk, so that it outlives a power cut too; a picture need not.
@@ -365,6 +366,9 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
                 raise _there_already(path)
         if ledger:
             ledger.require_own(path)  # another process may have written there meanwhile
+        with suppress(FileNotFoundError):
+            if not path.is_symlink():
+                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))  # what others could not read they cannot now
         enter(path, temporary, lasting=lasting)
         place = reserved(path) if os.path.abspath(path) in _FREE else path
         os.replace(temporary, place)

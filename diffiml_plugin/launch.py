@@ -106,7 +106,8 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
         LOCAL_WORLD_SIZE=re.findall(r"\d+", environment["SLURM_STEP_TASKS_PER_NODE"])[0],  # of "8(x2)", "8,4"
     )
     environment.setdefault("MASTER_ADDR", _first_node(nodes))
-    environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+    run = int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID", 0))  # of a job's steps at once each
+    environment.setdefault("MASTER_PORT", str(20000 + run % 20000))
 
 
 def _number(name: str, value: str) -> int:

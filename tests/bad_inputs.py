@@ -445,7 +445,7 @@ CASES = (
     ),
     Case(
         "a configuration that names a file to be run",
-        f"{SET} --config configs/runs.yaml",
+        "complexity --config configs/runs.yaml",
         REFUSED,
         "Trufor's --config_path .../conf.py is no .yaml or .yml file; of another, the framework would run what stands",
     ),

@@ -64,6 +64,18 @@ def test_a_file_is_the_old_one_until_it_is_whole(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_who_may_read_a_file_stays_as_it_was(tmp_path):
+    path = tmp_path / "weights"
+    path.touch(0o600)
+    path.chmod(0o600)
+    (tmp_path / "link").symlink_to(path)
+    for name in ("weights", "link"):
+        write_text(tmp_path / name, "x")
+    assert path.stat().st_mode & 0o777 == 0o600
+    write_text(tmp_path / "new", "x")
+    assert (tmp_path / "link").stat().st_mode == (tmp_path / "new").stat().st_mode  # a link says nothing of that
+
+
 def test_the_longest_names_there_are(tmp_path):
     long = "n" * 251
     write_picture(tmp_path / f"{long}.png", np.zeros((2, 2), np.uint8))

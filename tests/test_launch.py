@@ -72,6 +72,9 @@ def test_slurm_is_joined():
     joined = {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")}
     assert joined == {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "gpu03"}
     assert 1024 < int(environment["MASTER_PORT"]) < 65536
+    beside = {**SLURM, "SLURM_STEP_ID": "3"}  # another step of the job, at the same time
+    launch.join_slurm(beside)
+    assert beside["MASTER_PORT"] != environment["MASTER_PORT"]
 
 
 @pytest.mark.parametrize(

@@ -39,15 +39,24 @@ def records_file(results: Path) -> Path:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file that `write_records` wrote. Raises DiffIMLError if it holds anything else."""
+    """The records of a file that `write_records` wrote. Raises DiffIMLError if it holds anything else, or one twice."""
     warn_if_changed(path)
     records = []
+    lines: dict[object, int] = {}  # by what each is of
     for number, line in enumerate(read_text(path, LIMIT).splitlines(), 1):
         place = f"{path}, line {number}"
         records.append(as_record(parse_json(line, place), place))
         if missing := [name for name in _ALWAYS if name not in records[-1]]:
             raise DiffIMLError(f"{place} lacks {missing[0]}; make the file again")
+        if (first := lines.setdefault(_of(records[-1]), number)) != number:
+            raise DiffIMLError(f"{place} is of an image that line {first} tells of; make the file again")
     return records
+
+
+def _of(record: Record) -> object:
+    """What a record is of: an image of a dataset, under a perturbation or under a sweep's settings."""
+    settings = {name: value for name, value in record.items() if name not in _FIELDS}
+    return record["dataset"], record["index"], record.get("variant"), json.dumps(settings, sort_keys=True)
 
 
 def as_record(said: object, place: str) -> Record:

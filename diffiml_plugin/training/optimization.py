@@ -247,6 +247,8 @@ class _Sums:
         if isinstance(parts, tuple):  # of an earlier version: sums, and one number of images
             sums, images = parts
             parts = {name: (value, images) for name, value in sums.items()}
+        if not all(math.isfinite(value) and images > 0 for value, images in parts.values()):
+            raise ValueError("losses that no steps have")
         return cls({name: (float(value), int(images)) for name, (value, images) in parts.items()})
 
     def stored(self) -> dict[str, tuple[float, int]]:

@@ -38,7 +38,7 @@ def read_foreign(path: str | Path) -> ForeignWeights:
     Raises:
         DiffIMLError: the file is missing, damaged, or holds anything but named tensors.
     """
-    if Path(path).suffix == ".safetensors":
+    if Path(path).suffix.lower() == ".safetensors":
         require_file(path)
         with refusing(path):
             return ForeignWeights(_unwrapped(safetensors.torch.load_file(path)))

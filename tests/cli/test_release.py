@@ -24,13 +24,13 @@ def words(tiny_model, stored, tmp_path):
 IMAGE = {"dataset": "val", "index": 0, "name": "a.png", "path": "a.png", "mask": "mask.png"}
 
 
-def tampered(f1: float, auc: float) -> dict:
-    return {**IMAGE, "label": 1, "f1": f1, "auc": auc, "false_alarm_area": None, "score": 0.9}
+def tampered(f1: float, auc: float, index: int = 0) -> dict:
+    return {**IMAGE, "index": index, "label": 1, "f1": f1, "auc": auc, "false_alarm_area": None, "score": 0.9}
 
 
 def test_statement_and_figures_stand_in_the_file_and_in_its_card(words, tmp_path, capsys):
-    records = [tampered(0.4, 0.8), tampered(0.6, 0.9)]
-    records.append({**IMAGE, "label": 0, "f1": None, "auc": None, "false_alarm_area": 0.25, "score": 0.1})
+    records = [tampered(0.4, 0.8), tampered(0.6, 0.9, 1)]
+    records.append({**IMAGE, "index": 2, "label": 0, "f1": None, "auc": None, "false_alarm_area": 0.25, "score": 0.1})
     (tmp_path / "per_image.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     stated = ["--data", "squares", "--licence", "mine", "--limits", "circles are missed"]
     assert main([*words, *stated, "--results", str(tmp_path / "results.json")]) == 0
@@ -58,7 +58,8 @@ def test_figures_are_given_with_no_weights_but_theirs(words, tmp_path, monkeypat
 
 
 def test_figures_do_not_depend_on_the_order_of_the_records(words, tmp_path):
-    of_sets = [{**tampered(f1, f1), "dataset": name} for name, f1 in (("a", 0.2), ("b", 0.7), ("a", 0.4), ("b", 0.9))]
+    figures = (("a", 0.2), ("b", 0.7), ("a", 0.4), ("b", 0.9))
+    of_sets = [{**tampered(f1, f1, index), "dataset": name} for index, (name, f1) in enumerate(figures)]
     (tmp_path / "per_image.jsonl").write_text("".join(json.dumps(record) + "\n" for record in of_sets))
     assert main([*words, "--results", str(tmp_path / "results.json")]) == 0
     found = read_metadata(tmp_path / "given.safetensors")["figures"]

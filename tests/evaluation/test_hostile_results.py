@@ -66,6 +66,7 @@ def test_what_lacks_is_named(tmp_path):
     [
         ("{", "line 2 is no JSON"),
         ("[]", r"line 2 is \[\]"),
+        (json.dumps(RECORD), "line 2 is of an image that line 1 tells of"),
         (json.dumps(RECORD | {"index": "0"}), "line 2: index is '0'; expected int"),
         (json.dumps(RECORD | {"f1": "x"}), "f1 is 'x'"),
         (json.dumps(RECORD | {"dataset": "mean"}), "line 2: 'mean' cannot be a dataset's name; choose another"),

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.evaluate import _most_pixels, _scored
 from diffiml_plugin.evaluation.scores import score_batch
+from diffiml_plugin.models.passes import Passes
 from diffiml_plugin.weights.files import load_weights, save_weights
 
 
@@ -36,25 +38,28 @@ def test_what_the_memory_has_left_bounds_the_pixels_of_an_image(monkeypatch):
     assert most(0, "cpu") == 64 * 64  # the model's own size is always tried
 
 
-def test_a_batch_too_large_for_the_memory_is_halved(caplog, batch_of):
-    """Of five images no more than two fit."""
+class Full(nn.Module):
+    """Of a GPU whose memory holds `most` images."""
 
-    def model(mask, **_):
-        if len(mask) > 2:
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, mask, **_):
+        if len(mask) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return {"pred_mask": mask.float()}
 
+
+def test_a_batch_too_large_for_the_memory_is_halved(caplog, batch_of):
+    """Of five images no more than two fit."""
+
     batch = {**batch_of([np.eye(4)] * 5, "abcde"), "image": torch.zeros(5, 3, 4, 4)}
-    model.forward = model
-    found = _scored(model, batch, score_batch)
+    found = _scored(Passes(Full(2)), batch, score_batch)
     assert [record["name"] for record in found] == list("abcde") and all(record["f1"] > 0.99 for record in found)
     assert "full with 5 images; the batch is halved" in caplog.text
 
 
 def test_one_image_too_large_for_the_memory_is_said(batch_of):
-    def model(mask, **_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    model.forward = model
     with pytest.raises(DiffIMLError, match="full with one image of 4x8 pixels: 2.00 GiB more were wanted"):
-        _scored(model, {**batch_of([np.eye(4)], "a"), "image": torch.zeros(1, 3, 4, 8)}, score_batch)
+        _scored(Passes(Full(0)), {**batch_of([np.eye(4)], "a"), "image": torch.zeros(1, 3, 4, 8)}, score_batch)

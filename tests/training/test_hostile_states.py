@@ -111,7 +111,9 @@ def test_moments_of_another_form_are_refused(spoilt):
         learner().restore(state)
 
 
-@pytest.mark.parametrize("sums", [({"loss": "x"}, 1), ({"loss": 1.0}, "x"), (3, 1)])
+@pytest.mark.parametrize(
+    "sums", [({"loss": "x"}, 1), ({"loss": 1.0}, "x"), (3, 1), {"loss": (float("nan"), 8)}, {"loss": (1.0, -8)}]
+)
 def test_losses_of_another_form_are_refused(sums):
     with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
         LossMeter().restore({"since_point": ({}, 0), "total": sums})
