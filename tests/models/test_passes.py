@@ -109,13 +109,12 @@ def test_no_pass_depends_on_those_before():
     "odd",
     [
         torch.eye(3).to_sparse(),
-        torch.eye(3).to_sparse_csr(),
         torch.ones(3, device="meta"),
         torch.tensor([float("nan")]).expand(3),
         torch.arange(3),
         torch.ones(3, dtype=torch.bool),
     ],
-    ids=["sparse", "csr", "meta", "nan", "whole", "bool"],
+    ids=["sparse", "meta", "nan", "whole", "bool"],
 )
 def test_a_model_may_hold_tensors_of_any_kind(odd):
     model = nn.Conv2d(3, 1, 1)
