@@ -109,10 +109,11 @@ def predict(
     if left_out := photos.described():
         _logger.info(f"not read: {left_out}")
     with claimed(output_dir):
-        remove_half_written(output_dir.rglob(".*"))
         journal = Journal(output_dir, detector.description, code_digest(detector.card.constructor))
         run = _Run(detector, output_dir, journal, skip_existing)
         jobs = _named(photos.files, journal)
+        places = {(output_dir / part / job.name).parent for job in jobs for part in ("", PREVIEWS)}
+        remove_half_written(file for place in places for file in place.glob(".*"))
         done = journal.digests if skip_existing else {}
         names = [job.name for job in jobs if job.image not in done]
         files = [f"{name}{ending}" for name in names for ending in ENDINGS]
