@@ -201,9 +201,8 @@ def checked(said: object, known: Mapping[str, Any], place: str, others: bool = F
                 "written it: update the package"
             )
         if not _fits(value, known[name]):
-            kind = known[name].__name__ if isinstance(known[name], type) else str(known[name])
             bound = ", within ±2^63" if isinstance(value, (int, float)) and not abs(value) <= _LARGEST else ""
-            raise DiffIMLError(f"{place}: {name} is {shown(value)}; expected {kind}{bound}")
+            raise DiffIMLError(f"{place}: {name} is {shown(value)}; expected {_called(known[name])}{bound}")
     return dict(said)
 
 
@@ -238,6 +237,15 @@ def shown(value: object) -> str:
     """A value as messages quote it: one line, with an end."""
     said = reprlib.repr(value)
     return said if len(said) <= _QUOTED else f"{said[:_QUOTED]}..."
+
+
+def _called(kind: Any) -> str:
+    """A type as messages name it, alike in all versions of Python."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return " | ".join(map(_called, get_args(kind)))
+    if kind is types.NoneType:
+        return "None"
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def _fits(value: object, kind: Any) -> bool:
