@@ -57,10 +57,10 @@ def values_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
     return {name: setting.value for name, setting in settings.items()}
 
 
-def plain(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     """A setting, or a list of such, as a config file says it: there `${` begins a variable, and `$${` stands for it."""
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [escaped(item) for item in value]
     return value.replace("${", "$${") if isinstance(value, str) else value
 
 

@@ -218,17 +218,17 @@ def typed(function: _Function) -> _Function:
             given = signature.bind(*args, **kwargs)
         except TypeError:  # of which Python's own words name the function
             return function(*args, **kwargs)
-        given.arguments = {name: _plain(value) for name, value in given.arguments.items()}
+        given.arguments = {name: _as_pythons(value) for name, value in given.arguments.items()}
         checked({name: value for name, value in given.arguments.items() if name in kinds}, kinds, place)
         return function(*given.args, **given.kwargs)
 
     return cast(_Function, checking)
 
 
-def _plain(value: Any) -> Any:
+def _as_pythons(value: Any) -> Any:
     """A number of numpy's, or each of a dictionary, as Python has it; all else as it is."""
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _as_pythons(one) for name, one in value.items()}
     numpy = sys.modules.get("numpy")  # else it is none of its
     return value.item() if numpy and isinstance(value, numpy.generic) else value
 

@@ -13,7 +13,7 @@ from diffiml_plugin.cli.arguments import DEFAULT_MODEL, add_model_arguments, nam
 from diffiml_plugin.cli.config_file import Entry, expand, packaged_folder, read_config
 from diffiml_plugin.cli.parser import Parser, split_flags
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.settings import DEFAULT, FLAG, CommonSettings, Setting, layer, plain, resolve
+from diffiml_plugin.settings import DEFAULT, FLAG, CommonSettings, Setting, escaped, layer, resolve
 from diffiml_plugin.stored import shown
 
 _NO_SETTINGS = ("config", "dry_run")
@@ -164,7 +164,7 @@ def _with_those_of_the_model(args: argparse.Namespace, checkpoint: Path | None) 
 
 def _line(name: str, setting: Setting) -> str:
     several = isinstance(setting.value, list)
-    content = plain(setting.value) if several else {name: plain(setting.value)}
+    content = escaped(setting.value) if several else {name: escaped(setting.value)}
     text = yaml.safe_dump(content, default_flow_style=several, allow_unicode=True, width=float("inf")).rstrip()
     return f"{name}: {text}  # {setting.source}\n" if several else f"{text}  # {setting.source}\n"
 

@@ -211,7 +211,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def expand(value: Any, place: Place) -> Any:
-    """Fills in `${VARIABLE}` and `${VARIABLE:-DEFAULT}` in words; the inverse of `settings.plain`.
+    """Fills in `${VARIABLE}` and `${VARIABLE:-DEFAULT}` in words; the inverse of `settings.escaped`.
 
     Raises:
         ValueError: a variable is not set.

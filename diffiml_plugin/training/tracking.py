@@ -28,7 +28,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import beginning, write_text
 from diffiml_plugin.framework.imdlbenco import denormalize
 from diffiml_plugin.prediction.pictures import headed
-from diffiml_plugin.settings import plain
+from diffiml_plugin.settings import escaped
 from diffiml_plugin.stored import read_json
 from diffiml_plugin.training.log import Log
 
@@ -206,7 +206,7 @@ def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
 
 
 def _as_yaml(configuration: Mapping[str, Any]) -> str:
-    flags = {name: plain(value) for name, value in configuration.items() if not isinstance(value, (list, tuple))}
+    flags = {name: escaped(value) for name, value in configuration.items() if not isinstance(value, (list, tuple))}
     return yaml.safe_dump(flags, sort_keys=False)
 
 
