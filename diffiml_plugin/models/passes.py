@@ -119,16 +119,14 @@ class Passes:
 
 
 def _values(tensor: Tensor) -> Tensor | None:
-    """A copy on the CPU, where it takes nothing of a GPU's memory; None of what cannot be compared with it: a sparse
-    tensor, one without values, or with NaN."""
-    if tensor.layout is not torch.strided or tensor.is_meta:
-        return None
-    values = tensor.detach().to("cpu", copy=True)
-    return None if values.isnan().any() else values
+    """A copy on the CPU, where it takes nothing of a GPU's memory; None of a tensor that is sparse or has no values."""
+    dense = tensor.layout is torch.strided and not tensor.is_meta
+    return tensor.detach().to("cpu", copy=True) if dense else None
 
 
 def _differs(tensor: Tensor, values: Tensor) -> bool:
-    return not tensor.cpu().equal(values)
+    """Not so of values that differ from themselves, as NaN does."""
+    return not tensor.cpu().equal(values) and not bool(values.isnan().any())
 
 
 def _innermost(model: nn.Module) -> nn.Module:
