@@ -1,6 +1,7 @@
 """Folders and files that a run leaves behind: each is written beside its place, then takes it in one step."""
 
 import errno
+import io
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -43,12 +45,28 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 LOCK = ".lock"  # in a folder that a run writes: who it is
 _LONGEST_LOCK = 2**16  # bytes
 _LONGEST_NAME = 255  # bytes that file systems take
-_CLAIMED: dict[tuple[int, str], object] = {}  # by process, which may have been forked, and folder
+_CLAIMED: dict[tuple[int, str], "_Claim"] = {}  # by process, which may have been forked, and folder
 _FREE: set[str] = set()  # files that were not there when this process began, and that it has not written yet
 _PERHAPS_DONE: set[str] = set()  # files that were, and may be what it is to write
 # With `_here`, which earlier versions did not write, thread and process.
 _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}(?:\.([0-9a-f]{8}))?\.(\d+)\.(\d+)\.tmp")
 _GIVEN_UP = 86_400  # seconds since anything was written to a file of another computer's process: it has died
+
+
+@dataclass(eq=False)
+class _Claim:
+    """Of a folder, by the absolute name that it had then."""
+
+    folder: Path
+    lock: BinaryIO | None = None  # once it is locked
+
+    def is_lost(self) -> bool:
+        """Whether the folder of that name is another by now, or none."""
+        if self.lock is None:
+            return False
+        with suppress(OSError):  # without a look inside: to close the file once more would end the system's lock
+            return not os.path.samestat(os.stat(self.folder / LOCK), os.fstat(self.lock.fileno()))
+        return True
 
 
 @contextmanager
@@ -58,24 +76,27 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
     The claim ends with the process, however that ends. What a process that died left half written is removed, one of
     another computer after a day, and a folder that was made and stays empty.
 
+    A folder that is moved away inside, or a link that is set anew, is noticed before the next file (`replacing`).
+
     Raises:
         DiffIMLError: nothing can be written there, or another process has claimed it, which is named, or this one.
     """
     new = not os.path.exists(path)
     folder = make_folder(path)
-    claim, mine = (os.getpid(), os.path.realpath(folder)), object()
-    if _CLAIMED.setdefault(claim, mine) is not mine:  # the system's lock is any thread's, and would end with this claim
+    place, claim = (os.getpid(), os.path.realpath(folder)), _Claim(Path(os.path.abspath(folder)))
+    if _CLAIMED.setdefault(place, claim) is not claim:  # the system's lock is any thread's, and would end with this
         raise DiffIMLError(f"{folder} is in use by this process; wait until that ends, or write elsewhere")
     try:
-        lock = _lock(folder)
+        claim.lock = lock = _lock(folder)
         remove_half_written(folder.iterdir())
         try:
             yield folder
         finally:
-            (folder / LOCK).unlink(missing_ok=True)
+            if not claim.is_lost():
+                (folder / LOCK).unlink()
             lock.close()
     finally:
-        del _CLAIMED[claim]
+        del _CLAIMED[place]
         if new:
             with suppress(OSError):  # of a folder that holds something
                 folder.rmdir()
@@ -150,6 +171,17 @@ def _lock(folder: Path) -> BinaryIO:
     file.write(json.dumps(owner).encode())
     file.flush()
     return file
+
+
+def _require_claims_held(path: Path) -> None:
+    """Raises DiffIMLError if this process claimed a folder around `path`, and there is another now, or none."""
+    absolute = Path(os.path.abspath(path))
+    for (process, _), claim in list(_CLAIMED.items()):
+        if process == os.getpid() and absolute.is_relative_to(claim.folder) and claim.is_lost():
+            raise DiffIMLError(
+                f"{claim.folder} was moved, removed or replaced while this command wrote there; nothing more is "
+                "written; start again, and leave the folder in its place"
+            )
 
 
 def _locked(file: BinaryIO) -> bool:
@@ -247,9 +279,11 @@ def write_picture(path: Path, pixels: "np.ndarray", **options: Any) -> None:
     """
     from PIL import Image
 
+    encoded = io.BytesIO()  # into a file some of Pillow's encoders write by themselves, and miss that the disk is full
+    Image.fromarray(pixels).save(encoded, Image.registered_extensions()[path.suffix.lower()], **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, lasting=False) as file:
-        Image.fromarray(pixels).save(file, Image.registered_extensions()[path.suffix.lower()], **options)
+        file.write(encoded.getbuffer())
 
 
 def add_legend(panel: "Axes", **style: Any) -> None:
@@ -347,8 +381,9 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     Raises:
         DiffIMLError: what is there is not of the command that this process began (`ledger.begin`), or was not there
             then (`require_free`); what was written is beside it, under the name that the message says. Or it was there
-            and is something else than what was written.
+            and is something else than what was written. Or the folder that was `claimed` is another by now.
     """
+    _require_claims_held(path)
     if ledger := ledger_of(path):
         ledger.require_own(path)
     name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # `path`'s own may be as long as a name can be
@@ -364,6 +399,7 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         if os.path.abspath(path) in _PERHAPS_DONE and os.path.lexists(path):
             if not os.path.isfile(path) or file_digest(path) != file_digest(temporary):
                 raise _there_already(path)
+        _require_claims_held(path)
         if ledger:
             ledger.require_own(path)  # another process may have written there meanwhile
         with suppress(FileNotFoundError):
@@ -407,6 +443,7 @@ def appending(path: Path) -> Iterator[BinaryIO]:
     if not os.path.lexists(path):
         with replacing(path, lasting=False):  # entered before it is there
             pass
+    _require_claims_held(path)
     if ledger := ledger_of(path):
         ledger.require_own(path)
     with Appended(path) as file:
@@ -414,4 +451,5 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         try:
             yield file
         finally:
+            _require_claims_held(path)
             enter(path, path)

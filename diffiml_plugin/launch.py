@@ -138,7 +138,7 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
         ),
         InitProcessGroupKwargs(timeout=_PATIENCE),
     ]
-    with signals.ending():
+    with signals.ending(), _without_accelerates_variables():
         return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
 
 
@@ -153,8 +153,19 @@ def start_inference(device: str) -> "PartialState":
 
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
-    with signals.ending():
+    with signals.ending(), _without_accelerates_variables():
         return PartialState(cpu=cpu, timeout=_PATIENCE)
+
+
+@contextmanager
+def _without_accelerates_variables() -> Iterator[None]:
+    """Those that `accelerate launch` or a cluster's profile sets win over what accelerate is asked for: one of them
+    divides all gradients."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("ACCELERATE_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def host_group(processes: int) -> Any:

@@ -3,6 +3,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,38 @@ def test_a_folder_is_one_threads_alone(tmp_path, child_environment):
         pass
 
 
+@pytest.mark.parametrize("how", ["moved", "removed", "a link set anew"])
+def test_nothing_is_written_into_a_folder_that_took_the_claimed_ones_place(tmp_path, child_environment, how):
+    place, lost = tmp_path / "run", "run was moved, removed or replaced while this command wrote there"
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    if how == "a link set anew":
+        place.symlink_to("first")
+    with pytest.raises(DiffIMLError, match=lost), claimed(place):
+        write_text(place / "last", "ours")
+        with appending(place / "log"):
+            if how == "moved":
+                place.rename(tmp_path / "old")
+            elif how == "removed":
+                shutil.rmtree(place)
+            else:
+                place.unlink()
+                place.symlink_to("second")
+            with pytest.raises(DiffIMLError, match=lost):  # though nobody is there yet
+                write_text(place / "last", "ours")
+            other = holder(place, child_environment)
+            for name in ("last", "log"):
+                (place / name).write_text("another's")
+            for name in ("last", "new"):
+                with pytest.raises(DiffIMLError, match=lost):
+                    write_text(place / name, "ours")
+    with other:
+        with pytest.raises(DiffIMLError, match=f"in use by process {other.pid}"), claimed(place):
+            pass
+        other.communicate()
+    assert {file.name: file.read_text() for file in place.iterdir()} == {"last": "another's", "log": "another's"}
+
+
 def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path, child_environment):
     def half_written(process, thread=5, computer=""):
         path = tmp_path / f".0123456789abcdef.{computer or _here()}.{thread}.{process}.tmp"
@@ -292,6 +325,20 @@ def test_a_disk_that_is_just_full_leaves_no_part_of_a_line_unsaid(tmp_path):
     assert not results.exists()
     write_text(results, "short")
     begin(results.parent, "a verb", {}, [results])  # which knows it
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp"])
+def test_a_disk_that_is_just_full_leaves_no_part_of_a_picture(tmp_path, suffix):
+    resource = pytest.importorskip("resource")  # not on Windows
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # as if a disk had room for so much
+    try:
+        with pytest.raises(OSError, match=f"too large: .*a{suffix}"):
+            write_picture(tmp_path / f"a{suffix}", pixels)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_turn_ends_though_a_process_that_was_forked_inside_lives_on(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import time
 import psutil
 import pytest
 import torch
+from accelerate import PartialState
 
 from diffiml_plugin import launch
 from diffiml_plugin.errors import DiffIMLError
@@ -189,6 +191,22 @@ def test_fp32_is_not_rounded_to_tf32():
 
 def test_a_process_may_train_in_one_precision_after_another():
     assert [launch.precision_of(launch.start("cpu", precision)) for precision in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+def test_accelerates_variables_decide_nothing(monkeypatch):
+    variables = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "16", "ACCELERATE_USE_DEEPSPEED": "true"}
+    variables |= {"ACCELERATE_DEBUG_MODE": "1x", "ACCELERATE_TORCH_DEVICE": "meta", "ACCELERATE_USE_FSDP": "true"}
+    variables |= {"ACCELERATE_USE_MEGATRON_LM": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    launch._forget_earlier(cpu=True)
+    PartialState._reset_state()
+    accelerator = launch.start("cpu", "fp32")
+    assert accelerator.gradient_accumulation_steps == 1 and accelerator.device.type == "cpu"
+    assert launch.precision_of(accelerator) == "fp32" and accelerator.distributed_type == "NO"
+    PartialState._reset_state()
+    assert launch.start_inference("cpu").device.type == "cpu"
+    assert variables.items() <= os.environ.items()
 
 
 def test_what_a_gpu_reads_is_pinned_and_what_the_cpu_reads_is_not(monkeypatch):
