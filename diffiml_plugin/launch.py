@@ -1,7 +1,6 @@
 """Processes and devices: starts torchrun, or joins what torchrun or SLURM started."""
 
 import logging
-import math
 import os
 import re
 import signal
@@ -28,7 +27,8 @@ _CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a
     "": "/sys/fs/cgroup{}/memory.max",
     "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
 }
-_NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables of torchrun
+_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # variables of torchrun: all, or one alone
+_OTHERS = ("ACCELERATE_", "PMI_", "OMPI_", "MV2_")  # begin variables by which accelerate does what nobody asked for
 MEMORY_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 Sample = dict[str, Any]
 _Value = TypeVar("_Value")
@@ -47,7 +47,7 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
     environment = dict(os.environ)
     join_slurm(environment)
     if "RANK" in environment:
-        started = int(environment.get("LOCAL_WORLD_SIZE", gpus))
+        started = _number(environment, "LOCAL_WORLD_SIZE", gpus)
         if gpus != started:
             raise DiffIMLError(
                 f"--gpus {gpus}, but {started} processes were started on this node; leave the flag out, "
@@ -86,37 +86,69 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
     """Under `srun` with several tasks, says in torchrun's variables what SLURM says in its own.
 
     Raises:
-        DiffIMLError: one of the variables is no number, or the rank is not below the number of processes.
+        DiffIMLError: a variable is missing of those by which processes find one another, or is no number, or outside
+            of its range.
     """
-    names = (*_NUMBERS, "MASTER_PORT") if "RANK" in environment else _NUMBERS  # Kubernetes has another MASTER_PORT
-    numbers = {name: _number(name, environment[name]) for name in names if name in environment}
-    rank, processes = numbers.get("RANK", 0), numbers.get("WORLD_SIZE", math.inf)
-    if rank >= processes:
-        raise DiffIMLError(
-            f"the environment has RANK={rank} and WORLD_SIZE={processes}, but ranks are 0 to {processes - 1}; torchrun "
-            "sets both, and one process alone wants neither"
-        )
     if "RANK" in environment or slurm_tasks(environment) <= 1:
+        _require_group(environment)
         return
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
-    environment.update(
-        RANK=environment["SLURM_PROCID"],
-        LOCAL_RANK=environment["SLURM_LOCALID"],
-        WORLD_SIZE=environment["SLURM_STEP_NUM_TASKS"],
-        LOCAL_WORLD_SIZE=re.findall(r"\d+", environment["SLURM_STEP_TASKS_PER_NODE"])[0],  # of "8(x2)", "8,4"
-    )
-    environment.setdefault("MASTER_ADDR", _first_node(nodes))
-    run = int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID", 0))  # of a job's steps at once each
-    environment.setdefault("MASTER_PORT", str(20000 + run % 20000))
+    nodes = environment.get("SLURM_STEP_NODELIST") or _said(environment, "SLURM_NODELIST")
+    run = _number(environment, "SLURM_JOB_ID", 0) + _number(
+        environment, "SLURM_STEP_ID", 0
+    )  # a job's steps run at once
+    joined = {
+        "MASTER_ADDR": _first_node(nodes),
+        "MASTER_PORT": str(20000 + run % 20000),
+        **environment,
+        "RANK": _said(environment, "SLURM_PROCID"),
+        "LOCAL_RANK": _said(environment, "SLURM_LOCALID"),
+        "WORLD_SIZE": _said(environment, "SLURM_STEP_NUM_TASKS"),
+        "LOCAL_WORLD_SIZE": re.split(r"[(,]", _said(environment, "SLURM_STEP_TASKS_PER_NODE"))[0],  # "8(x2)", "8,4"
+    }
+    _require_group(joined)
+    environment.update(joined)
 
 
-def _number(name: str, value: str) -> int:
+def _require_group(environment: Mapping[str, str]) -> None:
+    """Raises DiffIMLError unless torchrun's variables are of a group of processes, or of one alone."""
+    rank, processes = _number(environment, "RANK", 0), _number(environment, "WORLD_SIZE", 1)
+    local_rank, here = _number(environment, "LOCAL_RANK", 0), _number(environment, "LOCAL_WORLD_SIZE", processes)
+    if missing := [name for name in _GROUP if name not in environment]:
+        if "LOCAL_RANK" in missing and rank == 0 and processes == 1:
+            return
+        some = " and ".join(f"{name}={environment[name]}" for name in _GROUP[:3] if name in environment)
+        raise DiffIMLError(
+            f"the environment has {some}, but no {', '.join(missing)}; torchrun sets all of them, and one process "
+            "alone wants none: unset what is there"
+        )
+    for name, value, of, count in (
+        ("RANK", rank, "WORLD_SIZE", processes),
+        ("LOCAL_RANK", local_rank, "LOCAL_WORLD_SIZE", here),
+        ("MASTER_PORT", _number(environment, "MASTER_PORT", 0), "ports", 65_536),  # Kubernetes has another MASTER_PORT
+    ):
+        if not 0 <= value < count:
+            raise DiffIMLError(
+                f"the environment has {name}={value} and {of}={count}, but those are 0 to {count - 1}; torchrun sets "
+                "both, and one process alone wants neither"
+            )
+
+
+def _said(environment: Mapping[str, str], name: str) -> str:
+    if name not in environment:
+        raise DiffIMLError(
+            f"srun started several processes, but {name} is not in the environment; pass SLURM's variables on, or for "
+            "one process alone unset SLURM_PROCID"
+        )
+    return environment[name]
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     try:
-        return int(value)
+        return int(environment.get(name, default))
     except ValueError as error:
         raise DiffIMLError(
-            f"the environment has {name}={shown(value)}, expected a number; torchrun sets it, and one process alone "
-            "wants none"
+            f"the environment has {name}={shown(environment[name])}, expected a number; torchrun or SLURM sets it, and "
+            "one process alone wants none"
         ) from error
 
 
@@ -138,7 +170,7 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
         ),
         InitProcessGroupKwargs(timeout=_PATIENCE),
     ]
-    with signals.ending(), _without_accelerates_variables():
+    with signals.ending(), _without_others_variables():
         return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
 
 
@@ -153,15 +185,15 @@ def start_inference(device: str) -> "PartialState":
 
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
-    with signals.ending(), _without_accelerates_variables():
+    with signals.ending(), _without_others_variables():
         return PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
 @contextmanager
-def _without_accelerates_variables() -> Iterator[None]:
-    """Those that `accelerate launch` or a cluster's profile sets win over what accelerate is asked for: one of them
-    divides all gradients."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("ACCELERATE_")}
+def _without_others_variables() -> Iterator[None]:
+    """Those of `accelerate launch`, or a cluster's profile, win over what accelerate is asked for, and one of them
+    divides all gradients; those of MPI would have it wait for other processes."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_OTHERS)}
     try:
         yield
     finally:
@@ -220,7 +252,7 @@ def leave() -> None:
 def is_main_process() -> bool:
     """Before the process group exists: rank 0, or the only process."""
     join_slurm(os.environ)
-    return os.environ.get("RANK", "0") == "0"
+    return _number(os.environ, "RANK", 0) == 0
 
 
 def from_first(compute: Callable[[], _Value]) -> _Value:
@@ -316,7 +348,7 @@ def actual_precision(precision: str, cpu: bool) -> str:
 
 def slurm_tasks(environment: Mapping[str, str]) -> int:
     """How many processes `srun` started for this step; 1 without it."""
-    return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
+    return _number(environment, "SLURM_STEP_NUM_TASKS", 1) if "SLURM_PROCID" in environment else 1
 
 
 def host_memory() -> int:

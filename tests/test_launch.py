@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 
 from diffiml_plugin import launch
+from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
 
 SLURM = {
@@ -22,11 +23,12 @@ SLURM = {
     "SLURM_STEP_NODELIST": "gpu[03-05,9],cpu1",
     "SLURM_STEP_TASKS_PER_NODE": "2(x4)",
 }
+GROUP = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
 @pytest.fixture
 def alone(monkeypatch):
-    for name in ("RANK", "SLURM_PROCID"):
+    for name in (*GROUP, "LOCAL_WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -41,8 +43,8 @@ def test_more_gpus_than_the_machine_has(alone):
 
 def test_nothing_to_start_for_one_process_or_inside_a_group(alone):
     assert launch.spawn(None, "cpu", []) is None
-    alone.setenv("RANK", "0")
-    alone.setenv("LOCAL_WORLD_SIZE", "8")
+    for name, value in {**GROUP, "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}.items():
+        alone.setenv(name, value)
     assert launch.spawn(8, "cuda", []) is None
     with pytest.raises(DiffIMLError, match="8 processes were started"):
         launch.spawn(2, "cuda", [])
@@ -101,8 +103,18 @@ def test_without_a_step_of_several_tasks_slurm_is_left_alone(environment):
             ({name: "x"}, f"the environment has {name}='x', expected a number")
             for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
         ),
-        ({"RANK": "0", "MASTER_PORT": "tcp://10.0.0.1:80"}, "has MASTER_PORT='tcp:.*, expected a number"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "has RANK=2 and WORLD_SIZE=2, but ranks are 0 to 1"),
+        ({**GROUP, "MASTER_PORT": "tcp://10.0.0.1:80"}, "has MASTER_PORT='tcp:.*, expected a number"),
+        ({**GROUP, "RANK": "2"}, "has RANK=2 and WORLD_SIZE=2, but those are 0 to 1"),
+        ({**GROUP, "RANK": "-1"}, "has RANK=-1 and WORLD_SIZE=2, but"),
+        ({**GROUP, "LOCAL_WORLD_SIZE": "1"}, "has LOCAL_RANK=1 and LOCAL_WORLD_SIZE=1, but"),
+        ({**GROUP, "MASTER_PORT": "99999999"}, "has MASTER_PORT=99999999 and ports=65536, but"),
+        ({"RANK": "8"}, "has RANK=8, but no LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; .* unset"),
+        ({"LOCAL_RANK": "0"}, "has LOCAL_RANK=0, but no RANK, WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "has RANK=1 and WORLD_SIZE=2, but no LOCAL_RANK"),
+        ({name: value for name, value in GROUP.items() if name != "LOCAL_RANK"}, "but no LOCAL_RANK;"),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "x"}, "has SLURM_STEP_NUM_TASKS='x', expected a number"),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "but SLURM_NODELIST is not in the environment"),
+        ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "many"}, "has LOCAL_WORLD_SIZE='many', expected a number"),
     ],
 )
 def test_variables_that_no_launcher_sets_are_refused(alone, environment, told):
@@ -113,8 +125,25 @@ def test_variables_that_no_launcher_sets_are_refused(alone, environment, told):
     assert "\n" not in str(refused.value)
 
 
-def test_a_master_port_of_others_does_not_matter_to_one_process():
-    launch.join_slurm({"MASTER_PORT": "tcp://10.0.0.1:80"})
+@pytest.mark.parametrize("beside", [{}, {"RANK": "0"}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}])
+def test_a_master_port_of_others_does_not_matter_to_one_process(beside):
+    launch.join_slurm({"MASTER_PORT": "tcp://10.0.0.1:80", **beside})
+
+
+def test_a_rank_of_no_group_claims_its_folder_or_is_refused(tiny_dataset, tmp_path, alone):
+    """As a script has it, of another meaning: a process that took itself for the ninth would write without a claim."""
+    alone.setenv("RANK", "8")
+    words = [
+        "test",
+        "--checkpoint_path",
+        "small",
+        "--test_data_path",
+        str(tiny_dataset / "list.json"),
+        "--device",
+        "cpu",
+    ]
+    assert main([*words, "--output_dir", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -193,10 +222,11 @@ def test_a_process_may_train_in_one_precision_after_another():
     assert [launch.precision_of(launch.start("cpu", precision)) for precision in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
-def test_accelerates_variables_decide_nothing(monkeypatch):
+def test_variables_of_accelerate_and_mpi_decide_nothing(monkeypatch):
     variables = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "16", "ACCELERATE_USE_DEEPSPEED": "true"}
     variables |= {"ACCELERATE_DEBUG_MODE": "1x", "ACCELERATE_TORCH_DEVICE": "meta", "ACCELERATE_USE_FSDP": "true"}
     variables |= {"ACCELERATE_USE_MEGATRON_LM": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    variables |= {"PMI_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     launch._forget_earlier(cpu=True)

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -160,7 +161,18 @@ def _read_costs(path: Path) -> list[Mapping[str, Any]]:
     rows = content if isinstance(content, list) else [content]
     if not all(isinstance(row, dict) and _COST.keys() - _NOT_ALWAYS <= row.keys() for row in rows):
         raise DiffIMLError(f"{path} is not of benco complexity --json; of other verbs pass the --output_dir")
-    return [checked(row, _COST, str(path), others=True) for row in rows]
+    costs: list[Mapping[str, Any]] = [checked(row, _COST, str(path), others=True) for row in rows]
+    for cost in costs:
+        counts = (cost["GFLOPs"], *cost.get("GFLOPs_by_count", {}).values())
+        figures = (
+            cost["params_M"]["total"],
+            cost.get("fps"),
+            cost.get(zoo.RATIO),
+            *chain(*(count.values() for count in counts)),
+        )
+        if (least := min(figure or 0 for figure in figures)) < 0:
+            raise DiffIMLError(f"{path} has a figure of {least:g}; expected 0 or more; make it again")
+    return costs
 
 
 def _cost_names(costs: Sequence[_Cost]) -> list[str]:

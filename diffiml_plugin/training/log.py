@@ -8,7 +8,7 @@ from typing import Any
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import appending, write_text
 from diffiml_plugin.ledger import warn_if_changed
-from diffiml_plugin.stored import checked, parse_json, read_text
+from diffiml_plugin.stored import checked, parse_json, read_text, shown
 
 LOG = "log.jsonl"
 _FIELDS: dict[str, Any] = {"update": int, "loss": dict[str, float], "f1": float}  # of an epoch
@@ -39,7 +39,7 @@ class Log:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a training's log. Raises DiffIMLError for a line that is none."""
+    """The records of a training's log. Raises DiffIMLError for a line that is none, or says what none can."""
     path, entries = folder / LOG, []
     warn_if_changed(path)
     for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -47,6 +47,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         entries.append(checked(parse_json(line, place), _FIELDS, place, others=True))
         if missing := _FIELDS.keys() - entries[-1].keys() - {"f1"}:
             raise DiffIMLError(f"{place} lacks {min(missing)}; train anew")
+        if entries[-1]["update"] < 0 or not 0 <= entries[-1].get("f1", 0) <= 1:
+            raise DiffIMLError(f"{place} says {shown(line)}; expected update from 0 on, and f1 0 to 1; train anew")
     return entries
 
 

@@ -413,6 +413,13 @@ def test_published_means_are_the_means_of_their_rows():
             assert fmean(row[:-1]) == pytest.approx(row[-1], abs=0.002), (name, row)
 
 
+@pytest.mark.parametrize("figure", ["48.5", "102.2", "12.0"])
+def test_a_cost_below_nothing_is_refused(tmp_path, figure):
+    (tmp_path / "cost.json").write_text(json.dumps(COST).replace(figure, f"-{figure}"))
+    with pytest.raises(DiffIMLError, match=f"cost.json has a figure of -{float(figure):g}; expected 0 or more"):
+        report([str(tmp_path / "cost.json")], tmp_path / "report")
+
+
 def test_what_holds_no_results_is_named(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(DiffIMLError, match="other.json is not of benco complexity"):

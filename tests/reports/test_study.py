@@ -381,6 +381,8 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         ("run.json", "[3]", "run.json is 3"),
         ("log.jsonl", "{", "log.jsonl, line 1 is no JSON"),
         ("log.jsonl", '{"update": 1}', "log.jsonl, line 1 lacks loss"),
+        ("log.jsonl", '{"update": 1, "loss": {}, "f1": 99}', "line 1 says .* f1 0 to 1"),
+        ("log.jsonl", '{"update": -1, "loss": {}}', "line 1 says .* update from 0 on"),
         ("sweep/sweep.json", '{"rows": 3}', "rows is 3"),
         ("robust/robust.json", "[]", r"robust.json is \[\]"),
     ],
