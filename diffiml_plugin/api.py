@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, of_arguments
+from diffiml_plugin.launch import require_torchs_defaults
 from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.photograph import Photo
@@ -93,7 +94,7 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         DiffIMLError: as `load`. The model raises it for an image that is no such tensor: uint8, values in [0, 1] or
             [0, 255], which are not normalised, or not finite, an empty batch, another shape; and where its weights
-            were cast.
+            were cast, or torch's default type or device is another.
     """
     with of_arguments():
         module = restore(path).model.eval()
@@ -103,6 +104,8 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
 
 def _require_normalised(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """Checks the image of a call of the module, and gives it the precision of the weights."""
+    if not torch.compiler.is_compiling():
+        require_torchs_defaults()
     image, *others = args or (kwargs.pop("image", None),)
     if not isinstance(image, Tensor):
         raise DiffIMLError(

@@ -200,6 +200,17 @@ def _without_others_variables() -> Iterator[None]:
         os.environ.update(hidden)
 
 
+def require_torchs_defaults() -> None:
+    """Raises DiffIMLError if this program gives new tensors another type or device than torch does by itself: networks,
+    noise and figures would be others under the same settings."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    if dtype is not torch.float32 or device.type != "cpu":
+        raise DiffIMLError(
+            f"in this program new tensors are {dtype} on {device}, and results would be others; expected "
+            "torch.set_default_dtype(torch.float32) and torch.set_default_device('cpu'), whatever --device says"
+        )
+
+
 def host_group(processes: int) -> Any:
     """Of all processes, to speak without their GPUs; None if there is one process."""
     return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE) if processes > 1 else None

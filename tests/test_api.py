@@ -38,6 +38,26 @@ def test_a_detector_of_the_model_that_travels_with_the_package(photo, tmp_path):
     assert len(list(tmp_path.glob("[!.]*"))) == 4  # beside the ledger
 
 
+@pytest.mark.parametrize(
+    ("change", "back", "told"),
+    [
+        (torch.set_default_dtype, (torch.float64, torch.float32), "new tensors are torch.float64 on cpu"),
+        (torch.set_default_device, ("meta", None), "new tensors are torch.float32 on meta"),
+    ],
+)
+def test_torchs_defaults_of_another_program_are_refused(photo, model, change, back, told):
+    """Float64 would draw other noise and build another network, under the same settings."""
+    detector = load("small", **SMALL)
+    change(back[0])
+    try:
+        for use in (lambda: load("small", **SMALL), lambda: detector(photo), lambda: load_model("small"), model):
+            with pytest.raises(DiffIMLError, match=told):
+                use(IMAGE) if use is model else use()
+    finally:
+        change(back[1])
+    assert detector(photo).score > 0
+
+
 def test_max_memory_cuts_a_photo_that_goes_whole_without():
     photo = np.zeros((1200, 1200, 3), np.uint8)
     used = psutil.Process().memory_info().rss / 1e9

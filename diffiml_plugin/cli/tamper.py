@@ -7,7 +7,6 @@ Each photograph is the host of several images; the objects of splices come from 
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def deciding(args: argparse.Namespace) -> dict[str, Any]:
     """What decides what the pictures are: settings, and the files that they name."""
-    from diffiml_plugin.data.examined import content_of, digest_of, in_parallel
-    from diffiml_plugin.tampering.photographs import listed
+    from diffiml_plugin.tampering.photographs import contents_of, listed
 
     photographs, maps = listed(args.photographs)
     files = [*photographs, *filter(None, maps), *([args.strength] if args.strength.endswith((".yaml", ".yml")) else ())]
-    contents = zip(map(os.path.basename, files), in_parallel(content_of, files, "looking"), strict=True)
-    return {**{name: getattr(args, name) for name in _DECIDING}, "content of photographs": digest_of([*contents])}
+    return {**{name: getattr(args, name) for name in _DECIDING}, "content of photographs": contents_of(files)}
 
 
 def run(args: argparse.Namespace) -> int:

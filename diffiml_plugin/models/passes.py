@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, device_failed, out_of_memory
+from diffiml_plugin.launch import require_torchs_defaults
 
 _logger = logging.getLogger(__name__)
 _ROUNDING = 1e-3  # of probabilities in half precision
@@ -94,7 +95,9 @@ class Passes:
 
     @contextmanager
     def one(self, image: Tensor) -> Iterator[None]:
-        """Inside, the model predicts from `image` [B, 3, H, W]. Raises DiffIMLError as `forward_explained`."""
+        """Inside, the model predicts from `image` [B, 3, H, W]. Raises DiffIMLError as `forward_explained` and
+        `require_torchs_defaults`."""
+        require_torchs_defaults()
         before = _random_state(image.device)
         try:
             with forward_explained(self.model, image):

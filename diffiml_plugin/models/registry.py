@@ -20,7 +20,7 @@ from torch import nn
 
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.framework.adapters import DiffIMLModel, SegFormerIML, diffiml_post_func, register
-from diffiml_plugin.launch import is_main_process
+from diffiml_plugin.launch import is_main_process, require_torchs_defaults
 from diffiml_plugin.method.config import SIZE_MULTIPLE
 from diffiml_plugin.settings import DEFAULT, FLAG, RUN_ITSELF, Setting, layer, resolve, values_of
 from diffiml_plugin.stored import checked, shown
@@ -167,8 +167,9 @@ class RegisteredModel:
 
         Raises:
             DiffIMLError: a file that the constructor wants is not there, or a model of the zoo cannot be built
-                otherwise.
+                otherwise; `require_torchs_defaults`.
         """
+        require_torchs_defaults()
         with nullcontext() if pretrained else nothing_loaded(), quiet():
             try:
                 model = self.constructor(**flags)

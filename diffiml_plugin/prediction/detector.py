@@ -232,6 +232,7 @@ class Detector:
 
     def read(self, photo: object) -> Photograph:
         """A photo, read and prepared; may run in a thread beside the model. Raises DiffIMLError, as a call does."""
+        launch.require_torchs_defaults()
         photograph = read_photograph(photo, self.memory)
         if self._in_tiles(photograph.image):
             return photograph

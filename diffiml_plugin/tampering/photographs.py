@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from diffiml_plugin.data.examined import content_of, digest_of, in_parallel
 from diffiml_plugin.data.formats import SUFFIXES, opening
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.masks import read_label_map
@@ -39,6 +40,7 @@ class Photographs:
             have no label maps.
 
     Attributes:
+        digest: of their files and label maps, bytes and names.
         files: the photographs that can be used. What is broken, tiny, or has a label map that is none is named in a
             warning and left out.
         with_labels: the numbers of those that have a label map.
@@ -59,6 +61,7 @@ class Photographs:
             _logger.warning(f"{problem}; left out")
         self._photographs = [item for item in looked_at if isinstance(item, _Photograph)]
         self.files = [photograph.file for photograph in self._photographs]
+        self.digest = contents_of([*files, *filter(None, maps)])
         if len(self.files) < 2:
             raise DiffIMLError(f"{source} holds {len(self.files)} photographs; a splice needs at least two")
         self.with_labels = [number for number, item in enumerate(self._photographs) if item.labels is not None]
@@ -110,6 +113,11 @@ class Photographs:
     def _shrunk(self, image: np.ndarray) -> np.ndarray:
         scale = min(1, self._limit / max(image.shape))
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def contents_of(files: Sequence[str | Path]) -> str:
+    """A digest of the files' names and bytes, wherever they lie."""
+    return digest_of([*zip(map(os.path.basename, files), in_parallel(content_of, files, "looking"), strict=True)])
 
 
 def listed(source: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:

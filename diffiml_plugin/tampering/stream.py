@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from diffiml_plugin.data.examined import digest_of
 from diffiml_plugin.data.pairs import PairsDataset
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import beginning, inside, write_picture, write_text
@@ -46,6 +47,9 @@ class SyntheticTampering(PairsDataset):
         settings: ranges for `tamper`, which shrinks photographs to 1024 pixels where they are longer; or styles by
             name for `draw_picture`.
 
+    Attributes:
+        made_of: a digest of the photographs, their label maps and the settings.
+
     Raises:
         DiffIMLError: as `Photographs` does; an unknown kind; more than 10 million images.
     """
@@ -82,6 +86,7 @@ class SyntheticTampering(PairsDataset):
         self.samples = samples or len(self.photographs)
         if self.samples > _MOST:
             raise DiffIMLError(f"{self.samples} images are not made at a time; expected {_MOST} at most")
+        self.made_of = digest_of([self.photographs.digest, repr(self.settings)])
         super().__init__(photographs, inputs, transform, post, normalised)
 
     def draw(self, index: int, rng: np.random.Generator) -> Tampered:

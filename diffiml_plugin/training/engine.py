@@ -66,7 +66,7 @@ from diffiml_plugin.training.resume import (
     state_to_resume,
 )
 from diffiml_plugin.training.settings import TrainSettings
-from diffiml_plugin.training.sources import bytes_of, contents, parts_of, read_training_set
+from diffiml_plugin.training.sources import bytes_of, contents, parts_of, read_training_set, streams_of
 from diffiml_plugin.training.tracking import (
     CONFIG,
     RUN,
@@ -191,7 +191,8 @@ class _Run:
         # 3. The data.
         dataset = self._read_data(card, model, dataset)
         if self.processes > 1:
-            own = {"images or masks": self.content, "weights": file_digest(opened.path) if opened.checkpoint else ""}
+            own = {"images or masks": self.data["content"], "photographs or styles": self.data["streams"]}
+            own["weights"] = file_digest(opened.path) if opened.checkpoint else ""
             own[STATE] = str([state.get(name) for name in ("update", "epoch", "done")] if state else None)
             launch.require_alike({**deciding(self.configuration), **own})
         require_inputs(model, self.dataset[0, 0])
@@ -243,7 +244,7 @@ class _Run:
             name: data.make_test_set(listed, self.inputs, card, model=model) for name, listed in lists.items()
         }
         datasets = [dataset, *self.tests.values()]
-        self.content, self.bytes = contents(datasets), bytes_of(datasets)
+        self.data = {"content": contents(datasets), "bytes": bytes_of(datasets), "streams": streams_of(datasets)}
         return dataset
 
     def train(self) -> Trained:
@@ -413,8 +414,7 @@ class _Run:
                     "losses": losses,
                     "best": self.best,
                     "device": self.device.type,
-                    "content": self.content,
-                    "bytes": self.bytes,
+                    **self.data,
                 },
             )
         )
@@ -441,7 +441,7 @@ class _Run:
             return
         if "losses" in state:
             self.meter.restore(state["losses"])
-        require_same(state, self.device.type, content=self.content, bytes=self.bytes)
+        require_same(state, self.device.type, **self.data)
         if not here and state["best"] is not None:
             _logger.info(f"the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}")
         before, epochs = state["settings"]["epochs"], self.settings.epochs

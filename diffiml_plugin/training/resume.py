@@ -31,7 +31,8 @@ _FIELDS: dict[str, Any] = {
     "losses": dict,
     "device": str,
     "content": str,  # the digest of names and sizes of files, or of `distill`'s masks
-    "bytes": str,  # of files
+    "bytes": str,  # of the lists' files
+    "streams": str,
     "best": float | None,
     "minutes": float,  # of `benco distill`
 }
@@ -225,6 +226,6 @@ def require_same(state: Mapping[str, Any], device: str, **data: str) -> None:
         )
     if any(state.get(name, digest) != digest for name, digest in data.items()):
         raise DiffIMLError(
-            "the run's images or masks are not what they were: other files, another order or other content; bring "
-            "them back, or start anew from its last weights, in another --output_dir"
+            "the run's images or masks are not what they were: other files, another order, other content or styles; "
+            "bring them back, or start anew from its last weights, in another --output_dir"
         )

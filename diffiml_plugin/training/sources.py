@@ -156,11 +156,15 @@ def contents(datasets: Iterable[Samples]) -> str:
 
 
 def bytes_of(datasets: Iterable[Samples]) -> str:
-    """A digest of the bytes of their lists' files, as the check read them. Photographs of a stream, and a user's own
-    dataset, are in none.
-    """
+    """A digest of the bytes of their lists' files, as the check read them. A user's own dataset is in none."""
     parts = (part for dataset in datasets for part in getattr(dataset, "dataset_list", [dataset]))
     return digest_of([getattr(part, "digest", "") for part in parts])
+
+
+def streams_of(datasets: Iterable[Samples]) -> str:
+    """A digest of what their streams are made of."""
+    parts = (part for dataset in datasets for part in getattr(dataset, "dataset_list", [dataset]))
+    return digest_of([part.made_of for part in parts if isinstance(part, SyntheticTampering)])
 
 
 def _listed_files(dataset: Samples) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -162,6 +163,33 @@ def test_a_run_over_windows_of_several_sizes_goes_on(windows, sizes, tmp_path, m
         train(windows)
     resumed = train(replace(windows, resume="auto")).folder
     assert equal(weights(resumed), weights(whole)) and log(resumed)[1]["loss"] == log(whole)[1]["loss"]
+
+
+@pytest.mark.parametrize("changed", ["nothing", "styles", "a label map", "no label maps", "an earlier state"])
+def test_a_stream_goes_on_from_the_same_photographs_maps_and_styles_alone(windows, tiny_dataset, tmp_path, changed):
+    styles, regions = tmp_path / "mine.yaml", tiny_dataset / "regions"
+    regions.mkdir()
+    styles.write_text("mine: {kinds: {splice: 1, copy_move: 1, removal: 0, text: 0}}")
+    for photograph in (tiny_dataset / "Tp").iterdir():
+        Image.new("L", Image.open(photograph).size, 1).save(regions / photograph.name)
+    windows = replace(windows, synth_strength=str(styles), epochs=1)
+    path = train(windows).folder / "training_state.pt"
+    if changed == "styles":
+        styles.write_text(styles.read_text().replace("removal: 0", "removal: 1"))
+    elif changed == "a label map":
+        Image.new("L", Image.open(regions / "0.png").size, 2).save(regions / "0.png")
+    elif changed == "no label maps":
+        shutil.rmtree(regions)
+    else:
+        state = torch.load(path, weights_only=True)
+        if changed == "an earlier state":
+            del state["streams"]
+        (tmp_path / "copied").mkdir()
+        torch.save(state, tmp_path / "copied" / path.name)
+        windows = replace(windows, output_dir=str(tmp_path / "copied"))
+    goes_on = changed in ("nothing", "an earlier state")
+    with nullcontext() if goes_on else pytest.raises(DiffIMLError, match="are not what they were: .* or styles; bring"):
+        train(replace(windows, epochs=2, resume="auto"))
 
 
 def test_a_run_of_a_version_with_fewer_settings_goes_on(settings, tmp_path):
