@@ -1,5 +1,6 @@
 """Folders and files that a run leaves behind: each is written beside its place, then takes it in one step."""
 
+import atexit
 import errno
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import stat
 import sys
 import tempfile
@@ -40,6 +42,27 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise DiffIMLError(f"cannot write to {folder}: {reason}; choose another --output_dir") from error
     return folder
+
+
+def user_cache(name: str) -> Path:
+    """A folder for what is kept from run to run, in which nobody else writes: of the user's own, made where it is
+    missing, or where none can be made, of this process alone."""
+    for place in filter(os.path.isabs, (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))):
+        with suppress(OSError):
+            folder = Path(place, "diffiml_plugin", name)
+            folder.mkdir(0o700, parents=True, exist_ok=True)
+            _probe(folder)
+            return folder
+    folder = _of_this_process() / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@cache
+def _of_this_process() -> Path:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 LOCK = ".lock"  # in a folder that a run writes: who it is

@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from diffiml_plugin.files import (
     replacing,
     require_free,
     taking_turns,
+    user_cache,
     write_picture,
     write_text,
 )
@@ -107,6 +109,20 @@ def test_no_matplotlibrc_decides_how_a_plot_looks(tmp_path):
 def test_names_that_are_not_utf8_are_spelled_out(tmp_path):
     write_text(tmp_path / "a.txt", os.fsdecode(b"b\xff.jpg"))
     assert (tmp_path / "a.txt").read_text() == "b\\udcff.jpg"
+
+
+def test_what_is_kept_lies_where_nobody_else_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    assert (first := user_cache("a")) == tmp_path / "XDG_CACHE_HOME" / "diffiml_plugin" / "a"
+    monkeypatch.setenv("XDG_CACHE_HOME", "of_the_current_folder")
+    assert (second := user_cache("a")) == tmp_path / "HOME" / ".cache" / "diffiml_plugin" / "a"
+    monkeypatch.setenv("HOME", "~")  # as of a container's user whom nobody named
+    third = user_cache("a")
+    assert third == user_cache("a") and not third.is_relative_to(tmp_path)
+    assert all(stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0 for folder in (first, second, third.parent))
+    assert {path.name for path in tmp_path.iterdir()} == {"XDG_CACHE_HOME", "HOME"}
 
 
 def test_what_leads_out_of_a_folder_is_refused(tmp_path):

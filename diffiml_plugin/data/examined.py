@@ -22,7 +22,7 @@ from diffiml_plugin.data.formats import MOST_PIXELS
 from diffiml_plugin.data.images import read_header
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, without
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import file_digest, replacing
+from diffiml_plugin.files import file_digest, replacing, user_cache
 from diffiml_plugin.stored import checked, read_json, require_file
 
 _logger = logging.getLogger(__name__)
@@ -108,8 +108,7 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
     A list that would stop a run is looked at anew each time.
     """
     pairs = list(zip(listed.images, listed.masks, strict=True))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "diffiml_plugin", "checked")
-    file = cache / f"{digest_of(pairs)}.json"
+    file = user_cache("checked") / f"{digest_of(pairs)}.json"
     state = digest_of([rules(), *in_parallel(state_here, [path for pair in pairs for path in pair], "looking")])
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = checked(read_json(file), _KEPT, str(file))
@@ -126,7 +125,6 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
     if any(fault.kind in _STOPPING for _, fault in told):  # the disk's, perhaps, and soon mended
         return longest, digest, told
     with suppress(OSError):  # without a cache, the next start looks again
-        cache.mkdir(parents=True, exist_ok=True)
         with replacing(file) as opened:
             faults = [{"number": number, **asdict(fault)} for number, fault in told]
             entry = {"state": state, "longest": longest, "digest": digest, "faults": faults}

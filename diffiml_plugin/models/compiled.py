@@ -1,6 +1,7 @@
 """DiffIML's predictions, faster: its networks compiled, weights in half precision, one CUDA graph for each shape."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from functools import partial, wraps
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin import launch
 from diffiml_plugin.errors import DiffIMLError, device_failed, wanted_memory
+from diffiml_plugin.files import user_cache
 from diffiml_plugin.method.diffiml import DiffIML
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ def speed_up(model: nn.Module, device: torch.device, precision: str, compile_mod
     What cannot be compiled or captured runs as it is, after a warning that says why.
     """
     compiling = compile_mode == "on" or (compile_mode == "auto" and device.type == "cuda")
+    if compiling:  # what was compiled is kept as pickles, by default in a folder of /tmp that anyone may have made
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache("compiled")))
     for method in (module for module in model.modules() if isinstance(module, DiffIML)):
         if dtype := launch.half_precision(device, precision):
             for network in ("condition_encoder", "denoiser"):

@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 from functools import partial
 from types import SimpleNamespace
@@ -6,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffiml_plugin.files import user_cache
 from diffiml_plugin.framework.adapters import DiffIMLModel
 from diffiml_plugin.launch import autocast
 from diffiml_plugin.models import compiled
@@ -52,6 +54,18 @@ def require_compiled_the_same(caplog):
     assert model.diffiml.denoiser.forward.__wrapped__
     torch.testing.assert_close(predict(model), plain, atol=1e-4, rtol=0)
     assert "without compiling" not in caplog.text
+
+
+@pytest.mark.parametrize("own", [None, "/somewhere"])
+def test_what_is_compiled_is_not_kept_where_others_may_put_theirs(traced_only, monkeypatch, own):
+    """Torch reads it as pickles, by default from a folder of /tmp."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", own or "")
+    if own is None:
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    speed_up(build(), CPU, "fp32", "off")
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == own
+    speed_up(build(), CPU, "fp32", "on")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == (own or str(user_cache("compiled")))
 
 
 def test_auto_leaves_a_model_on_the_cpu_as_it_is():
