@@ -145,6 +145,9 @@ def _prepared(
         raise DiffIMLError(f"{root} holds {name} in no known layout{hint}; expected {'; or '.join(forms)}")
 
     unread = found.unread(files)
+    if place != root:
+        beside = dict.fromkeys(other for other in places[:-1] if not other.samefile(place))
+        unread += [f"not read: {other}, because {place} was, which carries the dataset's name too" for other in beside]
     if tampered_only:
         found.pairs = [(image, mask) for image, mask in found.pairs if mask != NEGATIVE]
         if not found.pairs:

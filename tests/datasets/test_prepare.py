@@ -118,6 +118,16 @@ def test_the_list_goes_into_the_folder_above_and_can_be_made_again(miniatures, t
         prepare(name, tmp_path, tmp_path / "mine.json")
 
 
+def test_a_second_folder_of_a_datasets_name_is_told(miniatures, tmp_path):
+    for name in ("CASIAv1", "CASIA1"):
+        miniatures.fabricate("CASIAv1", tmp_path / name)
+    (tmp_path / "casia_v1").symlink_to("CASIA1")
+    first, second = (prepare("CASIAv1", root) for root in (tmp_path, tmp_path / "CASIA1"))
+    told = f"not read: {tmp_path / 'CASIAv1'}, because {tmp_path / 'CASIA1'} was, which carries the dataset's name too"
+    assert [line for line in first.log.read_text().splitlines() if "which carries" in line] == [told]
+    assert "which carries" not in second.log.read_text()
+
+
 @pytest.mark.parametrize("name", ["CASIAv2", "NIST16_1024"])
 def test_the_copies_of_one_list_are_no_input_of_another(miniatures, tmp_path, name):
     miniatures.fabricate(name.partition("_")[0], tmp_path)
