@@ -177,9 +177,12 @@ class DiffIML(nn.Module):
         """
         check_image(image)
         if noise is None:
-            if keys is None or isinstance(keys, str) or len(keys) != len(image):
-                raise DiffIMLError(f"keys={keys!r}: expected a list of {len(image)}, one for each image")
+            strings = isinstance(keys, (list, tuple)) and all(isinstance(key, str) for key in keys)
+            if keys is None or not strings or len(keys) != len(image):
+                raise DiffIMLError(f"keys={keys!r}: expected a list of {len(image)} strings, one for each image")
             noise = self.draw_noise(keys, image.shape[-2:])
+        elif not isinstance(noise, Tensor):
+            raise DiffIMLError(f"noise is a {type(noise).__name__}; expected a tensor, as of draw_noise")
         elif noise.shape != (expected := _noise_shape(self.config, len(image), image.shape[-2:])):
             raise DiffIMLError(f"noise has shape {tuple(noise.shape)}; expected {expected}, as of draw_noise")
         noise = noise.to(image.device, non_blocking=True)

@@ -171,12 +171,12 @@ def unique_names(
     """
     ours = {name_key(name) for name in reserved}
     whole = [_beside(ours, endings, _shortened(relative)) for relative in relatives]
-    stems = Counter(name_key(path.with_suffix("")) for path in whole)
+    stems = Counter(name_key(without_suffix(path)) for path in whole)
     given = {name_key(name) for name in taken}
     others = {name_key(path) for path in whole} | given
     names = []
     for path in whole:
-        stem = path.with_suffix("")
+        stem = without_suffix(path)
         name = start = stem if stems[name_key(stem)] == 1 and name_key(stem) not in others else path
         number = 1
         while name_key(name) in given:
@@ -185,6 +185,11 @@ def unique_names(
         given.add(name_key(name))
         names.append(name)
     return names
+
+
+def without_suffix(path: Path) -> Path:
+    """With it where nothing but dots would be left, as of `..jpg`: those are names of folders."""
+    return path.with_suffix("") if path.stem.strip(".") else path
 
 
 def _beside(ours: Collection[str], endings: tuple[str, ...], path: Path) -> Path:

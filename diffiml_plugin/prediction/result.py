@@ -18,6 +18,7 @@ from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
 from diffiml_plugin.files import inside, taking_turns, write_picture
 from diffiml_plugin.ledger import begin, ledger_of
+from diffiml_plugin.prediction.finding import without_suffix
 from diffiml_plugin.prediction.pictures import bands, grey, shrunk
 
 ENDINGS = ("_mask.png", "_binary.png", "_uncertainty.png", "_overlay.jpg")  # of the files that `Result.save` writes
@@ -149,7 +150,7 @@ class Result:
             DiffIMLError: one of them is there, and no `save` wrote it, or that of another photo, another model,
                 other settings, or maps that were changed since; `name` leads out of `folder`, or no file can have it.
         """
-        start = inside(Path(folder), name or Path(self.name).stem)
+        start = inside(Path(folder), name or without_suffix(Path(self.name)))
         files = [inside(start.parent, start.name + ending) for ending in ENDINGS]
         own = self.made_with.get("maps") == (maps := self.maps_digest)  # whose last bits differ from device to device
         run = f"save {start.name}"

@@ -38,10 +38,16 @@ def test_prediction_does_not_depend_on_batch_or_order(model, images):
         assert (together.members[i] - alone.members[0]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("keys", ["abcd", list("abc")])
+@pytest.mark.parametrize("keys", ["abcd", list("abc"), [1, 2, 3, 4], 4, None])
 def test_each_image_wants_a_key(model, images, keys):
-    with pytest.raises(DiffIMLError, match="expected a list of 4, one for each image"):
+    with pytest.raises(DiffIMLError, match="expected a list of 4 strings, one for each image"):
         model.predict(images, keys)
+
+
+@pytest.mark.parametrize("noise", [[1], "a", torch.zeros(2)])
+def test_noise_of_another_shape_or_none_is_refused(model, images, noise):
+    with pytest.raises(DiffIMLError, match="noise .* as of draw_noise"):
+        model.predict(images, None, noise=noise)
 
 
 def test_prediction_leaves_the_global_random_state_alone(model, images):

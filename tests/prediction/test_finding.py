@@ -142,6 +142,7 @@ def test_output_folder_is_left_out(tmp_path):
         (["a.jpg", "A.JPG"], ["a.jpg", "A.JPG-2"]),  # where upper and lower case are one
         (["\u00e9.jpg", "e\u0301.jpg"], ["\u00e9.jpg", "e\u0301.jpg-2"]),  # and both ways to write an accent
         (["taken.jpg"], ["taken.jpg"]),
+        (["..jpg", "...jpg", "x/..png"], ["..jpg", "...jpg", "x/..png"]),
     ],
 )
 def test_names_are_unique_by_construction(files, names):
