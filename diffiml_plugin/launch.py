@@ -310,14 +310,28 @@ def precision_of(accelerator: "Accelerator") -> str:
 
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """The forward pass in `precision` of `settings.PRECISIONS`; fp32 is that, where cuDNN would round to TF32."""
+    """The forward pass in `precision` of `settings.PRECISIONS`; fp32 is that, where cuDNN by itself, and cuBLAS in some
+    containers, would round to TF32.
+
+    Raises:
+        DiffIMLError: as `actual_precision`; the program set TF32 by torch's newer names too, which torch does not mix.
+    """
     dtype = half_precision(device, precision)
-    rounded, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, dtype is not None
+    try:
+        products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = dtype is not None
+    except RuntimeError as error:
+        raise DiffIMLError(
+            "this program set torch.backends' fp32_precision, under which fp32 would not be that; say "
+            "torch.set_float32_matmul_precision and torch.backends.cudnn.allow_tf32 in its place"
+        ) from error
     try:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             yield
     finally:
-        torch.backends.cudnn.allow_tf32 = rounded
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextmanager

@@ -212,10 +212,24 @@ def test_auto_is_the_finer_half_precision_of_a_gpu():
 
 def test_fp32_is_not_rounded_to_tf32():
     inside = []
-    for precision in ("fp32", "bf16"):
-        with launch.autocast(torch.device("cpu"), precision):
-            inside.append(torch.backends.cudnn.allow_tf32)
-    assert inside == [False, True] and torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
+    try:
+        for precision in ("fp32", "bf16"):
+            with launch.autocast(torch.device("cpu"), precision):
+                inside.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        assert inside == [(False, False), (True, False)] and torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="of a newer torch")
+def test_tf32_by_names_that_torch_does_not_mix_is_refused(child_environment):
+    code = """import torch; torch.backends.fp32_precision = "tf32"
+from diffiml_plugin.launch import autocast
+with autocast(torch.device("cpu"), "fp32"): pass"""
+    done = subprocess.run([sys.executable, "-c", code], env=child_environment, capture_output=True, text=True)
+    assert "DiffIMLError: this program set torch.backends' fp32_precision" in done.stderr
 
 
 def test_a_process_may_train_in_one_precision_after_another():
