@@ -1203,6 +1203,18 @@ CASES = (
         "error: foreign/run/config.yaml was not made by this command and is not overwritten; choose another folder, or move that file",
     ),
     Case(
+        "a variable of the shell that is not set",
+        f"{TRAIN} set --output_dir ''",
+        REFUSED,
+        "the folder to write to has an empty name; name one, or `.` for the current folder",
+    ),
+    Case(
+        "a value that the model's constructor refuses",
+        f"{TRAIN} set --dropout 5",
+        REFUSED,
+        "TinyIML cannot be built with these values of its flags (ValueError: dropout probability has to be between 0 and 1",
+    ),
+    Case(
         "an output folder that is a file",
         f"{TRAIN} set --output_dir file",
         REFUSED,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, out_of_memory
 from diffiml_plugin.models.checkpoints import MEASURED, Checkpoint, described, read_checkpoint, read_weights
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import RegisteredModel, find_model, of_the_run
@@ -94,11 +94,20 @@ class OpenedModel:
         filled in next, are not fetched.
 
         Raises:
-            DiffIMLError: as `Checkpoint.load` and `RegisteredModel.build`.
+            DiffIMLError: as `Checkpoint.load` and `RegisteredModel.build`; values that others' constructor refuses.
         """
         if self.checkpoint is not None:
             return self.checkpoint.load(self.flags)
-        return self.card.build(self.flags if pretrained else self.card.without_weights(self.flags), pretrained)
+        try:
+            return self.card.build(self.flags if pretrained else self.card.without_weights(self.flags), pretrained)
+        except (RuntimeError, ValueError) as error:
+            ours = self.card.constructor.__module__.startswith("diffiml_plugin.")
+            if ours or isinstance(error, DiffIMLError) or out_of_memory(error):
+                raise
+            raise DiffIMLError(
+                f"{self.card.name} cannot be built with these values of its flags ({type(error).__name__}: "
+                f"{' '.join(str(error).split()):.200}); --help lists them"
+            ) from error
 
 
 def statements(metadata: Mapping[str, Any]) -> dict[str, Any]:
