@@ -83,7 +83,7 @@ def test_a_bad_input_is_told_in_a_sentence(case, here, capsys):
 )
 def test_two_runs_at_once_do_not_write_to_one_folder(words, here, capsys, child_environment):
     folder = "out_masks" if "prepare" in words else "out"
-    code = f"import diffiml_plugin.files as files\nwith files.claimed('{folder}'): print(flush=True); input()"
+    code = f"import diffiml_plugin.folders as folders\nwith folders.claimed('{folder}'): print(flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": child_environment}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
         other.stdout.readline()

@@ -15,6 +15,7 @@ FLOORS = (  # from the ground up; a room imports only those before it
     "signals",
     "stored",
     "ledger",
+    "folders",
     "files",
     "table",
     "f1",

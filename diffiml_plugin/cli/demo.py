@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.demo.demo import demo
-    from diffiml_plugin.files import claimed
+    from diffiml_plugin.folders import claimed
 
     names = [field.name for field in fields(TrainSettings) if field.name not in _NOT_HERE]
     settings = TrainSettings(**{name: getattr(args, name) for name in names})

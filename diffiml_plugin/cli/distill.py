@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from diffiml_plugin.codec.distill import WEIGHTS, distill
     from diffiml_plugin.codec.settings import DistillSettings
     from diffiml_plugin.codec.sources import read_sources
-    from diffiml_plugin.files import claimed
+    from diffiml_plugin.folders import claimed
     from diffiml_plugin.launch import start_inference
     from diffiml_plugin.training.log import LOG
     from diffiml_plugin.training.resume import begin_training

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from diffiml_plugin.files import claimed
+    from diffiml_plugin.folders import claimed
     from diffiml_plugin.reports.report import report
 
     with claimed(args.output_dir) as folder:

@@ -23,7 +23,8 @@ from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
 from diffiml_plugin.cli.config_file import require_packaged
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import claimed, file_digest, make_folder, reserved
+from diffiml_plugin.files import file_digest, reserved
+from diffiml_plugin.folders import claimed, make_folder
 from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.stored import read_json
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from diffiml_plugin.errors import DiffIMLError
-    from diffiml_plugin.files import claimed
+    from diffiml_plugin.folders import claimed
     from diffiml_plugin.reports.study import TABLES, study
 
     comparisons = []

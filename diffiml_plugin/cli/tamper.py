@@ -55,7 +55,7 @@ def deciding(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     """See `cli.main`."""
     from diffiml_plugin.errors import DiffIMLError
-    from diffiml_plugin.files import claimed
+    from diffiml_plugin.folders import claimed
     from diffiml_plugin.ledger import begin
     from diffiml_plugin.models.inputs import Inputs, InputSettings
     from diffiml_plugin.tampering.settings import read_strength

@@ -15,7 +15,7 @@ from diffiml_plugin.cli.arguments import add_fields
 from diffiml_plugin.cli.imports import quick_imports
 from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.files import claimed
+from diffiml_plugin.folders import claimed
 
 USES_MODEL = RESTORES = True
 IRRELEVANT = ("if_predict_label", "seed")

@@ -27,7 +27,8 @@ from diffiml_plugin.codec.metrics import (
 )
 from diffiml_plugin.data.masks import resized
 from diffiml_plugin.evaluation.records import digest
-from diffiml_plugin.files import claimed, write_text
+from diffiml_plugin.files import write_text
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.method.config import LATENT_STRIDE
 from diffiml_plugin.method.edges import edge_map

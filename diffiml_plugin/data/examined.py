@@ -22,7 +22,8 @@ from diffiml_plugin.data.formats import MOST_PIXELS
 from diffiml_plugin.data.images import read_header
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, without
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import file_digest, replacing, user_cache
+from diffiml_plugin.files import file_digest, replacing
+from diffiml_plugin.folders import user_cache
 from diffiml_plugin.stored import checked, read_json, require_file
 
 _logger = logging.getLogger(__name__)

@@ -29,7 +29,8 @@ from diffiml_plugin.datasets.catalogue import (
 )
 from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
-from diffiml_plugin.files import appending, beginning, claimed, inside, remove_half_written, write_picture, write_text
+from diffiml_plugin.files import appending, beginning, inside, write_picture, write_text
+from diffiml_plugin.folders import claimed, remove_half_written
 from diffiml_plugin.ledger import LEDGER, begin, discard
 from diffiml_plugin.stored import checked, parse_json, read_text
 

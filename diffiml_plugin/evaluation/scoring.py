@@ -30,7 +30,8 @@ from diffiml_plugin.evaluation.records import (
 from diffiml_plugin.evaluation.results import Header, Record, deciding_settings
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.files import file_digest, make_folder, require_unchanged, write_text
+from diffiml_plugin.files import file_digest, require_unchanged, write_text
+from diffiml_plugin.folders import make_folder
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.models.checkpoints import find_checkpoint
 from diffiml_plugin.models.compiled import speed_up

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin import launch
 from diffiml_plugin.errors import DiffIMLError, device_failed, wanted_memory
-from diffiml_plugin.files import user_cache
+from diffiml_plugin.folders import user_cache
 from diffiml_plugin.method.diffiml import DiffIML
 
 _logger = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from diffiml_plugin.evaluation.calibration import FEATURES, features
 from diffiml_plugin.evaluation.records import LIMIT, as_record, code_digest, data_settings, digest, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.files import appending, claimed, drawing, require_unchanged, require_writable, write_text
+from diffiml_plugin.files import appending, drawing, require_unchanged, require_writable, write_text
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.ledger import Ledger, begin
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel, statements

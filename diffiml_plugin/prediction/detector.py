@@ -20,7 +20,8 @@ from diffiml_plugin import launch
 from diffiml_plugin.errors import DiffIMLError, of_arguments, out_of_memory
 from diffiml_plugin.evaluation.calibration import Calibration
 from diffiml_plugin.evaluation.scores import THRESHOLD
-from diffiml_plugin.files import claimed, file_digest, require_unchanged
+from diffiml_plugin.files import file_digest, require_unchanged
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.launch import Sample, pinned, to_device
 from diffiml_plugin.ledger import begin

@@ -18,7 +18,8 @@ from torch.export import Dim, ExportedProgram
 from diffiml_plugin import __version__
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.scores import THRESHOLD
-from diffiml_plugin.files import claimed, file_digest, replacing, require_unchanged, write_text
+from diffiml_plugin.files import file_digest, replacing, require_unchanged, write_text
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.method.config import LATENT_CHANNELS, LATENT_STRIDE, SIZE_MULTIPLE, DiffIMLConfig

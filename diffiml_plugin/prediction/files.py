@@ -23,7 +23,8 @@ from diffiml_plugin.data.formats import read_content
 from diffiml_plugin.data.images import read_header
 from diffiml_plugin.errors import DiffIMLError, device_failed, visible
 from diffiml_plugin.evaluation.records import code_digest
-from diffiml_plugin.files import LOCK, claimed, inside, remove_half_written
+from diffiml_plugin.files import inside
+from diffiml_plugin.folders import LOCK, claimed, remove_half_written
 from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.finding import find_photos, name_key, unique_names

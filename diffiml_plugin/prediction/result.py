@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from diffiml_plugin.data.images import as_viewed
 from diffiml_plugin.evaluation.calibration import UNCALIBRATED, Calibration, features
-from diffiml_plugin.files import inside, taking_turns, write_picture
+from diffiml_plugin.files import inside, write_picture
+from diffiml_plugin.folders import taking_turns
 from diffiml_plugin.ledger import begin, ledger_of
 from diffiml_plugin.prediction.finding import without_suffix
 from diffiml_plugin.prediction.pictures import bands, grey, shrunk

@@ -36,7 +36,8 @@ from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.errors import DiffIMLError, wanted_memory
 from diffiml_plugin.evaluation.evaluate import evaluate, require_one_process
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, score_batch, summarise
-from diffiml_plugin.files import claimed, file_digest
+from diffiml_plugin.files import file_digest
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.opened import open_model

@@ -18,7 +18,8 @@ from diffiml_plugin.cli.config_file import TARGETS, packaged_folder
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.datasets.catalogue import CATALOGUE
-from diffiml_plugin.files import claimed, file_digest
+from diffiml_plugin.files import file_digest
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.ledger import LEDGER, Ledger
 from diffiml_plugin.models.checkpoints import BEST
 from diffiml_plugin.weights.files import read_metadata

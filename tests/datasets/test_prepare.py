@@ -19,7 +19,7 @@ from diffiml_plugin.datasets.catalogue import CATALOGUE
 from diffiml_plugin.datasets.check import check_datasets
 from diffiml_plugin.datasets.prepare import prepare
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import claimed
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.ledger import Ledger
 
 NAMES = [entry.name for entry in CATALOGUE]

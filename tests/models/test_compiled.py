@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffiml_plugin.files import user_cache
+from diffiml_plugin.folders import user_cache
 from diffiml_plugin.framework.adapters import DiffIMLModel
 from diffiml_plugin.launch import autocast
 from diffiml_plugin.models import compiled

@@ -11,7 +11,7 @@ from diffiml_plugin.api import load
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Bounds
-from diffiml_plugin.files import claimed
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.models.checkpoints import RELEASED, restore, save_checkpoint
 from diffiml_plugin.prediction.calibrate import DIAGRAM, RECORDS, REPORT, TABLE, calibrate
 from diffiml_plugin.prediction.detector import Detector

@@ -15,7 +15,7 @@ from PIL import Image
 from diffiml_plugin.api import load
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import _here
+from diffiml_plugin.folders import _here
 from diffiml_plugin.ledger import Ledger
 from diffiml_plugin.prediction import files as module
 from diffiml_plugin.prediction.detector import Detector

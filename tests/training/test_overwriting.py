@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import LOCK
+from diffiml_plugin.folders import LOCK
 from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
@@ -91,7 +91,7 @@ def test_a_state_that_was_put_among_anothers_weights_is_not_gone_on_from(setting
 
 
 def test_two_runs_at_once_are_refused(settings, child_environment):
-    code = "import sys; from diffiml_plugin.files import claimed\nwith claimed(sys.argv[1]): train = input()"
+    code = "import sys; from diffiml_plugin.folders import claimed\nwith claimed(sys.argv[1]): train = input()"
     command = [sys.executable, "-c", code, settings.output_dir]
     with subprocess.Popen(command, env=child_environment, stdin=subprocess.PIPE, text=True) as other:
         while not (lock := Path(settings.output_dir, LOCK)).exists() or not lock.read_text():

@@ -1,0 +1,244 @@
+"""Folders that a run leaves behind, or keeps things in: whose they are, and what in them is half written."""
+
+import atexit
+import errno
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.ledger import not_following
+
+LOCK = ".lock"  # in a folder that a run writes: who it is
+_LONGEST_LOCK = 2**16  # bytes
+_CLAIMED: dict[tuple[int, str], "_Claim"] = {}  # by process, which may have been forked, and folder
+# With `_here`, which earlier versions did not write, thread and process.
+_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}(?:\.([0-9a-f]{8}))?\.(\d+)\.(\d+)\.tmp")
+_GIVEN_UP = 86_400  # seconds since anything was written to a file of another computer's process: it has died
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Makes the folder of `--output_dir`. Raises DiffIMLError if nothing can be written there."""
+    if not os.fspath(path):  # as of a shell's variable that is not set
+        raise DiffIMLError("the folder to write to has an empty name; name one, or `.` for the current folder")
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe(folder)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise DiffIMLError(f"cannot write to {folder}: {reason}; choose another --output_dir") from error
+    return folder
+
+
+def user_cache(name: str) -> Path:
+    """A folder for what is kept from run to run, in which nobody else writes: of the user's own, made where it is
+    missing, or where none can be made, of this process alone."""
+    for place in filter(os.path.isabs, (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))):
+        with suppress(OSError):
+            folder = Path(place, "diffiml_plugin", name)
+            folder.mkdir(0o700, parents=True, exist_ok=True)
+            probe(folder)
+            return folder
+    folder = _of_this_process() / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@cache
+def _of_this_process() -> Path:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def probe(folder: Path) -> None:
+    """Raises OSError if no file can be made in the folder."""
+    tempfile.TemporaryFile(dir=folder).close()
+
+
+@dataclass(eq=False)
+class _Claim:
+    """Of a folder, by the absolute name that it had then."""
+
+    folder: Path
+    lock: BinaryIO | None = None  # once it is locked
+
+    def is_lost(self) -> bool:
+        """Whether the folder of that name is another by now, or none."""
+        if self.lock is None:
+            return False
+        with suppress(OSError):  # without a look inside: to close the file once more would end the system's lock
+            return not os.path.samestat(os.stat(self.folder / LOCK), os.fstat(self.lock.fileno()))
+        return True
+
+
+@contextmanager
+def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder, made where it is missing, in which this thread alone writes until the block ends.
+
+    The claim ends with the process, however that ends. What a process that died left half written is removed, one of
+    another computer after a day, and a folder that was made and stays empty.
+
+    A folder that is moved away inside, or a link that is set anew, is noticed before the next file (`replacing`).
+
+    Raises:
+        DiffIMLError: nothing can be written there, or another process has claimed it, which is named, or this one.
+    """
+    new = not os.path.exists(path)
+    folder = make_folder(path)
+    place, claim = (os.getpid(), os.path.realpath(folder)), _Claim(Path(os.path.abspath(folder)))
+    if _CLAIMED.setdefault(place, claim) is not claim:  # the system's lock is any thread's, and would end with this
+        raise DiffIMLError(f"{folder} is in use by this process; wait until that ends, or write elsewhere")
+    try:
+        claim.lock = lock = _lock(folder)
+        remove_half_written(folder.iterdir())
+        try:
+            yield folder
+        finally:
+            if not claim.is_lost():
+                (folder / LOCK).unlink()
+            lock.close()
+    finally:
+        del _CLAIMED[place]
+        if new:
+            with suppress(OSError):  # of a folder that holds something
+                folder.rmdir()
+
+
+@contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Inside, no other process takes its turn in that folder, which is made if it is not there. Where a file system has
+    no such locks, nobody waits.
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            import fcntl  # not on Windows
+
+            folder.mkdir(parents=True, exist_ok=True)
+            place = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, place)
+            fcntl.flock(place, fcntl.LOCK_EX)
+            stack.callback(fcntl.flock, place, fcntl.LOCK_UN)  # a process that was forked inside has it open too
+        yield
+
+
+def half_written(path: Path) -> Path:
+    """Where this thread writes `path` until it is whole: in the same folder, so that the renaming is atomic."""
+    name = sha256(os.fsencode(path.name)).hexdigest()[:16]  # `path`'s own may be as long as a name can be
+    return path.with_name(f".{name}.{_here()}.{threading.get_ident()}.{os.getpid()}.tmp")
+
+
+def remove_half_written(files: Iterable[Path]) -> None:
+    """Removes those that a process which died left half written; what is others', or of one that is running, stays."""
+    for file in list(files):
+        if (named := _HALF_WRITTEN.fullmatch(file.name)) and _is_given_up(file, named[1], int(named[2]), int(named[3])):
+            file.unlink(missing_ok=True)
+
+
+def _is_given_up(file: Path, computer: str | None, thread: int, process: int) -> bool:
+    if computer != _here():
+        with suppress(FileNotFoundError):
+            return time.time() - file.stat().st_mtime > _GIVEN_UP
+    if process == os.getpid():  # or one that died and had this number
+        return thread not in {one.ident for one in threading.enumerate()} - {threading.get_ident()}
+    return not _runs(process)
+
+
+@cache
+def _here() -> str:
+    """Stands for what numbers processes: this computer, and the container in it."""
+    with suppress(OSError):
+        return sha256(f"{platform.node()} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]  # Linux
+    return sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _lock(folder: Path) -> BinaryIO:
+    """A locked file that names this process."""
+    path = folder / LOCK
+    while True:
+        try:
+            file = open(path, "a+b", opener=not_following)
+        except OSError as error:
+            raise DiffIMLError(f"{folder} cannot be claimed by {path}: {error.strerror}; remove that file") from error
+        if not _locked(file):
+            owner = _owner(file)
+            file.close()
+            raise DiffIMLError(
+                f"{folder} is in use by process {owner.get('pid')} on {owner.get('host')} ({owner.get('command')}); "
+                f"wait until that ends, or write elsewhere (if it died long ago, remove {path})"
+            )
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                break
+        file.close()  # the one before has just removed it
+    status = os.fstat(file.fileno())
+    if status.st_nlink > 1 or status.st_size and not {"host", "pid"} <= _owner(file).keys():
+        file.close()
+        raise DiffIMLError(f"{path} is another program's, where a lock goes; choose another folder, or move that file")
+    owner = {"host": platform.node(), "pid": os.getpid(), "command": shlex.join(sys.argv)}
+    file.truncate(0)
+    file.write(json.dumps(owner).encode())
+    file.flush()
+    return file
+
+
+def require_claims_held(path: Path) -> None:
+    """Raises DiffIMLError if this process claimed a folder around `path`, and there is another now, or none."""
+    absolute = Path(os.path.abspath(path))
+    for (process, _), claim in list(_CLAIMED.items()):
+        if process == os.getpid() and absolute.is_relative_to(claim.folder) and claim.is_lost():
+            raise DiffIMLError(
+                f"{claim.folder} was moved, removed or replaced while this command wrote there; nothing more is "
+                "written; start again, and leave the folder in its place"
+            )
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Whether this process could lock it; the system unlocks it when the process ends, and tells all hosts."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EAGAIN):
+            return False
+        return not (owner := _owner(file)) or not _lives(owner)  # a file system without locks
+    return True
+
+
+def _owner(file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        return dict(json.loads(file.read(_LONGEST_LOCK)))
+    except (ValueError, TypeError, RecursionError):  # none has written it yet
+        return {}
+
+
+def _lives(owner: dict[str, Any]) -> bool:
+    """Whether the process is running, as far as this host can tell."""
+    return owner.get("host") != platform.node() or _runs(owner.get("pid"))
+
+
+def _runs(process: Any) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (TypeError, ValueError, OverflowError, PermissionError):
+        pass
+    return True
