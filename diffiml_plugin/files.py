@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError, visible
-from diffiml_plugin.folders import half_written, probe, require_claims_held
+from diffiml_plugin.folders import half_written, lost_claim, probe, require_claims_held
 from diffiml_plugin.ledger import Appended, enter, ledger_of
 from diffiml_plugin.stored import shown
 
@@ -248,5 +248,5 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         try:
             yield file
         finally:
-            require_claims_held(path)
-            enter(path, path)
+            if not lost_claim(path):
+                enter(path, path)

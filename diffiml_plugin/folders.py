@@ -1,13 +1,11 @@
 """Folders that a run leaves behind, or keeps things in: whose they are, and what in them is half written."""
 
-import atexit
 import errno
 import json
 import os
 import platform
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 import threading
@@ -45,25 +43,20 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def user_cache(name: str) -> Path:
-    """A folder for what is kept from run to run, in which nobody else writes: of the user's own, made where it is
-    missing, or where none can be made, of this process alone."""
+def user_cache(name: str) -> Path | None:
+    """A folder of the user's own, in which nobody else may write, for what is kept from run to run; None where there
+    can be none."""
     for place in filter(os.path.isabs, (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))):
+        ours = Path(place, "diffiml_plugin")
         with suppress(OSError):
-            folder = Path(place, "diffiml_plugin", name)
-            folder.mkdir(0o700, parents=True, exist_ok=True)
-            probe(folder)
-            return folder
-    folder = _of_this_process() / name
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@cache
-def _of_this_process() -> Path:
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+            ours.mkdir(parents=True, exist_ok=True)
+            (ours / name).mkdir(exist_ok=True)
+            for folder in (ours, ours / name):
+                folder.chmod(0o700)
+            probe(ours / name)
+            if not hasattr(os, "getuid") or {ours.stat().st_uid, (ours / name).stat().st_uid} == {os.getuid()}:
+                return ours / name
+    return None
 
 
 def probe(folder: Path) -> None:
@@ -73,7 +66,7 @@ def probe(folder: Path) -> None:
 
 @dataclass(eq=False)
 class _Claim:
-    """Of a folder, by the absolute name that it had then."""
+    """Of a folder, by the name that it had then."""
 
     folder: Path
     lock: BinaryIO | None = None  # once it is locked
@@ -101,7 +94,7 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     new = not os.path.exists(path)
     folder = make_folder(path)
-    place, claim = (os.getpid(), os.path.realpath(folder)), _Claim(Path(os.path.abspath(folder)))
+    place, claim = (os.getpid(), os.path.realpath(folder)), _Claim(folder.absolute())
     if _CLAIMED.setdefault(place, claim) is not claim:  # the system's lock is any thread's, and would end with this
         raise DiffIMLError(f"{folder} is in use by this process; wait until that ends, or write elsewhere")
     try:
@@ -110,9 +103,11 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            if not claim.is_lost():
-                (folder / LOCK).unlink()
+            lost = claim.is_lost()
+            if not lost:
+                (claim.folder / LOCK).unlink(missing_ok=True)
             lock.close()
+            new &= not lost
     finally:
         del _CLAIMED[place]
         if new:
@@ -197,15 +192,23 @@ def _lock(folder: Path) -> BinaryIO:
     return file
 
 
+def lost_claim(path: Path) -> Path | None:
+    """The folder around `path` that this process claimed, if it was moved away or replaced since."""
+    absolute, place = path.absolute(), Path(os.path.realpath(path.parent))
+    for (process, folder), claim in list(_CLAIMED.items()):
+        around = absolute.is_relative_to(claim.folder) or place.is_relative_to(folder)
+        if process == os.getpid() and around and claim.is_lost():
+            return claim.folder
+    return None
+
+
 def require_claims_held(path: Path) -> None:
-    """Raises DiffIMLError if this process claimed a folder around `path`, and there is another now, or none."""
-    absolute = Path(os.path.abspath(path))
-    for (process, _), claim in list(_CLAIMED.items()):
-        if process == os.getpid() and absolute.is_relative_to(claim.folder) and claim.is_lost():
-            raise DiffIMLError(
-                f"{claim.folder} was moved, removed or replaced while this command wrote there; nothing more is "
-                "written; start again, and leave the folder in its place"
-            )
+    """Raises DiffIMLError if there is a `lost_claim`."""
+    if folder := lost_claim(path):
+        raise DiffIMLError(
+            f"{folder}, or its {LOCK}, was moved, removed or replaced while this command wrote there; nothing more is "
+            "written; start again, and leave the folder in its place"
+        )
 
 
 def _locked(file: BinaryIO) -> bool:

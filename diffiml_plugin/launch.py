@@ -29,6 +29,7 @@ _CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a
 }
 _GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # variables of torchrun: all, or one alone
 _OTHERS = ("ACCELERATE_", "PMI_", "OMPI_", "MV2_")  # begin variables by which accelerate does what nobody asked for
+_HAS_NAMES_OF_2_9 = hasattr(torch.backends, "fp32_precision")  # torch 2.9 calls the rounding to TF32 otherwise
 MEMORY_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 Sample = dict[str, Any]
 _Value = TypeVar("_Value")
@@ -46,7 +47,7 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
         return None
     environment = dict(os.environ)
     join_slurm(environment)
-    if "RANK" in environment:
+    if environment.keys() >= set(_GROUP):
         started = _number(environment, "LOCAL_WORLD_SIZE", gpus)
         if gpus != started:
             raise DiffIMLError(
@@ -103,7 +104,7 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
         "RANK": _said(environment, "SLURM_PROCID"),
         "LOCAL_RANK": _said(environment, "SLURM_LOCALID"),
         "WORLD_SIZE": _said(environment, "SLURM_STEP_NUM_TASKS"),
-        "LOCAL_WORLD_SIZE": re.split(r"[(,]", _said(environment, "SLURM_STEP_TASKS_PER_NODE"))[0],  # "8(x2)", "8,4"
+        "LOCAL_WORLD_SIZE": _tasks_here(environment),
     }
     _require_group(joined)
     environment.update(joined)
@@ -133,6 +134,16 @@ def _require_group(environment: Mapping[str, str]) -> None:
             )
 
 
+def _tasks_here(environment: Mapping[str, str]) -> str:
+    """How many tasks of the step are on this node, of "8(x2),4": two nodes with eight, and one with four."""
+    node = _number(environment, "SLURM_NODEID", 0)
+    for tasks, nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", _said(environment, "SLURM_STEP_TASKS_PER_NODE")):
+        if node < (nodes := int(nodes or 1)):
+            return str(tasks)
+        node -= nodes
+    return _said(environment, "SLURM_STEP_TASKS_PER_NODE")
+
+
 def _said(environment: Mapping[str, str], name: str) -> str:
     if name not in environment:
         raise DiffIMLError(
@@ -160,6 +171,7 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+    join_slurm(os.environ)
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
     name = actual_precision(precision, cpu)
@@ -175,14 +187,18 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
 
 
 def one_device(device: str) -> torch.device:
-    """This process's device, for work that needs no other process."""
-    return torch.device("cpu") if _use_cpu(device) else torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    """This process's device, for work that needs no other process, whatever launched it."""
+    if _use_cpu(device):
+        return torch.device("cpu")
+    of_slurm = _number(os.environ, "SLURM_LOCALID", 0) if slurm_tasks(os.environ) > 1 else 0
+    return torch.device("cuda", _number(os.environ, "LOCAL_RANK", of_slurm))
 
 
 def start_inference(device: str) -> "PartialState":
     """This process's device, and its process group if there are several."""
     from accelerate import PartialState
 
+    join_slurm(os.environ)
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
     with signals.ending(), _without_others_variables():
@@ -312,26 +328,39 @@ def precision_of(accelerator: "Accelerator") -> str:
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """The forward pass in `precision` of `settings.PRECISIONS`; fp32 is that, where cuDNN by itself, and cuBLAS in some
     containers, would round to TF32.
-
-    Raises:
-        DiffIMLError: as `actual_precision`; the program set TF32 by torch's newer names too, which torch does not mix.
     """
     dtype = half_precision(device, precision)
-    try:
-        products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = dtype is not None
-    except RuntimeError as error:
-        raise DiffIMLError(
-            "this program set torch.backends' fp32_precision, under which fp32 would not be that; say "
-            "torch.set_float32_matmul_precision and torch.backends.cudnn.allow_tf32 in its place"
-        ) from error
-    try:
+    with _rounding(convolutions=dtype is not None):
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             yield
+
+
+@contextmanager
+def _rounding(convolutions: bool) -> Iterator[None]:
+    """Inside, no matrix product of fp32 is rounded to TF32, and only if asked for a convolution is."""
+    backends: Any = torch.backends
+    named = []
+    if _HAS_NAMES_OF_2_9:
+        cudnn, mkldnn = backends.cudnn, backends.mkldnn
+        owners = (backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn, mkldnn.matmul, mkldnn.conv)
+        named = [(owner, owner.fp32_precision) for owner in owners]
+    try:
+        said: tuple[str, bool] | None = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    except RuntimeError:  # the program said it by the newer names, and torch does not tell by the older
+        said = None
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = convolutions
+    if said is None:
+        cudnn.conv.fp32_precision, mkldnn.conv.fp32_precision = "tf32" if convolutions else "ieee", "ieee"
+    try:
+        yield
     finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        if said is None:
+            for owner, precision in named:
+                owner.fp32_precision = precision
+        else:
+            torch.set_float32_matmul_precision(said[0])
+            backends.cudnn.allow_tf32 = said[1]
 
 
 @contextmanager
@@ -353,7 +382,6 @@ def half_precision(device: torch.device, precision: str) -> torch.dtype | None:
 
 
 def _use_cpu(device: str) -> bool:
-    join_slurm(os.environ)
     if device == "cuda" and not torch.cuda.is_available():
         raise DiffIMLError(
             "--device cuda, but torch finds no usable GPU here; pass --device cpu, or install the "

@@ -23,14 +23,25 @@ def test_what_is_kept_lies_where_nobody_else_writes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_CACHE_HOME", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    assert (first := user_cache("a")) == tmp_path / "XDG_CACHE_HOME" / "diffiml_plugin" / "a"
+    (ours := tmp_path / "XDG_CACHE_HOME" / "diffiml_plugin" / "a").mkdir(parents=True)
+    for folder in (ours, ours.parent):
+        folder.chmod(0o777)  # as of another umask
+    assert user_cache("a") == ours
+    assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in (ours, ours.parent))
     monkeypatch.setenv("XDG_CACHE_HOME", "of_the_current_folder")
-    assert (second := user_cache("a")) == tmp_path / "HOME" / ".cache" / "diffiml_plugin" / "a"
+    assert user_cache("a") == tmp_path / "HOME" / ".cache" / "diffiml_plugin" / "a"
     monkeypatch.setenv("HOME", "~")  # as of a container's user whom nobody named
-    third = user_cache("a")
-    assert third == user_cache("a") and not third.is_relative_to(tmp_path)
-    assert all(stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0 for folder in (first, second, third.parent))
+    assert user_cache("a") is None
     assert {path.name for path in tmp_path.iterdir()} == {"XDG_CACHE_HOME", "HOME"}
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="gives a folder to another user")
+def test_a_folder_of_another_user_keeps_nothing(tmp_path, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    (ours := tmp_path / "XDG_CACHE_HOME" / "diffiml_plugin").mkdir(parents=True)
+    os.chown(ours, 1, 1)
+    assert user_cache("a") == tmp_path / "HOME" / ".cache" / "diffiml_plugin" / "a"
 
 
 def holder(folder, child_environment, leave=""):
@@ -70,12 +81,13 @@ def test_a_folder_is_one_threads_alone(tmp_path, child_environment):
 
 @pytest.mark.parametrize("how", ["moved", "removed", "a link set anew"])
 def test_nothing_is_written_into_a_folder_that_took_the_claimed_ones_place(tmp_path, child_environment, how):
-    place, lost = tmp_path / "run", "run was moved, removed or replaced while this command wrote there"
+    place, lost = tmp_path / "run", "run, or its .lock, was moved, removed or replaced while this command wrote there"
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "alias").symlink_to("run")
     if how == "a link set anew":
         place.symlink_to("first")
-    with pytest.raises(DiffIMLError, match=lost), claimed(place):
+    with claimed(place):
         write_text(place / "last", "ours")
         with appending(place / "log"):
             if how == "moved":
@@ -90,14 +102,43 @@ def test_nothing_is_written_into_a_folder_that_took_the_claimed_ones_place(tmp_p
             other = holder(place, child_environment)
             for name in ("last", "log"):
                 (place / name).write_text("another's")
-            for name in ("last", "new"):
-                with pytest.raises(DiffIMLError, match=lost):
-                    write_text(place / name, "ours")
+            for path in (place / "last", place / "new", tmp_path / "alias" / "new", place / "below" / "new"):
+                if how != "a link set anew" or path.parent.name != "alias":  # which never was the claimed one's name
+                    with pytest.raises(DiffIMLError, match=lost):
+                        write_text(path, "ours")
     with other:
         with pytest.raises(DiffIMLError, match=f"in use by process {other.pid}"), claimed(place):
             pass
         other.communicate()
-    assert {file.name: file.read_text() for file in place.iterdir()} == {"last": "another's", "log": "another's"}
+    assert {file.name for file in place.iterdir()} <= {"last", "log", "below"}
+    assert (place / "last").read_text() == (place / "log").read_text() == "another's"
+
+
+def test_an_empty_folder_that_took_a_new_ones_place_is_left(tmp_path):
+    with claimed(tmp_path / "run"):
+        (tmp_path / "run").rename(tmp_path / "old")
+        (tmp_path / "run").mkdir()
+    assert (tmp_path / "run").is_dir()
+
+
+@pytest.mark.parametrize("name", ["link/../run", "./run", "a/../run"])
+def test_a_claim_holds_under_any_name_and_in_another_current_folder(tmp_path, monkeypatch, name):
+    (tmp_path / "elsewhere" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("elsewhere/below")
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with claimed(name) as folder:
+        write_text(folder / "x", "ours")
+        write_text(folder.resolve() / "y", "ours")
+        real = folder.resolve()
+        monkeypatch.chdir(tmp_path / "a")
+    assert {file.name for file in real.iterdir()} == {"x", "y"}
+
+
+def test_what_ends_a_block_is_told_though_the_folder_is_gone(tmp_path):
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "run") as folder, appending(folder / "log"):
+        folder.rename(tmp_path / "old")
+        raise KeyboardInterrupt
 
 
 def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path, child_environment):

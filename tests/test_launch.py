@@ -48,6 +48,11 @@ def test_nothing_to_start_for_one_process_or_inside_a_group(alone):
     assert launch.spawn(8, "cuda", []) is None
     with pytest.raises(DiffIMLError, match="8 processes were started"):
         launch.spawn(2, "cuda", [])
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        alone.delenv(name)
+    alone.setenv("RANK", "0")  # alone, which is no group
+    with pytest.raises(DiffIMLError, match="--gpus 99, but torch finds"):
+        launch.spawn(99, "cuda", [])
 
 
 def test_a_process_of_no_group_works_by_itself(alone):
@@ -79,6 +84,23 @@ def test_slurm_is_joined():
     beside = {**SLURM, "SLURM_STEP_ID": "3"}  # another step of the job, at the same time
     launch.join_slurm(beside)
     assert beside["MASTER_PORT"] != environment["MASTER_PORT"]
+
+
+@pytest.mark.parametrize(("node", "tasks"), [("0", "4"), ("1", "8"), ("2", "8"), ("3", "1")])
+def test_nodes_may_have_other_numbers_of_tasks(node, tasks):
+    environment = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "4,8(x2),1", "SLURM_NODEID": node, "SLURM_LOCALID": "0"}
+    launch.join_slurm(environment)
+    assert environment["LOCAL_WORLD_SIZE"] == tasks
+
+
+def test_a_library_works_under_any_launcher(alone):
+    """As PyTorch Lightning's, which sets no RANK."""
+    for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0"}.items():
+        alone.setenv(name, value)
+    alone.setattr(torch.cuda, "is_available", lambda: True)
+    assert launch.one_device("auto") == torch.device("cuda", 1) and launch.one_device("cpu").type == "cpu"
+    with pytest.raises(DiffIMLError, match="has LOCAL_RANK=1 and WORLD_SIZE=2, but no RANK"):
+        launch.is_main_process()
 
 
 @pytest.mark.parametrize(
@@ -114,6 +136,7 @@ def test_without_a_step_of_several_tasks_slurm_is_left_alone(environment):
         ({name: value for name, value in GROUP.items() if name != "LOCAL_RANK"}, "but no LOCAL_RANK;"),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "x"}, "has SLURM_STEP_NUM_TASKS='x', expected a number"),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "but SLURM_NODELIST is not in the environment"),
+        ({**SLURM, "SLURM_NODEID": "4"}, "has LOCAL_WORLD_SIZE='2\\(x4\\)', expected a number"),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "many"}, "has LOCAL_WORLD_SIZE='many', expected a number"),
     ],
 )
@@ -223,13 +246,27 @@ def test_fp32_is_not_rounded_to_tf32():
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="of a newer torch")
-def test_tf32_by_names_that_torch_does_not_mix_is_refused(child_environment):
-    code = """import torch; torch.backends.fp32_precision = "tf32"
-from diffiml_plugin.launch import autocast
-with autocast(torch.device("cpu"), "fp32"): pass"""
+@pytest.mark.skipif(not launch._HAS_NAMES_OF_2_9, reason="of a newer torch")
+@pytest.mark.parametrize(
+    "said", [" = 'tf32'", " = 'ieee'", ".cuda.matmul = 'tf32'", ".cudnn = 'tf32'", ".mkldnn.matmul = 'bf16'"]
+)
+def test_fp32_is_not_rounded_by_torchs_newer_names_either(child_environment, said):
+    """In a process of its own: torch does not forget that it was told by both names."""
+    code = f"""import torch; from diffiml_plugin.launch import autocast
+backends = torch.backends
+backends{said.replace(" =", ".fp32_precision =")}
+def now(): return [one.fp32_precision for one in (backends, backends.cudnn, *parts)]
+parts = backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv
+before = now()
+for precision in ("fp32", "bf16"):
+    with autocast(torch.device("cpu"), precision):
+        matmul, convolution, product, on_cpu = now()[2:]
+        assert {{matmul, product}} == {{"ieee"}} and on_cpu in ("ieee", "none"), now()
+        assert (convolution == "tf32") == (precision == "bf16"), now()
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert now() == before, (before, now())"""
     done = subprocess.run([sys.executable, "-c", code], env=child_environment, capture_output=True, text=True)
-    assert "DiffIMLError: this program set torch.backends' fp32_precision" in done.stderr
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 def test_a_process_may_train_in_one_precision_after_another():

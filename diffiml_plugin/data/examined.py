@@ -109,10 +109,11 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
     A list that would stop a run is looked at anew each time.
     """
     pairs = list(zip(listed.images, listed.masks, strict=True))
-    file = user_cache("checked") / f"{digest_of(pairs)}.json"
+    cache = user_cache("checked")
+    file = cache / f"{digest_of(pairs)}.json" if cache else None  # without one, the next start looks again
     state = digest_of([rules(), *in_parallel(state_here, [path for pair in pairs for path in pair], "looking")])
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = checked(read_json(file), _KEPT, str(file))
+        kept = checked(read_json(file) if file else {"state": ""}, _KEPT, str(file))
         if kept["state"] == state:
             return kept["longest"], kept["digest"], [(fault.pop("number"), Fault(**fault)) for fault in kept["faults"]]
     longest, content, told = 0, sha256(), []
@@ -123,9 +124,9 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
         if not any(fault.kind in _STOPPING for fault in of_pair):
             content.update(f"{digests}\n".encode())
     digest = content.hexdigest()
-    if any(fault.kind in _STOPPING for _, fault in told):  # the disk's, perhaps, and soon mended
+    if not file or any(fault.kind in _STOPPING for _, fault in told):  # the disk's, perhaps, and soon mended
         return longest, digest, told
-    with suppress(OSError):  # without a cache, the next start looks again
+    with suppress(OSError):
         with replacing(file) as opened:
             faults = [{"number": number, **asdict(fault)} for number, fault in told]
             entry = {"state": state, "longest": longest, "digest": digest, "faults": faults}

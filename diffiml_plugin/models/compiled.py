@@ -1,10 +1,14 @@
 """DiffIML's predictions, faster: its networks compiled, weights in half precision, one CUDA graph for each shape."""
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +38,8 @@ def speed_up(model: nn.Module, device: torch.device, precision: str, compile_mod
     What cannot be compiled or captured runs as it is, after a warning that says why.
     """
     compiling = compile_mode == "on" or (compile_mode == "auto" and device.type == "cuda")
-    if compiling:  # what was compiled is kept as pickles, by default in a folder of /tmp that anyone may have made
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache("compiled")))
+    if compiling:
+        _keep_what_is_compiled()
     for method in (module for module in model.modules() if isinstance(module, DiffIML)):
         if dtype := launch.half_precision(device, precision):
             for network in ("condition_encoder", "denoiser"):
@@ -51,6 +55,17 @@ def speed_up(model: nn.Module, device: torch.device, precision: str, compile_mod
             if parts.captures:
                 torch.backends.cudnn.benchmark = True  # shapes repeat
                 method.forward = _Captured(method, parts)  # type: ignore[method-assign]
+
+
+def _keep_what_is_compiled() -> None:
+    """In the user's own cache, or for this process alone. It is kept as pickles, which torch runs when it reads them,
+    and by default in a folder of /tmp that anyone may have made."""
+    place = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # torch says its default there too
+    if not place or place.startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
+        if not (folder := user_cache("compiled")):
+            folder = Path(tempfile.mkdtemp())
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def forget_graphs(model: nn.Module) -> None:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import beginning, write_text
+from diffiml_plugin.folders import require_claims_held
 from diffiml_plugin.framework.imdlbenco import denormalize
 from diffiml_plugin.prediction.pictures import headed
 from diffiml_plugin.settings import escaped
@@ -88,10 +89,11 @@ class Tracker:
 
     def describe(self, configuration: Mapping[str, Any]) -> None:
         """Shows the settings as text, and their plain values among TensorBoard's hyperparameters, beside the F1."""
-        self.writer.add_text("config", f"```yaml\n{_as_yaml(configuration)}```")
         plain = {name: value for name, value in configuration.items() if isinstance(value, bool | int | float | str)}
-        for summary in hparams(plain, {"F1": None}):
-            self.writer._get_file_writer().add_summary(summary)
+        with self._curves() as curves:
+            curves.add_text("config", f"```yaml\n{_as_yaml(configuration)}```")
+            for summary in hparams(plain, {"F1": None}):
+                curves._get_file_writer().add_summary(summary)
 
     def step(self, images: int) -> None:
         """So many images more have been trained on."""
@@ -99,19 +101,20 @@ class Tracker:
 
     def losses(self, values: Mapping[str, float], learning_rate: float, update: int) -> None:
         """A point of the loss curves."""
-        for name, value in values.items():
-            self.writer.add_scalar(f"train_loss/{name}", value, update)
-        self.writer.add_scalar("lr", learning_rate, update)
+        with self._curves() as curves:
+            for name, value in values.items():
+                curves.add_scalar(f"train_loss/{name}", value, update)
+            curves.add_scalar("lr", learning_rate, update)
 
     def epoch(self, record: EpochRecord) -> None:
         """The end of an epoch."""
         self.log.add(record)
-        for dataset, summary in record.get("test", {}).items():
-            for figure in summary.keys() - {"images", "tampered"}:
-                self.writer.add_scalar(f"{figure}/{dataset}", summary[figure], record["update"])
-        if "f1" in record:
-            self.writer.add_scalar("F1", record["f1"], record["update"])
-        self.writer.flush()
+        with self._curves() as curves:
+            for dataset, summary in record.get("test", {}).items():
+                for figure in summary.keys() - {"images", "tampered"}:
+                    curves.add_scalar(f"{figure}/{dataset}", summary[figure], record["update"])
+            if "f1" in record:
+                curves.add_scalar("F1", record["f1"], record["update"])
 
         shown = {name: f"{value:.4f}" for name, value in [*record["loss"].items()][:1]}
         shown |= {"lr": f"{record['lr']:.1e}"} | ({"F1": f"{record['f1']:.4f}"} if "f1" in record else {})
@@ -128,7 +131,16 @@ class Tracker:
 
     def pictures(self, strips: Tensor, update: int) -> None:
         """Shows strips [B, 3, H, W] in [0, 1], one below the other."""
-        self.writer.add_image("test/strips", torch.cat([*strips], dim=1), update)
+        with self._curves() as curves:
+            curves.add_image("test/strips", torch.cat([*strips], dim=1), update)
+
+    @contextmanager
+    def _curves(self) -> Iterator[SummaryWriter]:
+        """TensorBoard's writer, which opens its file by name each time: all that it gets is there when the block ends.
+        Raises DiffIMLError if the folder of that name is no longer this run's."""
+        require_claims_held(Path(self.writer.log_dir, "events"))
+        yield self.writer
+        self.writer.flush()
 
     def close(self) -> None:
         """Ends the line and the files."""

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.folders import claimed
 from diffiml_plugin.prediction.pictures import HEADING
 from diffiml_plugin.training.engine import train
-from diffiml_plugin.training.tracking import failing_once
+from diffiml_plugin.training.tracking import Tracker, failing_once
 
 
 def test_tensorboard_has_curves_strips_and_settings(settings):
@@ -45,6 +46,19 @@ def test_runs_share_a_log_dir_and_no_curves(settings, tmp_path, points):
 def test_the_log_dir_that_is_the_output_dir_is_no_other(settings, points):
     folder = train(replace(settings, log_dir=f"{settings.output_dir}/../run", epochs=1)).folder
     assert points(folder)["F1"] == [2] and not [entry for entry in folder.iterdir() if entry.is_dir()]
+
+
+def test_no_curves_in_a_folder_that_took_the_runs_place(tmp_path):
+    """TensorBoard opens its file by name, each time."""
+    with claimed(tmp_path / "run") as folder:
+        tracker = Tracker(folder, folder, epochs=1, images=1)
+        tracker.losses({"loss": 1.0}, 0.1, 1)
+        folder.rename(tmp_path / "old")
+        folder.mkdir()
+        with pytest.raises(DiffIMLError, match="run, or its .lock, was moved"):
+            tracker.losses({"loss": 1.0}, 0.1, 2)
+        tracker.close()
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_a_disk_that_is_full_for_curves_is_told_in_a_sentence(settings, monkeypatch):
