@@ -65,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
         DiffIMLError: it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_place(path)
         with replacing(path) as file:
             file.write(text.encode(errors="backslashreplace"))  # a file's name need not be UTF-8
     except OSError as error:
@@ -85,9 +85,15 @@ def write_picture(path: Path, pixels: "np.ndarray", **options: Any) -> None:
 
     encoded = io.BytesIO()  # into a file some of Pillow's encoders write by themselves, and miss that the disk is full
     Image.fromarray(pixels).save(encoded, Image.registered_extensions()[path.suffix.lower()], **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_place(path)
     with replacing(path, lasting=False) as file:
         file.write(encoded.getbuffer())
+
+
+def _make_place(path: Path) -> None:
+    """Makes the folder of a file, but no claimed one that is gone."""
+    require_claims_held(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def add_legend(panel: "Axes", **style: Any) -> None:
@@ -119,7 +125,7 @@ def drawing(path: Path, size: tuple[float, float], dpi: int) -> Iterator["Figure
     with style.context("default"):
         figure = Figure(size)
         yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_place(path)
         with replacing(path, lasting=False) as file:
             figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")
 

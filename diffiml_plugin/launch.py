@@ -27,8 +27,19 @@ _CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a
     "": "/sys/fs/cgroup{}/memory.max",
     "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
 }
-_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # variables of torchrun: all, or one alone
-_OTHERS = ("ACCELERATE_", "PMI_", "OMPI_", "MV2_")  # begin variables by which accelerate does what nobody asked for
+_GROUP = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # torchrun's, of several
+_OF_OTHER_LAUNCHERS = (
+    "ACCELERATE_",
+    "PMI_",
+    "OMPI_",
+    "MV2_",
+)  # begin what accelerate obeys, unasked
 _HAS_NAMES_OF_2_9 = hasattr(torch.backends, "fp32_precision")  # torch 2.9 calls the rounding to TF32 otherwise
 MEMORY_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 Sample = dict[str, Any]
@@ -125,13 +136,14 @@ def _require_group(environment: Mapping[str, str]) -> None:
     for name, value, of, count in (
         ("RANK", rank, "WORLD_SIZE", processes),
         ("LOCAL_RANK", local_rank, "LOCAL_WORLD_SIZE", here),
-        ("MASTER_PORT", _number(environment, "MASTER_PORT", 0), "ports", 65_536),  # Kubernetes has another MASTER_PORT
     ):
         if not 0 <= value < count:
             raise DiffIMLError(
-                f"the environment has {name}={value} and {of}={count}, but those are 0 to {count - 1}; torchrun sets "
-                "both, and one process alone wants neither"
+                f"the environment has {name}={value} and {of}={count}, but such ranks are 0 to {count - 1}; torchrun "
+                "sets both, and one process alone wants neither"
             )
+    if not 0 < (port := _number(environment, "MASTER_PORT", 0)) < 65_536:  # Kubernetes has another variable of the name
+        raise DiffIMLError(f"the environment has MASTER_PORT={port}, expected a port, 1 to 65535; torchrun sets it")
 
 
 def _tasks_here(environment: Mapping[str, str]) -> str:
@@ -182,7 +194,7 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
         ),
         InitProcessGroupKwargs(timeout=_PATIENCE),
     ]
-    with signals.ending(), _without_others_variables():
+    with signals.ending(), _without_variables_of_others():
         return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
 
 
@@ -201,15 +213,15 @@ def start_inference(device: str) -> "PartialState":
     join_slurm(os.environ)
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
-    with signals.ending(), _without_others_variables():
+    with signals.ending(), _without_variables_of_others():
         return PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
 @contextmanager
-def _without_others_variables() -> Iterator[None]:
-    """Those of `accelerate launch`, or a cluster's profile, win over what accelerate is asked for, and one of them
-    divides all gradients; those of MPI would have it wait for other processes."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_OTHERS)}
+def _without_variables_of_others() -> Iterator[None]:
+    """Inside, the environment has none of `accelerate launch` and none of MPI: accelerate takes them for more than what
+    it is asked for, and one divides all gradients, others have it wait for processes that never come."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_OF_OTHER_LAUNCHERS)}
     try:
         yield
     finally:
@@ -225,6 +237,12 @@ def require_torchs_defaults() -> None:
             f"in this program new tensors are {dtype} on {device}, and results would be others; expected "
             "torch.set_default_dtype(torch.float32) and torch.set_default_device('cpu'), whatever --device says"
         )
+
+
+def processes_here() -> int:
+    """Of this run, on this computer."""
+    in_group = os.environ.keys() >= set(_GROUP)
+    return max(1, _number(os.environ, "LOCAL_WORLD_SIZE", 1)) if in_group else 1
 
 
 def host_group(processes: int) -> Any:

@@ -25,9 +25,9 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
 _YAML_NODES = 100_000  # with every alias written out
-_ODD_NUMBERS = {  # to YAML 0100 is 64, and 1:30 is 90
-    "tag:yaml.org,2002:int": re.compile(r"[-+]?0[0-7_]|.*:"),
-    "tag:yaml.org,2002:float": re.compile(".*:"),
+_ODD_NUMBERS = {  # to YAML 0100 is 64, 1:30 is 90, and a folder 2024_1 is 20241
+    "tag:yaml.org,2002:int": re.compile(r"(?!(-?(0|[1-9]\d*))?$)"),
+    "tag:yaml.org,2002:float": re.compile(".*[:_]"),
 }
 _LARGEST = 2**63 - 1  # of whole numbers
 _DIGITS = 1000  # of a whole number
@@ -142,7 +142,8 @@ def _written_out(loader: yaml.SafeLoader, node: Any, sizes: dict[int, float]) ->
         _require_keys_once(loader, node)
         if (odd := _ODD_NUMBERS.get(node.tag)) and odd.match(node.value):
             raise yaml.MarkedYAMLError(
-                problem=f"{shown(node.value)} is another number in YAML; write it without leading zeros and colons",
+                problem=f"{shown(node.value)} is another number in YAML; write a number in decimal digits, and a word "
+                "in quotes",
                 problem_mark=node.start_mark,
             )
         children = node.value if isinstance(node.value, list) else ()

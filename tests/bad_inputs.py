@@ -124,6 +124,8 @@ def make_world(folder: Path) -> None:
     write("lists/deep.json", "[" * 100_000)
     write("lists/drive.json", _listed(["C:\\photos\\a.png", "Negative"]))
     write("lists/half_a_character.json", '[["\\ud800.png", "Negative"]]')
+    write("lists/mask_of_none.json", _listed({"path": "a.png", "mask": "b.png", "label": 0}))
+    write("lists/twice_named.json", json.dumps({"one": "../set/list.json", "two": "../set/./list.json"}))
     write("lists/no_mask.json", _listed({"path": "a.png", "mask": "Negative", "label": 1}))
     write("lists/no_name.json", _listed(["a.png", ""]))
     write("lists/training_sets.json", _listed(["ManiDataset", "../set"]))
@@ -261,6 +263,7 @@ def make_world(folder: Path) -> None:
     write("configs/aliases.yaml", f"x0: &x0 [1]\n{aliases}")
     write("configs/runs.yaml", "model: Trufor\nconfig_path: ${HERE}/../conf.py\n")
     write("configs/octal.yaml", "image_size: 0100\n")
+    write("configs/underscore.yaml", "test_data_path: 2024_1\n")
     write("configs/minutes.yaml", "lr: 1:30.5\n")
     write("configs/no.yaml", "output_dir: no\n")
     write("configs/nul.yaml", 'output_dir: "a\\0b"\n')
@@ -394,6 +397,12 @@ CASES = (
         "test --config configs/octal.yaml",
         REFUSED,
         "configs/octal.yaml is not YAML in line 1, column 13: '0100' is another number in YAML",
+    ),
+    Case(
+        "a configuration with a folder that YAML takes for the number 20241",
+        "test --config configs/underscore.yaml",
+        REFUSED,
+        "configs/underscore.yaml is not YAML in line 1, column 17: '2024_1' is another number in YAML; write a number in decimal digits, and a word in quotes",
     ),
     Case(
         "a configuration with a rate that YAML takes for 90.5",
@@ -687,6 +696,18 @@ CASES = (
         f"{TEST} lists/no_mask.json",
         REFUSED,
         "error: lists/no_mask.json: entry 0 ('a.png') says label 1 and has no mask, so it would count as authentic; give its mask, or leave it out",
+    ),
+    Case(
+        "a mask beside the label of authentic images, in such a list",
+        f"{TEST} lists/mask_of_none.json",
+        REFUSED,
+        "error: lists/mask_of_none.json: entry 0 ('a.png') says label 0 and has a mask, so it would count as tampered; say Negative there",
+    ),
+    Case(
+        "two test sets that are one",
+        f"{TEST} lists/twice_named.json --strict",
+        REFUSED,
+        "error: one and two are the same images, which a mean counts twice; remove one of them, or leave out --strict",
     ),
     Case(
         "a mask without a name",

@@ -12,10 +12,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import appending, write_text
+from diffiml_plugin.files import appending, write_picture, write_text
 from diffiml_plugin.folders import LOCK, _here, claimed, taking_turns, user_cache
 
 
@@ -112,6 +113,15 @@ def test_nothing_is_written_into_a_folder_that_took_the_claimed_ones_place(tmp_p
         other.communicate()
     assert {file.name for file in place.iterdir()} <= {"last", "log", "below"}
     assert (place / "last").read_text() == (place / "log").read_text() == "another's"
+
+
+def test_a_claimed_folder_that_was_removed_does_not_come_back(tmp_path):
+    with claimed(tmp_path / "run") as folder:
+        shutil.rmtree(folder)
+        for write in (lambda path: write_text(path, "x"), lambda path: write_picture(path, np.zeros((2, 2), np.uint8))):
+            with pytest.raises(DiffIMLError, match="was moved, removed or replaced"):
+                write(folder / "below" / "a.png")
+    assert not folder.exists()
 
 
 def test_an_empty_folder_that_took_a_new_ones_place_is_left(tmp_path):

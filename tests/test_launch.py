@@ -126,10 +126,10 @@ def test_without_a_step_of_several_tasks_slurm_is_left_alone(environment):
             for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
         ),
         ({**GROUP, "MASTER_PORT": "tcp://10.0.0.1:80"}, "has MASTER_PORT='tcp:.*, expected a number"),
-        ({**GROUP, "RANK": "2"}, "has RANK=2 and WORLD_SIZE=2, but those are 0 to 1"),
+        ({**GROUP, "RANK": "2"}, "has RANK=2 and WORLD_SIZE=2, but such ranks are 0 to 1"),
         ({**GROUP, "RANK": "-1"}, "has RANK=-1 and WORLD_SIZE=2, but"),
         ({**GROUP, "LOCAL_WORLD_SIZE": "1"}, "has LOCAL_RANK=1 and LOCAL_WORLD_SIZE=1, but"),
-        ({**GROUP, "MASTER_PORT": "99999999"}, "has MASTER_PORT=99999999 and ports=65536, but"),
+        ({**GROUP, "MASTER_PORT": "99999999"}, "has MASTER_PORT=99999999, expected a port, 1 to 65535"),
         ({"RANK": "8"}, "has RANK=8, but no LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; .* unset"),
         ({"LOCAL_RANK": "0"}, "has LOCAL_RANK=0, but no RANK, WORLD_SIZE"),
         ({"WORLD_SIZE": "2", "RANK": "1"}, "has RANK=1 and WORLD_SIZE=2, but no LOCAL_RANK"),
@@ -153,7 +153,7 @@ def test_a_master_port_of_others_does_not_matter_to_one_process(beside):
     launch.join_slurm({"MASTER_PORT": "tcp://10.0.0.1:80", **beside})
 
 
-def test_a_rank_of_no_group_claims_its_folder_or_is_refused(tiny_dataset, tmp_path, alone):
+def test_a_rank_of_no_group_claims_its_folder_or_is_refused(tiny_dataset, tmp_path, alone, capsys):
     """As a script has it, of another meaning: a process that took itself for the ninth would write without a claim."""
     alone.setenv("RANK", "8")
     words = [
@@ -166,7 +166,7 @@ def test_a_rank_of_no_group_claims_its_folder_or_is_refused(tiny_dataset, tmp_pa
         "cpu",
     ]
     assert main([*words, "--output_dir", str(tmp_path / "out")]) == 2
-    assert not (tmp_path / "out").exists()
+    assert "has RANK=8, but no LOCAL_RANK" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

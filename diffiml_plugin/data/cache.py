@@ -12,7 +12,8 @@ from numpy.lib.format import open_memmap
 from diffiml_plugin.data import formats, images
 from diffiml_plugin.data.examined import digest_of, state_here
 from diffiml_plugin.data.images import read_mask
-from diffiml_plugin.files import file_digest, replacing
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import file_digest, inside, replacing
 
 _logger = logging.getLogger(__name__)
 
@@ -52,11 +53,11 @@ class PixelCache:
     def _write(self, file: Path, pixels: np.ndarray) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as target:
+            with replacing(inside(self.folder, file.relative_to(self.folder))) as target:
                 np.save(target, pixels)
-        except OSError as error:
-            self.writable = False
-            _logger.warning(f"--cache {self.folder} cannot be written ({error.strerror}); images are decoded anew")
+        except (DiffIMLError, OSError) as error:
+            self.writable, reason = False, getattr(error, "strerror", None) or error
+            _logger.warning(f"--cache {self.folder} cannot be written ({reason}); images are decoded anew")
 
 
 def _kept(file: Path) -> np.ndarray | None:

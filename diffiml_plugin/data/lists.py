@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,6 +119,21 @@ def each_once(listed: ImageList, strict: bool = False) -> ImageList:
         raise DiffIMLError(f"{told}; remove those entries, or leave out --strict, which drops them")
     _logger.warning(f"{told}; each counts once")
     return without(listed, again)
+
+
+def require_other_images(lists: Mapping[str, ImageList], strict: bool = False) -> None:
+    """A warning of two sets that are the same images, which a mean over sets would count twice.
+
+    Raises:
+        DiffIMLError: there are such, if `strict`.
+    """
+    names: dict[frozenset[object], str] = {}
+    for name, listed in lists.items():
+        if (known := names.setdefault(frozenset(map(file_identity, listed.images)), name)) != name:
+            told = f"{known} and {name} are the same images, which a mean counts twice"
+            if strict:
+                raise DiffIMLError(f"{told}; remove one of them, or leave out --strict")
+            _logger.warning(f"{told}; is one of the two paths another set's?")
 
 
 def without(listed: ImageList, numbers: Container[int]) -> ImageList:
@@ -263,11 +278,8 @@ def _from_records(path: Path, records: object) -> ImageList:
         raise DiffIMLError(f"{path} holds no pairs; {_LAYOUT}")
     # ForensicHub's form of the same list.
     for number, record in enumerate(records):
-        if isinstance(record, dict) and record.get("label") in (1, "1") and _is_negative(record.get("mask")):
-            raise DiffIMLError(
-                f"{path}: entry {number} ({shown(record.get('path'))}) says label 1 and has no mask, so it would count "
-                "as authentic; give its mask, or leave it out"
-            )
+        if isinstance(record, dict) and "label" in record:
+            _require_agreement(f"{path}: entry {number} ({shown(record.get('path'))})", record)
     records = [[r["path"], r["mask"]] if isinstance(r, dict) and {"path", "mask"} <= r.keys() else r for r in records]
     for number, record in enumerate(records):
         if not (_is_words(record, 2) or _is_words(record, 3)) or "" in record[:2]:
@@ -278,6 +290,19 @@ def _from_records(path: Path, records: object) -> ImageList:
     masks = tuple(NEGATIVE if _is_negative(mask) else _resolve(path, mask) for _, mask, *_ in records)
     kinds = tuple("".join(rest) for _, _, *rest in records)
     return ImageList(str(path), images, masks, kinds if any(kinds) else ())
+
+
+def _require_agreement(entry: str, record: Mapping[str, object]) -> None:
+    """Raises DiffIMLError unless a record's label, 0 or 1, says of the image what its having a mask does."""
+    label, negative = str(record["label"]), _is_negative(record.get("mask"))
+    if label not in ("0", "1"):
+        raise DiffIMLError(f"{entry} says label {shown(record['label'])}; expected 0 or 1")
+    if negative and label == "1":
+        raise DiffIMLError(
+            f"{entry} says label 1 and has no mask, so it would count as authentic; give its mask, or leave it out"
+        )
+    if not negative and label == "0":
+        raise DiffIMLError(f"{entry} says label 0 and has a mask, so it would count as tampered; say {NEGATIVE} there")
 
 
 def _is_negative(mask: object) -> bool:

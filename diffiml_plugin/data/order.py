@@ -230,7 +230,7 @@ def worker_count(asked: int | None) -> int:
     """Loader workers per process: as asked, else this process's share of the node's cores at hand."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bound = launch.slurm_tasks(os.environ) > 1 and cores < (os.cpu_count() or 1)  # srun gave each task its own
-    return (cores if bound else cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if asked is None else asked
+    return (cores if bound else cores // launch.processes_here()) if asked is None else asked
 
 
 def start_worker(_: int) -> None:

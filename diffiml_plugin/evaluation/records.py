@@ -20,6 +20,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import THRESHOLDS
 from diffiml_plugin.files import appending, file_digest, inside, write_text
+from diffiml_plugin.folders import require_claims_held
 from diffiml_plugin.ledger import discard, warn_if_changed
 from diffiml_plugin.stored import checked, parse_json, read_text, shown
 
@@ -132,6 +133,7 @@ class Unfinished:
     def open(self, key: str) -> Iterator[Callable[[list[Record]], Any]]:
         """What adds a batch's records to this process's file."""
         path = inside(self.folder.parent, Path(self.folder.name, f"{self.prefix}_{key}.{self.process}.jsonl"))
+        require_claims_held(path)
         self.folder.mkdir(parents=True, exist_ok=True)
         with appending(path) as file:
             # The line before may be cut off.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin import launch
 from diffiml_plugin.data.examined import check_lists, name_and_size, state_here
-from diffiml_plugin.data.lists import ImageList, each_once, read_test_sets
+from diffiml_plugin.data.lists import ImageList, each_once, read_test_sets, require_other_images
 from diffiml_plugin.data.pairs import make_test_set
 from diffiml_plugin.datasets.catalogue import kind_of
 from diffiml_plugin.errors import DiffIMLError
@@ -138,6 +138,7 @@ def open_scoring(
         raise DiffIMLError("give the test data by --test_data_path")
     sets = read_test_sets(settings.test_data_path)
     lists = {name: each_once(listed, settings.strict) for name, listed in sets.items()}
+    require_other_images(lists, settings.strict)
     if launch.is_main_process():
         make_folder(settings.output_dir)
     state = launch.start_inference(settings.device)

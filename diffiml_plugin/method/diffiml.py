@@ -1,6 +1,6 @@
 """DiffIML: `training_loss` is Alg. 1, `predict` is Alg. 2."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -177,10 +177,10 @@ class DiffIML(nn.Module):
         """
         check_image(image)
         if noise is None:
-            strings = isinstance(keys, (list, tuple)) and all(isinstance(key, str) for key in keys)
-            if keys is None or not strings or len(keys) != len(image):
+            words = [*keys] if isinstance(keys, Iterable) and not isinstance(keys, str) else []
+            if len(words) != len(image) or not all(isinstance(key, str) for key in words):
                 raise DiffIMLError(f"keys={keys!r}: expected a list of {len(image)} strings, one for each image")
-            noise = self.draw_noise(keys, image.shape[-2:])
+            noise = self.draw_noise(words, image.shape[-2:])
         elif not isinstance(noise, Tensor):
             raise DiffIMLError(f"noise is a {type(noise).__name__}; expected a tensor, as of draw_noise")
         elif noise.shape != (expected := _noise_shape(self.config, len(image), image.shape[-2:])):

@@ -3,6 +3,8 @@
 import atexit
 import logging
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -62,7 +64,8 @@ def _keep_what_is_compiled() -> None:
     and by default in a folder of /tmp that anyone may have made."""
     place = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # torch says its default there too
     if not place or place.startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
-        if not (folder := user_cache("compiled")):
+        # Each computer has its own: what is compiled for one may not run on another that has the same home.
+        if not (folder := user_cache(f"compiled_{re.sub('[^A-Za-z0-9]', '_', platform.node())}")):
             folder = Path(tempfile.mkdtemp())
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

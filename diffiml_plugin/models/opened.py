@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffiml_plugin.errors import DiffIMLError, out_of_memory
+from diffiml_plugin.errors import DiffIMLError, device_failed, out_of_memory
 from diffiml_plugin.models.checkpoints import MEASURED, Checkpoint, described, read_checkpoint, read_weights
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import RegisteredModel, find_model, of_the_run
@@ -102,7 +102,7 @@ class OpenedModel:
             return self.card.build(self.flags if pretrained else self.card.without_weights(self.flags), pretrained)
         except (RuntimeError, ValueError) as error:
             ours = self.card.constructor.__module__.startswith("diffiml_plugin.")
-            if ours or isinstance(error, DiffIMLError) or out_of_memory(error):
+            if ours or isinstance(error, DiffIMLError) or device_failed(error) or out_of_memory(error):
                 raise
             raise DiffIMLError(
                 f"{self.card.name} cannot be built with these values of its flags ({type(error).__name__}: "

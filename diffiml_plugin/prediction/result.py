@@ -151,7 +151,7 @@ class Result:
             DiffIMLError: one of them is there, and no `save` wrote it, or that of another photo, another model,
                 other settings, or maps that were changed since; `name` leads out of `folder`, or no file can have it.
         """
-        start = inside(Path(folder), name or without_suffix(Path(self.name)))
+        start = inside(Path(folder), name or without_suffix(Path(Path(self.name).name)))
         files = [inside(start.parent, start.name + ending) for ending in ENDINGS]
         own = self.made_with.get("maps") == (maps := self.maps_digest)  # whose last bits differ from device to device
         run = f"save {start.name}"

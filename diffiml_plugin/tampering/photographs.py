@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -40,7 +41,6 @@ class Photographs:
             have no label maps.
 
     Attributes:
-        digest: of their files and label maps, bytes and names.
         files: the photographs that can be used. What is broken, tiny, or has a label map that is none is named in a
             warning and left out.
         with_labels: the numbers of those that have a label map.
@@ -61,7 +61,7 @@ class Photographs:
             _logger.warning(f"{problem}; left out")
         self._photographs = [item for item in looked_at if isinstance(item, _Photograph)]
         self.files = [photograph.file for photograph in self._photographs]
-        self.digest = contents_of([*files, *filter(None, maps)])
+        self._sources = [*files, *filter(None, maps)]
         if len(self.files) < 2:
             raise DiffIMLError(f"{source} holds {len(self.files)} photographs; a splice needs at least two")
         self.with_labels = [number for number, item in enumerate(self._photographs) if item.labels is not None]
@@ -70,6 +70,11 @@ class Photographs:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the files and their label maps, names and bytes."""
+        return contents_of(self._sources)
 
     def read(self, number: int) -> np.ndarray:
         """[H, W, 3] uint8 RGB, shared: not to be changed."""

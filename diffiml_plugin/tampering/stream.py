@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,6 @@ class SyntheticTampering(PairsDataset):
         settings: ranges for `tamper`, which shrinks photographs to 1024 pixels where they are longer; or styles by
             name for `draw_picture`.
 
-    Attributes:
-        made_of: a digest of the photographs, their label maps and the settings.
-
     Raises:
         DiffIMLError: as `Photographs` does; an unknown kind; more than 10 million images.
     """
@@ -86,8 +85,12 @@ class SyntheticTampering(PairsDataset):
         self.samples = samples or len(self.photographs)
         if self.samples > _MOST:
             raise DiffIMLError(f"{self.samples} images are not made at a time; expected {_MOST} at most")
-        self.made_of = digest_of([self.photographs.digest, repr(self.settings)])
         super().__init__(photographs, inputs, transform, post, normalised)
+
+    @cached_property
+    def made_of(self) -> str:
+        """A digest of the photographs, their label maps, and the settings that are not as by default."""
+        return digest_of([self.photographs.digest, _chosen(self.settings)])
 
     def draw(self, index: int, rng: np.random.Generator) -> Tampered:
         """The image as it would be stored, [H, W, 3] uint8; its kind is "authentic" if it was not tampered."""
@@ -140,6 +143,15 @@ class SyntheticTampering(PairsDataset):
         if regions is not None:
             regions = cv2.resize(regions[cut], size, interpolation=cv2.INTER_NEAREST)
         return photo, regions
+
+
+def _chosen(settings: Any) -> Any:
+    """What settings say that their defaults do not, so that a version with more of them says the same."""
+    if is_dataclass(settings):
+        kind: Any = type(settings)
+        values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+        return {name: _chosen(value) for name, value in values.items() if value != getattr(kind(), name)}
+    return [*map(_chosen, settings)] if isinstance(settings, list | tuple) else settings
 
 
 def write_tampered(stream: SyntheticTampering, folder: Path, seed: int) -> Path:

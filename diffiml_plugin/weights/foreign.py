@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -47,8 +47,7 @@ def read_foreign(path: str | Path) -> ForeignWeights:
     if isinstance(content, dict):
         arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
         content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
-    size = require_file(path)
-    if not (isinstance(content, dict) and content and all(_is_named_tensor(*item, size) for item in content.items())):
+    if not (isinstance(content, dict) and content and all(_is_named_tensor(*item) for item in content.items())):
         raise DiffIMLError(
             f"{identity(path)} holds no named tensors, neither at its top nor under {' or '.join(_WRAPPERS)}; "
             "pass a file of weights"
@@ -75,7 +74,7 @@ def unpickle(path: str | Path) -> Any:
             raise DiffIMLError(f"{identity(path)} asks for memory that it does not fill; fetch weights from elsewhere")
         try:
             with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments so
-                return torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:  # it was opened above: torch looks for what is not there
             raise ValueError(str(error)) from error
         except Exception as error:
@@ -85,6 +84,23 @@ def unpickle(path: str | Path) -> Any:
                 f"{identity(path)} holds more than tensors and plain values ({named[1] or named[2]}), and nothing of "
                 "it was run; ask for a file of the weights alone"
             ) from error
+    if any(tensor.numel() * tensor.element_size() > size for tensor in _tensors(content)):
+        raise DiffIMLError(
+            f"{identity(path)} holds a tensor of more numbers than the file, as a view that repeats one is; fetch it "
+            "from elsewhere"
+        )
+    return content
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """All within dictionaries, lists and tuples, which may hold themselves."""
+    rest, known = [content], set()
+    while rest:
+        if isinstance(one := rest.pop(), Tensor):
+            yield one
+        elif isinstance(one, dict | list | tuple) and id(one) not in known:
+            known.add(id(one))
+            rest += one.values() if isinstance(one, dict) else one
 
 
 def _asks_for_memory(path: str | Path, zipped: bool) -> bool:
@@ -97,17 +113,14 @@ def _asks_for_memory(path: str | Path, zipped: bool) -> bool:
         return content.find(b"bytearray") >= 0
 
 
-def _is_named_tensor(name: object, value: object, size: int) -> bool:
-    """Whether it is one as scripts store them: dense, on the CPU, and with no more numbers than a file of `size` bytes
-    holds, as a view that repeats one of its numbers would have.
-    """
+def _is_named_tensor(name: object, value: object) -> bool:
+    """Whether it is one as scripts store them: dense, and on the CPU."""
     return (
         isinstance(name, str)
         and isinstance(value, Tensor)
         and value.layout is torch.strided
         and value.device.type == "cpu"
         and not value.is_quantized
-        and value.numel() * value.element_size() <= size
     )
 
 

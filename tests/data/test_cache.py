@@ -26,6 +26,16 @@ def test_what_was_decoded_once_is_read(tmp_path):
     assert cache.read(photo, read_mask).shape == (4, 6)  # another decoder, another entry
 
 
+def test_links_in_the_folder_lead_nothing_out_of_it(tmp_path, caplog):
+    folder, photo = tmp_path / "cache", stored(tmp_path / "a.png", 7)
+    for part in (tmp_path / "elsewhere", folder):
+        part.mkdir()
+    for number in range(256):
+        (folder / f"{number:02x}").symlink_to(tmp_path / "elsewhere")
+    assert (PixelCache(folder).read(photo, read_image) == 7).all()
+    assert "cannot be written" in caplog.text and not any((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_file_that_changes_is_decoded_anew(tmp_path):
     cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 7)
     cache.read(photo, read_image)

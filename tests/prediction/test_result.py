@@ -50,6 +50,7 @@ def test_it_is_saved_under_its_name_or_another(result, tmp_path):
     assert read["mask"].max() == 204 and (read["uncertainty"] == 128).all()
     assert np.array_equal(read["binary"] == 255, result.mask) and read["overlay"].shape == (20, 30, 3)
     assert result.save(str(tmp_path), "a.b")["mask"] == tmp_path / "a.b_mask.png"
+    assert replace(result, name="sub/photo.jpg").save(tmp_path)["mask"] == tmp_path / "photo_mask.png"
     assert replace(result, name="..jpg").save(tmp_path)["mask"] == tmp_path / "..jpg_mask.png"
     result.save(tmp_path / "deep" / "out")  # its own
     (tmp_path / "deep" / "out" / "photo_overlay.jpg").write_text("mine")

@@ -24,6 +24,7 @@ WHOLE = {"settings": {"lr": 1.0}, "model": {}, "optimizer": {}, "epoch": 1, "bes
         ({"settings": {}}, "is no training state"),
         (WHOLE | {"settings": [1]}, r"settings is \[1\]; expected dict"),
         (WHOLE | {"model": 3}, "model is 3"),
+        (WHOLE | {"model": {"a": [{"b": torch.zeros(1).expand(10**9)}]}}, "a tensor of more numbers than the file"),
         (WHOLE | {"epoch": "one"}, "epoch is 'one'; expected int"),
         (WHOLE | {"epoch": float("nan")}, "epoch is nan"),
         (WHOLE | {"best": float("nan")}, "best is nan"),
