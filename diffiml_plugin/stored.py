@@ -12,6 +12,7 @@ import reprlib
 import stat
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -89,8 +90,8 @@ def read_json(path: str | Path) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the key {shown(twice)} stands there twice")
     return content
 

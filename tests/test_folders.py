@@ -230,6 +230,14 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["", "~", "~/runs"])
+def test_what_only_a_shell_expands_is_no_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DiffIMLError, match="has an empty name|begins with ~"), claimed(name):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["a\0b", "a" * 300])
 def test_what_can_be_no_folder_is_refused(tmp_path, name):
     with pytest.raises(DiffIMLError, match="cannot write to .*; choose another --output_dir"), claimed(tmp_path / name):

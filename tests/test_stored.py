@@ -1,4 +1,6 @@
 import os
+import re
+import time
 import zipfile
 from typing import TypedDict
 
@@ -32,9 +34,13 @@ def test_no_yaml_costs_more_than_it_says(content, expected, tmp_path):
         stored.read_yaml(tmp_path / "x.yaml")
 
 
-@pytest.mark.parametrize("number", ["0100", "-017", "1:30", "1:30:00", "1:30.5"])
+@pytest.mark.parametrize(
+    "number", ["0100", "-017", "1:30", "1:30:00", "1:30.5", "2024_1", "0x10", "0b11", "+5", "1_0.5"]
+)
 def test_a_number_that_yaml_takes_for_another_is_refused(number):
-    with pytest.raises(DiffIMLError, match=f"here is not YAML in line 1, column 4: '{number}' is another number"):
+    with pytest.raises(
+        DiffIMLError, match=f"here is not YAML in line 1, column 4: '{re.escape(number)}' is another number"
+    ):
         stored.parse_yaml(f"a: {number}", "here")
     assert stored.parse_yaml(f"a: '{number}'\nb: 0\nc: 100", "here") == {"a": number, "b": 0, "c": 100}
 
@@ -59,6 +65,15 @@ def test_anchors_that_stand_for_little_are_read(tmp_path):
 def test_json_is_read_strictly(content, expected):
     with pytest.raises(DiffIMLError, match=f"(?s)^here .*{expected}"):
         stored.parse_json(content, "here")
+
+
+def test_a_key_twice_among_many_is_soon_told():
+    """In one pass: to compare all with all would take minutes."""
+    many = ",".join(f'"k{number}":0' for number in range(100_000))
+    started = time.process_time()
+    with pytest.raises(DiffIMLError, match="the key 'k99999' stands there twice"):
+        stored.parse_json(f'{{{many},"k99999":0}}', "here")
+    assert time.process_time() - started < 20
 
 
 def test_only_regular_files_of_a_stated_size_are_opened(tmp_path, monkeypatch):

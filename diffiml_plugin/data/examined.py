@@ -29,7 +29,7 @@ from diffiml_plugin.stored import checked, read_json, require_file
 _logger = logging.getLogger(__name__)
 RULES = 2  # raised when what counts as a fault changes, and neither Pillow nor a module of DECIDING says so
 DECIDING = (__file__, faults.__file__, formats.__file__, images.__file__, lists.__file__)
-_STOPPING = ("missing", "undecodable", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
+_STOPPING = ("missing", "undecodable", "itself", "size", "32-bit", "dark", "alpha", "not binary")  # a run refuses them
 _BATCH = 1024  # pairs handed to the threads at a time, so that millions need no memory and Ctrl-C works
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

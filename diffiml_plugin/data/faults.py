@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffiml_plugin.data.formats import holds_several
 from diffiml_plugin.data.images import decoding, read_header, refusal, unscaled
-from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.data.lists import NEGATIVE, file_identity
 
 THRESHOLD = 127.5  # of the framework, on the mean of the three channels
 _GREY = (32, 224)  # levels between these are neither black nor white
@@ -45,7 +45,9 @@ def examine(image: str, mask: str) -> tuple[tuple[int, int], list[Fault]]:
                 )
             )
         faults += _of_several(image)
-        if mask != NEGATIVE:
+        if mask != NEGATIVE and file_identity(image) == file_identity(mask):
+            faults.append(Fault("itself", mask, f"{mask} is the mask of itself; give the image that it is of"))
+        elif mask != NEGATIVE:
             path = mask
             if orientation != 1:
                 text = (

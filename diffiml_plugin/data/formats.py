@@ -32,6 +32,7 @@ MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
 _MOST_BYTES = 2**31  # of a file; four channels of 16 bits of so many pixels take 1.4 GB
 _SUBFILE, _REDUCED, _MASKING = 254, 1, 4  # TIFF's tag, and bits of it: of a preview, of a transparency mask
 _MOST_PREVIEWS = 16
+_TILE = 322, 323  # tags of TIFF: width and height of a tile
 
 
 @cache
@@ -75,6 +76,7 @@ def opening(path: str | Path, content: bytes | None = None) -> Iterator[Image.Im
         source = _regular(path) if content is None else BytesIO(content)
         with Image.open(source, formats=readable_formats()) as image:
             _turn_to_picture(image)
+            _require_fitting_tiles(image)
             yield image
 
 
@@ -86,6 +88,16 @@ def _turn_to_picture(image: Image.Image) -> None:
         if image.tell() == _MOST_PREVIEWS or not _turns_over(image):
             image.seek(0)  # there is none
             return
+
+
+def _require_fitting_tiles(image: Image.Image) -> None:
+    """Raises ValueError for a TIFF in tiles far larger than its picture: each is decoded whole."""
+    if not isinstance(image, TiffImageFile):
+        return
+    width, height = (image.tag_v2.get(tag) for tag in _TILE)
+    most = 4 * max(image.width * image.height, 2**20)
+    if isinstance(width, int) and isinstance(height, int) and width * height > most:
+        raise ValueError(f"it is cut into tiles of {width}x{height} pixels for {image.width}x{image.height}")
 
 
 def _kind_of_page(image: TiffImageFile) -> int:

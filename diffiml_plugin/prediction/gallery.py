@@ -2,6 +2,7 @@
 
 import base64
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from jinja2 import Environment
 from matplotlib import colormaps
 
 from diffiml_plugin.data.images import as_viewed
-from diffiml_plugin.files import write_picture, write_text
+from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import inside, write_picture, write_text
 from diffiml_plugin.prediction.journal import MASK, RUN, Entry, latest
 from diffiml_plugin.prediction.pictures import grey, shrunk
 from diffiml_plugin.prediction.result import Result
@@ -24,6 +26,7 @@ ENDINGS_OF_PREVIEWS = ("_photo.jpg", "_probability.jpg", "_uncertainty.jpg", "_t
 _LAYOUT = Path(__file__).with_name("gallery.html")
 _EMBEDDED = 100  # photos whose pictures the page holds itself; of more it shows those in PREVIEWS
 _LONGEST, _THUMB = 1280, 360  # pixels, the longer side of a picture
+_LARGEST = 2**23  # bytes of a picture: more than noise takes
 _STOPS = 9  # of a colour map
 _COLOURS = {"probability": "inferno", "uncertainty": "viridis"}
 _TURNED = {
@@ -95,12 +98,21 @@ def _photo(folder: Path, entry: Entry, embedded: bool) -> dict[str, Any]:
 def _pictures(folder: Path, name: str, embedded: bool) -> Iterator[tuple[str, str]]:
     for kind in ("thumb", "photo", "probability", "uncertainty"):
         place = f"{PREVIEWS}/{name}_{kind}.jpg"
-        if not (folder / place).exists():
+        if not _is_preview(folder, place):
             continue
         if embedded:
             yield kind, f"data:image/jpeg;base64,{base64.b64encode((folder / place).read_bytes()).decode()}"
         else:
             yield kind, _address(place)
+
+
+def _is_preview(folder: Path, place: str) -> bool:
+    """Whether it is a file of the folder's own: in one that comes from elsewhere it may be a link, or a pipe."""
+    try:
+        status = os.lstat(inside(folder, place))
+    except (DiffIMLError, OSError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST
 
 
 def _address(place: str) -> str:

@@ -102,11 +102,13 @@ class Learner(Generic[_Model]):
         )
         for parameter, moments in self.optimizer.state.items():
             shapes = {moments[name].shape for name in ("exp_avg", "exp_avg_sq")}
-            if shapes != {parameter.shape} or float(moments["step"]) < 0:
-                raise ValueError("moments of other parameters")
+            if shapes != {parameter.shape} or not 0 <= float(moments["step"]) <= state["update"]:
+                raise ValueError("moments of other parameters, or of other updates")
             if not all(moments[name].isfinite().all() for name in ("exp_avg", "exp_avg_sq")):
                 raise ValueError("moments that are not finite")
         self.updates = state["update"]
+        if self.updates and not self.optimizer.state:
+            raise ValueError("no moments")
         if self.average:
             _load(self.average.module, state["ema"])
             self.average.n_averaged.fill_(self.updates)

@@ -97,6 +97,13 @@ def test_of_several_pages_it_is_told_that_the_first_is_read(image, tmp_path):
     assert (fault.kind, fault.harmful) == ("several", False) and "mask.tif holds several pictures" in fault.text
 
 
+def test_a_mask_of_itself_is_a_fault(image, tmp_path):
+    Image.fromarray(SQUARE).save(tmp_path / "mask.png")
+    (tmp_path / "link.png").symlink_to("mask.png")
+    assert "is the mask of itself" in check_pair(str(tmp_path / "mask.png"), str(tmp_path / "link.png"))
+    assert "is the mask of itself" in check_pair(image, image)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
 @pytest.mark.parametrize("colour", [0, 255])
 def test_a_palettes_transparent_colour_is_a_shape_in_alpha(image, tmp_path, suffix, colour):

@@ -1,5 +1,7 @@
 import os
 import struct
+import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -104,6 +106,28 @@ def test_the_size_is_checked_before_decoding(tmp_path, monkeypatch):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     with pytest.raises(DiffIMLError, match="has more than .* pixels, the most that are read"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("side", "read"), [(16, True), (1024, True), (4096, False)])
+def test_tiles_far_larger_than_their_picture_are_refused(tmp_path, side, read):
+    """Each is decoded whole, whatever it says."""
+    tile = zlib.compress(bytes(side * side))
+    entries = [
+        (256, 4, 8),
+        (257, 4, 8),
+        (258, 3, 8),
+        (259, 3, 8),
+        (262, 3, 1),
+        (277, 3, 1),
+        (322, 4, side),
+        (323, 4, side),
+    ]
+    start = 8 + 2 + 12 * (len(entries) + 2) + 4
+    entries += [(324, 4, start), (325, 4, len(tile))]
+    fields = b"".join(struct.pack("<HHLL", tag, kind, 1, value) for tag, kind, value in entries)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<LH", 8, len(entries)) + fields + bytes(4) + tile)
+    with nullcontext() if read else pytest.raises(DiffIMLError, match=f"tiles of {side}x{side} pixels for 8x8"):
+        assert read_image(tmp_path / "a.tif").shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("pointer", [3, 10**6])

@@ -1,4 +1,6 @@
+import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -69,6 +71,28 @@ def test_thousands_of_photos_keep_their_pictures_beside_the_page(folder, monkeyp
     write_gallery(folder)
     page = (folder / "report.html").read_text()
     assert "data:image" not in page and '"thumb": "report_files/0_thumb.jpg"' in page
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_what_is_no_file_of_the_folder_is_not_shown(folder, monkeypatch, embedded):
+    """As in one that somebody else packed."""
+    monkeypatch.setattr("diffiml_plugin.prediction.gallery._EMBEDDED", 100 if embedded else 0)
+    (secret := folder.parent / f"{folder.name}_secret").write_text("private")
+    for kind in ("thumb", "photo", "probability"):
+        (folder / PREVIEWS / f"0_{kind}.jpg").unlink()
+    (folder / PREVIEWS / "0_thumb.jpg").symlink_to(secret)
+    os.mkfifo(folder / PREVIEWS / "0_photo.jpg")
+    (folder / PREVIEWS / "0_probability.jpg").symlink_to("/dev/zero")
+    (elsewhere := folder.parent / f"{folder.name}_elsewhere").mkdir()
+    (elsewhere / "x_photo.jpg").write_text("private")
+    (folder / PREVIEWS / "out").symlink_to(elsewhere)
+    lines = (folder / "results.jsonl").read_text()
+    (folder / "results.jsonl").write_text(lines.replace('"1_mask.png"', '"out/x_mask.png"'))
+    write_gallery(folder)
+    page = (folder / "report.html").read_text()
+    assert base64.b64encode(b"private").decode() not in page
+    assert not any(f"{PREVIEWS}/{name}" in page for name in ("0_thumb", "0_photo", "0_probability", "out"))
+    assert page.count("data:image/jpeg;base64,") == embedded * (1 + 4)
 
 
 def test_it_is_sorted_and_filtered(folder):

@@ -292,6 +292,8 @@ def test_results_of_another_model_or_of_others_are_kept(checkpoint, folder, tmp_
         {"mask": "../precious_mask.png"},
         {"mask": "/tmp/precious_mask.png"},
         {"size": 3},
+        {"size": [1]},
+        {"size": [0, 9]},
         {"regions": None},
         {"probability": "high"},
         {"image": None},

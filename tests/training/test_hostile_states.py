@@ -50,7 +50,7 @@ def test_an_odd_state_is_refused(state, expected, tmp_path):
 def test_a_state_that_does_not_fit_is_no_traceback(spoilt):
     model = torch.nn.Linear(2, 1)
     learner = SimpleNamespace(model=model, optimizer=torch.optim.AdamW(model.parameters()), average=None)
-    state = {"model": model.state_dict(), "optimizer": learner.optimizer.state_dict(), "update": 1}
+    state = {"model": model.state_dict(), "optimizer": learner.optimizer.state_dict(), "update": 0}
     with restoring():
         Learner.restore(learner, state)
     with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
@@ -103,11 +103,26 @@ def test_numbers_that_are_not_finite_are_refused(part, number):
 
 
 @pytest.mark.parametrize(
-    "spoilt", [{"exp_avg": torch.zeros(5)}, {"exp_avg_sq": 3}, {"step": torch.tensor(-1.0)}, {"step": "one"}]
+    "spoilt",
+    [
+        {"exp_avg": torch.zeros(5)},
+        {"exp_avg_sq": 3},
+        {"step": torch.tensor(-1.0)},
+        {"step": "one"},
+        {"step": float("inf")},
+    ],
 )
 def test_moments_of_another_form_are_refused(spoilt):
     state = learner().state()
     state["optimizer"]["state"][0] |= spoilt
+    with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
+        learner().restore(state)
+
+
+def test_a_state_without_moments_is_refused():
+    state = learner().state()
+    learner().restore(state)
+    state["optimizer"]["state"] = {}
     with pytest.raises(DiffIMLError, match="the training state does not fit this model"), restoring():
         learner().restore(state)
 
