@@ -233,17 +233,28 @@ def test_of_a_command_its_own_files_alone_are_discarded(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [LEDGER, "b.txt"]
 
 
-@pytest.mark.parametrize("named", ["../mine.txt", "link/mine.txt"])
+@pytest.mark.parametrize("named", ["../mine.jsonl", "link/mine.jsonl"])
 def test_nothing_is_discarded_outside_of_the_folder_whatever_its_ledger_says(tmp_path, named):
     folder = tmp_path / "from_anyone"
     folder.mkdir()
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.jsonl").write_text("mine")
     (folder / "link").symlink_to(tmp_path)
     line = {"file": named, "size": 0, "sha256": sha256(b"").hexdigest(), "grows": True}  # so begins any file
     (folder / LEDGER).write_text(json.dumps(line))
     assert Ledger(folder).wrote(folder / named)
     discard(folder)
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "mine.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("begun", [b"", b"\x89PNG"])
+def test_how_a_picture_begins_does_not_make_it_ours(tmp_path, begun):
+    """In a folder that comes from anyone: files of lines alone grow."""
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG of mine")
+    lines = [{"run": "test", "settings": {}}, {"file": "mask.png", "size": len(begun), "by": "test", "grows": True}]
+    lines[1]["sha256"] = sha256(begun).hexdigest()
+    (tmp_path / LEDGER).write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(DiffIMLError, match="mask.png has changed since it was written"):
+        begin(tmp_path, "test", {}, [tmp_path / "mask.png"])
 
 
 def test_a_link_in_place_of_the_ledger_is_not_followed(tmp_path):

@@ -294,14 +294,14 @@ def _from_records(path: Path, records: object) -> ImageList:
 
 def _require_agreement(entry: str, record: Mapping[str, object]) -> None:
     """Raises DiffIMLError unless a record's label, 0 or 1, says of the image what its having a mask does."""
-    label, negative = str(record["label"]), _is_negative(record.get("mask"))
-    if label not in ("0", "1"):
+    label, negative = record["label"], _is_negative(record.get("mask"))
+    if label not in (0, 1, "0", "1"):
         raise DiffIMLError(f"{entry} says label {shown(record['label'])}; expected 0 or 1")
-    if negative and label == "1":
+    if negative and label in (1, "1"):
         raise DiffIMLError(
             f"{entry} says label 1 and has no mask, so it would count as authentic; give its mask, or leave it out"
         )
-    if not negative and label == "0":
+    if not negative and label in (0, "0"):
         raise DiffIMLError(f"{entry} says label 0 and has a mask, so it would count as tampered; say {NEGATIVE} there")
 
 

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from diffiml_plugin.data.faults import THRESHOLD, grey_levels, shape_in_alpha
-from diffiml_plugin.data.formats import SUFFIXES
+from diffiml_plugin.data.formats import SUFFIXES, opening
 from diffiml_plugin.data.images import decoding, refusal
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
@@ -75,8 +75,15 @@ class Layout:
     read_encoded: MaskReader | None = None
 
 
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JPEG2000")
+_MOST_CLASSES = 16  # levels of a mask that may each stand for something
+
+
 def read_levels(path: str) -> np.ndarray:
     """Any mask that is brighter where tampered: black and white, 0 and 1, 16 bits, or shape in the alpha channel.
+
+    A dark one counts from its first level, which may be a class's; one of many levels, or that a JPEG stores, from half
+    of its highest: what is below are soft borders and traces of compression.
 
     Raises:
         ValueError: a dark or coloured mask without any black.
@@ -94,9 +101,11 @@ def read_levels(path: str) -> np.ndarray:
                 levels = opaque
     if levels.max() > THRESHOLD:
         return levels > THRESHOLD
-    if levels.min() > 0:
+    with opening(path) as mask:
+        soft = mask.format in _LOSSY or len(np.unique(levels)) > _MOST_CLASSES
+    if levels.min() > (levels.max() / 4 if soft else 0):
         raise ValueError("it is dark or coloured and has no black; which part is tampered?")
-    return levels > 0
+    return levels > (levels.max() / 2 if soft else 0)
 
 
 def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:

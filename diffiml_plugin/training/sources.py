@@ -1,5 +1,6 @@
 """What a model is trained on: lists, balanced lists and streams of tampered photographs."""
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import albumentations as albu
 
 from diffiml_plugin.data.cache import PixelCache
 from diffiml_plugin.data.examined import check_lists, digest_of, name_and_size
-from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, read_list
+from diffiml_plugin.data.lists import SYNTH_PREFIX, ImageList, read_balanced, read_list, repeated
 from diffiml_plugin.data.order import Samples
 from diffiml_plugin.data.pairs import BalancedPairsDataset, PairsDataset, reads_images
 from diffiml_plugin.errors import DiffIMLError
@@ -24,6 +25,8 @@ from diffiml_plugin.tampering.stream import SyntheticTampering
 from diffiml_plugin.training.augmentation import quickened
 from diffiml_plugin.training.cropping import GridCrop
 from diffiml_plugin.training.settings import TrainSettings
+
+_logger = logging.getLogger(__name__)
 
 
 def train_transform(augmentation: str = "mvss", crop_size: int | None = None) -> Any:
@@ -89,6 +92,10 @@ def read_training_set(
     balanced = read_balanced(path)
     sources = balanced or [read_list(path)]
     if lists := [source for source in sources if isinstance(source, ImageList)]:
+        for listed in lists:
+            if (again := repeated(list(zip(listed.images, listed.masks, strict=True)))) and check:
+                told = f"{listed.source} lists {len(again)} images again, such as {next(iter(again.values()))}"
+                _logger.warning(f"{told}; each is trained on as often as it stands there")
         checked = check_lists(lists, settings.keep_going)
         usable = iter(checked.lists)
         sources = [next(usable) if isinstance(source, ImageList) else source for source in sources]

@@ -97,6 +97,18 @@ def test_of_several_pages_it_is_told_that_the_first_is_read(image, tmp_path):
     assert (fault.kind, fault.harmful) == ("several", False) and "mask.tif holds several pictures" in fault.text
 
 
+@pytest.mark.parametrize("colour", [(100, 100, 100), (255, 0, 0), (0, 0, 255), (40, 40, 40)])
+@pytest.mark.parametrize("quality", [70, 95])
+def test_of_a_dark_mask_in_a_jpeg_its_traces_of_compression_are_not_tampered(tmp_path, colour, quality):
+    mask = np.zeros((96, 128, 3), np.uint8)
+    mask[21:67, 30:91] = colour
+    Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=quality, subsampling=0)
+    tampered = read_levels(str(tmp_path / "mask.jpg"))
+    assert (tampered != (mask.max(2) > 0)).mean() < 0.002
+    Image.fromarray((mask.max(2) > 0) * np.uint8(2) + np.eye(96, 128, dtype=np.uint8)).save(tmp_path / "mask.png")
+    assert read_levels(str(tmp_path / "mask.png"))[0, 0], "a class's level, however low"
+
+
 def test_a_mask_of_itself_is_a_fault(image, tmp_path):
     Image.fromarray(SQUARE).save(tmp_path / "mask.png")
     (tmp_path / "link.png").symlink_to("mask.png")

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,17 @@ def test_windows_of_several_sizes_take_turns_in_batches_of_as_many_pixels(window
     whole = train(windows).folder
     assert seen == [(4, 3, 32, 32)] * 2 + [(1, 3, 64, 64)] * 2 + seen[:4]  # two batches are an update
     assert log(whole)[0]["update"] == 2
+
+
+def test_an_image_that_is_listed_twice_is_told_and_one_with_two_masks_refused(settings, tiny_dataset, caplog):
+    pairs = json.loads((tiny_dataset / "list.json").read_text())
+    settings = replace(settings, epochs=1, test_data_path="", data_path=str(tiny_dataset / "twice.json"))
+    (tiny_dataset / "twice.json").write_text(json.dumps([*pairs, pairs[0]]))
+    train(settings)
+    assert "twice.json lists 1 images again, such as" in caplog.text
+    (tiny_dataset / "twice.json").write_text(json.dumps([*pairs, [pairs[0][0], "Negative"]]))
+    with pytest.raises(DiffIMLError, match="0.png is listed with .* and with Negative"):
+        train(replace(settings, output_dir=settings.output_dir + "_other"))
 
 
 def test_windows_of_several_sizes_are_of_a_stream(windows, tiny_dataset):
