@@ -1410,7 +1410,7 @@ CASES = (
         "a pair listed twice",
         "datasets check lists/twice.json",
         FAULTS,
-        "twice: duplicate: ...set/Tp/0.png is listed twice, so it counts twice; remove one entry",
+        "twice: duplicate: ...set/Tp/0.png is listed twice, and trained on twice; remove one entry",
     ),
     Case(
         "a file in a folder that is not there",

@@ -200,7 +200,7 @@ def _duplicates(pairs: list[tuple[str, str]], digests: Sequence[str | None]) -> 
         known, known_mask = first.setdefault(digest, (image, mask))
         if (file := file_identity(image)) in listed:
             again = with_earlier(image, listed[file])
-            yield Fault("duplicate", image, f"{again} is listed twice, so it counts twice; remove one entry")
+            yield Fault("duplicate", image, f"{again} is listed twice, and trained on twice; remove one entry")
         elif known != image:
             difference = _difference(known_mask, mask)
             yield Fault("duplicate", image, f"{image} and {known} are the same image{difference}", bool(difference))

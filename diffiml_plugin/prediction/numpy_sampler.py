@@ -60,7 +60,10 @@ def load(folder: str | Path = ".") -> tuple[Graphs, dict[str, Any]]:
 def load_config(folder: str | Path = ".") -> dict[str, Any]:
     """The content of config.json. Raises ValueError as `require_config`; for graphs that it was not written with."""
     text = Path(folder, "config.json").read_text(encoding="utf-8")
-    config = json.loads(text, object_pairs_hook=_fields)
+    try:
+        config = json.loads(text, object_pairs_hook=_fields)
+    except RecursionError as error:
+        raise ValueError("config.json is nested too deeply") from error
     require_config(config)
     for name, digest in config["graphs"].items():
         file = Path(folder, f"{name}{SUFFIXES[config['format']]}")

@@ -239,6 +239,9 @@ def test_graphs_are_those_that_the_configuration_was_written_with(config, tmp_pa
 
 
 def test_a_configuration_says_each_field_once(config, tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="config.json is nested too deeply"):
+        numpy_sampler.load_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config).replace('"tta"', '"tta": true, "tta"'))
     with pytest.raises(ValueError, match="a field stands twice"):
         numpy_sampler.load_config(tmp_path)
