@@ -114,7 +114,7 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
         del _CLAIMED[place]
         if new:
             with suppress(OSError):  # of a folder that holds something
-                folder.rmdir()
+                claim.folder.rmdir()
 
 
 @contextmanager

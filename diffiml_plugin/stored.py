@@ -26,9 +26,9 @@ from diffiml_plugin.errors import DiffIMLError, nearest
 JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
 _YAML_NODES = 100_000  # with every alias written out
-_ODD_NUMBERS = {  # to YAML 0100 is 64, 1:30 is 90, and a folder 2024_1 is 20241
-    "tag:yaml.org,2002:int": re.compile(r"(?!(-?(0|[1-9]\d*))?$)"),
-    "tag:yaml.org,2002:float": re.compile(".*[:_]"),
+_ODD_NUMBERS = {  # to YAML 0100 is 64, and 1:30 is 90
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?0[0-7_]|.*:"),
+    "tag:yaml.org,2002:float": re.compile(".*:"),
 }
 _LARGEST = 2**63 - 1  # of whole numbers
 _DIGITS = 1000  # of a whole number
@@ -106,6 +106,25 @@ def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no number")
 
 
+class Spelled(int):
+    """A whole number that YAML spells as 1_000 or 0x10. Where a word is wanted, as of a folder, `spelled` is that."""
+
+    spelled: str
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value: int = super().construct_yaml_int(node)
+        if str(value) == node.value:
+            return value
+        written = Spelled(value)
+        written.spelled = node.value
+        return written
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
 def read_yaml(path: str | Path) -> Any:
     """What a YAML file says, in plain values. Raises DiffIMLError as `read_text` and `parse_yaml`."""
     return parse_yaml(read_text(path, YAML_LIMIT), str(path))
@@ -119,7 +138,7 @@ def parse_yaml(text: str, place: str) -> Any:
             YAML takes for another; begins with `place`.
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None and _written_out(loader, node, {}) > _YAML_NODES:
             raise DiffIMLError(f"{place} has aliases that stand for more than {_YAML_NODES} values, or for themselves")
@@ -143,8 +162,7 @@ def _written_out(loader: yaml.SafeLoader, node: Any, sizes: dict[int, float]) ->
         _require_keys_once(loader, node)
         if (odd := _ODD_NUMBERS.get(node.tag)) and odd.match(node.value):
             raise yaml.MarkedYAMLError(
-                problem=f"{shown(node.value)} is another number in YAML; write a number in decimal digits, and a word "
-                "in quotes",
+                problem=f"{shown(node.value)} is another number in YAML; write it without leading zeros and colons",
                 problem_mark=node.start_mark,
             )
         children = node.value if isinstance(node.value, list) else ()

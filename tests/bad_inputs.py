@@ -263,7 +263,6 @@ def make_world(folder: Path) -> None:
     write("configs/aliases.yaml", f"x0: &x0 [1]\n{aliases}")
     write("configs/runs.yaml", "model: Trufor\nconfig_path: ${HERE}/../conf.py\n")
     write("configs/octal.yaml", "image_size: 0100\n")
-    write("configs/underscore.yaml", "test_data_path: 2024_1\n")
     write("configs/minutes.yaml", "lr: 1:30.5\n")
     write("configs/no.yaml", "output_dir: no\n")
     write("configs/nul.yaml", 'output_dir: "a\\0b"\n')
@@ -397,12 +396,6 @@ CASES = (
         "test --config configs/octal.yaml",
         REFUSED,
         "configs/octal.yaml is not YAML in line 1, column 13: '0100' is another number in YAML",
-    ),
-    Case(
-        "a configuration with a folder that YAML takes for the number 20241",
-        "test --config configs/underscore.yaml",
-        REFUSED,
-        "configs/underscore.yaml is not YAML in line 1, column 17: '2024_1' is another number in YAML; write a number in decimal digits, and a word in quotes",
     ),
     Case(
         "a configuration with a rate that YAML takes for 90.5",

@@ -1,5 +1,4 @@
 import os
-import re
 import time
 import zipfile
 from typing import TypedDict
@@ -34,13 +33,9 @@ def test_no_yaml_costs_more_than_it_says(content, expected, tmp_path):
         stored.read_yaml(tmp_path / "x.yaml")
 
 
-@pytest.mark.parametrize(
-    "number", ["0100", "-017", "1:30", "1:30:00", "1:30.5", "2024_1", "0x10", "0b11", "+5", "1_0.5"]
-)
+@pytest.mark.parametrize("number", ["0100", "-017", "1:30", "1:30:00", "1:30.5"])
 def test_a_number_that_yaml_takes_for_another_is_refused(number):
-    with pytest.raises(
-        DiffIMLError, match=f"here is not YAML in line 1, column 4: '{re.escape(number)}' is another number"
-    ):
+    with pytest.raises(DiffIMLError, match=f"here is not YAML in line 1, column 4: '{number}' is another number"):
         stored.parse_yaml(f"a: {number}", "here")
     assert stored.parse_yaml(f"a: '{number}'\nb: 0\nc: 100", "here") == {"a": number, "b": 0, "c": 100}
 

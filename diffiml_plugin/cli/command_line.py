@@ -14,7 +14,7 @@ from diffiml_plugin.cli.config_file import Entry, expand, packaged_folder, read_
 from diffiml_plugin.cli.parser import Parser, split_flags
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.settings import DEFAULT, FLAG, CommonSettings, Setting, escaped, layer, resolve
-from diffiml_plugin.stored import shown
+from diffiml_plugin.stored import Spelled, shown
 
 _NO_SETTINGS = ("config", "dry_run")
 
@@ -195,9 +195,9 @@ def _convert(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, (list, dict)):
         raise ValueError(f"expected one value, got {shown(value)}")
     kind: Any = action.type or str
-    if value is None or kind is str and type(value) not in (str, int, date):  # whose words are as they were written
+    if value is None or kind is str and type(value) not in (str, int, Spelled, date):
         raise ValueError(f"{shown(value)} is no word to YAML; put it in quotes")
-    word = str(value)
+    word = value.spelled if kind is str and isinstance(value, Spelled) else str(value)
     if "\0" in word or any("\ud800" <= character < "\udc80" for character in word):
         raise ValueError(f"{shown(value)} has characters that no file's name has")
     try:

@@ -278,7 +278,7 @@ def _from_records(path: Path, records: object) -> ImageList:
         raise DiffIMLError(f"{path} holds no pairs; {_LAYOUT}")
     # ForensicHub's form of the same list.
     for number, record in enumerate(records):
-        if isinstance(record, dict) and "label" in record:
+        if isinstance(record, dict) and "label" in record and record.get("mask"):
             _require_agreement(f"{path}: entry {number} ({shown(record.get('path'))})", record)
     records = [[r["path"], r["mask"]] if isinstance(r, dict) and {"path", "mask"} <= r.keys() else r for r in records]
     for number, record in enumerate(records):

@@ -75,15 +75,15 @@ class Layout:
     read_encoded: MaskReader | None = None
 
 
-_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JPEG2000")
-_MOST_CLASSES = 16  # levels of a mask that may each stand for something
+_LOSSY, _PERHAPS_LOSSY = ("JPEG", "MPO"), ("WEBP", "AVIF", "HEIF", "JPEG2000")
+_MOST_CLASSES = 16  # levels of a mask in one of the latter that may each stand for something
 
 
 def read_levels(path: str) -> np.ndarray:
     """Any mask that is brighter where tampered: black and white, 0 and 1, 16 bits, or shape in the alpha channel.
 
-    A dark one counts from its first level, which may be a class's; one of many levels, or that a JPEG stores, from half
-    of its highest: what is below are soft borders and traces of compression.
+    A dark one counts from its first level, which may be a class's; one that was compressed with losses from half of its
+    highest, because what is below are traces of that.
 
     Raises:
         ValueError: a dark or coloured mask without any black.
@@ -102,10 +102,10 @@ def read_levels(path: str) -> np.ndarray:
     if levels.max() > THRESHOLD:
         return levels > THRESHOLD
     with opening(path) as mask:
-        soft = mask.format in _LOSSY or len(np.unique(levels)) > _MOST_CLASSES
-    if levels.min() > (levels.max() / 4 if soft else 0):
+        lossy = mask.format in _LOSSY or mask.format in _PERHAPS_LOSSY and len(np.unique(levels)) > _MOST_CLASSES
+    if levels.min() > (levels.max() / 4 if lossy else 0):
         raise ValueError("it is dark or coloured and has no black; which part is tampered?")
-    return levels > (levels.max() / 2 if soft else 0)
+    return levels > (levels.max() / 2 if lossy else 0)
 
 
 def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:

@@ -107,7 +107,7 @@ class Learner(Generic[_Model]):
             if not all(moments[name].isfinite().all() for name in ("exp_avg", "exp_avg_sq")):
                 raise ValueError("moments that are not finite")
         self.updates = state["update"]
-        if self.updates and not self.optimizer.state:
+        if self.updates and not self.optimizer.state and not state.get("scaler"):  # which skips the first updates
             raise ValueError("no moments")
         if self.average:
             _load(self.average.module, state["ema"])

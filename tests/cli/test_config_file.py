@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from diffiml_plugin.cli import config_file
 from diffiml_plugin.cli.config_file import Place, find_config, package_index, read_config
@@ -25,6 +26,15 @@ def test_values_take_the_type_of_their_flag(probe, config):
     args = probe.args
     assert (args.data_path, args.lr, args.if_resizing, args.sizes) == ("5", 1e-3, True, [64, 128])
     assert args.model_flags == {"tta": True, "prior_rate": 0.3}
+
+
+@pytest.mark.parametrize("word", ["2024_1", "0x10", "0b11", "+5", "-5"])
+def test_a_word_that_yaml_takes_for_a_number_stays_as_it_is_written(probe, config, word):
+    number = yaml.safe_load(word)
+    assert probe("--config", config(f"data_path: {word}\nepochs: {abs(number)}\nsizes: [1_024, 64]\n")) == 0
+    args = probe.args
+    assert (args.data_path, args.epochs, args.sizes) == (word, abs(number), [1024, 64])
+    assert type(args.epochs) is int
 
 
 def test_flags_win_over_the_file(probe, config):

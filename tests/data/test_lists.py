@@ -256,6 +256,9 @@ def test_a_list_of_forensichub_says_no_forgery_without_a_mask(tmp_path):
     (tmp_path / "list.json").write_text(json.dumps([*pairs, {"path": "c.png", "mask": "m.png", "label": "fake"}]))
     with pytest.raises(DiffIMLError, match="entry 2 .'c.png'. says label 'fake'; expected 0 or 1"):
         read_list(tmp_path / "list.json")
+    (tmp_path / "list.json").write_text(json.dumps([*pairs, {"path": "c.png", "mask": None, "label": 0}]))
+    with pytest.raises(DiffIMLError, match="entry 2 is .*c.png"):
+        read_list(tmp_path / "list.json")
 
 
 def test_a_third_word_is_the_kind_of_manipulation(tmp_path):
