@@ -253,6 +253,9 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         enter(path, path, grows=True)
         try:
             yield file
-        finally:
+        except BaseException:
             if not lost_claim(path):
                 enter(path, path)
+            raise
+        require_claims_held(path)
+        enter(path, path)

@@ -33,7 +33,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     """Makes the folder of `--output_dir`. Raises DiffIMLError if nothing can be written there."""
     if not os.fspath(path):  # as of a shell's variable that is not set
         raise DiffIMLError("the folder to write to has an empty name; name one, or `.` for the current folder")
-    if os.fspath(path).startswith("~"):
+    if os.fspath(path).partition("/")[0] == "~":
         raise DiffIMLError(f"{path} begins with ~, which no shell expands behind a = or in a file; write that out")
     folder = Path(path)
     try:

@@ -357,28 +357,33 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 def _rounding(convolutions: bool) -> Iterator[None]:
     """Inside, no matrix product of fp32 is rounded to TF32, and only if asked for a convolution is."""
     backends: Any = torch.backends
-    named = []
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    of_all, of_cudnn, others = [], [], []
     if _HAS_NAMES_OF_2_9:
-        cudnn, mkldnn = backends.cudnn, backends.mkldnn
-        owners = (backends, cudnn, backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn, mkldnn.matmul, mkldnn.conv)
-        named = [(owner, owner.fp32_precision) for owner in owners]
+        of_all, of_cudnn = [backends, cudnn, mkldnn], [cudnn.conv, cudnn.rnn]
+        others = [backends.cuda.matmul, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+    named = [(owner, owner.fp32_precision) for owner in (*of_all, *of_cudnn, *others)]
     try:
-        said: tuple[str, bool] | None = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+        said: tuple[str, bool] | None = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     except RuntimeError:  # the program said it by the newer names, and torch does not tell by the older
         said = None
     torch.set_float32_matmul_precision("highest")
-    backends.cudnn.allow_tf32 = convolutions
-    if said is None:
-        cudnn.conv.fp32_precision, mkldnn.conv.fp32_precision = "tf32" if convolutions else "ieee", "ieee"
+    cudnn.allow_tf32 = convolutions
+    for owner in of_cudnn:
+        if (owner.fp32_precision == "tf32") != convolutions:
+            owner.fp32_precision = "tf32" if convolutions else "ieee"
+    for owner in others:
+        if owner.fp32_precision in ("tf32", "bf16"):  # for all that is of its kind
+            owner.fp32_precision = "ieee"
     try:
         yield
     finally:
-        if said is None:
-            for owner, precision in named:
-                owner.fp32_precision = precision
-        else:
+        if said is not None:
             torch.set_float32_matmul_precision(said[0])
-            backends.cudnn.allow_tf32 = said[1]
+            cudnn.allow_tf32 = said[1]
+        for owner, precision in named:
+            if owner.fp32_precision != precision:
+                owner.fp32_precision = precision
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def test_nothing_is_written_into_a_folder_that_took_the_claimed_ones_place(tmp_p
     (tmp_path / "alias").symlink_to("run")
     if how == "a link set anew":
         place.symlink_to("first")
-    with claimed(place):
+    with pytest.raises(DiffIMLError, match=lost), claimed(place):
         write_text(place / "last", "ours")
         with appending(place / "log"):
             if how == "moved":

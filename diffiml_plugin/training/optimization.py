@@ -102,7 +102,7 @@ class Learner(Generic[_Model]):
         )
         for parameter, moments in self.optimizer.state.items():
             shapes = {moments[name].shape for name in ("exp_avg", "exp_avg_sq")}
-            if shapes != {parameter.shape} or not 0 <= float(moments["step"]) <= state["update"]:
+            if shapes != {parameter.shape} or not 0 < float(moments["step"]) <= state["update"]:
                 raise ValueError("moments of other parameters, or of other updates")
             if not all(moments[name].isfinite().all() for name in ("exp_avg", "exp_avg_sq")):
                 raise ValueError("moments that are not finite")

@@ -16,7 +16,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import replacing
 from diffiml_plugin.ledger import LEDGER, begin
 from diffiml_plugin.stored import checked, shown
-from diffiml_plugin.weights.foreign import unpickle
+from diffiml_plugin.weights.foreign import require_filled, unpickle
 
 STATE = "training_state.pt"
 _FIELDS: dict[str, Any] = {
@@ -180,6 +180,7 @@ def state_to_resume(
     state = unpickle(path)
     if not isinstance(state, dict) or not {"settings", "model", "optimizer"} <= state.keys():
         raise DiffIMLError(f"{path} is no training state; pass --resume auto, or a {STATE}")
+    require_filled(state, path)
     checked(state, _FIELDS, str(path), others=True)
     for name in _COUNTS:
         if state.get(name, 0) < 0:

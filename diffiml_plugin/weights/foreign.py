@@ -47,6 +47,7 @@ def read_foreign(path: str | Path) -> ForeignWeights:
     if isinstance(content, dict):
         arguments = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
         content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
+    require_filled(content, path)
     if not (isinstance(content, dict) and content and all(_is_named_tensor(*item) for item in content.items())):
         raise DiffIMLError(
             f"{identity(path)} holds no named tensors, neither at its top nor under {' or '.join(_WRAPPERS)}; "
@@ -74,7 +75,7 @@ def unpickle(path: str | Path) -> Any:
             raise DiffIMLError(f"{identity(path)} asks for memory that it does not fill; fetch weights from elsewhere")
         try:
             with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments so
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:  # it was opened above: torch looks for what is not there
             raise ValueError(str(error)) from error
         except Exception as error:
@@ -84,12 +85,15 @@ def unpickle(path: str | Path) -> Any:
                 f"{identity(path)} holds more than tensors and plain values ({named[1] or named[2]}), and nothing of "
                 "it was run; ask for a file of the weights alone"
             ) from error
-    if any(tensor.numel() * tensor.element_size() > size for tensor in _tensors(content)):
-        raise DiffIMLError(
-            f"{identity(path)} holds a tensor of more numbers than the file, as a view that repeats one is; fetch it "
-            "from elsewhere"
-        )
-    return content
+
+
+def require_filled(content: Any, path: str | Path) -> None:
+    """Raises DiffIMLError if a tensor of what `unpickle` read has more numbers than the file, as a view that repeats
+    one of its numbers has."""
+    size = require_file(path)
+    dense = (tensor for tensor in _tensors(content) if tensor.layout is torch.strided)
+    if any(tensor.numel() * tensor.element_size() > size for tensor in dense):
+        raise DiffIMLError(f"{identity(path)} holds a tensor of more numbers than the file; fetch it from elsewhere")
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
