@@ -51,12 +51,13 @@ def user_cache(name: str) -> Path | None:
     for place in filter(os.path.isabs, (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))):
         ours = Path(place, "diffiml_plugin")
         with suppress(OSError):
-            ours.mkdir(parents=True, exist_ok=True)
-            (ours / name).mkdir(exist_ok=True)
             for folder in (ours, ours / name):
+                folder.mkdir(parents=True, exist_ok=True)
+                if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+                    break
                 folder.chmod(0o700)
-            probe(ours / name)
-            if not hasattr(os, "getuid") or {ours.stat().st_uid, (ours / name).stat().st_uid} == {os.getuid()}:
+            else:
+                probe(ours / name)
                 return ours / name
     return None
 

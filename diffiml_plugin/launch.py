@@ -27,19 +27,10 @@ _CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a
     "": "/sys/fs/cgroup{}/memory.max",
     "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
 }
-_GROUP = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)  # torchrun's, of several
-_OF_OTHER_LAUNCHERS = (
-    "ACCELERATE_",
-    "PMI_",
-    "OMPI_",
-    "MV2_",
-)  # begin what accelerate obeys, unasked
+# Variables of torchrun's: of several processes each has all of them.
+_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# How variables begin by which accelerate does more than it is asked for.
+_OF_OTHER_LAUNCHERS = ("ACCELERATE_", "PMI_", "OMPI_", "MV2_")
 _HAS_NAMES_OF_2_9 = hasattr(torch.backends, "fp32_precision")  # torch 2.9 calls the rounding to TF32 otherwise
 MEMORY_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 Sample = dict[str, Any]
@@ -58,7 +49,7 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
         return None
     environment = dict(os.environ)
     join_slurm(environment)
-    if environment.keys() >= set(_GROUP):
+    if _is_of_group(environment):
         started = _number(environment, "LOCAL_WORLD_SIZE", gpus)
         if gpus != started:
             raise DiffIMLError(
@@ -121,6 +112,10 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
     environment.update(joined)
 
 
+def _is_of_group(environment: Mapping[str, str]) -> bool:
+    return environment.keys() >= set(_GROUP)
+
+
 def _require_group(environment: Mapping[str, str]) -> None:
     """Raises DiffIMLError unless torchrun's variables are of a group of processes, or of one alone."""
     rank, processes = _number(environment, "RANK", 0), _number(environment, "WORLD_SIZE", 1)
@@ -148,12 +143,16 @@ def _require_group(environment: Mapping[str, str]) -> None:
 
 def _tasks_here(environment: Mapping[str, str]) -> str:
     """How many tasks of the step are on this node, of "8(x2),4": two nodes with eight, and one with four."""
-    node = _number(environment, "SLURM_NODEID", 0)
-    for tasks, nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", _said(environment, "SLURM_STEP_TASKS_PER_NODE")):
-        if node < (nodes := int(nodes or 1)):
+    node, said = _number(environment, "SLURM_NODEID", 0), _said(environment, "SLURM_STEP_TASKS_PER_NODE")
+    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", said):
+        nodes = int(times or 1)
+        if node < nodes:
             return str(tasks)
         node -= nodes
-    return _said(environment, "SLURM_STEP_TASKS_PER_NODE")
+    raise DiffIMLError(
+        f"the environment has SLURM_STEP_TASKS_PER_NODE={shown(said)}, which says nothing of the node SLURM_NODEID="
+        f"{environment.get('SLURM_NODEID', 0)}; srun sets both, and one process alone wants neither"
+    )
 
 
 def _said(environment: Mapping[str, str], name: str) -> str:
@@ -203,7 +202,8 @@ def one_device(device: str) -> torch.device:
     if _use_cpu(device):
         return torch.device("cpu")
     of_slurm = _number(os.environ, "SLURM_LOCALID", 0) if slurm_tasks(os.environ) > 1 else 0
-    return torch.device("cuda", _number(os.environ, "LOCAL_RANK", of_slurm))
+    rank = _number(os.environ, "LOCAL_RANK", of_slurm)
+    return torch.device("cuda", rank if 0 <= rank < torch.cuda.device_count() else 0)  # each may see its own alone
 
 
 def start_inference(device: str) -> "PartialState":
@@ -241,8 +241,7 @@ def require_torchs_defaults() -> None:
 
 def processes_here() -> int:
     """Of this run, on this computer."""
-    in_group = os.environ.keys() >= set(_GROUP)
-    return max(1, _number(os.environ, "LOCAL_WORLD_SIZE", 1)) if in_group else 1
+    return max(1, _number(os.environ, "LOCAL_WORLD_SIZE", 1)) if _is_of_group(os.environ) else 1
 
 
 def host_group(processes: int) -> Any:
@@ -362,11 +361,11 @@ def _rounding(convolutions: bool) -> Iterator[None]:
     if _HAS_NAMES_OF_2_9:
         of_all, of_cudnn = [backends, cudnn, mkldnn], [cudnn.conv, cudnn.rnn]
         others = [backends.cuda.matmul, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
-    named = [(owner, owner.fp32_precision) for owner in (*of_all, *of_cudnn, *others)]
+    precisions = [(owner, owner.fp32_precision) for owner in (*of_all, *of_cudnn, *others)]
     try:
-        said: tuple[str, bool] | None = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+        by_older_names: tuple[str, bool] | None = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     except RuntimeError:  # the program said it by the newer names, and torch does not tell by the older
-        said = None
+        by_older_names = None
     torch.set_float32_matmul_precision("highest")
     cudnn.allow_tf32 = convolutions
     for owner in of_cudnn:
@@ -378,10 +377,10 @@ def _rounding(convolutions: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if said is not None:
-            torch.set_float32_matmul_precision(said[0])
-            cudnn.allow_tf32 = said[1]
-        for owner, precision in named:
+        if by_older_names is not None:
+            torch.set_float32_matmul_precision(by_older_names[0])
+            cudnn.allow_tf32 = by_older_names[1]
+        for owner, precision in precisions:
             if owner.fp32_precision != precision:
                 owner.fp32_precision = precision
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 LEDGER = ".written.jsonl"
-_GROWING = ".jsonl"  # ends the name of each file that lines are added to
+_OF_LINES = ".jsonl"  # ends the name of each file that lines are added to
 _LIMIT = 2**30  # bytes: some million photos
 _FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str, "grows": bool, "by": str}
 _LEDGERS: dict[str, "Ledger"] = {}  # of this process, by the folders and files that they are of
@@ -67,7 +67,9 @@ class Ledger:
             if writer in self.runs:
                 self.settings[writer, path] = self.runs[writer]
             self.growing.pop(path, None)
-            if line.get("grows") and path.endswith(_GROWING):  # of any other file, its beginning would prove too little
+            if line.get("grows") and path.endswith(
+                _OF_LINES
+            ):  # of any other file, its beginning would prove too little
                 self.growing[path] = version
 
     def start(self, run: str, settings: Mapping[str, Any]) -> None:

@@ -42,7 +42,9 @@ def test_a_folder_of_another_user_keeps_nothing(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / name))
     (ours := tmp_path / "XDG_CACHE_HOME" / "diffiml_plugin").mkdir(parents=True)
     os.chown(ours, 1, 1)
+    mode = stat.S_IMODE(ours.stat().st_mode)
     assert user_cache("a") == tmp_path / "HOME" / ".cache" / "diffiml_plugin" / "a"
+    assert stat.S_IMODE(ours.stat().st_mode) == mode and not any(ours.iterdir())
 
 
 def holder(folder, child_environment, leave=""):

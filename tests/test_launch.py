@@ -98,7 +98,12 @@ def test_a_library_works_under_any_launcher(alone):
     for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0"}.items():
         alone.setenv(name, value)
     alone.setattr(torch.cuda, "is_available", lambda: True)
+    alone.setattr(torch.cuda, "device_count", lambda: 2)
     assert launch.one_device("auto") == torch.device("cuda", 1) and launch.one_device("cpu").type == "cpu"
+    for rank in ("-1", "5"):  # of no group, and where each process sees one GPU
+        alone.setenv("LOCAL_RANK", rank)
+        assert launch.one_device("auto") == torch.device("cuda", 0)
+    alone.setenv("LOCAL_RANK", "1")
     with pytest.raises(DiffIMLError, match="has LOCAL_RANK=1 and WORLD_SIZE=2, but no RANK"):
         launch.is_main_process()
 
@@ -136,8 +141,11 @@ def test_without_a_step_of_several_tasks_slurm_is_left_alone(environment):
         ({name: value for name, value in GROUP.items() if name != "LOCAL_RANK"}, "but no LOCAL_RANK;"),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "x"}, "has SLURM_STEP_NUM_TASKS='x', expected a number"),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "but SLURM_NODELIST is not in the environment"),
-        ({**SLURM, "SLURM_NODEID": "4"}, "has LOCAL_WORLD_SIZE='2\\(x4\\)', expected a number"),
-        ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "many"}, "has LOCAL_WORLD_SIZE='many', expected a number"),
+        (
+            {**SLURM, "SLURM_NODEID": "4"},
+            "has SLURM_STEP_TASKS_PER_NODE='2\\(x4\\)', which says nothing of the node SLURM_NODEID=4",
+        ),
+        ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "many"}, "has SLURM_STEP_TASKS_PER_NODE='many', which says nothing of"),
     ],
 )
 def test_variables_that_no_launcher_sets_are_refused(alone, environment, told):

@@ -113,8 +113,8 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
     file = cache / f"{digest_of(pairs)}.json" if cache else None  # without one, the next start looks again
     state = digest_of([rules(), *in_parallel(state_here, [path for pair in pairs for path in pair], "looking")])
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = checked(read_json(file) if file else {"state": ""}, _KEPT, str(file))
-        if kept["state"] == state:
+        kept = checked(read_json(file), _KEPT, str(file)) if file else None
+        if kept and kept["state"] == state:
             return kept["longest"], kept["digest"], [(fault.pop("number"), Fault(**fault)) for fault in kept["faults"]]
     longest, content, told = 0, sha256(), []
     for number, (size, of_pair, digests) in enumerate(in_parallel(in_turn(_look), pairs, "checking")):

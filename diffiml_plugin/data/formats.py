@@ -95,7 +95,7 @@ def _require_fitting_tiles(image: Image.Image) -> None:
     if not isinstance(image, TiffImageFile):
         return
     width, height = (image.tag_v2.get(tag) for tag in _TILE)
-    most = 4 * max(image.width * image.height, 2**20)
+    most = min(4 * max(image.width * image.height, 2**20), MOST_PIXELS)
     if isinstance(width, int) and isinstance(height, int) and width * height > most:
         raise ValueError(f"it is cut into tiles of {width}x{height} pixels for {image.width}x{image.height}")
 

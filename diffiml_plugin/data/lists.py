@@ -276,10 +276,14 @@ def _numbers(files: list[Path]) -> list[str]:
 def _from_records(path: Path, records: object) -> ImageList:
     if not isinstance(records, list) or not records:
         raise DiffIMLError(f"{path} holds no pairs; {_LAYOUT}")
-    # ForensicHub's form of the same list.
-    for number, record in enumerate(records):
-        if isinstance(record, dict) and "label" in record and record.get("mask"):
-            _require_agreement(f"{path}: entry {number} ({shown(record.get('path'))})", record)
+    labelled = [record for record in records if isinstance(record, dict) and record.get("label") is not None]
+    for entry in labelled:  # of ForensicHub's form of the same list
+        _require_label(path, entry)
+    if disputed := [entry for entry in labelled if entry["label"] in (0, "0") and _is_mask(entry.get("mask"))]:
+        _logger.warning(
+            f"{path}: {len(disputed)} entries, such as {shown(disputed[0].get('path'))}, say label 0 and have a mask, "
+            "which counts: an image whose mask marks anything is tampered"
+        )
     records = [[r["path"], r["mask"]] if isinstance(r, dict) and {"path", "mask"} <= r.keys() else r for r in records]
     for number, record in enumerate(records):
         if not (_is_words(record, 2) or _is_words(record, 3)) or "" in record[:2]:
@@ -292,17 +296,19 @@ def _from_records(path: Path, records: object) -> ImageList:
     return ImageList(str(path), images, masks, kinds if any(kinds) else ())
 
 
-def _require_agreement(entry: str, record: Mapping[str, object]) -> None:
-    """Raises DiffIMLError unless a record's label, 0 or 1, says of the image what its having a mask does."""
-    label, negative = record["label"], _is_negative(record.get("mask"))
-    if label not in (0, 1, "0", "1"):
+def _require_label(path: Path, record: Mapping[str, object]) -> None:
+    """Raises DiffIMLError for a label that is neither 0 nor 1, or a 1 without a mask."""
+    entry = f"{path}: entry {shown(record.get('path'))}"
+    if record["label"] not in (0, 1, "0", "1"):
         raise DiffIMLError(f"{entry} says label {shown(record['label'])}; expected 0 or 1")
-    if negative and label in (1, "1"):
+    if record["label"] in (1, "1") and _is_negative(record.get("mask")):
         raise DiffIMLError(
             f"{entry} says label 1 and has no mask, so it would count as authentic; give its mask, or leave it out"
         )
-    if not negative and label in (0, "0"):
-        raise DiffIMLError(f"{entry} says label 0 and has a mask, so it would count as tampered; say {NEGATIVE} there")
+
+
+def _is_mask(mask: object) -> bool:
+    return bool(mask) and not _is_negative(mask)
 
 
 def _is_negative(mask: object) -> bool:

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from diffiml_plugin.data.faults import THRESHOLD, grey_levels, shape_in_alpha
-from diffiml_plugin.data.formats import SUFFIXES, opening
+from diffiml_plugin.data.formats import SUFFIXES
 from diffiml_plugin.data.images import decoding, refusal
 from diffiml_plugin.data.lists import NEGATIVE
 from diffiml_plugin.errors import DiffIMLError
@@ -82,14 +82,15 @@ _MOST_CLASSES = 16  # levels of a mask in one of the latter that may each stand 
 def read_levels(path: str) -> np.ndarray:
     """Any mask that is brighter where tampered: black and white, 0 and 1, 16 bits, or shape in the alpha channel.
 
-    A dark one counts from its first level, which may be a class's; one that was compressed with losses from half of its
-    highest, because what is below are traces of that.
+    A dark one counts from its first level, which may be a class's; one that was compressed with losses from a quarter
+    of its highest, because what is below are traces of that.
 
     Raises:
         ValueError: a dark or coloured mask without any black.
         DiffIMLError: levels that no verb reads.
     """
     with decoding(path) as mask:
+        format = mask.format
         if refused := refusal(mask):
             raise DiffIMLError(f"{path} {refused}")
         if mask.mode.startswith("I"):
@@ -101,11 +102,10 @@ def read_levels(path: str) -> np.ndarray:
                 levels = opaque
     if levels.max() > THRESHOLD:
         return levels > THRESHOLD
-    with opening(path) as mask:
-        lossy = mask.format in _LOSSY or mask.format in _PERHAPS_LOSSY and len(np.unique(levels)) > _MOST_CLASSES
-    if levels.min() > (levels.max() / 4 if lossy else 0):
+    lossy = format in _LOSSY or (format in _PERHAPS_LOSSY and len(np.unique(levels)) > _MOST_CLASSES)
+    if levels.min() > (levels.max() / 8 if lossy else 0):
         raise ValueError("it is dark or coloured and has no black; which part is tampered?")
-    return levels > (levels.max() / 2 if lossy else 0)
+    return levels > (levels.max() / 4 if lossy else 0)
 
 
 def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:

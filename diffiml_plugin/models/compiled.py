@@ -4,12 +4,13 @@ import atexit
 import logging
 import os
 import platform
-import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, wraps
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,23 @@ def speed_up(model: nn.Module, device: torch.device, precision: str, compile_mod
 def _keep_what_is_compiled() -> None:
     """In the user's own cache, or for this process alone. It is kept as pickles, which torch runs when it reads them,
     and by default in a folder of /tmp that anyone may have made."""
-    place = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # torch says its default there too
-    if not place or place.startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
-        # Each computer has its own: what is compiled for one may not run on another that has the same home.
-        if not (folder := user_cache(f"compiled_{re.sub('[^A-Za-z0-9]', '_', platform.node())}")):
-            folder = Path(tempfile.mkdtemp())
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    place = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")  # torch says its default there too
+    folder, name = os.path.split(place)
+    if not place or (folder == tempfile.gettempdir() and name.startswith("torchinductor_")):
+        kept = user_cache(f"compiled_{_processor()}")
+        if kept is None:
+            kept = Path(tempfile.mkdtemp())
+            atexit.register(shutil.rmtree, kept, ignore_errors=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kept)
+
+
+def _processor() -> str:
+    """Stands for what this processor can do: another computer of the same home may not run what is compiled here."""
+    known = f"{platform.machine()} {platform.processor()}"
+    with suppress(OSError):  # no Linux
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        known += " ".join({line for line in lines if line.startswith(("flags", "Features"))})
+    return sha256(known.encode()).hexdigest()[:8]
 
 
 def forget_graphs(model: nn.Module) -> None:

@@ -115,7 +115,7 @@ def read_results(folder: Path) -> Iterator[Entry]:
                 checked(entry, wanted, str(path), others=True)
                 place = Path(entry.get("mask", ""))
                 valid = wanted.keys() <= entry.keys() and not place.is_absolute() and ".." not in place.parts
-                valid &= "error" in entry or (len(entry["size"]) == 2 and min(entry["size"]) > 0)
+                valid = valid and ("error" in entry or (len(entry["size"]) == 2 and min(entry["size"]) > 0))
             except (AttributeError, TypeError, ValueError):
                 valid = False
             if not valid:

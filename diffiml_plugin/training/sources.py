@@ -92,11 +92,11 @@ def read_training_set(
     balanced = read_balanced(path)
     sources = balanced or [read_list(path)]
     if lists := [source for source in sources if isinstance(source, ImageList)]:
-        for listed in lists:
-            if (again := repeated(list(zip(listed.images, listed.masks, strict=True)))) and check:
+        checked = check_lists(lists, settings.keep_going)
+        for listed in checked.lists if check else ():
+            if again := repeated(list(zip(listed.images, listed.masks, strict=True))):
                 told = f"{listed.source} lists {len(again)} images again, such as {next(iter(again.values()))}"
                 _logger.warning(f"{told}; each is trained on as often as it stands there")
-        checked = check_lists(lists, settings.keep_going)
         usable = iter(checked.lists)
         sources = [next(usable) if isinstance(source, ImageList) else source for source in sources]
         if check and not crop_size:

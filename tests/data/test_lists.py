@@ -246,19 +246,24 @@ def test_missing_path_is_named(tmp_path):
         read_list(tmp_path)
 
 
-def test_a_list_of_forensichub_says_no_forgery_without_a_mask(tmp_path):
+def test_a_list_of_forensichub_says_no_forgery_without_a_mask(tmp_path, caplog):
     pairs = [{"path": "a.png", "mask": "m.png", "label": 1}, {"path": "b.png", "mask": "negative", "label": 0}]
-    (tmp_path / "list.json").write_text(json.dumps(pairs))
-    assert read_list(tmp_path / "list.json").masks == (str(tmp_path / "m.png"), NEGATIVE)
-    (tmp_path / "list.json").write_text(json.dumps([*pairs, {"path": "c.png", "mask": "Negative", "label": 1}]))
-    with pytest.raises(DiffIMLError, match="entry 2 .'c.png'. says label 1 and has no mask, so it would count"):
-        read_list(tmp_path / "list.json")
-    (tmp_path / "list.json").write_text(json.dumps([*pairs, {"path": "c.png", "mask": "m.png", "label": "fake"}]))
-    with pytest.raises(DiffIMLError, match="entry 2 .'c.png'. says label 'fake'; expected 0 or 1"):
-        read_list(tmp_path / "list.json")
-    (tmp_path / "list.json").write_text(json.dumps([*pairs, {"path": "c.png", "mask": None, "label": 0}]))
-    with pytest.raises(DiffIMLError, match="entry 2 is .*c.png"):
-        read_list(tmp_path / "list.json")
+    pairs.append({"path": "c.png", "mask": "n.png", "label": None})  # which its mask says
+
+    def read(*more):
+        (tmp_path / "list.json").write_text(json.dumps([*pairs, *more]))
+        return read_list(tmp_path / "list.json")
+
+    assert read().masks == (str(tmp_path / "m.png"), NEGATIVE, str(tmp_path / "n.png")) and not caplog.text
+    read({"path": "d.png", "mask": "black.png", "label": 0})
+    assert "1 entries, such as 'd.png', say label 0 and have a mask, which counts" in caplog.text
+    for odd, told in (
+        ({"mask": "Negative", "label": 1}, "entry 'd.png' says label 1 and has no mask, so it would count"),
+        ({"mask": "m.png", "label": "fake"}, "entry 'd.png' says label 'fake'; expected 0 or 1"),
+        ({"mask": None, "label": 0}, "entry 3 is .*d.png"),
+    ):
+        with pytest.raises(DiffIMLError, match=told):
+            read({"path": "d.png", **odd})
 
 
 def test_a_third_word_is_the_kind_of_manipulation(tmp_path):
