@@ -96,12 +96,10 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
         _require_group(environment)
         return
     nodes = environment.get("SLURM_STEP_NODELIST") or _said(environment, "SLURM_NODELIST")
-    run = _number(environment, "SLURM_JOB_ID", 0) + _number(
-        environment, "SLURM_STEP_ID", 0
-    )  # a job's steps run at once
+    job, step = (_number(environment, name, 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))  # steps run at once
     joined = {
         "MASTER_ADDR": _first_node(nodes),
-        "MASTER_PORT": str(20000 + run % 20000),
+        "MASTER_PORT": str(20000 + (job + step) % 20000),
         **environment,
         "RANK": _said(environment, "SLURM_PROCID"),
         "LOCAL_RANK": _said(environment, "SLURM_LOCALID"),

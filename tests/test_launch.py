@@ -106,6 +106,17 @@ def test_a_library_works_under_any_launcher(alone):
     alone.setenv("LOCAL_RANK", "1")
     with pytest.raises(DiffIMLError, match="has LOCAL_RANK=1 and WORLD_SIZE=2, but no RANK"):
         launch.is_main_process()
+    alone.delenv("LOCAL_RANK")
+    for name, value in SLURM.items():
+        alone.setenv(name, value)
+    assert launch.one_device("auto") == torch.device("cuda", 1), "the task's own"
+
+
+@pytest.mark.parametrize(("group", "here"), [(GROUP, 8), ({}, 1)])
+def test_the_processes_of_this_computer_are_those_of_a_group(alone, group, here):
+    for name, value in {**group, "LOCAL_WORLD_SIZE": "8"}.items():
+        alone.setenv(name, value)
+    assert launch.processes_here() == here
 
 
 @pytest.mark.parametrize(

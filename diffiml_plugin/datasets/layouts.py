@@ -90,7 +90,7 @@ def read_levels(path: str) -> np.ndarray:
         DiffIMLError: levels that no verb reads.
     """
     with decoding(path) as mask:
-        format = mask.format
+        stored_as = mask.format
         if refused := refusal(mask):
             raise DiffIMLError(f"{path} {refused}")
         if mask.mode.startswith("I"):
@@ -102,7 +102,7 @@ def read_levels(path: str) -> np.ndarray:
                 levels = opaque
     if levels.max() > THRESHOLD:
         return levels > THRESHOLD
-    lossy = format in _LOSSY or (format in _PERHAPS_LOSSY and len(np.unique(levels)) > _MOST_CLASSES)
+    lossy = stored_as in _LOSSY or (stored_as in _PERHAPS_LOSSY and len(np.unique(levels)) > _MOST_CLASSES)
     if levels.min() > (levels.max() / 8 if lossy else 0):
         raise ValueError("it is dark or coloured and has no black; which part is tampered?")
     return levels > (levels.max() / 4 if lossy else 0)

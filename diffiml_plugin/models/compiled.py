@@ -78,7 +78,7 @@ def _processor() -> str:
     known = f"{platform.machine()} {platform.processor()}"
     with suppress(OSError):  # no Linux
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        known += " ".join({line for line in lines if line.startswith(("flags", "Features"))})
+        known += " ".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
     return sha256(known.encode()).hexdigest()[:8]
 
 

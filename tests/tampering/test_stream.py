@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.tampering.settings import TamperSettings, read_strength
+from diffiml_plugin.tampering.styles import StageSettings, Style
 
 synthetic = pytest.importorskip("diffiml_plugin.tampering.stream")
 
@@ -60,6 +61,14 @@ def test_sample_is_the_frameworks_dict(folder):
     assert sample["image"].shape == (3, 64, 64) and sample["image"].dtype == torch.float32
     assert sample["mask"].shape == (1, 64, 64) and sample["seen"]
     assert {"label", "name", "shape", "origin_shape"} <= sample.keys()
+
+
+def test_what_a_stream_is_made_of_leaves_defaults_out():
+    """So that a version with more settings says the same of an earlier stream."""
+    chosen = synthetic._chosen
+    assert chosen(TamperSettings()) == {} and chosen(TamperSettings(area=(0.1, 0.2))) == {"area": [0.1, 0.2]}
+    styles = [Style(after=(StageSettings(), StageSettings(blurred=0.5)))]
+    assert chosen(styles) == [{"after": [{}, {"blurred": 0.5}]}]
 
 
 def test_authentic_share(folder):
