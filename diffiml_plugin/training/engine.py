@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffiml_plugin import launch, signals
 from diffiml_plugin.data import pairs as data
 from diffiml_plugin.data.examined import check_lists
-from diffiml_plugin.data.lists import each_once, read_test_sets
+from diffiml_plugin.data.lists import each_once, read_test_sets, require_other_images
 from diffiml_plugin.data.order import (
     EpochLoader,
     MicroBatch,
@@ -240,6 +240,7 @@ class _Run:
             checked = check_lists([each_once(listed) for listed in lists.values()], settings.keep_going)
             lists = dict(zip(lists, checked.lists, strict=True))
             if check:
+                require_other_images(lists)
                 self.inputs.warn_if_cut(checked.longest, card.size_multiple)
         self.tests = {
             name: data.make_test_set(listed, self.inputs, card, model=model) for name, listed in lists.items()

@@ -32,6 +32,13 @@ def test_an_image_that_is_listed_twice_is_told_and_one_with_two_masks_refused(se
         train(replace(settings, output_dir=settings.output_dir + "_other"))
 
 
+def test_two_test_sets_of_the_same_images_are_told(settings, tiny_dataset, caplog):
+    sets = {"one": "list.json", "two": "./list.json"}
+    (tiny_dataset / "sets.json").write_text(json.dumps(sets))
+    train(replace(settings, epochs=1, test_data_path=str(tiny_dataset / "sets.json")))
+    assert "one and two are the same images, which a mean counts twice" in caplog.text
+
+
 def test_windows_of_several_sizes_are_of_a_stream(windows, tiny_dataset):
     for wrong in ({"data_path": str(tiny_dataset / "list.json")}, {"synth_samples": None}):
         with pytest.raises(DiffIMLError, match="--synth_windows is of --data_path synth:FOLDER with --synth_samples"):
