@@ -74,16 +74,16 @@ def test_thousands_of_photos_keep_their_pictures_beside_the_page(folder, monkeyp
 
 
 @pytest.mark.parametrize("embedded", [True, False])
-def test_what_is_no_file_of_the_folder_is_not_shown(folder, monkeypatch, embedded):
+def test_what_is_no_file_of_the_folder_is_not_shown(folder, tmp_path_factory, monkeypatch, embedded):
     """As in one that somebody else packed."""
     monkeypatch.setattr("diffiml_plugin.prediction.gallery._EMBEDDED", 100 if embedded else 0)
-    (secret := folder.parent / f"{folder.name}_secret").write_text("private")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (secret := elsewhere / "secret").write_text("private")
     for kind in ("thumb", "photo", "probability"):
         (folder / PREVIEWS / f"0_{kind}.jpg").unlink()
     (folder / PREVIEWS / "0_thumb.jpg").symlink_to(secret)
     os.mkfifo(folder / PREVIEWS / "0_photo.jpg")
     (folder / PREVIEWS / "0_probability.jpg").symlink_to("/dev/zero")
-    (elsewhere := folder.parent / f"{folder.name}_elsewhere").mkdir()
     (elsewhere / "x_photo.jpg").write_text("private")
     (folder / PREVIEWS / "out").symlink_to(elsewhere)
     lines = (folder / "results.jsonl").read_text()
