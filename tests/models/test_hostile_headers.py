@@ -164,7 +164,7 @@ def test_pickled_traps_are_refused(tmp_path):
     torch.save({"x": torch.zeros(2, device="meta")}, tmp_path / "meta.pth")
     torch.save({3: torch.zeros(2)}, tmp_path / "nameless.pth")
     for name in ("repeated", "sparse", "meta", "nameless"):
-        with pytest.raises(DiffIMLError, match="holds no named tensors"):
+        with pytest.raises(DiffIMLError, match="holds no named tensors|holds a tensor of more numbers than the file"):
             read_foreign(tmp_path / f"{name}.pth")
 
 
