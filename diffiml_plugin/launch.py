@@ -2,9 +2,8 @@
 
 import logging
 import os
-import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -14,9 +13,8 @@ import psutil
 import torch
 from torch import nn
 
-from diffiml_plugin import signals
+from diffiml_plugin import launchers, signals
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.stored import shown
 
 if TYPE_CHECKING:  # its import takes a second, and `predict` does without
     from accelerate import Accelerator, PartialState
@@ -27,8 +25,6 @@ _CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a
     "": "/sys/fs/cgroup{}/memory.max",
     "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
 }
-# Variables of torchrun's: of several processes each has all of them.
-_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # How variables begin by which accelerate does more than it is asked for.
 _OF_OTHER_LAUNCHERS = ("ACCELERATE_", "PMI_", "OMPI_", "MV2_")
 _HAS_NAMES_OF_2_9 = hasattr(torch.backends, "fp32_precision")  # torch 2.9 calls the rounding to TF32 otherwise
@@ -48,9 +44,9 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
     if gpus is None:
         return None
     environment = dict(os.environ)
-    join_slurm(environment)
-    if _is_of_group(environment):
-        started = _number(environment, "LOCAL_WORLD_SIZE", gpus)
+    launchers.join_slurm(environment)
+    if launchers.is_of_group(environment):
+        started = launchers.processes_here(environment, unknown=gpus)
         if gpus != started:
             raise DiffIMLError(
                 f"--gpus {gpus}, but {started} processes were started on this node; leave the flag out, "
@@ -85,93 +81,6 @@ def spawn(gpus: int | None, device: str, arguments: Sequence[str]) -> int | None
     return 0
 
 
-def join_slurm(environment: MutableMapping[str, str]) -> None:
-    """Under `srun` with several tasks, says in torchrun's variables what SLURM says in its own.
-
-    Raises:
-        DiffIMLError: a variable is missing of those by which processes find one another, or is no number, or outside
-            of its range.
-    """
-    if "RANK" in environment or slurm_tasks(environment) <= 1:
-        _require_group(environment)
-        return
-    nodes = environment.get("SLURM_STEP_NODELIST") or _said(environment, "SLURM_NODELIST")
-    job, step = (_number(environment, name, 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))  # steps run at once
-    joined = {
-        "MASTER_ADDR": _first_node(nodes),
-        "MASTER_PORT": str(20000 + (job + step) % 20000),
-        **environment,
-        "RANK": _said(environment, "SLURM_PROCID"),
-        "LOCAL_RANK": _said(environment, "SLURM_LOCALID"),
-        "WORLD_SIZE": _said(environment, "SLURM_STEP_NUM_TASKS"),
-        "LOCAL_WORLD_SIZE": _tasks_here(environment),
-    }
-    _require_group(joined)
-    environment.update(joined)
-
-
-def _is_of_group(environment: Mapping[str, str]) -> bool:
-    return environment.keys() >= set(_GROUP)
-
-
-def _require_group(environment: Mapping[str, str]) -> None:
-    """Raises DiffIMLError unless torchrun's variables are of a group of processes, or of one alone."""
-    rank, processes = _number(environment, "RANK", 0), _number(environment, "WORLD_SIZE", 1)
-    local_rank, here = _number(environment, "LOCAL_RANK", 0), _number(environment, "LOCAL_WORLD_SIZE", processes)
-    if missing := [name for name in _GROUP if name not in environment]:
-        if "LOCAL_RANK" in missing and rank == 0 and processes == 1:
-            return
-        some = " and ".join(f"{name}={environment[name]}" for name in _GROUP[:3] if name in environment)
-        raise DiffIMLError(
-            f"the environment has {some}, but no {', '.join(missing)}; torchrun sets all of them, and one process "
-            "alone wants none: unset what is there"
-        )
-    for name, value, of, count in (
-        ("RANK", rank, "WORLD_SIZE", processes),
-        ("LOCAL_RANK", local_rank, "LOCAL_WORLD_SIZE", here),
-    ):
-        if not 0 <= value < count:
-            raise DiffIMLError(
-                f"the environment has {name}={value} and {of}={count}, but such ranks are 0 to {count - 1}; torchrun "
-                "sets both, and one process alone wants neither"
-            )
-    if not 0 < (port := _number(environment, "MASTER_PORT", 0)) < 65_536:  # Kubernetes has another variable of the name
-        raise DiffIMLError(f"the environment has MASTER_PORT={port}, expected a port, 1 to 65535; torchrun sets it")
-
-
-def _tasks_here(environment: Mapping[str, str]) -> str:
-    """How many tasks of the step are on this node, of "8(x2),4": two nodes with eight, and one with four."""
-    node, said = _number(environment, "SLURM_NODEID", 0), _said(environment, "SLURM_STEP_TASKS_PER_NODE")
-    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", said):
-        nodes = int(times or 1)
-        if node < nodes:
-            return str(tasks)
-        node -= nodes
-    raise DiffIMLError(
-        f"the environment has SLURM_STEP_TASKS_PER_NODE={shown(said)}, which says nothing of the node SLURM_NODEID="
-        f"{environment.get('SLURM_NODEID', 0)}; srun sets both, and one process alone wants neither"
-    )
-
-
-def _said(environment: Mapping[str, str], name: str) -> str:
-    if name not in environment:
-        raise DiffIMLError(
-            f"srun started several processes, but {name} is not in the environment; pass SLURM's variables on, or for "
-            "one process alone unset SLURM_PROCID"
-        )
-    return environment[name]
-
-
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
-    try:
-        return int(environment.get(name, default))
-    except ValueError as error:
-        raise DiffIMLError(
-            f"the environment has {name}={shown(environment[name])}, expected a number; torchrun or SLURM sets it, and "
-            "one process alone wants none"
-        ) from error
-
-
 def start(device: str, precision: str, find_unused_parameters: bool = False) -> "Accelerator":
     """This process's device, its process group if there are several, and autocast. For training.
 
@@ -180,7 +89,7 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    join_slurm(os.environ)
+    launchers.join_slurm(os.environ)
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
     name = actual_precision(precision, cpu)
@@ -199,8 +108,7 @@ def one_device(device: str) -> torch.device:
     """This process's device, for work that needs no other process, whatever launched it."""
     if _use_cpu(device):
         return torch.device("cpu")
-    of_slurm = _number(os.environ, "SLURM_LOCALID", 0) if slurm_tasks(os.environ) > 1 else 0
-    rank = _number(os.environ, "LOCAL_RANK", of_slurm)
+    rank = launchers.local_rank(os.environ)
     return torch.device("cuda", rank if 0 <= rank < torch.cuda.device_count() else 0)  # each may see its own alone
 
 
@@ -208,7 +116,7 @@ def start_inference(device: str) -> "PartialState":
     """This process's device, and its process group if there are several."""
     from accelerate import PartialState
 
-    join_slurm(os.environ)
+    launchers.join_slurm(os.environ)
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
     with signals.ending(), _without_variables_of_others():
@@ -235,11 +143,6 @@ def require_torchs_defaults() -> None:
             f"in this program new tensors are {dtype} on {device}, and results would be others; expected "
             "torch.set_default_dtype(torch.float32) and torch.set_default_device('cpu'), whatever --device says"
         )
-
-
-def processes_here() -> int:
-    """Of this run, on this computer."""
-    return max(1, _number(os.environ, "LOCAL_WORLD_SIZE", 1)) if _is_of_group(os.environ) else 1
 
 
 def host_group(processes: int) -> Any:
@@ -293,8 +196,8 @@ def leave() -> None:
 
 def is_main_process() -> bool:
     """Before the process group exists: rank 0, or the only process."""
-    join_slurm(os.environ)
-    return _number(os.environ, "RANK", 0) == 0
+    launchers.join_slurm(os.environ)
+    return launchers.rank(os.environ) == 0
 
 
 def from_first(compute: Callable[[], _Value]) -> _Value:
@@ -419,11 +322,6 @@ def actual_precision(precision: str, cpu: bool) -> str:
     return precision
 
 
-def slurm_tasks(environment: Mapping[str, str]) -> int:
-    """How many processes `srun` started for this step; 1 without it."""
-    return _number(environment, "SLURM_STEP_NUM_TASKS", 1) if "SLURM_PROCID" in environment else 1
-
-
 def host_memory() -> int:
     """Bytes of memory that this process may have: the computer's, or what its container or job is held to."""
     limits = [psutil.virtual_memory().total]
@@ -434,11 +332,6 @@ def host_memory() -> int:
                 with suppress(OSError, ValueError):  # the host's, which a container does not see, or "max"
                     limits.append(int(Path(_CGROUPS[kinds].format(folder)).read_text()))
     return min(limits)
-
-
-def _first_node(nodes: str) -> str:
-    """`gpu[03-05,9],cpu1` → `gpu03`."""
-    return "".join(re.findall(r"^([^\[,]+)(?:\[(\d+))?", nodes)[0])
 
 
 def pinned(batch: Sample, device: torch.device) -> Sample:

@@ -67,9 +67,7 @@ class Ledger:
             if writer in self.runs:
                 self.settings[writer, path] = self.runs[writer]
             self.growing.pop(path, None)
-            if line.get("grows") and path.endswith(
-                _OF_LINES
-            ):  # of any other file, its beginning would prove too little
+            if line.get("grows") and path.endswith(_OF_LINES):  # how any other file begins would prove too little
                 self.growing[path] = version
 
     def start(self, run: str, settings: Mapping[str, Any]) -> None:

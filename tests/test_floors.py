@@ -20,6 +20,7 @@ FLOORS = (  # from the ground up; a room imports only those before it
     "table",
     "f1",
     "settings",
+    "launchers",
     "launch",
     "method",
     "weights",

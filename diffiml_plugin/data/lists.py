@@ -127,9 +127,9 @@ def require_other_images(lists: Mapping[str, ImageList], strict: bool = False) -
     Raises:
         DiffIMLError: there are such, if `strict`.
     """
-    names: dict[frozenset[object], str] = {}
+    by_images: dict[frozenset[object], str] = {}
     for name, listed in lists.items():
-        if (known := names.setdefault(frozenset(map(file_identity, listed.images)), name)) != name:
+        if (known := by_images.setdefault(frozenset(map(file_identity, listed.images)), name)) != name:
             told = f"{known} and {name} are the same images, which a mean counts twice"
             if strict:
                 raise DiffIMLError(f"{told}; remove one of them, or leave out --strict")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from diffiml_plugin import launch
+from diffiml_plugin import launchers
 from diffiml_plugin.data.packed import pack
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.launch import Sample
@@ -229,8 +229,8 @@ class EpochLoader:
 def worker_count(asked: int | None) -> int:
     """Loader workers per process: as asked, else this process's share of the node's cores at hand."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bound = launch.slurm_tasks(os.environ) > 1 and cores < (os.cpu_count() or 1)  # srun gave each task its own
-    return (cores if bound else cores // launch.processes_here()) if asked is None else asked
+    bound = launchers.slurm_tasks(os.environ) > 1 and cores < (os.cpu_count() or 1)  # srun gave each task its own
+    return (cores if bound else cores // launchers.processes_here(os.environ)) if asked is None else asked
 
 
 def start_worker(_: int) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from itertools import accumulate
@@ -154,7 +154,7 @@ def contents(datasets: Iterable[Samples]) -> str:
     """A digest of what datasets are made of: names and sizes of their files in order, wherever those lie."""
     described = sha256()
     for dataset in datasets:
-        for part in getattr(dataset, "dataset_list", [dataset]):
+        for part in _parts([dataset]):
             files = part.photographs.files if isinstance(part, SyntheticTampering) else _listed_files(part)
             for file in files:
                 described.update(f"{name_and_size(str(file))}\n".encode(errors="surrogateescape"))
@@ -164,14 +164,18 @@ def contents(datasets: Iterable[Samples]) -> str:
 
 def bytes_of(datasets: Iterable[Samples]) -> str:
     """A digest of the bytes of their lists' files, as the check read them. A user's own dataset is in none."""
-    parts = (part for dataset in datasets for part in getattr(dataset, "dataset_list", [dataset]))
-    return digest_of([getattr(part, "digest", "") for part in parts])
+    return digest_of([getattr(part, "digest", "") for part in _parts(datasets)])
 
 
 def streams_of(datasets: Iterable[Samples]) -> str:
     """A digest of what their streams are made of."""
-    parts = (part for dataset in datasets for part in getattr(dataset, "dataset_list", [dataset]))
-    return digest_of([part.made_of for part in parts if isinstance(part, SyntheticTampering)])
+    return digest_of([part.made_of for part in _parts(datasets) if isinstance(part, SyntheticTampering)])
+
+
+def _parts(datasets: Iterable[Samples]) -> Iterator[Samples]:
+    """The datasets, and those that one of several consists of."""
+    for dataset in datasets:
+        yield from getattr(dataset, "dataset_list", [dataset])
 
 
 def _listed_files(dataset: Samples) -> list[str]:
