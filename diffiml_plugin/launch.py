@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # its import takes a second, and `predict` does without
 
 _logger = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=12)  # the other processes wait while the first looks at every file of a large corpus
+_SOON = 60  # seconds after which one is told that it waits
 _CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a group's limit
     "": "/sys/fs/cgroup{}/memory.max",
     "memory": "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
@@ -100,7 +102,7 @@ def start(device: str, precision: str, find_unused_parameters: bool = False) -> 
         ),
         InitProcessGroupKwargs(timeout=_PATIENCE),
     ]
-    with signals.ending(), _without_variables_of_others():
+    with _joining_others():
         return Accelerator(cpu=cpu, mixed_precision="no" if name == "fp32" else name, kwargs_handlers=handlers)
 
 
@@ -119,8 +121,24 @@ def start_inference(device: str) -> "PartialState":
     launchers.join_slurm(os.environ)
     cpu = _use_cpu(device)
     _forget_earlier(cpu)
-    with signals.ending(), _without_variables_of_others():
+    with _joining_others():
         return PartialState(cpu=cpu, timeout=_PATIENCE)
+
+
+@contextmanager
+def _joining_others() -> Iterator[None]:
+    """Inside, a process group is formed: by torchrun's variables alone. Those who wait for others are told so, and a
+    signal ends them."""
+    said = "rank {RANK} of {WORLD_SIZE} processes waits for others at {MASTER_ADDR}:{MASTER_PORT}; can it reach that?"
+    timer = threading.Timer(_SOON, lambda: _logger.warning(said.format_map(os.environ)))
+    timer.daemon = True
+    if launchers.is_of_group(os.environ):
+        timer.start()
+    try:
+        with signals.ending(), _without_variables_of_others():
+            yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -1137,6 +1137,12 @@ CASES = (
         "error: --lr 1e+300 must be above 0, at most 1",
     ),
     Case(
+        "a folder that no shell expands",
+        f"{TRAIN} set --cache=~/pixels",
+        REFUSED,
+        "error: --cache ~/pixels must be written out: no shell expands that ~",
+    ),
+    Case(
         "epochs without an end",
         f"{TRAIN} set --epochs 99999999999999999999",
         REFUSED,

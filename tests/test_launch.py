@@ -98,6 +98,20 @@ def test_a_process_that_waits_for_others_ends_by_a_signal(child_environment, tmp
     assert process.returncode == status and said.splitlines()[-1] in ("ended by SIGTERM", "interrupted")
 
 
+def test_waiting_for_others_is_told(monkeypatch, caplog):
+    monkeypatch.setattr(launch, "_SOON", 0.01)
+    group = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
+    with launch._joining_others():
+        time.sleep(0.1)
+    assert not caplog.messages  # alone, it waits for nobody
+    for name, value in group.items():
+        monkeypatch.setenv(name, value)
+    with launch._joining_others():
+        while not caplog.messages:
+            time.sleep(0.01)
+    assert "rank 1 of 2 processes waits for others at node7:29500" in caplog.text
+
+
 def _listens(port: int) -> bool:
     return any(one.laddr.port == port and one.status == psutil.CONN_LISTEN for one in psutil.net_connections("tcp"))
 

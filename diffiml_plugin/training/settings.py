@@ -130,6 +130,8 @@ class TrainSettings(CommonSettings):
                 raise DiffIMLError("--synth_windows says --synth_window and --crop_size too; leave those out")
             within = max(self.windows) <= LARGEST_WINDOW
             require(self, "synth_windows", lambda _: within, f"sides of at most {LARGEST_WINDOW} pixels")
+        for folder in ("cache", "log_dir"):
+            require(self, folder, lambda value: value.partition("/")[0] != "~", "written out: no shell expands that ~")
         require(self, "save_minutes", lambda value: value >= 0, "0 or more")
         require(self, "synth_authentic", lambda value: 0 <= value <= 1, "0 to 1")
         require(self, "warmup_epochs", lambda value: 0 <= value < self.epochs, f"0 to {self.epochs - 1}")

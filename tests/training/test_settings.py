@@ -14,6 +14,8 @@ from diffiml_plugin.training.settings import TrainSettings
         ({"synth_windows": "256,,384"}, "--synth_windows 256,,384 must be sides in pixels, as 256,384,512"),
         ({"synth_windows": "256,9999"}, "--synth_windows 256,9999 must be sides of at most 4096 pixels"),
         ({"synth_windows": "256,384", "crop_size": 256}, "says --synth_window and --crop_size too; leave those out"),
+        ({"cache": "~/pixels"}, "--cache ~/pixels must be written out: no shell expands that ~"),
+        ({"log_dir": "~"}, "--log_dir ~ must be written out"),
         ({"precision": "fp8"}, "--precision fp8 is not one of auto, fp32, bf16, fp16; did you mean"),
     ],
 )
