@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
-from diffiml_plugin.cli.config_file import require_packaged
+from diffiml_plugin.cli.config_file import Place, find_config, require_packaged
+from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import file_digest, reserved
@@ -271,12 +272,22 @@ def _was_made_by(results: Path, step: Step) -> bool:
     """Whether the command that a results file tells of has the settings of the step, apart from how it runs."""
     try:
         _, verb, *words = shlex.split(read_json(results)["command"])
-        if verb != step.words[0] or {"-h", "--help"} & set(words):
+        asks = any(word.startswith(("-h", "--help")) for word in words)
+        if asks or verb != step.words[0] or _files_of_settings(words) != _files_of_settings(step.words[1:]):
             return False
         made_by = parse_arguments(f"benco {verb}", importlib.import_module(f"diffiml_plugin.cli.{verb}"), words)
     except (AttributeError, KeyError, TypeError, ValueError):  # of an earlier version, or by another program
         return False
     return _what(made_by) == _what(step.args)
+
+
+def _files_of_settings(words: Sequence[str]) -> tuple[list[Place], str | None]:
+    """What a command would open to know its settings: its configurations, and its checkpoint by name."""
+    parser = Parser(add_help=False)
+    parser.add_argument("--config", "--preset", action="append", default=[])
+    parser.add_argument("--checkpoint_path")
+    named, _ = parser.parse_known_args(words)
+    return [find_config(name, Path()) for name in named.config], named.checkpoint_path
 
 
 def _what(args: argparse.Namespace) -> dict[str, Any]:

@@ -173,11 +173,14 @@ def test_what_was_tested_is_not_tested_again(tested, capsys):
     [
         {"command": "benco test --config mvss/test --ensemble_size 1"},
         {"command": "benco test --config gone"},
+        {"command": "benco test --config mvss/test -hh"},
+        {"command": "benco test --config mvss/test --config empty.yaml"},  # what a results file names is not opened
         {"command": ""},
         {"weights": "other"},  # of whatever date
     ],
 )
 def test_other_settings_or_other_weights_are_tested_again(tested, change):
+    Path("empty.yaml").write_text("{}")
     assert tested(**change) == ["train", "test", "report"]
 
 
@@ -189,7 +192,7 @@ def test_other_images_behind_the_same_list_are_tested_again(tiny_model, stored, 
     args = parse_arguments("benco test", importlib.import_module("diffiml_plugin.cli.test"), sys.argv[2:])
     if change:  # of the list, so that it cannot be read: the command will say so
         (tiny_dataset / change).write_text("[[")
-    assert reproduce._is_done(reproduce.Step(["test"], args), Path("out")) == (not change)
+    assert reproduce._is_done(reproduce.Step(sys.argv[1:], args), Path("out")) == (not change)
 
 
 def test_other_flags_are_tested_again(tested):
@@ -200,7 +203,7 @@ def test_pictures_and_a_calibration_of_other_settings_are_not_taken_for_those_as
     def done(verb: str, words: str) -> bool:
         module = importlib.import_module(f"diffiml_plugin.cli.{verb}")
         args = parse_arguments(f"benco {verb}", module, shlex.split(words))
-        return reproduce._is_done(reproduce.Step([verb], args), Path("made"))
+        return reproduce._is_done(reproduce.Step([verb, *shlex.split(words)], args), Path("made"))
 
     os.makedirs("photos")
     for number in range(2):
