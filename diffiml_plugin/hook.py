@@ -6,6 +6,7 @@ library, and does nothing before IMDLBenCo is imported. Then
 - the `main` of `IMDLBenCo.cli` becomes ours, which hands `init`, `env` and `-v` back to the framework's;
 - the console script `benco`, which imports `main` from `IMDLBenCo.cli`, is given a stand-in for it: the framework
   itself takes seconds to import, and few verbs need it.
+In the processes that a command of ours starts it also has imports kept away from the current folder (`imports.py`).
 `DIFFIML_HOOK=0` in the environment turns all this off.
 """
 
@@ -102,5 +103,13 @@ def _register(module):
         warnings.warn(f"IMDLBenCo works, but DiffIML could not be registered: {error!r}", stacklevel=2)
 
 
+def _keep_away():
+    from diffiml_plugin.imports import keep_away
+
+    keep_away()
+
+
 if os.environ.get("DIFFIML_HOOK") != "0":
     sys.meta_path.insert(0, FrameworkFinder())
+    if os.environ.get("DIFFIML_KEPT_AWAY"):  # a process that a command of ours started
+        _keep_away()

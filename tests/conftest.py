@@ -26,8 +26,9 @@ def _two_threads():
 
 @pytest.fixture(autouse=True)
 def _as_started():
-    """The command sets this for the processes that it starts; the next test is not one of them."""
-    os.environ.pop("PYTHONSAFEPATH", None)
+    """The command sets these for the processes that it starts; the next test is not one of them."""
+    for name in ("PYTHONSAFEPATH", "DIFFIML_KEPT_AWAY"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -35,6 +35,7 @@ from diffiml_plugin.cli.command_line import parse_arguments, resolved_settings
 from diffiml_plugin.cli.messages import messages_on_stderr
 from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.errors import DiffIMLError, device_failed, nearest, wanted_memory
+from diffiml_plugin.imports import keep_away
 
 _logger = logging.getLogger(__name__)
 FRAMEWORK_VERBS = {
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     `env` and `-v` are the framework's own.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    keep_away()
     if next((word for word in argv if word in VERBS or word in FRAMEWORK_WORDS), None) in FRAMEWORK_WORDS:
         from diffiml_plugin.framework.stock_cli import framework_main
 
@@ -61,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    os.environ["PYTHONSAFEPATH"] = "1"  # no process of ours imports from the current folder, which may be anyone's
     if hasattr(sys.stdout, "reconfigure"):  # a file's name need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

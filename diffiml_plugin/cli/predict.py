@@ -3,7 +3,7 @@
 import argparse
 
 from diffiml_plugin.cli.arguments import add_trained_model_arguments
-from diffiml_plugin.cli.imports import quick_imports
+from diffiml_plugin.imports import quick_imports
 from diffiml_plugin.settings import COMPILE_MODES, DEVICES, PRECISIONS, CommonSettings
 
 USES_MODEL = RESTORES = True

@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import Any
 
 from diffiml_plugin.cli.arguments import add_fields
-from diffiml_plugin.cli.imports import quick_imports
 from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.evaluation.settings import TestSettings
 from diffiml_plugin.folders import claimed
+from diffiml_plugin.imports import quick_imports
 
 USES_MODEL = RESTORES = True
 IRRELEVANT = ("if_predict_label", "seed")

@@ -11,8 +11,8 @@ import sys
 from dataclasses import fields
 
 from diffiml_plugin.cli.arguments import add_fields
-from diffiml_plugin.cli.imports import quick_imports
 from diffiml_plugin.cli.parser import Parser
+from diffiml_plugin.imports import quick_imports
 from diffiml_plugin.training.settings import TrainSettings
 
 USES_MODEL = True

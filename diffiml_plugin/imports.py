@@ -1,0 +1,68 @@
+"""How what is heavy is imported: quickly, and away from the current folder, which may be anyone's."""
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+KEPT_AWAY = "DIFFIML_KEPT_AWAY"  # in the environment of the processes that a command starts; the start-up hook reads it
+# As they are imported, torch's libraries look for the GPU's in the current folder too, matplotlib for its settings, and
+# OpenCV has the processes that are started later look there for theirs.
+_LOOK_ABOUT = ("torch", "matplotlib", "cv2")
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Inside, no garbage is collected.
+
+    Importing torch and timm makes 700,000 objects that stay. Looking through them for garbage, again and again, takes a
+    sixth of the time; what is there in the end is never looked through again.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if collects:
+            gc.enable()
+
+
+def keep_away() -> None:
+    """From now on nothing that is imported, here or in processes of this one, runs what lies in the current folder."""
+    os.environ["PYTHONSAFEPATH"] = os.environ[KEPT_AWAY] = "1"
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder:
+    """An entry of `sys.meta_path` for libraries that look about as they are imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in _LOOK_ABOUT:
+            return None
+        finders: list[Any] = [finder for finder in sys.meta_path if finder is not self]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in finders)), None)
+        if spec is not None:
+            spec.loader.exec_module = _elsewhere()(spec.loader.exec_module)
+        return spec
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Inside, the current folder is this package's; afterwards libraries are looked for where they were before."""
+    libraries = os.environ.get("LD_LIBRARY_PATH")
+    here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY)) if hasattr(os, "fchdir") else None  # whatever it is called
+    try:
+        if here is not None:
+            os.chdir(os.path.dirname(__file__))
+        yield
+    finally:
+        if here is not None:
+            os.fchdir(here)
+            os.close(here)
+        os.environ.pop("LD_LIBRARY_PATH", None)
+        if libraries is not None:
+            os.environ["LD_LIBRARY_PATH"] = libraries

@@ -1,0 +1,70 @@
+import gc
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffiml_plugin.imports import quick_imports
+
+
+@pytest.fixture
+def thawed():
+    yield
+    gc.unfreeze()
+
+
+def test_no_garbage_is_collected_inside_and_none_of_it_looked_through_afterwards(thawed):
+    before = gc.get_freeze_count()
+    with quick_imports():
+        assert not gc.isenabled()
+        made = [[] for _ in range(10_000)]
+    assert gc.isenabled() and gc.get_freeze_count() - before > len(made)
+
+
+def test_garbage_is_collected_again_after_an_import_that_failed(thawed):
+    with pytest.raises(ImportError), quick_imports():
+        raise ImportError("no such module")
+    assert gc.isenabled()
+
+
+ALONE = "from diffiml_plugin.imports import keep_away; keep_away(); "
+STARTED = "import diffiml_plugin.hook; "  # by a command of ours, whose word for it the environment has
+
+
+def _run(code: str, folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("libraries", [None, "/opt/lib"])
+@pytest.mark.parametrize("first", [ALONE, STARTED])
+def test_settings_of_the_current_folder_are_nobodys(tmp_path, child_environment, first, libraries):
+    (tmp_path / "matplotlibrc").write_text("figure.dpi: 33")
+    environment = child_environment | {"DIFFIML_KEPT_AWAY": "1"} | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+    show = "import os, cv2, matplotlib; print(matplotlib.rcParams['figure.dpi'], os.environ.get('LD_LIBRARY_PATH'))"
+    assert _run(f"{first}{show}; print(os.getcwd())", tmp_path, environment) == f"100.0 {libraries}\n{tmp_path}\n"
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no compiler makes a library")
+@pytest.mark.parametrize(
+    "import_torch",
+    [
+        f"{STARTED}import torch",
+        "from diffiml_plugin.cli.main import main; main(['predict', 'gone.jpg', '--device', 'cpu']); import torch",
+    ],
+)
+def test_a_library_of_the_current_folder_is_not_loaded(tmp_path, child_environment, import_torch):
+    (tmp_path / "library.c").write_text('#include <stdio.h>\n__attribute__((constructor)) void f() { puts("loaded"); }')
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "library.c"], check=True)
+    environment = child_environment | {"DIFFIML_KEPT_AWAY": "1"}
+    assert "loaded" not in _run(import_torch, tmp_path, environment)
+
+
+def test_where_the_current_folder_is_gone_imports_work(tmp_path, child_environment):
+    code = f"import os; os.rmdir(os.getcwd()); {ALONE}import cv2; print(os.environ.get('LD_LIBRARY_PATH'))"
+    (tmp_path / "gone").mkdir()
+    assert _run(code, tmp_path / "gone", child_environment) == "None\n"
