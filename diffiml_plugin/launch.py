@@ -29,6 +29,7 @@ _CGROUPS = {  # by the controllers of a line of /proc/self/cgroup: the file of a
 }
 # How variables begin by which accelerate does more than it is asked for.
 _OF_OTHER_LAUNCHERS = ("ACCELERATE_", "PMI_", "OMPI_", "MV2_")
+_ROUNDS_FP32 = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 _HAS_NAMES_OF_2_9 = hasattr(torch.backends, "fp32_precision")  # torch 2.9 calls the rounding to TF32 otherwise
 MEMORY_SHARE = 0.9  # of the computer's memory that is taken where no limit is given
 Sample = dict[str, Any]
@@ -153,14 +154,20 @@ def _without_variables_of_others() -> Iterator[None]:
 
 
 def require_torchs_defaults() -> None:
-    """Raises DiffIMLError if this program gives new tensors another type or device than torch does by itself: networks,
-    noise and figures would be others under the same settings."""
+    """Raises DiffIMLError if this program gives new tensors another type or device than torch does by itself, or its
+    environment rounds fp32: networks, noise and figures would be others under the same settings."""
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     if dtype is not torch.float32 or device.type != "cpu":
         raise DiffIMLError(
             f"in this program new tensors are {dtype} on {device}, and results would be others; expected "
             "torch.set_default_dtype(torch.float32) and torch.set_default_device('cpu'), whatever --device says"
         )
+    for name in _ROUNDS_FP32:
+        if (mode := os.environ.get(name, "")).upper() not in ("", "STRICT"):
+            raise DiffIMLError(
+                f"the environment has {name}={mode}, by which oneDNN rounds what is to be fp32; unset it, and pass "
+                "--precision bf16 where that is wanted"
+            )
 
 
 def host_group(processes: int) -> Any:

@@ -183,6 +183,14 @@ for precision in ("fp32", "bf16"):
     assert done.returncode == 0, done.stderr[-500:]
 
 
+def test_what_rounds_fp32_by_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "strict")
+    launch.require_torchs_defaults()
+    monkeypatch.setenv("DNNL_DEFAULT_FPMATH_MODE", "BF16")
+    with pytest.raises(DiffIMLError, match="DNNL_DEFAULT_FPMATH_MODE=BF16, by which oneDNN rounds"):
+        launch.require_torchs_defaults()
+
+
 def test_a_process_may_train_in_one_precision_after_another():
     assert [launch.precision_of(launch.start("cpu", precision)) for precision in ("fp32", "bf16")] == ["fp32", "bf16"]
 

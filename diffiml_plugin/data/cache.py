@@ -64,7 +64,7 @@ def _kept(file: Path) -> np.ndarray | None:
     """The array of a file; None if there is none yet, or one that a crash of the machine cut short or emptied."""
     try:
         return np.array(open_memmap(file, "r"))  # as large as the file is, whatever its header says
-    except (OSError, ValueError):
+    except Exception:  # numpy raises whatever its parser of a header does
         return None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 Graph = Callable[..., list[np.ndarray]]
 Graphs = dict[str, Graph]  # condition, step and decoder
@@ -224,6 +225,16 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels
 
 
+def read(path: str) -> np.ndarray:
+    """The array of a .npy file. Raises OSError, or ValueError if it is none, or holds less than it says."""
+    try:
+        return open_memmap(path, "r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy raises whatever its parser of a header does
+        raise ValueError(f"{path} is no array as numpy.save writes it: {error}") from error
+
+
 def require_free(path: str) -> None:
     """Raises ValueError for a file that is no .npy, or is there, or whose folder is not."""
     if not path.endswith(".npy"):
@@ -255,7 +266,7 @@ if __name__ == "__main__":
     args = parser.parse_args()
     try:
         require_free(args.mask)
-        drawn = np.load(args.noise) if args.noise else None
-        write(args.mask, predict(*load(Path(__file__).parent), np.load(args.photo), drawn)[0])
-    except (EOFError, OSError, ValueError) as error:
+        drawn = read(args.noise) if args.noise else None
+        write(args.mask, predict(*load(Path(__file__).parent), read(args.photo), drawn)[0])
+    except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -52,7 +52,20 @@ def test_a_file_of_the_same_size_and_date_in_its_place_is_decoded_too(tmp_path):
     assert (cache.read(photo, read_image) == 9).all()
 
 
-@pytest.mark.parametrize("damage", [lambda entry: entry[:20], lambda entry: b"", lambda entry: b"PK\3\4" + entry])
+def with_shape(words):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {words}}}\n".encode()
+    return lambda entry: b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: entry[:20],
+        lambda entry: b"",
+        lambda entry: b"PK\3\4" + entry,
+        *map(with_shape, ["(10**9,)", "(99999999999999999999, 0)", "(2**62, 0)", "((4,), 6)", "(4, 6"]),
+    ],
+)
 def test_a_damaged_entry_is_replaced(tmp_path, damage):
     cache, photo = PixelCache(tmp_path / "cache"), stored(tmp_path / "a.png", 7)
     cache.read(photo, read_image)

@@ -258,6 +258,21 @@ def test_the_exported_program_overwrites_nothing(tmp_path, target):
     assert {path.name: path.lstat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("content", [b"PK\3\4garbage", b"\x93NUMPY\1\0\4\0 (((", b""])
+def test_the_exported_program_refuses_what_is_no_array(tmp_path, content):
+    (tmp_path / "photo.npy").write_bytes(content)
+    with pytest.raises(ValueError, match="photo.npy is no array as numpy.save writes it"):
+        numpy_sampler.read(str(tmp_path / "photo.npy"))
+
+
+def test_an_array_is_no_larger_than_its_file(tmp_path):
+    with open(tmp_path / "photo.npy", "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (4_000_000, 4_000_000, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match="photo.npy is no array"):
+        numpy_sampler.read(str(tmp_path / "photo.npy"))
+
+
 def test_a_mask_takes_its_place_whole_or_not_at_all(tmp_path, monkeypatch):
     numpy_sampler.write(str(tmp_path / "mask.npy"), np.ones(2))
     assert [path.name for path in tmp_path.iterdir()] == ["mask.npy"]
