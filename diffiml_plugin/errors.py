@@ -31,10 +31,10 @@ def wanted_memory(error: Exception) -> str:
 def device_failed(error: BaseException) -> bool:
     """Whether torch says that the device itself failed, as one that was lost: nothing more is computed on it.
 
-    Told by the words, because torch has a class for it since 2.8 alone, and its import takes seconds. What cuBLAS
-    refuses is called a CUDA error too, but its status begins with CU.
+    Told by the words of a RuntimeError, because torch has a class for it since 2.8 alone, and its import takes seconds.
+    What cuBLAS refuses is called a CUDA error too, but its status begins with CU.
     """
-    return bool(re.match(r"(CUDA|HIP)( driver)? error: (?!CU)", str(error)))
+    return isinstance(error, RuntimeError) and bool(re.match(r"(CUDA|HIP)( driver)? error: (?!CU)", str(error)))
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -45,9 +45,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def of_arguments() -> Iterator[None]:
-    """Inside, messages speak of the arguments of a Python call in place of flags: image_size, not --image_size."""
+    """Inside, messages speak of the arguments of a Python call in place of flags: image_size, not --image_size. What is
+    part of a path stays."""
     try:
         yield
     except DiffIMLError as error:
-        error.args = (re.sub(r"\bflag(?=s?\b)", "argument", re.sub(r"(?<![\w-])--(?=[a-z])", "", str(error))),)
+        said = re.sub(r"(?<![\w/\\-])--(?=[a-z_]+(?![\w./\\-]*[./\\]\w))", "", str(error))
+        error.args = (re.sub(r"(?<![\w./\\-])flag(?=s?(?![\w/\\-]|\.\w))", "argument", said),)
         raise

@@ -151,22 +151,21 @@ def find_config(name: str, folder: Path) -> Place:
     """The file, or row of a file, called `name` seen from `folder`, else the package's own of that name or former name.
 
     Raises:
-        DiffIMLError: there is none, with the nearest of the package's own.
+        DiffIMLError: there is none, with the nearest of the package's own; a name without an ending is of both.
     """
-    own, bare = packaged_folder(), name.removeprefix(f"{FOLDER}/")
-    file, _, row = bare.rpartition("#")
-    spellings = [(folder / name, ""), (own / bare, "")]
-    if file:
-        spellings = [*spellings, (folder / name.rpartition("#")[0], row), (own / file, row)]
-    for stem, row in spellings:
-        for path in (stem, Path(f"{stem}.yaml")):
-            if path.is_file():
-                return Place(path.resolve(), row)
-    entries = package_index()
+    own = packaged_folder()
+    bare = name.removeprefix(f"{FOLDER}/")
+    here, packaged = _place(folder, name), _place(own, bare)
+    entries = [] if packaged else package_index()
     former = bare.removesuffix(".yaml")
-    for entry in entries:
-        if former in (entry.formerly, entry.name):
-            return entry.place
+    packaged = packaged or next((entry.place for entry in entries if former in (entry.formerly, entry.name)), None)
+    says_which = Path(name.partition("#")[0]).suffix == ".yaml" or name.startswith((".", os.sep))
+    if here and packaged and not says_which and not here.file.is_relative_to(own.resolve()):
+        raise DiffIMLError(
+            f"{name} is {here.file} and a configuration of the package; write that path, or start in another folder"
+        )
+    if place := here or packaged:
+        return place
     known = {
         word: None for entry in entries for word in (entry.name.partition("#")[0], entry.name, entry.formerly) if word
     }
@@ -175,11 +174,14 @@ def find_config(name: str, folder: Path) -> Place:
     )
 
 
-def require_packaged(name: str) -> None:
-    """Raises DiffIMLError if a file of the current folder would be taken for the package's configuration `name`."""
-    file = find_config(name, Path()).file
-    if not file.is_relative_to(packaged_folder().resolve()):
-        raise DiffIMLError(f"{file} would take the place of the package's {name}; start in another folder")
+def _place(folder: Path, name: str) -> Place | None:
+    """The file of that name in a folder, with or without `.yaml`; of `FILE#ROW`, where none is called so, its row."""
+    file, _, row = name.rpartition("#")
+    for stem, part in ((name, ""), (file, row)) if file else ((name, ""),):
+        for path in (folder / stem, folder / f"{stem}.yaml"):
+            if path.is_file():
+                return Place(path.resolve(), part)
+    return None
 
 
 def package_index() -> list[IndexEntry]:

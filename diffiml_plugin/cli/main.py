@@ -83,7 +83,8 @@ def _main(argv: list[str]) -> int:
         _logger.error(mend)
         return 2
     except (DiffIMLError, OSError) as error:
-        _logger.error(str(error).rpartition("DiffIMLError: ")[2])  # a loader's worker sends its traceback along
+        of_worker = re.match(r"Caught \w+ in .*^[\w.]*DiffIMLError: ", str(error), re.DOTALL | re.MULTILINE)
+        _logger.error(str(error)[of_worker.end() if of_worker else 0 :])  # a loader's worker sends its traceback along
         return 2
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from diffiml_plugin.cli.command_line import parse_arguments, read_command_line
-from diffiml_plugin.cli.config_file import Place, find_config, require_packaged
+from diffiml_plugin.cli.config_file import Place, find_config
 from diffiml_plugin.cli.parser import Parser
 from diffiml_plugin.cli.targets import commands, read_targets
 from diffiml_plugin.errors import DiffIMLError, nearest
@@ -142,9 +142,6 @@ def _steps(args: argparse.Namespace) -> list[Step]:
     trained: dict[str, str] = {}  # by the folder that a step trains into: the model
     for verb, *words in commands(args.target, args.rows, args.seeds):
         module = importlib.import_module(f"diffiml_plugin.cli.{verb}")
-        for flag, name in zip(words, words[1:], strict=False):
-            if flag == "--config":
-                require_packaged(name)
         model = [] if verb == "train" else _model_to_come(words, trained)
         flags = read_command_line(f"benco {verb}", module, [*words, *model]).parser.flags()
         for flag in passed_on:
@@ -271,7 +268,7 @@ def _is_of_data(args: argparse.Namespace, run: str, lists: Sequence[str]) -> boo
 def _was_made_by(results: Path, step: Step) -> bool:
     """Whether the command that a results file tells of has the settings of the step, apart from how it runs."""
     try:
-        _, verb, *words = shlex.split(read_json(results)["command"])
+        _, verb, *words = shlex.split(read_json(results)["command"] or "")  # of None it would read stdin
         asks = any(word.startswith(("-h", "--help")) for word in words)
         if asks or verb != step.words[0] or _files_of_settings(words) != _files_of_settings(step.words[1:]):
             return False

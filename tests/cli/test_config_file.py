@@ -171,8 +171,21 @@ def package(tmp_path, monkeypatch):
 def test_the_packages_own_files_are_found_from_anywhere(tmp_path, package, name):
     (own := package / "own.yaml").write_text("lr: 1.0")
     assert find_config(name, tmp_path / "elsewhere") == Place(own)
-    (mine := tmp_path / "own.yaml").write_text("lr: 2.0")  # a file at hand comes first
-    assert find_config("own", tmp_path) == Place(mine)
+
+
+@pytest.mark.parametrize("name", ["own", "own.yaml", "old_short", "family#short", "benco_configs/own"])
+def test_a_file_at_hand_of_a_configurations_name_is_named_as_a_file(tmp_path, package, name):
+    for folder in (package, tmp_path, tmp_path / "benco_configs"):
+        folder.mkdir(exist_ok=True)
+        for file in ("own", "old_short", "family"):
+            (folder / f"{file}.yaml").write_text(FAMILY if file == "family" else "lr: 2.0")
+    path, _, row = name.partition("#")
+    mine = Place(tmp_path / f"{path.removesuffix('.yaml')}.yaml", row)
+    if name != "own.yaml":
+        with pytest.raises(DiffIMLError, match=f"{name} is {mine.file} and a configuration of the package"):
+            find_config(name, tmp_path)
+    for spelling in (f"./{name}", mine.file if not row else f"{mine.file}#{row}"):
+        assert find_config(str(spelling), tmp_path) == mine
 
 
 FAMILY = """

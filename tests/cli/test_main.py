@@ -68,10 +68,10 @@ def test_user_mistakes_are_one_line_and_status_2(probe, fault, capsys):
 def test_a_workers_mistake_comes_without_its_traceback(probe, capsys):
     probe.fault = DiffIMLError(
         "Caught DiffIMLError in DataLoader worker process 0.\nOriginal Traceback (most recent "
-        "call last):\n  File\ndiffiml_plugin.errors.DiffIMLError: x.png is cut off"
+        "call last):\n  File\ndiffiml_plugin.errors.DiffIMLError: DiffIMLError: x.png is cut off"
     )
     assert probe("--data_path", "x") == 2
-    assert capsys.readouterr().err == "error: x.png is cut off\n"
+    assert capsys.readouterr().err == "error: DiffIMLError: x.png is cut off\n"
 
 
 def test_our_own_mistakes_are_not_hidden(probe):

@@ -176,6 +176,7 @@ def test_what_was_tested_is_not_tested_again(tested, capsys):
         {"command": "benco test --config mvss/test -hh"},
         {"command": "benco test --config mvss/test --config empty.yaml"},  # what a results file names is not opened
         {"command": ""},
+        {"command": None},
         {"weights": "other"},  # of whatever date
     ],
 )
@@ -444,7 +445,7 @@ def test_a_configuration_of_the_current_folder_is_not_the_packages(monkeypatch, 
     (tmp_path / "benco_configs" / "demo.yaml").write_text("epochs: 77\n")
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", "table4", "--dry_run"]) == 2
-    assert "complexity.yaml would take the place of the package's complexity" in capsys.readouterr().err
+    assert "complexity.yaml and a configuration of the package; write that path" in capsys.readouterr().err
     assert main(["demo", "--dry_run"]) == 0 and "77" not in capsys.readouterr().out
 
 
