@@ -10,8 +10,8 @@ def test_a_device_fails_by_torchs_word_alone():
 
 
 SAID = {
-    "--image_size 0 is no size; leave the flag out, or --if_padding.": "image_size 0 is no size; leave the argument out, "
-    "or if_padding.",
+    "--image_size 0 is none; leave the flag out, or --if_padding.": "image_size 0 is none; leave the argument out, or "
+    "if_padding.",
     "unknown flags --a and --b": "unknown arguments a and b",
 }
 OF_PATHS = ("flag/best.safetensors does not exist", "/a/flag/--red.jpg, flag.png and --blue.jpg are broken")

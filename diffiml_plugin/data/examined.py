@@ -11,7 +11,7 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from threading import Condition
-from typing import TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import PIL
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from diffiml_plugin.data import faults, formats, images, lists
 from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.formats import MOST_PIXELS
-from diffiml_plugin.data.images import read_header
+from diffiml_plugin.data.images import pixels_held
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, without
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import file_digest, replacing
@@ -191,26 +191,17 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], ti
         yield from tqdm(chain.from_iterable(batches), title, len(items), unit="img", leave=False, disable=None)
 
 
-def in_turn(function: Callable[[tuple[str, str]], _Result]) -> Callable[[tuple[str, str]], _Result]:
-    """A function that decodes an image and its mask, for threads: together they hold no more pixels than the largest
-    image may have, which is then alone. Examining a pair takes 5 to 14 bytes a pixel.
+def in_turn(function: Callable[[tuple[Any, Any]], _Result]) -> Callable[[tuple[Any, Any]], _Result]:
+    """A function that decodes an image and its mask, if there is one, for threads: together they hold no more pixels
+    than the largest image may have, which is then alone. Examining a pair takes 5 to 14 bytes a pixel.
     """
     room = _Room(MOST_PIXELS)
 
-    def waiting(pair: tuple[str, str]) -> _Result:
-        with room.of(max(_pixels(path) for path in pair if path != NEGATIVE)):
+    def waiting(pair: tuple[Any, Any]) -> _Result:
+        with room.of(max(pixels_held(path) for path in pair if path and path != NEGATIVE)):
             return function(pair)
 
     return waiting
-
-
-def _pixels(path: str) -> int:
-    """Of an image, by its header; 0 of what is none."""
-    try:
-        width, height, _ = read_header(path)
-    except DiffIMLError:
-        return 0
-    return width * height
 
 
 class _Room:

@@ -130,6 +130,20 @@ def read_header(path: str | Path, content: bytes | None = None) -> tuple[int, in
         return width, height, orientation_of(image)
 
 
+def pixels_held(path: str | Path) -> int:
+    """How many reading an image holds: those of its header or, if that are more or it has none, its file's bytes in
+    threes; 0 where there is no file."""
+    try:
+        in_bytes = os.stat(path).st_size // 3
+    except OSError:
+        return 0
+    try:
+        width, height, _ = read_header(path)
+    except DiffIMLError:
+        return in_bytes
+    return max(width * height, in_bytes)
+
+
 def orientation_of(image: Image.Image) -> int:
     """What EXIF states of an image that is open, 1 (as it is stored) to 8; 1 where it states nothing that is known.
 

@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffiml_plugin.data.formats import read_content
-from diffiml_plugin.data.images import read_header
+from diffiml_plugin.data.images import pixels_held
 from diffiml_plugin.errors import DiffIMLError, device_failed, visible
 from diffiml_plugin.evaluation.records import code_digest
 from diffiml_plugin.files import inside
@@ -201,7 +201,7 @@ class _Run:
         """
         queue = _Queue()
         for job in jobs:
-            pixels = _pixels(job.file)
+            pixels = pixels_held(job.file)
             while queue.full_with(pixels):
                 yield queue.get()
             if pixels > _PIXELS:
@@ -267,15 +267,6 @@ def entry_of(image: str, digest: str, result: Result, seconds: float) -> Entry:
         "regions": [asdict(region) for region in result.regions[:_MOST_REGIONS]],
         "seconds": round(seconds, 4),
     }
-
-
-def _pixels(file: Path) -> int:
-    """Of a photo, or three bytes of its file each, if that are more; 0 where reading will say what is wrong."""
-    try:
-        width, height, _ = read_header(file)
-        return max(width * height, file.stat().st_size // 3)
-    except Exception:
-        return 0
 
 
 def _reason(error: Exception) -> str:

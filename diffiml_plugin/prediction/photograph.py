@@ -53,6 +53,7 @@ def read_photograph(photo: object, memory: PassMemory) -> Photograph:
         if is_address(name := os.fspath(photo)):
             raise DiffIMLError(f"{name} is an address; download the photo, and name its file")
         path = Path(photo)
+        read_header(path)  # before the bytes, which may be many: what is no image is refused
         content = read_content(path)
         width, height, orientation = read_header(path, content)
         memory.require_room(width * height, name)

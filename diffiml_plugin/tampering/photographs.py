@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffiml_plugin.data.examined import content_of, digest_of, in_parallel
+from diffiml_plugin.data.examined import content_of, digest_of, in_parallel, in_turn
 from diffiml_plugin.data.formats import SUFFIXES, opening
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.masks import read_label_map
@@ -56,7 +56,8 @@ class Photographs:
         self._limit, self._held = longest_side, 0
         self._objects: dict[int, list[Labelled]] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            looked_at = list(pool.map(self._look, files, maps))
+            look = in_turn(lambda pair: self._look(*pair))
+            looked_at = list(pool.map(look, zip(files, maps, strict=True)))
         for problem in (item for item in looked_at if isinstance(item, str)):
             _logger.warning(f"{problem}; left out")
         self._photographs = [item for item in looked_at if isinstance(item, _Photograph)]

@@ -12,6 +12,7 @@ from diffiml_plugin.data.images import (
     as_viewed,
     decoding,
     orientation_of,
+    pixels_held,
     read_header,
     read_image,
     read_mask,
@@ -237,6 +238,18 @@ def test_a_header_is_read_without_decoding(tmp_path, monkeypatch, place):
     assert read_header(file) == read_header(file, file.read_bytes()) == (9, 6, 6)
     content = file.read_bytes()
     assert read_header(file, content[: content.index(b"IDAT") + 10]) == (9, 6, 1 if place == "behind" else 6)  # cut off
+
+
+def test_what_reading_holds_is_of_the_header_or_of_the_bytes(tmp_path):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (300, 200)).save(file)
+    assert pixels_held(file) == 60_000
+    with open(file, "ab") as appended:
+        appended.truncate(3_000_000)
+    assert pixels_held(file) == 1_000_000
+    file.write_bytes(bytes(90))
+    assert pixels_held(file) == 30
+    assert pixels_held(tmp_path / "gone.png") == 0
 
 
 def test_an_orientation_that_is_none_is_as_stored(tmp_path):

@@ -20,7 +20,7 @@ from diffiml_plugin.evaluation.calibration import Calibration, Rates
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.models.checkpoints import restore, save_checkpoint
-from diffiml_plugin.prediction import memory
+from diffiml_plugin.prediction import memory, photograph
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.settings import CommonSettings
 from diffiml_plugin.weights.files import load_weights, save_weights
@@ -97,6 +97,13 @@ def test_grey_transparent_and_deep_images_are_read_as_their_files_are(detector, 
         assert np.array_equal(stored.image, opened.image) and stored.image.shape == (16, 16, 3)
     with pytest.raises(DiffIMLError, match="the image holds floating-point pixels; convert it"):
         detector(Image.fromarray(grey.astype(np.float32)))
+
+
+def test_what_is_no_image_is_refused_before_its_bytes_are_read(detector, tmp_path, monkeypatch):
+    (tmp_path / "large.jpg").write_bytes(bytes(99))
+    monkeypatch.setattr(photograph, "read_content", lambda path: pytest.fail("the bytes were read"))
+    with pytest.raises(DiffIMLError, match="large.jpg cannot be read as an image"):
+        detector.predict(tmp_path / "large.jpg")
 
 
 def test_an_image_that_is_not_decoded_yet_is_read_as_its_file_is_and_stays_so(detector, photo, tmp_path):
