@@ -28,6 +28,11 @@ def wanted_memory(error: Exception) -> str:
     return f"{wanted[1]} more were wanted" if wanted else "nothing of it was left"
 
 
+def first_line(error: Exception) -> str:
+    """The error's type and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+
+
 def device_failed(error: BaseException) -> bool:
     """Whether torch says that the device itself failed, as one that was lost: nothing more is computed on it.
 

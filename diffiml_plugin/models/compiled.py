@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diffiml_plugin import launch
-from diffiml_plugin.errors import DiffIMLError, device_failed, wanted_memory
+from diffiml_plugin.errors import DiffIMLError, device_failed, first_line, wanted_memory
 from diffiml_plugin.folders import user_cache
 from diffiml_plugin.method.diffiml import DiffIML
 
@@ -125,7 +125,7 @@ class _Parts:
                 if device_failed(error):
                     raise
                 fails = True
-                _logger.warning(f"{name} runs without compiling, which failed: {_first_line(error)}")
+                _logger.warning(f"{name} runs without compiling, which failed: {first_line(error)}")
                 return plain(*inputs, **options)
 
         return run
@@ -165,7 +165,7 @@ class _Captured:
                     )
                 except Exception as error:  # a capture fails in as many ways as compiling
                     self.fails = True
-                    _logger.warning(f"predictions run without a CUDA graph, whose capture failed: {_first_line(error)}")
+                    _logger.warning(f"predictions run without a CUDA graph, whose capture failed: {first_line(error)}")
             return self.function(image, noise, members)
         finally:
             self.parts.way = "plain"
@@ -196,8 +196,3 @@ class _Graph:
             own.copy_(given, non_blocking=True)
         self.graph.replay()
         return tuple(output.clone() for output in self.outputs)  # the next replay overwrites them
-
-
-def _first_line(error: Exception) -> str:
-    reason = str(error).strip() or "no reason given"
-    return f"{type(error).__name__}: {reason.splitlines()[0]}"

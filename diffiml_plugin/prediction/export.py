@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from diffiml_plugin import __version__
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, first_line
 from diffiml_plugin.evaluation.scores import THRESHOLD
 from diffiml_plugin.files import file_digest, replacing, require_unchanged, write_text
 from diffiml_plugin.folders import claimed
@@ -145,7 +145,7 @@ def _exported(opened: OpenedModel, weights: str, format: str, folder: Path) -> E
         except Exception as error:  # exporters fail in many ways, over layers that they do not know
             raise DiffIMLError(
                 f"the {file.stem} of this model ({diffiml.config.encoder}, {diffiml.config.latent_codec}) cannot be "
-                f"exported as {format}: {_first_line(error)}"
+                f"exported as {format}: {first_line(error)}"
             ) from error
     config = {"checkpoint": opened.path.name, "weights": weights, **_configuration(opened, diffiml.config, format)}
     graphs = _open(folder, format)
@@ -262,7 +262,3 @@ def _trial(diffiml: DiffIML, size: tuple[int, int]) -> tuple[np.ndarray, np.ndar
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     noise = diffiml.draw_noise(["tried"], size)[0]
     return image.numpy(), noise.numpy(), diffiml.predict(image, ["tried"]).probability[0, 0].numpy()
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from diffiml_plugin.data.formats import read_content
 from diffiml_plugin.data.images import pixels_held
-from diffiml_plugin.errors import DiffIMLError, device_failed, visible
+from diffiml_plugin.errors import DiffIMLError, device_failed, first_line, visible
 from diffiml_plugin.evaluation.records import code_digest
 from diffiml_plugin.files import inside
 from diffiml_plugin.folders import LOCK, claimed, remove_half_written
@@ -239,9 +239,9 @@ class _Run:
             raise error
         if device_failed(error):
             raise DiffIMLError(
-                f"the device failed: {_reason(error)}; what is done is kept, and --skip_existing goes on"
+                f"the device failed: {first_line(error)}; what is done is kept, and --skip_existing goes on"
             ) from error
-        reason = str(error) if isinstance(error, DiffIMLError) else f"{job.file}: {_reason(error)}"
+        reason = str(error) if isinstance(error, DiffIMLError) else f"{job.file}: {first_line(error)}"
         _logger.error(reason)
         self.journal.add({"image": job.image, "error": reason})
         self._count(FAILED)
@@ -267,11 +267,6 @@ def entry_of(image: str, digest: str, result: Result, seconds: float) -> Entry:
         "regions": [asdict(region) for region in result.regions[:_MOST_REGIONS]],
         "seconds": round(seconds, 4),
     }
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _shown(items: Iterator[Any], total: int) -> Iterator[Any]:
