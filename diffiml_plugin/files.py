@@ -3,15 +3,15 @@
 import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.folders import half_written, lost_claim, probe, require_claims_held
-from diffiml_plugin.ledger import Appended, enter, ledger_of
+from diffiml_plugin.ledger import Appended, digest_of_start, enter, ledger_of
 from diffiml_plugin.stored import shown
 
 if TYPE_CHECKING:  # `--help` says nothing with these
@@ -130,9 +130,9 @@ def drawing(path: Path, size: tuple[float, float], dpi: int) -> Iterator["Figure
             figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")
 
 
-def beginning(name: str, most: int = 200) -> str:
-    """`name`, cut to `most` bytes where it is longer: file systems take 255, and an ending is to follow."""
-    return os.fsencode(name)[:most].decode(errors="ignore") if len(os.fsencode(name)) > most else name
+def beginning(name: str) -> str:
+    """`name`, cut to 200 bytes where it is longer: file systems take 255, and an ending is to follow."""
+    return os.fsencode(name)[:200].decode(errors="ignore") if len(os.fsencode(name)) > 200 else name
 
 
 def inside(folder: Path, name: str | Path) -> Path:
@@ -161,11 +161,7 @@ def _is_name(part: str) -> bool:
 
 def file_digest(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return digest_of_start(path, sys.maxsize)
 
 
 def require_unchanged(path: str | Path, digest: str) -> None:

@@ -28,6 +28,7 @@ _OF_LINES = ".jsonl"  # ends the name of each file that lines are added to
 _LIMIT = 2**30  # bytes: some million photos
 _FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str, "grows": bool, "by": str}
 _LEDGERS: dict[str, "Ledger"] = {}  # of this process, by the folders and files that they are of
+_WARNED_OF: set[str] = set()  # files, of each of which is told once
 _Version = tuple[int, str]  # bytes and SHA-256 of a file as it was written
 
 
@@ -106,9 +107,10 @@ class Ledger:
         if not versions or os.path.islink(path) or not os.path.isfile(path):
             return None
         size = os.path.getsize(path)
-        if growing and growing[0] < size and _digest(path, growing[0]) == growing[1]:
+        if growing and growing[0] < size and digest_of_start(path, growing[0]) == growing[1]:
             return versions[growing]
-        return versions.get((size, _digest(path, size))) if any(entered == size for entered, _ in versions) else None
+        known = any(entered == size for entered, _ in versions)  # else its bytes need not be read
+        return versions.get((size, digest_of_start(path, size))) if known else None
 
     def adopt(self, path: str | Path) -> None:
         """Enters a file as it is, with the first that is written."""
@@ -129,7 +131,7 @@ class Ledger:
 
     def _entered(self, path: str | Path, content: str | Path, grows: bool = False) -> bytes:
         key, size = os.path.abspath(path), os.path.getsize(content)
-        name, digest = os.path.relpath(key, self.folder), _digest(content, size)
+        name, digest = os.path.relpath(key, self.folder), digest_of_start(content, size)
         line: dict[str, Any] = {"file": name, "size": size, "sha256": digest, "by": self._run}
         if grows:
             line["grows"] = True
@@ -210,8 +212,9 @@ def discard(folder: str | Path, files: Iterable[Path] | None = None, run: str = 
 
 def warn_if_changed(path: Path) -> None:
     """For before a file of results is read: a warning if a command wrote it, and it is another now."""
-    ledger = Ledger(path.parent)
-    if os.path.abspath(path) in ledger.files and not ledger.wrote(path):
+    ledger, key = Ledger(path.parent), os.path.abspath(path)
+    if key in ledger.files and key not in _WARNED_OF and not ledger.wrote(path):
+        _WARNED_OF.add(key)
         _logger.warning(f"{path} has changed since it was written; its figures are taken as they stand")
 
 
@@ -254,7 +257,7 @@ def _others(path: str | Path, why: str = "") -> DiffIMLError:
     return DiffIMLError(f"{told}; choose another folder, or move that file{hint}")
 
 
-def _digest(path: str | Path, length: int) -> str:
+def digest_of_start(path: str | Path, length: int) -> str:
     """The SHA-256 of the first `length` bytes."""
     digest = sha256()
     with open(path, "rb") as file:

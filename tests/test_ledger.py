@@ -205,7 +205,7 @@ def test_a_file_is_of_its_command_when_another_writes_at_once(tmp_path):
     begin(tmp_path, "second", {}, [tmp_path / "b.txt", tmp_path / "d.txt"])
 
 
-def test_a_reader_is_told_of_what_has_changed(tmp_path, caplog):
+def test_readers_are_told_once_of_what_has_changed(tmp_path, caplog):
     run(tmp_path)
     (tmp_path / "of_nobody.txt").write_text("mine")
     warn_if_changed(tmp_path / "a.txt")
@@ -213,7 +213,8 @@ def test_a_reader_is_told_of_what_has_changed(tmp_path, caplog):
     assert not caplog.text
     (tmp_path / "a.txt").write_text("mine")
     warn_if_changed(tmp_path / "a.txt")
-    assert "a.txt has changed since it was written; its figures are taken as they stand" in caplog.text
+    warn_if_changed(tmp_path / "a.txt")
+    assert caplog.text.count("a.txt has changed since it was written; its figures are taken as they stand") == 1
 
 
 def test_only_what_is_as_it_was_written_is_discarded(tmp_path):

@@ -141,8 +141,7 @@ def _look(pair: tuple[str, str]) -> tuple[tuple[int, int], list[Fault], list[str
 
 def rules(*modules: str) -> list[object]:
     """By which files are judged: what changes with Pillow, with a module of DECIDING, and with `modules`."""
-    files = (*DECIDING, *modules)
-    return [RULES, PIL.__version__, *(sha256(Path(module).read_bytes()).hexdigest() for module in files)]
+    return [RULES, PIL.__version__, *map(file_digest, (*DECIDING, *modules))]
 
 
 def state_of(path: str) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.files import replacing
+from diffiml_plugin.files import file_digest, replacing
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS, DiffIMLConfig
 from diffiml_plugin.stored import checked, parse_json, require_file, shown
 from diffiml_plugin.threads import replaced_here
@@ -220,8 +220,4 @@ def refusing(path: str | Path) -> Iterator[None]:
 
 def identity(path: str | Path) -> str:
     """The path with the file's size and hash, which tell one copy from another."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return f"{path} ({Path(path).stat().st_size} bytes, sha256 {digest.hexdigest()})"
+    return f"{path} ({Path(path).stat().st_size} bytes, sha256 {file_digest(path)})"
