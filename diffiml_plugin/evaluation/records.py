@@ -177,14 +177,16 @@ def code_digest(model: Callable[..., Any]) -> str:
     with suppress(TypeError, OSError):  # a class of a notebook has no file
         modules.add(Path(inspect.getfile(model)))
     digests = sorted(file_digest(module) for module in modules if module.is_file())
-    return digest([*map(_version_of, _BELOW), *digests])
+    return digest([versions_of(_BELOW), *digests])
 
 
-def _version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # built by hand, or a fork of it under another name
-        return ""
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed; one may be built by hand, or a fork of it under another name."""
+    versions = {}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def digest(value: Any) -> str:

@@ -6,13 +6,13 @@ import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from diffiml_plugin import __version__
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.records import versions_of
 from diffiml_plugin.files import appending, replacing, write_text
 from diffiml_plugin.stored import checked, parse_json, require_file
 
@@ -59,7 +59,7 @@ class Journal:
         done = [entry for entry in latest(folder).values() if "error" not in entry]
         self.names: dict[str, str] = {entry["image"]: entry["mask"].removesuffix(MASK) for entry in done}
         self.digests: dict[str, str] = {entry["image"]: entry["sha256"] for entry in done if entry.get("code") == code}
-        versions = {"diffiml_plugin": __version__, "python": platform.python_version(), **_versions()}
+        versions = {"diffiml_plugin": __version__, "python": platform.python_version(), **versions_of(_PACKAGES)}
         self._run = {**description, "versions": versions, "command": shlex.join(sys.argv)}
 
     def begin(self, images: Collection[str]) -> None:
@@ -121,16 +121,6 @@ def read_results(folder: Path) -> Iterator[Entry]:
             if not valid:
                 raise DiffIMLError(f"{path}, line {number}, is no result of ours; choose another --output_dir")
             yield entry
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # an extra
-            continue
-    return versions
 
 
 def _line(entry: Entry) -> bytes:

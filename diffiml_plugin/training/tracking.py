@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -25,6 +24,7 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.evaluation.records import versions_of
 from diffiml_plugin.files import beginning, write_text
 from diffiml_plugin.folders import require_claims_held
 from diffiml_plugin.framework.imdlbenco import denormalize
@@ -212,7 +212,8 @@ def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
     starts = read_json(path) if path.exists() else []
     if not isinstance(starts, list):
         raise DiffIMLError(f"{path} is no list of starts; remove it, or choose another --output_dir")
-    start = {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_revision(), "host": platform.node()}
+    versions = {"python": platform.python_version(), **versions_of(_PACKAGES)}
+    start = {"command": shlex.join(sys.argv), "versions": versions, "git": _git_revision(), "host": platform.node()}
     write_text(path, json.dumps([*starts, start], indent=2) + "\n")
     write_text(folder / CONFIG, _as_yaml(configuration))
 
@@ -220,16 +221,6 @@ def describe_run(folder: Path, configuration: Mapping[str, Any]) -> None:
 def _as_yaml(configuration: Mapping[str, Any]) -> str:
     flags = {name: escaped(value) for name, value in configuration.items() if not isinstance(value, (list, tuple))}
     return yaml.safe_dump(flags, sort_keys=False)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _git_revision() -> str | None:
