@@ -29,8 +29,8 @@ class FrameworkFinder:
         self._in_console_script &= _is_console_script() and _our_main() is not None
         if self._in_console_script:
             return self._stand_in(name)
-        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, specs), None)
+        behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in behind)), None)
         if spec is not None:
             _run_after(spec.loader, _register if name == _FRAMEWORK else _wrap_main)
         return spec

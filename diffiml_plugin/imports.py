@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 KEPT_AWAY = "DIFFIML_KEPT_AWAY"  # in the environment of the processes that a command starts; the start-up hook reads it
-# As they are imported, torch's libraries look for the GPU's in the current folder too, matplotlib for its settings, and
-# OpenCV has the processes that are started later look there for theirs.
-_LOOK_ABOUT = ("torch", "matplotlib", "cv2")
 
 
 @contextmanager
@@ -37,16 +34,34 @@ def keep_away() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+@contextmanager
+def no_relative_path_added() -> Iterator[None]:
+    """Inside, nothing relative comes to `sys.path`."""
+    path = sys.path
+    sys.path = _FullPaths(path)
+    try:
+        yield
+    finally:
+        path[:] = sys.path
+        sys.path = path
+
+
+class _FullPaths(list[str]):
+    def append(self, entry: str) -> None:
+        if os.path.isabs(entry):
+            super().append(entry)
+
+
 class _Finder:
-    """An entry of `sys.meta_path` for libraries that look about as they are imported."""
+    """An entry of `sys.meta_path` for what looks into the current folder as it is imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name not in _LOOK_ABOUT:
+        if name not in _APART:
             return None
-        finders: list[Any] = [finder for finder in sys.meta_path if finder is not self]
-        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in finders)), None)
+        behind: list[Any] = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in behind)), None)
         if spec is not None:
-            spec.loader.exec_module = _elsewhere()(spec.loader.exec_module)
+            spec.loader.exec_module = _APART[name]()(spec.loader.exec_module)
         return spec
 
 
@@ -66,3 +81,12 @@ def _elsewhere() -> Iterator[None]:
         os.environ.pop("LD_LIBRARY_PATH", None)
         if libraries is not None:
             os.environ["LD_LIBRARY_PATH"] = libraries
+
+
+_APART = {
+    # torch's libraries look for the GPU's in the current folder too, matplotlib for its settings, and OpenCV has the
+    # processes that are started later look there for theirs
+    **dict.fromkeys(("torch", "matplotlib", "cv2"), _elsewhere),
+    # some of the zoo's modules add `.` and `./modules` to `sys.path`
+    **dict.fromkeys(("IMDLBenCo", "IMDLBenCo.cli"), no_relative_path_added),
+}

@@ -103,7 +103,7 @@ def test_what_is_no_image_is_refused_before_its_bytes_are_read(detector, tmp_pat
     (tmp_path / "large.jpg").write_bytes(bytes(99))
     monkeypatch.setattr(photograph, "read_content", lambda path: pytest.fail("the bytes were read"))
     with pytest.raises(DiffIMLError, match="large.jpg cannot be read as an image"):
-        detector.predict(tmp_path / "large.jpg")
+        detector(tmp_path / "large.jpg")
 
 
 def test_an_image_that_is_not_decoded_yet_is_read_as_its_file_is_and_stays_so(detector, photo, tmp_path):
