@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.folders import half_written, lost_claim, probe, require_claims_held
-from diffiml_plugin.ledger import Appended, digest_of_start, enter, ledger_of
+from diffiml_plugin.ledger import Appended, digest_of_start, enter, ledger_of, state_of_file
 from diffiml_plugin.stored import shown
 
 if TYPE_CHECKING:  # `--help` says nothing with these
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # `--help` says nothing with these
     from matplotlib.figure import Figure
 
 _LONGEST_NAME = 255  # bytes that file systems take
-_FREE: set[str] = set()  # files that were not there when this process began, and that it has not written yet
+_FREE: dict[str, Any] = {}  # files that were not there when this process began, as it has written them since, or None
 _PERHAPS_DONE: set[str] = set()  # files that were, and may be what it is to write
 
 
@@ -38,7 +38,10 @@ def require_free(path: str | Path, suffix: str = "", perhaps_done: bool = False)
     require_writable(path)
     if os.path.lexists(path) and not perhaps_done:
         raise _there_already(path)
-    (_PERHAPS_DONE if os.path.lexists(path) else _FREE).add(os.path.abspath(path))
+    if os.path.lexists(path):
+        _PERHAPS_DONE.add(os.path.abspath(path))
+    else:
+        _FREE[os.path.abspath(path)] = None
 
 
 def _there_already(path: str | Path) -> DiffIMLError:
@@ -205,14 +208,17 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             if not path.is_symlink():
                 os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))  # what others could not read they cannot now
         enter(path, temporary, lasting=lasting)
-        place = reserved(path) if os.path.abspath(path) in _FREE else path
+        key, state = os.path.abspath(path), state_of_file(temporary)
+        changed = key in _FREE and (_FREE[key] is None or state_of_file(path) != _FREE[key])
+        place = reserved(path) if changed else path
         os.replace(temporary, place)
         if place != path:
             raise DiffIMLError(
                 f"{path} was written by another process meanwhile and is not overwritten; this result is {place}"
             )
-        for named in (_FREE, _PERHAPS_DONE):
-            named.discard(os.path.abspath(path))
+        if key in _FREE or key in _PERHAPS_DONE:
+            _FREE[key] = state
+            _PERHAPS_DONE.discard(key)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk names none
         raise
@@ -237,7 +243,7 @@ def appending(path: Path) -> Iterator[BinaryIO]:
     """A file to add lines to, made where it is missing; each leaves the process at once.
 
     Raises:
-        DiffIMLError: as `replacing`.
+        DiffIMLError: as `replacing`; another file took its place meanwhile.
     """
     if not os.path.lexists(path):
         with replacing(path, lasting=False):  # entered before it is there
@@ -250,8 +256,9 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         try:
             yield file
         except BaseException:
-            if not lost_claim(path):
+            if not lost_claim(path) and file.is_in_place():
                 enter(path, path)
             raise
         require_claims_held(path)
+        file.require_in_place()
         enter(path, path)

@@ -30,6 +30,7 @@ _FIELDS = {"run": str, "settings": dict, "file": str, "size": int, "sha256": str
 _LEDGERS: dict[str, "Ledger"] = {}  # of this process, by the folders and files that they are of
 _WARNED_OF: set[str] = set()  # files, of each of which is told once
 _Version = tuple[int, str]  # bytes and SHA-256 of a file as it was written
+_State = tuple[int, ...]
 
 
 class Ledger:
@@ -49,7 +50,7 @@ class Ledger:
         self.growing: dict[str, _Version] = {}
         self.settings: dict[tuple[str, str], dict[str, Any]] = {}
         self._run = ""  # the last
-        self._mine: set[str] = set()  # known to be ours, or written by now
+        self._mine: dict[str, _State | None] = {}  # known to be ours, or written by now: as they were then
         self._pending = b""  # a run that has written nothing yet
         if os.path.lexists(self.folder / LEDGER):
             if os.path.islink(self.folder / LEDGER) or os.stat(self.folder / LEDGER).st_nlink > 1:
@@ -84,8 +85,8 @@ class Ledger:
         Args:
             run: a command; empty: any.
         """
-        key = os.path.abspath(path)
-        if key in self._mine or not os.path.lexists(path):
+        key, state = os.path.abspath(path), state_of_file(path)
+        if state is None or self._mine.get(key) == state:
             return
         writer = self.writer(path)
         if writer is None:
@@ -94,7 +95,7 @@ class Ledger:
             raise _others(path)
         if key in self.growing:
             self.adopt(path)  # as long as it has become
-        self._mine.add(key)
+        self._mine[key] = state
 
     def wrote(self, path: str | Path) -> bool:
         """Whether `path` is a file that was written here, as it was then; of a growing one, its beginning."""
@@ -136,7 +137,7 @@ class Ledger:
         if grows:
             line["grows"] = True
         self._learn(line)
-        self._mine.add(key)
+        self._mine[key] = state_of_file(content)  # which it keeps as it takes its place
         return _line(line)
 
 
@@ -232,6 +233,15 @@ def enter(path: Path, content: Path, grows: bool = False, lasting: bool = True) 
         ledger.enter(path, content, grows, lasting)
 
 
+def state_of_file(path: str | Path) -> _State | None:
+    """Changes when a file is changed, or another one takes its place; None if there is nothing."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def not_following(path: str, flags: int) -> int:
     """Opens a file for `open`, but no link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -243,8 +253,20 @@ class Appended(io.FileIO):
 
     def __init__(self, path: str | Path):
         super().__init__(path, "a", opener=not_following)
+        self.path = path
+
+    def is_in_place(self) -> bool:
+        """Whether no other file has taken its place, as editors and rsync have one do: what is added then is lost."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.lstat(self.path), os.fstat(self.fileno()))
+        return False
+
+    def require_in_place(self) -> None:
+        if not self.is_in_place():
+            raise DiffIMLError(f"{self.path} was replaced or removed while lines were added to it; start again")
 
     def write(self, content: "ReadableBuffer", /) -> int:
+        self.require_in_place()
         rest = memoryview(content)
         while rest:
             rest = rest[super().write(rest) :]

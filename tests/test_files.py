@@ -161,6 +161,17 @@ def test_a_disk_that_is_just_full_leaves_no_part_of_a_line_unsaid(tmp_path):
     begin(results.parent, "a verb", {}, [results])  # which knows it
 
 
+def test_what_took_a_results_place_between_two_writes_stays(tmp_path):
+    file = tmp_path / "table.json"
+    require_free(file)
+    write_text(file, "first")
+    write_text(file, "second")
+    file.write_text("a user's")
+    with pytest.raises(DiffIMLError, match="written by another process meanwhile .* this result is .*table_2.json"):
+        write_text(file, "third")
+    assert file.read_text() == "a user's" and (tmp_path / "table_2.json").read_text() == "third"
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".bmp"])
 def test_a_disk_that_is_just_full_leaves_no_part_of_a_picture(tmp_path, suffix):
     resource = pytest.importorskip("resource")  # not on Windows

@@ -107,6 +107,28 @@ def test_a_command_that_was_killed_anywhere_goes_on(tmp_path, monkeypatch):
     assert (tmp_path / "a.txt").read_text() == "newer" and len(Ledger(tmp_path).files[str(tmp_path / "a.txt")]) == 3
 
 
+def test_what_is_exchanged_between_two_writes_stays(tmp_path):
+    file = tmp_path / "a.txt"
+    begin(tmp_path, "test", {}, [file])
+    write_text(file, "first")
+    write_text(file, "second")
+    file.write_text("a user's")
+    with pytest.raises(DiffIMLError, match="has changed since it was written and is not overwritten"):
+        write_text(file, "third")
+    assert file.read_text() == "a user's"
+
+
+def test_lines_are_not_lost_in_a_file_that_was_replaced(tmp_path):
+    file = tmp_path / "a.jsonl"
+    begin(tmp_path, "test", {}, [file])
+    with pytest.raises(DiffIMLError, match="a.jsonl was replaced or removed while lines"), appending(file) as added:
+        added.write(b"first\n")
+        (tmp_path / "edited").write_text("edited\n")
+        os.replace(tmp_path / "edited", file)  # as `sed -i` does
+        added.write(b"second\n")
+    assert file.read_text() == "edited\n"
+
+
 def grow(folder: Path, line: str, cut_off: bool = False) -> None:
     """A command that adds a line to its file; `cut_off`: and is killed then."""
     file = folder / "a.jsonl"

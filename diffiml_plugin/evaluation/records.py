@@ -21,13 +21,15 @@ from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import THRESHOLDS
 from diffiml_plugin.files import appending, file_digest, inside, write_text
 from diffiml_plugin.folders import require_claims_held
-from diffiml_plugin.ledger import discard, warn_if_changed
+from diffiml_plugin.ledger import Ledger, discard, warn_if_changed
 from diffiml_plugin.stored import checked, parse_json, read_text, shown
 
 RESULTS = "results.json"
 _FIELDS = get_type_hints(Record)
 _SHARES = {"label", *(name for name, kind in _FIELDS.items() if "float" in str(kind))} - {"score", "features"}
-_ALWAYS = ("dataset", "index", "name", "path", "mask", "label", "score", "f1")
+_OF_THE_LIST = ("dataset", "path", "mask")  # what a test adds to a record, of a batch, that has the next ones
+_OF_A_BATCH = ("index", "name", "label", "score", "f1")
+_ALWAYS = (*_OF_THE_LIST, *_OF_A_BATCH)
 ROUNDING = 1e-6  # of figures in files, which are 0 to 1
 _BELOW = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "albumentations", "imdlbenco")
 _Key = TypeVar("_Key")
@@ -114,17 +116,19 @@ class Unfinished:
 
     def read(self, key: str, count: int) -> list[Record]:
         """The records that any process left under `key`, the same on every process: of each of `count` images those of
-        one batch alone.
+        one batch alone, and none that the ledger knows nothing of.
         """
         from accelerate.utils import gather_object  # which `predict` does without
 
-        lines = [line for file in self._files(key) for line in read_text(file, LIMIT).splitlines()]
+        ledger = Ledger(self.folder.parent)
+        files = filter(ledger.wrote, self._files(key))
+        lines = [line for file in files for line in read_text(file, LIMIT).splitlines()]
         records: list[Record] = []
         left = set(range(count))
         for line in dict.fromkeys(gather_object(lines)):  # other nodes may have disks of their own, or share this one
             with suppress(DiffIMLError, TypeError):
                 batch = [as_record(said, key) for said in parse_json(line, key)]
-                if (of := {record.get("index") for record in batch}) <= left:
+                if all(map(_is_of_a_batch, batch)) and (of := {record["index"] for record in batch}) <= left:
                     records += batch
                     left -= of
         return records
@@ -148,6 +152,10 @@ class Unfinished:
 
     def _files(self, key: str) -> list[Path]:
         return sorted(self.folder.glob(f"{self.prefix}_{key}.*.jsonl"))
+
+
+def _is_of_a_batch(record: Record) -> bool:
+    return record.keys() >= {*_OF_A_BATCH} and record.keys().isdisjoint(_OF_THE_LIST)
 
 
 def data_settings(sets: Iterable[tuple[str, ImageList]]) -> dict[str, str]:

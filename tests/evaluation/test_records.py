@@ -1,4 +1,5 @@
 import importlib
+import json
 import os
 import sys
 from importlib import metadata
@@ -28,6 +29,19 @@ def test_what_another_process_removes_meanwhile_ends_no_run(tmp_path, monkeypatc
     monkeypatch.setattr(os, "unlink", together)
     processes[0].remove("key")
     assert len(removed) == 3 and not (tmp_path / "unfinished").exists()
+
+
+def test_records_that_no_batch_of_this_command_left_are_not_believed(tmp_path):
+    ledger.begin(tmp_path, "test", {}, [])
+    left = Unfinished(tmp_path / "unfinished", "weights", 0)
+    record = {"index": 0, "name": "a.png", "label": 1, "score": 0.5, "f1": 0.25}
+    of_all = {"f1": 1.0, "dataset": "another", "path": "b.png", "mask": "c.png"}
+    batches = [[{"index": 1}], [{**record, "index": 2, **of_all}], [record]]
+    with left.open("key") as keep:
+        for batch in batches:
+            keep(batch)
+    (tmp_path / "unfinished" / "weights_key.1.jsonl").write_text(json.dumps([{**record, "index": 3, "f1": 1.0}]))
+    assert left.read("key", 4) == [record]
 
 
 def test_an_image_is_the_same_wherever_its_dataset_lies():
