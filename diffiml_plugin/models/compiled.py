@@ -73,6 +73,15 @@ def _keep_what_is_compiled() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(kept)
 
 
+def _options() -> dict[str, Any] | None:
+    """Of `torch.compile`. Its headers, which become part of what runs, lie in a folder of /tmp, whatever
+    TORCHINDUCTOR_CACHE_DIR says; versions before they were precompiled have no such option."""
+    from torch._inductor import list_options  # seconds
+
+    headers = "cpp_cache_precompile_headers"
+    return {headers: False} if headers in list_options() else None
+
+
 def _processor() -> str:
     """Stands for what this processor can do: another computer of the same home may not run what is compiled here."""
     known = f"{platform.machine()} {platform.processor()}"
@@ -109,7 +118,11 @@ class _Parts:
 
     def add(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         """`plain` in the present way; itself where compiling fails."""
-        compiled = {"each": torch.compile(plain, dynamic=False), "any": torch.compile(plain)}
+        options = _options()
+        compiled = {
+            "each": torch.compile(plain, dynamic=False, options=options),
+            "any": torch.compile(plain, options=options),
+        }
         fails = False
 
         @wraps(plain)

@@ -1,6 +1,8 @@
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from functools import partial
 from types import SimpleNamespace
@@ -68,6 +70,22 @@ def test_what_is_compiled_is_not_kept_where_others_may_put_theirs(traced_only, m
     speed_up(build(), CPU, "fp32", "on")
     kept = own if own == "/somewhere" else str(*user_cache("").glob("compiled_*"))
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == kept  # what torch said there itself does not count
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_no_header_of_what_is_compiled_comes_from_where_others_may_put_theirs(tmp_path, child_environment):
+    """Torch keeps those apart from what is compiled, for all threads."""
+    code = """import torch; from threading import Thread; from diffiml_plugin.models import compiled
+compiled._keep_what_is_compiled()
+run = compiled._Parts(captures=False).add("a part", lambda x: x.sin() + 1)
+thread = Thread(target=run, args=[torch.ones(8)]); thread.start(); thread.join()"""
+    places = {name: str(tmp_path / name) for name in ("TMPDIR", "XDG_CACHE_HOME")}
+    places["TORCHINDUCTOR_CACHE_DIR"] = ""
+    (tmp_path / "TMPDIR").mkdir()
+    ended = subprocess.run([sys.executable, "-c", code], env=child_environment | places, capture_output=True, text=True)
+    assert ended.returncode == 0 and "without compiling" not in ended.stderr, ended.stderr
+    assert list((tmp_path / "XDG_CACHE_HOME").rglob("*.so")), "it was compiled"
+    assert not [path for path in (tmp_path / "TMPDIR").iterdir() if path.name.startswith("torchinductor")]
 
 
 def test_auto_leaves_a_model_on_the_cpu_as_it_is():
