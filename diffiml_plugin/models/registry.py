@@ -33,6 +33,7 @@ _FILE_FLAG = re.compile("path|file|weights|ckpt|checkpoint|config|cfg|folder|dir
 _WEIGHTS_FLAG = re.compile("pretrain|weight|ckpt|checkpoint")  # those of them that a checkpoint's own weights replace
 _YAML = (".yaml", ".yml")
 _WORD = re.compile(r"[\w.+-]*")  # no path
+_LARGEST = 4096  # of the framework's models a number, and what a list adds up to: some count, or pad, by them
 _START_FLAG = re.compile("pretrain(ed)?(_path)?$|init_weight_path")  # of weights that a model starts without as well
 _MAKES = {"edge_mask": "--edge_mask_width, in pixels (7)", "shape_mask": "--if_padding"}  # keys of a sample
 
@@ -87,6 +88,11 @@ class RegisteredModel:
         forward = getattr(self.constructor, "forward", None)
         return forward is not None and "DCT_coef" in inspect.signature(forward).parameters
 
+    @property
+    def is_the_frameworks(self) -> bool:
+        """Whether it is of the framework's own models."""
+        return self.constructor.__module__.startswith(f"{_FRAMEWORK}.")
+
     def resolve(self, flags: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Every flag with its value: from `flags`, else from `shared`, else its default, or the shipped file.
 
@@ -96,7 +102,7 @@ class RegisteredModel:
                 as in the framework's scripts, and image_size by whichever name of `SIZE_FLAGS` the constructor has.
 
         Raises:
-            DiffIMLError: an unknown flag, a value of another type, or a required flag without one.
+            DiffIMLError: an unknown flag, a value of another type or too large, or a required flag without one.
         """
         return values_of(self.settle(flags, layer(flags, FLAG), of_the_run(shared or {})))
 
@@ -128,6 +134,7 @@ class RegisteredModel:
         for name, setting in settings.items():
             if setting.value is None and name not in defaults:
                 raise DiffIMLError(f"{self.name} needs --{name}")
+        self._require_bounded(values_of(settings), self.name)
         return settings
 
     def stored(self, said: object, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -135,9 +142,10 @@ class RegisteredModel:
         that name a file, which may not.
 
         Raises:
-            DiffIMLError: an unknown flag, a value of another type, or a path; messages begin with `place`.
+            DiffIMLError: an unknown flag, a value of another type or too large, or a path; messages begin with `place`.
         """
         flags = checked(said, {name: _stored_kind(parameter) for name, parameter in self.flags.items()}, place)
+        self._require_bounded(flags, place)
         files = {
             name: value for name, value in flags.items() if isinstance(value, str) and value and _FILE_FLAG.search(name)
         }
@@ -146,6 +154,16 @@ class RegisteredModel:
                 raise DiffIMLError(f"{place}: {name} is {shown(value)}; expected a plain word")
         kept = {name: value for name, value in flags.items() if value is not None and name not in files}
         return kept, {name: file for name, file in files.items() if not _WEIGHTS_FLAG.search(name)}
+
+    def _require_bounded(self, flags: Mapping[str, Any], place: str) -> None:
+        """Ours have ranges of their own, and what other packages' would do by their numbers is not known."""
+        if not self.is_the_frameworks:
+            return
+        for name, value in flags.items():
+            numbers = value if isinstance(value, (list, tuple)) else [value]
+            if sum(abs(number) for number in numbers if isinstance(number, (int, float))) > _LARGEST:
+                added = ", with its numbers added up" if numbers is value else ""
+                raise DiffIMLError(f"{place}: {name} is {shown(value)}; expected {_LARGEST} at most{added}")
 
     def without_weights(self, flags: Mapping[str, Any]) -> dict[str, Any]:
         """The flags for a model whose weights are filled in afterwards: no initial ones are fetched."""
@@ -186,7 +204,7 @@ class RegisteredModel:
                 ) from error
             except (AssertionError, AttributeError, TypeError) as error:  # how the zoo says that a flag is not given
                 files = [f"--{flag}" for flag, value in flags.items() if not value and _FILE_FLAG.search(flag)]
-                if not (files and self.constructor.__module__.startswith("IMDLBenCo.")):
+                if not (files and self.is_the_frameworks):
                     raise
                 raise DiffIMLError(
                     f"{self.name} cannot be built without files of its own ({error}); give {', '.join(files)}, "
