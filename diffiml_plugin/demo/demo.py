@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.lists import read_list
@@ -23,8 +24,8 @@ from diffiml_plugin.evaluation.test import test
 from diffiml_plugin.f1 import pixel_f1
 from diffiml_plugin.ledger import Ledger, begin, discard
 from diffiml_plugin.models.checkpoints import LAST, save_checkpoint
-from diffiml_plugin.models.inputs import Inputs, InputSettings
-from diffiml_plugin.models.registry import find_model
+from diffiml_plugin.models.inputs import Inputs
+from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.files import FILES as OF_PREDICT
 from diffiml_plugin.prediction.files import predict
@@ -72,8 +73,8 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     if min(train_images, test_images) < 1:
         raise DiffIMLError(f"--train_images {train_images} and --test_images {test_images} must be 1 or more")
     started = time.monotonic()
-    card = find_model(settings.model)
-    inputs = InputSettings.of(settings, card.input)
+    opened = open_model(None, settings, torch.device("cpu"), settings.model, model_flags)
+    card, inputs = opened.card, opened.inputs
     files = [*(folder / name for name in (_UNTRAINED, _PAGE, PICTURES)), *(folder / _UNSEEN).rglob("*.*")]
     images = {"train_images": train_images, "test_images": test_images}
     deciding = {**of_training(asdict(settings)), "model": card.name, **model_flags, **asdict(inputs), **images}
@@ -111,14 +112,7 @@ def demo(settings: TrainSettings, model_flags: Mapping[str, Any], train_images: 
     # 1. Tampered images of photographs that training never sees, and what a model scores that knows nothing.
     unseen = write_tampered(stream("test", test_images), folder / _UNSEEN, settings.seed)
     seed_all(settings.seed)
-    flags = card.resolve(model_flags, {**asdict(settings), **asdict(inputs)})
-    save_checkpoint(
-        folder / _UNTRAINED,
-        card.build(flags),
-        card.name,
-        flags,
-        input=asdict(inputs),
-    )
+    save_checkpoint(folder / _UNTRAINED, opened.build(), card.name, opened.flags, input=asdict(inputs))
     print("before training:")
     before = tested(folder / _UNTRAINED, _BEFORE)
 

@@ -22,7 +22,6 @@ from diffiml_plugin.settings import (
     layer,
     require_choice,
     resolve,
-    values_of,
 )
 
 _logger = logging.getLogger(__name__)
@@ -51,17 +50,13 @@ class InputSettings:
         require_choice("padding_mode", self.padding_mode, PADDING_MODES)
 
     @classmethod
-    def of(cls, settings: CommonSettings, wanted: Mapping[str, Any] | None = None) -> "InputSettings":
-        """As the flags say; what they leave open as `wanted` (stored with the weights, or the card's), or the default.
+    def settle(cls, settings: CommonSettings, wanted: Mapping[str, Setting]) -> dict[str, Setting]:
+        """The fields that have a value, and who says it: the flags, else `wanted` (stored with the weights, or the
+        card's), or the default.
 
         Raises:
             DiffIMLError: --padding_mode reflect of images that are resized.
         """
-        return cls(**values_of(cls.settle(settings, layer(wanted or {}, "as wanted"))))
-
-    @classmethod
-    def settle(cls, settings: CommonSettings, wanted: Mapping[str, Setting]) -> dict[str, Setting]:
-        """The fields that have a value, and who says it; arguments and errors as `of`."""
         flags = {field.name: getattr(settings, field.name) for field in fields(cls)}
         if settings.if_resizing:
             flags["if_padding"] = False

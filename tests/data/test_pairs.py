@@ -30,6 +30,7 @@ from diffiml_plugin.framework.imdlbenco import JsonDataset
 from diffiml_plugin.method.diffiml import DiffIML, draw_noise
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import DIFFIML
+from diffiml_plugin.settings import layer, values_of
 from diffiml_plugin.training.settings import TrainSettings
 from diffiml_plugin.training.sources import read_training_set, train_transform
 
@@ -79,14 +80,18 @@ def test_balanced_sampling_is_seeded(tiny_dataset, tmp_path):
     assert len(set(names)) > 1
 
 
+def settled(settings, stored=None):
+    return InputSettings(**values_of(InputSettings.settle(settings, layer(stored or {}, "stored"))))
+
+
 def test_input_settings_take_the_flags_then_what_was_stored():
     stored = {"image_size": 256, "if_padding": True, "edge_mask_width": 7}
-    assert InputSettings.of(TrainSettings()) == InputSettings(512, False, None)
-    assert InputSettings.of(TrainSettings(), stored) == InputSettings(256, True, 7)
-    assert InputSettings.of(TrainSettings(image_size=64, if_resizing=True), stored) == InputSettings(64, False, 7)
-    assert InputSettings.of(TrainSettings(padding_mode="reflect"), stored) == InputSettings(256, True, 7, "reflect")
+    assert settled(TrainSettings()) == InputSettings(512, False, None)
+    assert settled(TrainSettings(), stored) == InputSettings(256, True, 7)
+    assert settled(TrainSettings(image_size=64, if_resizing=True), stored) == InputSettings(64, False, 7)
+    assert settled(TrainSettings(padding_mode="reflect"), stored) == InputSettings(256, True, 7, "reflect")
     with pytest.raises(DiffIMLError, match="add --if_padding"):
-        InputSettings.of(TrainSettings(padding_mode="reflect"))
+        settled(TrainSettings(padding_mode="reflect"))
 
 
 def test_padding_tells_real_pixels(tiny_dataset):
@@ -132,7 +137,7 @@ def test_a_stream_that_padding_cuts_is_said(tmp_path, caplog):
         Image.fromarray(np.zeros((40, 96, 3), np.uint8)).save(tmp_path / f"{number}.png")
     settings = TrainSettings(data_path=f"synth:{tmp_path}", if_padding=True, image_size=64)
     for crop_size, said in ((32, False), (None, True)):
-        read_training_set(replace(settings, crop_size=crop_size), InputSettings.of(settings), None, check=True)
+        read_training_set(replace(settings, crop_size=crop_size), settled(settings), None, check=True)
         assert ("cuts images of up to 96 pixels" in caplog.text) == said
 
 
@@ -141,7 +146,7 @@ def test_a_stream_that_padding_cuts_is_said(tmp_path, caplog):
 )
 def test_padding_is_the_checkpoints_unless_told(stored, given, expected):
     settings = TrainSettings(if_padding=given)
-    assert InputSettings.of(settings, {"if_padding": stored}).if_padding == expected
+    assert settled(settings, {"if_padding": stored}).if_padding == expected
 
 
 def test_noise_is_keyed_by_the_picture_that_is_decoded(tmp_path, swapped):

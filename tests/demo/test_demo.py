@@ -40,6 +40,31 @@ def test_same_seed_gives_the_same_figures(first, tmp_path):
     assert (again.before, again.constant, again.after) == (first.before, first.constant, first.after)
 
 
+def test_a_model_that_asks_where_it_is_gets_a_device(tmp_path, monkeypatch):
+    import torch
+
+    from diffiml_plugin.demo import demo as module
+    from diffiml_plugin.framework.imdlbenco import MODELS
+    from diffiml_plugin.training.settings import TrainSettings
+
+    class Tested(Exception):
+        pass
+
+    class PlacedIML(torch.nn.Module):
+        def __init__(self, device: str):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, device=device))
+
+    def test(*args, **options):
+        raise Tested
+
+    monkeypatch.setitem(MODELS.module_dict, "PlacedIML", PlacedIML)
+    monkeypatch.setattr(module, "test", test)
+    settings = TrainSettings(model="PlacedIML", image_size=64, output_dir=str(tmp_path))
+    with pytest.raises(Tested):
+        module.demo(settings, {}, 4, test_images=1)
+
+
 def test_the_minutes_of_a_demo_that_went_on_are_not_taken_for_all(tmp_path):
     assert "minutes, tests included" in run(tmp_path).report.read_text()
     again = run(tmp_path, epochs=2, resume="auto").report.read_text()

@@ -8,6 +8,7 @@ from diffiml_plugin.models import registry as models
 from diffiml_plugin.models.checkpoints import storable
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import SEGFORMER, find_model
+from diffiml_plugin.settings import layer, values_of
 from diffiml_plugin.training.settings import TrainSettings
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -79,9 +80,12 @@ def test_a_model_that_insists_on_a_gpu_says_so():
 
 
 def test_each_model_gets_the_input_it_was_made_for():
-    wanted = find_model("IML_ViT").input
-    assert InputSettings.of(TrainSettings(), wanted) == InputSettings(1024, True, 7)
-    assert InputSettings.of(TrainSettings(if_resizing=True, image_size=64), wanted) == InputSettings(64, False, 7)
+    wanted = layer(find_model("IML_ViT").input, "from IML_ViT")
+    for settings, expected in (
+        (TrainSettings(), InputSettings(1024, True, 7)),
+        (TrainSettings(if_resizing=True, image_size=64), InputSettings(64, False, 7)),
+    ):
+        assert InputSettings(**values_of(InputSettings.settle(settings, wanted))) == expected
     assert find_model("PSCC_Net").resolve({}, {"image_size": 128})["input_size"] == 128
     assert find_model("SparseViT").resolve({"img_size": 64}, {"image_size": 128})["img_size"] == 64
 
