@@ -91,10 +91,16 @@ def read_test_sets(path: str | Path) -> dict[str, ImageList]:
                     raise DiffIMLError(f"{name} of {path}, {place}, does not exist; mend the path or remove the entry")
             _logger.warning(f"left out, since not there: {text}")
         return {name: read_list(place) for name, place in places.items() if name not in missing}
-    name = path.absolute().parent.name if path.stem == "list" else path.stem
-    name = path.resolve().name if path.is_dir() else name
+    name = set_name(path)
     require_names(path, [name])
     return {name: read_list(path)}
+
+
+def set_name(path: Path) -> str:
+    """What the set of a list or a folder of `read_list` is called."""
+    if path.is_dir():
+        return path.resolve().name
+    return path.absolute().parent.name if path.stem == "list" else path.stem
 
 
 def require_names(place: str | Path, names: Iterable[str]) -> None:

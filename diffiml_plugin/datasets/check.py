@@ -22,6 +22,7 @@ from diffiml_plugin.data.lists import (
     read_balanced,
     read_list,
     read_test_sets,
+    set_name,
     with_earlier,
 )
 from diffiml_plugin.datasets.catalogue import DatasetEntry, known_entry
@@ -98,7 +99,7 @@ def _named(balanced: list[ImageList | Path]) -> dict[str, ImageList]:
     lists = {}
     for listed in balanced:
         if isinstance(listed, ImageList):
-            (name,) = read_test_sets(listed.source)
+            name = set_name(Path(listed.source))
             lists[listed.source if name in lists else name] = listed
     return lists
 

@@ -112,7 +112,8 @@ def prepare(name: str, root: Path, output: Path | None = None, tampered_only: bo
         raise DiffIMLError(f"{name!r} is no name of a dataset but a path; name it, and give its folder by --root")
     output = Path(os.path.abspath(output or root / f"{name}{'_tampered' if tampered_only else ''}.json"))
     root = Path(os.path.abspath(root))
-    places = [*folders_of(name, root), *folders_of(entry.name if entry else name, root), root]
+    of_name = dict.fromkeys([*folders_of(name, root), *folders_of(entry.name if entry else name, root)])
+    places = [*of_name, root]
     for folder in (_masks_of(output), _images_of(output)):  # a download may hold links of these names
         inside(output.parent, folder / _LOG)
     with claimed(_masks_of(output)) as masks:
@@ -147,7 +148,7 @@ def _prepared(
 
     unread = found.unread(files)
     if place != root:
-        beside = dict.fromkeys(other for other in places[:-1] if not other.samefile(place))
+        beside = [other for other in places[:-1] if not other.samefile(place)]
         unread += [f"not read: {other}, because {place} was, which carries the dataset's name too" for other in beside]
     if tampered_only:
         found.pairs = [(image, mask) for image, mask in found.pairs if mask != NEGATIVE]

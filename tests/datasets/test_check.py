@@ -222,6 +222,14 @@ def test_several_datasets(tiny_dataset, tmp_path):
     ]
 
 
+def test_each_list_of_training_data_is_read_once(tiny_dataset, tmp_path, caplog):
+    labelled = [{"path": "Tp/0.png", "label": 0, "mask": "Gt/0.png"}]
+    (tiny_dataset / "list.json").write_text(json.dumps(labelled))
+    (tmp_path / "sets.json").write_text(json.dumps([["JsonDataset", "tiny/list.json"]]))
+    assert [report.name for report in check_datasets(str(tmp_path / "sets.json"))] == ["tiny"]
+    assert caplog.text.count("say label 0 and have a mask") == 1
+
+
 def test_nothing_but_photographs_to_tamper_is_a_fault(tmp_path):
     (tmp_path / "sets.json").write_text(json.dumps([["SyntheticTampering", "photos"]]))
     (report,) = check_datasets(str(tmp_path / "sets.json"))

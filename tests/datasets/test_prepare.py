@@ -128,6 +128,15 @@ def test_a_second_folder_of_a_datasets_name_is_told(miniatures, tmp_path):
     assert "which carries" not in second.log.read_text()
 
 
+def test_a_folder_without_pairs_is_looked_into_once(miniatures, tmp_path, monkeypatch):
+    miniatures.fabricate("CASIAv1", tmp_path / "other" / "download")
+    (tmp_path / "CASIAv1").mkdir()
+    looked_into, look = [], preparing._files
+    monkeypatch.setattr(preparing, "_files", lambda place, *others: looked_into.append(place) or look(place, *others))
+    prepare("CASIAv1", tmp_path)
+    assert looked_into == [tmp_path / "CASIAv1", tmp_path]
+
+
 @pytest.mark.parametrize("name", ["CASIAv2", "NIST16_1024"])
 def test_the_copies_of_one_list_are_no_input_of_another(miniatures, tmp_path, name):
     miniatures.fabricate(name.partition("_")[0], tmp_path)
