@@ -175,6 +175,7 @@ class Detector:
         result = self.detect(self.read(photo))
         return replace(result, made_with={**result.made_with, "maps": result.maps_digest})
 
+    @typed
     def save_pretrained(self, folder: str | os.PathLike[str], name: str = "") -> Path:
         """Writes model.safetensors, with the settings that this detector runs with, and README.md, its model card.
 
@@ -212,6 +213,7 @@ class Detector:
             write_card(place / hub.WEIGHTS, place / hub.CARD, name, source)
         return place
 
+    @typed
     def push_to_hub(self, name: str, *, private: bool = False, replace: bool = False) -> str:
         """Uploads what `save_pretrained` writes.
 

@@ -105,7 +105,7 @@ def push(folder: Path, name: str, private: bool, replace: bool) -> str:
         DiffIMLError: no such name can be, no network, or no right to write there; other weights or another card are
             there, and not `replace`; it is there for all to see, and `private`.
     """
-    if not (isinstance(name, str) and is_name(name)):
+    if not is_name(name):
         raise DiffIMLError(f"cannot push to {shown(name)}; expected ORGANISATION/NAME")
     try:
         hub = huggingface_hub.HfApi()

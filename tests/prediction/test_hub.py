@@ -14,7 +14,6 @@ from diffiml_plugin import load, load_model
 from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.ledger import LEDGER
-from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
@@ -150,7 +149,7 @@ def served(saved, tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_what_was_saved_is_the_same_detector(stored, saved):
+def test_what_was_saved_is_the_same_detector(stored, saved, restore):
     assert {file.name for file in saved.iterdir()} == {hub.WEIGHTS, hub.CARD, LEDGER}
     detector, again = load(stored(), device="cpu"), load(saved, device="cpu")
     assert np.array_equal(detector(PHOTO).probability, again(PHOTO).probability)
@@ -280,6 +279,15 @@ def test_what_is_no_name_is_refused_before_any_path_is_made_of_it(served, saved,
     with pytest.raises(DiffIMLError, match="expected ORGANISATION/NAME"):
         load(saved, device="cpu").push_to_hub(name)
     assert not served.asked
+
+
+def test_what_is_no_text_is_refused_before_anything_is_written(saved, tmp_path, monkeypatch):
+    detector = load(saved, device="cpu")
+    monkeypatch.setattr(type(detector.opened), "save", lambda *_: pytest.fail("weights were written"))
+    with pytest.raises(DiffIMLError, match=r"name .*3.*str"):
+        detector.push_to_hub(3)
+    with pytest.raises(DiffIMLError, match=r"folder .*3.*str"):
+        detector.save_pretrained(3)
 
 
 @pytest.mark.parametrize("kind", [KeyError, TypeError, ValueError, RuntimeError, EOFError])
