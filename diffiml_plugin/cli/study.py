@@ -36,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
         comparisons.append((row, other))
     with claimed(args.output_dir) as folder:
         study(Path(args.folder), folder, comparisons)
-    print((folder / TABLES).read_text())
+    print((folder / TABLES).read_text(encoding="utf-8"))
     return 0
