@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffiml_plugin.errors import DiffIMLError, of_arguments
 from diffiml_plugin.launch import require_torchs_defaults
-from diffiml_plugin.models.checkpoints import restore
+from diffiml_plugin.models.opened import open_model
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.prediction.photograph import Photo
 from diffiml_plugin.prediction.result import Result
@@ -97,7 +97,7 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
             were cast, or torch's default type or device is another.
     """
     with of_arguments():
-        module = restore(path).model.eval()
+        module = open_model(path, CommonSettings(), torch.device("cpu")).build().eval()
     module.register_forward_pre_hook(_require_normalised, with_kwargs=True)
     return module
 

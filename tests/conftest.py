@@ -9,7 +9,7 @@ from hashlib import sha256
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,6 +125,22 @@ def two_processes(tiny_model: Path, child_environment: dict[str, str]) -> Callab
         return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def restore() -> Callable[..., SimpleNamespace]:
+    """Builds the model of a checkpoint; gives its card, every flag it was built with, and its stored input, too."""
+    from diffiml_plugin.models.checkpoints import read_checkpoint
+    from diffiml_plugin.settings import values_of
+
+    def build(path: str | Path, name: str = "", flags=None, shared=None) -> SimpleNamespace:
+        checkpoint = read_checkpoint(path, name)
+        settled = values_of(checkpoint.settle(flags or {}, shared or {}))
+        return SimpleNamespace(
+            card=checkpoint.card, model=checkpoint.load(settled), flags=settled, input=checkpoint.input
+        )
+
+    return build
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from diffiml_plugin.data.formats import FORMATS, readable_formats
 from diffiml_plugin.data.images import read_image, read_mask
 from diffiml_plugin.data.lists import read_balanced, read_test_sets
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.models.checkpoints import read_checkpoint, restore
+from diffiml_plugin.models.checkpoints import read_checkpoint
 from diffiml_plugin.tampering.styles import read_styles
 from diffiml_plugin.training.resume import state_to_resume
 from diffiml_plugin.weights.foreign import read_foreign
@@ -140,7 +140,7 @@ def with_header(header: object) -> bytes:
     return b""
 
 
-def test_headers(tmp_path):
+def test_headers(tmp_path, restore):
     fields = st.fixed_dictionaries(
         {"model": st.sampled_from(["DiffIML", "TinyIML", "SPAN", "Trufor", "SparseViT"]) | JSON},
         optional={name: JSON for name in ("config", "input", "threshold", "calibration")},

@@ -13,7 +13,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import ARCHITECTURE_FIELDS
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import REGISTRY, RegisteredModel, find_model, of_the_run
-from diffiml_plugin.settings import FLAG, Setting, layer, values_of
+from diffiml_plugin.settings import FLAG, Setting, layer
 from diffiml_plugin.stored import checked, require_file, shown
 from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import load_into, load_weights, no_larger_than, read_metadata, save_weights
@@ -115,18 +115,6 @@ class Checkpoint:
         return model
 
 
-@dataclass(frozen=True)
-class Restored:
-    """A model rebuilt from a checkpoint, with every flag of its constructor; `input` and `threshold` as stored."""
-
-    card: RegisteredModel
-    model: nn.Module
-    flags: dict[str, Any]
-    input: dict[str, Any]
-    path: Path
-    threshold: float | None = None
-
-
 def save_checkpoint(path: Path, model: nn.Module, name: str, flags: Mapping[str, Any], **facts: Any) -> None:
     """Writes the weights with what rebuilds the model. `facts` (epoch, figures, input...) go into the metadata.
 
@@ -174,25 +162,6 @@ def read_checkpoint(path: str | os.PathLike[str], name: str = "") -> Checkpoint:
     if threshold is not None and not 0 <= threshold <= 1:
         raise DiffIMLError(f"{place}: threshold {threshold} is outside [0, 1]")
     return Checkpoint(path, card, flags, stored_input, threshold, metadata.get("calibration"), files)
-
-
-def restore(
-    path: str | os.PathLike[str],
-    name: str = "",
-    flags: Mapping[str, Any] | None = None,
-    shared: Mapping[str, Any] | None = None,
-) -> Restored:
-    """Rebuilds the model of a checkpoint and loads its weights, strictly.
-
-    Arguments as `read_checkpoint` and `Checkpoint.settle` take them.
-
-    Raises:
-        DiffIMLError: no such file, a damaged or foreign one, or another model or architecture.
-    """
-    checkpoint = read_checkpoint(path, name)
-    settled = values_of(checkpoint.settle(flags or {}, shared or {}))
-    model = checkpoint.load(settled)
-    return Restored(checkpoint.card, model, settled, checkpoint.input, checkpoint.path, checkpoint.threshold)
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:

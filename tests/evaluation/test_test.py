@@ -23,7 +23,6 @@ from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.evaluate import require_one_process
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.framework.imdlbenco import MODELS
-from diffiml_plugin.models import checkpoints
 from diffiml_plugin.models.inputs import Inputs, InputSettings
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
 from diffiml_plugin.weights.files import load_weights, save_weights
@@ -244,13 +243,13 @@ def test_every_image_counts_once_for_any_batch_size(settings, stored, name, reco
 
 
 @pytest.mark.parametrize(("name", "flags", "edge"), [("DiffIML", SMALL, None), ("MVSSNet", {}, 7)])
-def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, flags, edge):
+def test_figures_equal_the_frameworks_own(settings, stored, tiny_dataset, name, flags, edge, restore):
     from IMDLBenCo.training_scripts.tester import test_one_epoch as framework_test
 
     path = stored(name, **flags)
     results = testing.test(replace(settings, checkpoint_path=str(path), edge_mask_width=edge))
 
-    restored = checkpoints.restore(path)
+    restored = restore(path)
     inputs = InputSettings(64, edge_mask_width=edge)
     dataset = PairsDataset(
         read_list(tiny_dataset), Inputs(inputs), test_transform(), find_model(name).post_function
@@ -295,7 +294,7 @@ def test_two_processes_of_different_starts_are_refused(tmp_path, tiny_dataset, s
 
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
 @torch.no_grad()
-def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode, records):
+def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode, records, restore):
     """Images of several sizes, the region where a square of the trained size would cut it off."""
     pairs = []
     for number, (width, height) in enumerate([(40, 30), (100, 70), (64, 64), (50, 130)]):
@@ -311,7 +310,7 @@ def test_a_padded_image_is_tested_whole(tmp_path, settings, stored, mode, record
     )
     testing.test(settings)
     found = records(settings)
-    model = checkpoints.restore(path).model.eval()
+    model = restore(path).model.eval()
     for record, pair in zip(found, pairs, strict=True):
         listed = ImageList("x", (str(tmp_path / pair[0]),), (str(tmp_path / pair[1]),))
         side = max(64, -(-max(Image.open(tmp_path / pair[0]).size) // 32) * 32)

@@ -4,13 +4,12 @@ import torch
 
 from diffiml_plugin.evaluation import test as testing
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.models.registry import DIFFIML, SEGFORMER
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.settings import TrainSettings
 
 
-def test_it_trains_and_tests(tiny_dataset, tmp_path):
+def test_it_trains_and_tests(tiny_dataset, tmp_path, restore):
     listed = str(tiny_dataset / "list.json")
     shared = {"image_size": 64, "num_workers": 0, "device": "cpu"}
     done = train(

@@ -13,7 +13,7 @@ import torch
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models import checkpoints
-from diffiml_plugin.models.checkpoints import read_checkpoint, restore, save_checkpoint
+from diffiml_plugin.models.checkpoints import read_checkpoint, save_checkpoint
 from diffiml_plugin.models.registry import DIFFIML, SEGFORMER, find_model
 from diffiml_plugin.models.release import release
 from diffiml_plugin.training.resume import STATE, save_state
@@ -36,7 +36,7 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_a_checkpoint_rebuilds_its_model_without_flags(tiny):
+def test_a_checkpoint_rebuilds_its_model_without_flags(tiny, restore):
     folder, model = tiny
     for path in (folder, folder / checkpoints.BEST):  # a folder means its best weights
         restored = restore(path)
@@ -44,7 +44,7 @@ def test_a_checkpoint_rebuilds_its_model_without_flags(tiny):
         assert (restored.card.name, restored.flags["width"], restored.input) == ("TinyIML", 6, {"image_size": 64})
 
 
-def test_flags_may_change_how_it_runs_but_not_what_it_is(tiny):
+def test_flags_may_change_how_it_runs_but_not_what_it_is(tiny, restore):
     folder, _ = tiny
     assert restore(folder, flags={"poison": "x"}).model.poison == "x"
     with pytest.raises(DiffIMLError, match="TinyIML.*of another shape.*layers.0.weight"):
@@ -53,18 +53,18 @@ def test_flags_may_change_how_it_runs_but_not_what_it_is(tiny):
         restore(folder, "DiffIML")
 
 
-def test_a_file_is_not_blamed_for_a_callers_value(tiny):
+def test_a_file_is_not_blamed_for_a_callers_value(tiny, restore):
     with pytest.raises(DiffIMLError, match=r"says, but with --width -1 \(RuntimeError\); leave that out"):
         restore(tiny[0], flags={"width": -1})
 
 
-def test_input_settings_of_the_run_come_before_the_stored_ones(tiny):
+def test_input_settings_of_the_run_come_before_the_stored_ones(tiny, restore):
     folder, _ = tiny
     assert restore(folder, shared={"image_size": 128, "seed": 1}).flags["image_size"] == 128
     assert restore(folder, shared={"image_size": None}).flags["image_size"] == 64
 
 
-def test_diffiml_refuses_another_architecture_and_takes_other_sampling(tmp_path):
+def test_diffiml_refuses_another_architecture_and_takes_other_sampling(tmp_path, restore):
     flags = DIFFIML.resolve({"encoder": "segformer_b0", "codec_weights": "none"})
     save_checkpoint(tmp_path / "x.safetensors", DIFFIML.build(flags), "DiffIML", flags)
     with pytest.raises(DiffIMLError, match="was trained with --encoder segformer_b0.*not segformer_b3"):
@@ -75,7 +75,7 @@ def test_diffiml_refuses_another_architecture_and_takes_other_sampling(tmp_path)
 
 
 @pytest.mark.parametrize("card", [DIFFIML, SEGFORMER], ids=lambda card: card.name)
-def test_low_rank_weights_are_part_of_a_checkpoint(card, tmp_path):
+def test_low_rank_weights_are_part_of_a_checkpoint(card, tmp_path, restore):
     codec = {"codec_weights": "none"} if card is DIFFIML else {}
     flags = card.resolve({"encoder": "test_vit", "lora": 2, **codec})
     model, path = card.build(flags), tmp_path / "x.safetensors"
@@ -95,7 +95,7 @@ def test_low_rank_weights_are_part_of_a_checkpoint(card, tmp_path):
         restore(path)
 
 
-def test_the_frameworks_checkpoints_load(tiny, tmp_path):
+def test_the_frameworks_checkpoints_load(tiny, tmp_path, restore):
     _, model = tiny
     args = argparse.Namespace(model="TinyIML", lr=1e-4)
     torch.save({"model": model.state_dict(), "args": args, "epoch": 3}, tmp_path / "checkpoint-3.pth")
@@ -112,7 +112,7 @@ def test_flags_that_json_cannot_hold_keep_their_default():
     json.dumps(checkpoints.storable(flags))
 
 
-def test_missing_and_damaged_files_are_named(tmp_path):
+def test_missing_and_damaged_files_are_named(tmp_path, restore):
     (tmp_path / "text.pth").write_text("hello")
     torch.save({"model": 3}, tmp_path / "odd.pth")
     for path, message in (
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_earlier_files_alone(tiny, tmp_path, monkeypatch):
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
-def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_path):
+def test_a_released_checkpoint_is_the_same_model_in_half_the_bytes(tiny, tmp_path, restore):
     folder, model = tiny
     release([folder], tmp_path / "given.safetensors", {"data": "none"})
     given = restore(tmp_path / "given.safetensors")
@@ -166,7 +166,7 @@ def test_what_half_precision_cannot_hold_is_not_given_away(tiny, tmp_path, value
     assert not (tmp_path / "given.safetensors").exists()
 
 
-def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(tiny, tmp_path):
+def test_the_mean_of_two_checkpoints_is_released_with_the_settings_of_the_last(tiny, tmp_path, restore):
     folder, model = tiny
     card = find_model("TinyIML")
     other = card.build(card.resolve({"width": 6}))
@@ -263,23 +263,23 @@ def test_an_empty_name_means_no_folder_that_one_happens_to_be_in(tiny, monkeypat
         checkpoints.find_checkpoint("")
 
 
-def test_a_name_that_is_neither_a_file_nor_released_is_refused(tmp_path):
+def test_a_name_that_is_neither_a_file_nor_released_is_refused(tmp_path, restore):
     with pytest.raises(DiffIMLError, match="smal does not exist.*small"):
         restore("smal")
 
 
 @pytest.mark.parametrize("suffix", [".PTH", ".ckpt", ".bin"])
-def test_files_of_pytorch_by_any_of_their_names(tmp_path, suffix):
+def test_files_of_pytorch_by_any_of_their_names(tmp_path, suffix, restore):
     path = tmp_path / f"weights{suffix}"
     model = find_model("TinyIML").build({})
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, path)
-    restored = checkpoints.restore(path, "TinyIML")
+    restored = restore(path, "TinyIML")
     assert torch.equal(restored.model.layers[0].weight, model.layers[0].weight)
     with pytest.raises(DiffIMLError, match="does not say which model it holds; pass --model"):
-        checkpoints.restore(path)
+        restore(path)
     path = path.rename(tmp_path / "weights.safetensors")
     with pytest.raises(DiffIMLError, match=r"is a file of PyTorch, whatever its name; call it \.pth"):
-        checkpoints.restore(path)
+        restore(path)
 
 
 def test_threads_that_load_at_once_get_their_weights_and_leave_the_others_alone(tiny, tmp_path, capsys):

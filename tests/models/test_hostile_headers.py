@@ -10,7 +10,7 @@ import torch
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.encoders import build_encoder
-from diffiml_plugin.models.checkpoints import BEST, read_checkpoint, restore, save_checkpoint
+from diffiml_plugin.models.checkpoints import BEST, read_checkpoint, save_checkpoint
 from diffiml_plugin.models.converted import convert
 from diffiml_plugin.models.registry import DIFFIML, find_model, registered_models
 from diffiml_plugin.prediction.model_card import write_card
@@ -35,7 +35,7 @@ def stored(tmp_path):
     return write
 
 
-def test_a_header_opens_no_file(stored, tmp_path):
+def test_a_header_opens_no_file(stored, tmp_path, restore):
     code, ran = tmp_path / "conf.py", tmp_path / "ran"
     code.write_text(f"open({str(ran)!r}, 'w')\ncfg = None\n")
     for config in ({"config_path": str(code)}, {"config_path": str(tmp_path / "gone.yaml")}):
@@ -53,7 +53,7 @@ def test_initial_weights_of_a_header_are_passed_over(stored):
 
 
 @pytest.mark.parametrize("name", ["Trufor", "SPAN", "PSCC_Net", "unet", "segformer", "MSCDI_Net", "resnet", "DiffIML"])
-def test_a_header_reaches_no_network(name, stored, monkeypatch):
+def test_a_header_reaches_no_network(name, stored, monkeypatch, restore):
     def refuse(*args, **options):
         raise AssertionError("asked for the network")
 
@@ -116,7 +116,7 @@ def test_a_header_reaches_no_network(name, stored, monkeypatch):
         ({"model": "TinyIML", "config": {"poison": "a/b"}}, "poison is 'a/b'; expected a plain word"),
     ],
 )
-def test_an_odd_header_is_refused_in_one_sentence(header, expected, stored):
+def test_an_odd_header_is_refused_in_one_sentence(header, expected, stored, restore):
     with pytest.raises(DiffIMLError, match=expected) as refused:
         restore(stored(header))
     assert len(str(refused.value)) < 1000
@@ -189,7 +189,7 @@ def test_a_pickle_reserves_no_memory(zipped, tmp_path, monkeypatch):
         unpickle(tmp_path / "x.pth")
 
 
-def test_a_checkpoint_is_a_regular_file(tmp_path):
+def test_a_checkpoint_is_a_regular_file(tmp_path, restore):
     os.mkfifo(tmp_path / "x.pth")
     os.mkfifo(tmp_path / "x.safetensors")
     for path in (tmp_path / "x.pth", tmp_path / "x.safetensors", "/dev/zero"):

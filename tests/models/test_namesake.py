@@ -12,7 +12,6 @@ from diffiml_plugin.framework.adapters import diffiml_post_func, register
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
 from diffiml_plugin.models import registry
 from diffiml_plugin.models import zoo as zoo_module
-from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.models.registry import DIFFIML, SEGFORMER, find_model, look_up
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.settings import TrainSettings
@@ -100,7 +99,7 @@ def test_the_command_line_offers_the_flags_of_each(capsys):
     assert main(["train", "--model", "DiffIML", "--backbone", "b0", "--dry_run"]) == 2
 
 
-def test_theirs_trains_is_tested_and_is_not_taken_for_ours(tiny_dataset, tmp_path):
+def test_theirs_trains_is_tested_and_is_not_taken_for_ours(tiny_dataset, tmp_path, restore):
     listed, run = str(tiny_dataset / "list.json"), tmp_path / "run"
     settings = TrainSettings(
         model="registry:DiffIML", data_path=listed, batch_size=2, epochs=1, output_dir=str(run), **SHARED

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import diffiml_post_func
 from diffiml_plugin.models import registry
-from diffiml_plugin.models.checkpoints import restore, save_checkpoint
+from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.models.registry import DIFFIML, SEGFORMER, RegisteredModel
 
 
@@ -87,7 +87,7 @@ class BaseModelTester:
         whole, padded = model(**batch), model(**batch, shape_mask=real)
         assert torch.equal(padded["pred_mask"], whole["pred_mask"] * real)
 
-    def test_a_stored_model_is_the_same_model(self, model, images, tmp_path):
+    def test_a_stored_model_is_the_same_model(self, model, images, tmp_path, restore):
         flags = self.card.resolve(self.flags)
         save_checkpoint(tmp_path / "x.safetensors", model, self.card.name, flags)
         restored = restore(tmp_path / "x.safetensors")

@@ -12,7 +12,7 @@ from diffiml_plugin.cli.main import main
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Bounds
 from diffiml_plugin.folders import claimed
-from diffiml_plugin.models.checkpoints import RELEASED, restore, save_checkpoint
+from diffiml_plugin.models.checkpoints import RELEASED, save_checkpoint
 from diffiml_plugin.prediction.calibrate import DIAGRAM, RECORDS, REPORT, TABLE, calibrate
 from diffiml_plugin.prediction.detector import Detector
 from diffiml_plugin.settings import CommonSettings
@@ -24,7 +24,7 @@ CPU = CommonSettings(device="cpu")
 
 
 @pytest.fixture
-def checkpoint(tiny_model, stored):
+def checkpoint(tiny_model, stored, restore):
     """A model that calls bright pixels tampered."""
     path = stored()
     model, flags = restore(path).model, restore(path).flags

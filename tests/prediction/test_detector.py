@@ -19,7 +19,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibration import Calibration, Rates
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.framework.imdlbenco import MODELS, POSTFUNCS
-from diffiml_plugin.models.checkpoints import restore, save_checkpoint
+from diffiml_plugin.models.checkpoints import save_checkpoint
 from diffiml_plugin.prediction import memory, photograph
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.settings import CommonSettings
@@ -145,7 +145,7 @@ def test_a_file_that_fails_does_not_end_a_run(detector, photo, tmp_path):
     assert fine.name == "photo.png"
 
 
-def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_model, stored):
+def test_the_threshold_is_the_callers_then_the_checkpoints_then_one_half(tiny_model, stored, restore):
     path = stored()
     assert Detector(path, CPU).threshold == 0.5
     model, flags = restore(path).model, restore(path).flags
@@ -290,7 +290,7 @@ def test_a_detector_may_be_made_in_inference_mode(tiny_model, stored, photo):
 CALIBRATION = Calibration(Rates(0.05, 0.1, 0.04, 0.5), (0.0,) * 6, 3.5, 0.9, 0.2, 40, 60)
 
 
-def test_a_calibration_holds_for_the_settings_that_it_was_made_with(tiny_model, stored, photo, caplog):
+def test_a_calibration_holds_for_the_settings_that_it_was_made_with(tiny_model, stored, photo, caplog, restore):
     path = stored()
     model, flags = restore(path).model, restore(path).flags
     facts = {"input": {"image_size": 64}, "calibration": asdict(CALIBRATION)}
@@ -433,7 +433,7 @@ def test_tiles_of_a_model_that_sees_single_pixels_give_the_whole_photos_answer(t
 
 
 @pytest.mark.parametrize("tta", [False, True])
-def test_one_tile_is_the_whole(stored, tta):
+def test_one_tile_is_the_whole(stored, tta, restore):
     path = stored("DiffIML", encoder="resnet10t", num_inference_steps=2, ensemble_size=2, tta=tta)
     model, flags = restore(path).model, restore(path).flags
     save_checkpoint(path, model, "DiffIML", flags, input={**NATIVE, "padding_mode": "reflect"})
