@@ -55,9 +55,3 @@ def read_strength(name: str) -> TamperSettings | Mapping[str, Style]:
             f"{nearest(name, STRENGTHS)}"
         )
     return ranges[name]
-
-
-def require_kind(kind: str) -> None:
-    """Raises DiffIMLError unless `kind` is one of KINDS."""
-    if kind not in KINDS:
-        raise DiffIMLError(f"kind={kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")

@@ -17,8 +17,8 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import beginning, inside, write_picture, write_text
 from diffiml_plugin.models.inputs import Inputs
 from diffiml_plugin.tampering.photographs import Photographs
-from diffiml_plugin.tampering.settings import KINDS, LARGEST_WINDOW, REALISTIC, TamperSettings, require_kind
-from diffiml_plugin.tampering.styles import Style, restricted
+from diffiml_plugin.tampering.settings import KINDS, LARGEST_WINDOW, REALISTIC, TamperSettings
+from diffiml_plugin.tampering.styles import Style, require_kinds, restricted
 from diffiml_plugin.tampering.tamper import Tampered, jpeg, tamper, with_history
 from diffiml_plugin.tampering.world import draw_picture
 
@@ -73,8 +73,7 @@ class SyntheticTampering(PairsDataset):
         self.settings: TamperSettings | list[Style]
         if isinstance(settings, TamperSettings):
             self.settings, self.kinds = settings, tuple(kinds or KINDS)
-            for kind in self.kinds:
-                require_kind(kind)
+            require_kinds(self.kinds, KINDS)
         else:
             self.settings = [restricted(style, kinds) if kinds else style for style in settings.values()]
         in_styles = not isinstance(settings, TamperSettings)
@@ -119,9 +118,7 @@ class SyntheticTampering(PairsDataset):
         rng = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint64))
         index += self.samples * int(rng.integers(-(-len(self.hosts) // self.samples)))
         tampered = self.draw(index, rng)
-        # Of settings, the draws of `GridCrop` count on three channels.
-        channels = 3 if isinstance(self.settings, TamperSettings) else 1
-        mask = np.repeat(tampered.mask[..., None] * 255, channels, axis=2)
+        mask = tampered.mask[..., None] * 255
         return tampered.image, mask, int(tampered.kind != "authentic"), self.name(index, tampered), []
 
     def name(self, index: int, tampered: Tampered) -> str:

@@ -5,7 +5,7 @@ uniformly unless it says otherwise. A YAML file can change any value: `read_styl
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -132,15 +132,20 @@ def read_styles(source: str | Path) -> dict[str, Style]:
     return styles
 
 
+def require_kinds(kinds: Iterable[str], known: Sequence[str]) -> None:
+    """Raises DiffIMLError unless all of `kinds` are known."""
+    for kind in kinds:
+        if kind not in known:
+            raise DiffIMLError(f"kind={kind!r} is not one of {', '.join(known)}{nearest(kind, known)}")
+
+
 def restricted(style: Style, kinds: Sequence[str]) -> Style:
     """`style` with the manipulations of `kinds` alone, in its own proportions; equally often if it has none of them.
 
     Raises:
         DiffIMLError: an unknown kind.
     """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise DiffIMLError(f"kind={kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    require_kinds(kinds, KINDS)
     shared = {kind: style.kinds[kind] for kind in kinds if style.kinds.get(kind)}
     return replace(style, kinds=shared or dict.fromkeys(kinds, 1.0))
 

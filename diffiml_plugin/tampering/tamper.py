@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from diffiml_plugin.tampering.regions import drawn_region, labelled_region
-from diffiml_plugin.tampering.settings import KINDS, REALISTIC, TamperSettings, require_kind
+from diffiml_plugin.tampering.settings import KINDS, REALISTIC, TamperSettings
+from diffiml_plugin.tampering.styles import require_kinds
 
 _ATTEMPTS = 8
 _Layer = tuple[np.ndarray, np.ndarray]  # colour [H, W, 3] and alpha [H, W], float32
@@ -25,7 +26,7 @@ def tamper(
     host: np.ndarray,
     donor: np.ndarray,
     rng: np.random.Generator,
-    kind: str | None = None,
+    kind: str,
     regions: np.ndarray | None = None,
     donor_regions: np.ndarray | None = None,
     settings: TamperSettings = REALISTIC,
@@ -34,15 +35,13 @@ def tamper(
 
     Args:
         donor: another photograph of any size, whose object a splice pastes.
-        kind: one of KINDS; None draws one.
+        kind: one of KINDS.
         regions, donor_regions: integer label maps of host and donor; None draws the shapes.
 
     Raises:
         DiffIMLError: an unknown kind.
     """
-    kind = kind or KINDS[rng.integers(len(KINDS))]
-    require_kind(kind)
-
+    require_kinds([kind], KINDS)
     # Host and donor have compression histories of their own: with the last step, a double compression.
     host = with_history(host, settings, rng)
     source, labels = host, regions

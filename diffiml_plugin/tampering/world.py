@@ -1,7 +1,6 @@
 """Pictures as the world has them: a photograph with a past, tampered or not, and what happens to it afterwards."""
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -18,32 +17,15 @@ from diffiml_plugin.tampering.cutting import (
     with_margin,
 )
 from diffiml_plugin.tampering.filling import filled
-from diffiml_plugin.tampering.history import GRID, Tables, draw_stages, needed, resize, run_stages
+from diffiml_plugin.tampering.history import GRID, draw_stages, needed, resize, run_stages
 from diffiml_plugin.tampering.lettering import strokes_region, word
 from diffiml_plugin.tampering.pasting import draw_warp, paste, recoloured, warped
+from diffiml_plugin.tampering.photographs import Photographs
 from diffiml_plugin.tampering.styles import Style
 from diffiml_plugin.tampering.tamper import Tampered
 
 _ATTEMPTS = 4  # for a region that shows, and for stages that suit a photograph's size
 _ENLARGED = 1.6  # a photograph's or an object's sides are not enlarged by more, if it can be helped
-
-
-class Photographs(Protocol):
-    """Authentic photographs by number."""
-
-    tables: list[Tables]
-    with_labels: list[int]  # numbers of those that have a label map
-
-    def __len__(self) -> int: ...
-
-    def read(self, number: int) -> np.ndarray:
-        """[H, W, 3] uint8 RGB; not to be changed."""
-
-    def labels(self, number: int) -> np.ndarray | None:
-        """Its label map [H, W] of integers, if there is one; 0 is none."""
-
-    def objects(self, number: int) -> list[Labelled]:
-        """The objects of its label map."""
 
 
 def draw_picture(

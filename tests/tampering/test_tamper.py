@@ -35,10 +35,14 @@ def test_same_generator_state_gives_the_same_image(kind):
 
 def test_mask_is_never_empty_and_area_is_in_range():
     settings = TamperSettings(area=(0.05, 0.3))
-    shares = [tamper(photo(0), photo(1), np.random.default_rng(i), settings=settings).mask.mean() for i in range(60)]
+    shares = [
+        tamper(photo(0), photo(1), np.random.default_rng(i), kind, settings=settings).mask.mean()
+        for kind in KINDS
+        for i in range(20)
+    ]
     assert min(shares) > 0.03 and max(shares) < 0.32
     flat = np.full((64, 64, 3), 128, np.uint8)  # nothing done to it can show
-    assert all(tamper(flat, flat, np.random.default_rng(i)).mask.any() for i in range(12))
+    assert all(tamper(flat, flat, np.random.default_rng(i), kind).mask.any() for kind in KINDS for i in range(4))
 
 
 def test_removal_follows_the_label_map():
