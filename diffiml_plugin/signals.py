@@ -33,7 +33,7 @@ def raised() -> Iterator[None]:
     def stop(number: int, _: Any) -> None:
         raise Stopped(number)
 
-    with _handled(stop, signal.SIGTERM, signal.SIGINT):
+    with _handled(stop):
         yield
 
 
@@ -79,16 +79,16 @@ def noted() -> Iterator[Request]:
             raise Stopped(number)
         request.number = number
 
-    with _handled(note, signal.SIGTERM, signal.SIGINT):
+    with _handled(note):
         yield request
 
 
 @contextmanager
-def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = {number: signal.signal(number, handler) for number in numbers}
+    earlier = {number: signal.signal(number, handler) for number in _SAID}
     try:
         yield
     finally:

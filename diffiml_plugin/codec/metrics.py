@@ -70,9 +70,9 @@ def decode_masks(
     return [(probability > THRESHOLD).byte().cpu().numpy() for probability in decoded]
 
 
-def disturbed(latents: Sequence[Tensor], level: float, seed: int = 0) -> list[Tensor]:
-    """The latents with Gaussian noise of standard deviation `level`, the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
+def disturbed(latents: Sequence[Tensor], level: float) -> list[Tensor]:
+    """The latents with Gaussian noise of standard deviation `level`, always the same."""
+    generator = torch.Generator().manual_seed(0)
     return [z + level * torch.randn(z.shape, generator=generator).to(z) for z in latents]
 
 
@@ -93,7 +93,7 @@ class Averaging:
 
 
 @torch.inference_mode()
-def averaging(codec: LatentCodec, masks: Sequence[np.ndarray], members: int, seed: int = 0) -> Averaging:
+def averaging(codec: LatentCodec, masks: Sequence[np.ndarray], members: int) -> Averaging:
     """Measures means of `members` masks [S, S] in {0, 1}: of each mask with others, drawn at random.
 
     `error` is the mean of |decode(mean of latents) - mean of masks| over the pixels where a mean's members disagree,
@@ -104,7 +104,7 @@ def averaging(codec: LatentCodec, masks: Sequence[np.ndarray], members: int, see
     Args:
         masks: `members` or more, S a multiple of 8 and at least 32.
     """
-    rng, device = np.random.default_rng(seed), codec_device(codec)
+    rng, device = np.random.default_rng(0), codec_device(codec)
     latents, maps = encode_maps(codec, masks, "mask"), torch.from_numpy(stacked(masks)).to(device)
     errors, spectrum = [], torch.zeros(maps.shape[-2:], device=device)
     for index in range(len(masks)):

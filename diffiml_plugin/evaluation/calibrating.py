@@ -173,8 +173,8 @@ def fit(records: Sequence[Record], bounds: Bounds) -> Fitted:
     data = _Data(
         np.array([record["features"] for record in records]), label, np.array([record["dataset"] for record in records])
     )
-    crossed = data.answers(data.folds(), bounds)
     whole = np.arange(len(label))
+    crossed = data.answers(data.folds(whole), bounds)
     weights, intercept = data.regression(whole)
     above, below = bounds.of(data.crossed_probability(whole), label)
     elsewhere = data.answers(data.sets_left_out(), bounds)
@@ -200,9 +200,8 @@ class _Data:
     label: _Floats
     sets: npt.NDArray[np.str_]
 
-    def folds(self, of: npt.NDArray[np.int64] | None = None) -> list[_Split]:
+    def folds(self, of: npt.NDArray[np.int64]) -> list[_Split]:
         """Ten folds, or as many as there are images of the rarer kind, with the mix of sets and kinds of the whole."""
-        of = np.arange(len(self.label)) if of is None else of
         strata = self._strata(of)
         names, counts = np.unique(strata, return_counts=True)
         rare = np.isin(strata, names[counts < _FOLDS])  # too few to be spread by themselves

@@ -12,12 +12,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.settings import PRECISIONS
 from diffiml_plugin.stored import shown
 
-TAMPERED, NOTHING_FOUND, CANNOT_SAY, UNCALIBRATED = VERDICTS = (
-    "tampered",
-    "nothing found",
-    "cannot say",
-    "uncalibrated",
-)
+TAMPERED, NOTHING_FOUND, CANNOT_SAY, UNCALIBRATED = "tampered", "nothing found", "cannot say", "uncalibrated"
 WINDOW = 32  # pixels of the photo, whatever the size that the model works at
 _AREAS = (0.25, 0.5, 0.75)  # thresholds
 _SMALLEST = 1e-4  # share of an image below which areas are alike

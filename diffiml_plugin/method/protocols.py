@@ -44,9 +44,6 @@ class LatentCodec(Protocol):
     def requires_grad_(self, requires_grad: bool) -> object:
         """Of nn.Module."""
 
-    def eval(self) -> object:
-        """Of nn.Module."""
-
 
 class Denoiser(Protocol):
     """Predicts the clean latent from a noisy one, its timestep and the condition.

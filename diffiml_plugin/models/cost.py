@@ -29,7 +29,7 @@ COUNTS = {  # name -> what is counted of DiffIML; of other models all are the sa
     "published": "as Table 4: one sampling step, without the denoiser's self-attention",
     "run": "every sampling step, the condition's share of the first convolution once for each image, as it runs here",
 }
-_HEAVY = ("convolution", "addmm", "baddbmm", "bmm", "mm", "scaled_dot_product")  # whose bytes nothing can fuse away
+_HEAVY = ("convolution", "mm", "scaled_dot_product")  # whose bytes nothing can fuse away
 _MOST, _SECONDS = 100, 5.0  # calls to time; no more are begun after so many seconds
 
 

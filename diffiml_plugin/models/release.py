@@ -17,7 +17,7 @@ from diffiml_plugin.weights.files import load_weights, save_weights
 _LONGEST = 200  # characters of a tensor's name, in an error
 _REBUILD = ("model", "input")
 STATED = ("data", "licence", "limits")  # in words
-_CALIBRATED = ("threshold", "calibration", "calibrated_on")  # of one model, and of no mean
+CALIBRATED = ("threshold", "calibration", "calibrated_on")  # of one model, and of no mean
 
 
 def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str, Any], digest: str = "") -> None:
@@ -65,7 +65,7 @@ def release(sources: Sequence[str | Path], target: Path, statement: Mapping[str,
     if card:
         config = card.without_weights(config)  # the files that training started from stay at home
     statement = {**_stated([facts for _, facts in loaded], statement), **statement}
-    names = _REBUILD if len(sources) > 1 else _REBUILD + _CALIBRATED
+    names = _REBUILD if len(sources) > 1 else _REBUILD + CALIBRATED
     kept: dict[str, Any] = {name: metadata[name] for name in names if name in metadata}  # not figures of a run's end
     save_weights(target, mean, {**kept, "config": config, **statement})
 

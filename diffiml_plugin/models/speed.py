@@ -18,14 +18,15 @@ from tqdm import tqdm
 from diffiml_plugin import launch
 from diffiml_plugin.errors import device_failed, wanted_memory
 from diffiml_plugin.framework.adapters import method_of
+from diffiml_plugin.method.config import DENOISERS
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.compiled import forget_graphs, speed_up
-from diffiml_plugin.models.cost import CountedOperators, count_all, timed
+from diffiml_plugin.models.cost import ENSEMBLE_SIZES, CountedOperators, count_all, timed
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
 _logger = logging.getLogger(__name__)
-DENOISERS, ENSEMBLE_SIZES, STEPS = ("light", "release"), (1, 5), (1, 8)
+STEPS = (1, 8)
 _FEWEST, _MOST = 5, 200  # timed calls
 _WARM_UPS = {"cuda": 5, "cpu": 1}  # on a GPU a shape is captured when it comes again
 _ROTATED = 4  # inputs that take turns, so that none is read from a cache that it warmed

@@ -29,6 +29,7 @@ from diffiml_plugin.folders import claimed
 from diffiml_plugin.ledger import Ledger, begin
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint
 from diffiml_plugin.models.opened import OpenedModel, statements
+from diffiml_plugin.models.release import CALIBRATED
 from diffiml_plugin.prediction.detector import Detector, Failure
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.stored import parse_json, read_text
@@ -36,7 +37,6 @@ from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import tensors_digest
 
 RECORDS, REPORT, TABLE, DIAGRAM = "calibration.jsonl", "calibration.json", "calibration.md", "reliability.png"
-_OWN = ("calibration", "calibrated_on", "threshold")  # that it writes into the weights
 _logger = logging.getLogger(__name__)
 _READ_AS = (
     "Each image by a calibration that was made without it: of the other folds, or, left out, of the other sets. AUC, "
@@ -88,7 +88,7 @@ def _calibrated(detector: Detector, lists: Sequence[str], output_dir: Path, targ
         pairs = [pair for number, pair in enumerate(pairs) if number not in again]
     predicted = {name: value for name, value in detector.deciding.items() if name not in ("model", "threshold")}
     predicted["weights"] = weights
-    said = {field: value for field, value in statements(metadata).items() if field not in _OWN}
+    said = {field: value for field, value in statements(metadata).items() if field not in CALIBRATED}
     wrote_it = Ledger(output_dir).wrote(target)
     begin(output_dir, "calibrate", {**said, **predicted, **asdict(bounds), **data_settings(sets)}, files, in_place)
     check_lists([listed for _, listed in sets])

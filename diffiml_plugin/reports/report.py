@@ -9,8 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
-
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.pairs import content_of_pair
 from diffiml_plugin.errors import DiffIMLError
@@ -24,6 +22,7 @@ from diffiml_plugin.models import zoo
 from diffiml_plugin.models.inputs import InputSettings
 from diffiml_plugin.models.registry import look_up
 from diffiml_plugin.prediction.detector import Detector
+from diffiml_plugin.prediction.pictures import shrunk
 from diffiml_plugin.prediction.result import Result
 from diffiml_plugin.reports import page
 from diffiml_plugin.reports.beside import published_tables
@@ -232,7 +231,7 @@ def _examples(run: Run) -> list[page.Strip]:
             pictures["prediction"] = prediction.probability
         strips.append(
             page.Strip(
-                {name: _small(picture) for name, picture in pictures.items()},
+                {name: shrunk(picture, _SIDE) for name, picture in pictures.items()},
                 f"{record['dataset']}, {record['name']}: pixel-F1 {record['f1']:.3f} ({run.name})",
             )
         )
@@ -261,8 +260,3 @@ def _predictions(run: Run, records: Sequence[Record]) -> list[Result | None]:
         _logger.warning(f"no predictions shown of {run.name}: {' '.join(str(error).split())}")
         return [None] * len(records)
     return [result if isinstance(result, Result) else None for result in results]
-
-
-def _small(picture: np.ndarray) -> np.ndarray:
-    step = max(1, round(max(picture.shape[:2]) / _SIDE))
-    return np.ascontiguousarray(picture[::step, ::step])

@@ -7,6 +7,7 @@ import numpy as np
 
 MARGIN = 10  # pixels of background kept around an object, for compression, borders and halos
 _SNAPPED = 128  # pixels; a larger object finds its edges at this size, which is fast and smooths them
+_FEWEST = 150  # pixels of an object of a label map
 SHAPES = ("ellipse", "polygon", "blob", "triangle", "rectangle")
 
 
@@ -31,11 +32,11 @@ class Labelled:
     pixels: int
 
 
-def labelled_objects(labels: np.ndarray, fewest: int = 150) -> list[Labelled]:
-    """The objects of a label map [H, W] of integers with at least `fewest` pixels; 0 is none."""
+def labelled_objects(labels: np.ndarray) -> list[Labelled]:
+    """The objects of a label map [H, W] of integers with at least _FEWEST pixels; 0 is none."""
     objects = []
     for value, pixels in enumerate(np.bincount(labels.ravel())):
-        if value and fewest <= pixels <= 0.6 * labels.size:
+        if value and _FEWEST <= pixels <= 0.6 * labels.size:
             of_value = labels == value
             rows, columns = np.flatnonzero(of_value.any(axis=1)), np.flatnonzero(of_value.any(axis=0))
             box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
