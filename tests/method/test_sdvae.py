@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.method.config import DiffIMLConfig
@@ -13,6 +14,8 @@ from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.sdvae import SDVAE
 from diffiml_plugin.weights.sdvae import load_sdvae
+
+ATTENTION = "decoder.mid_block.attentions.0"
 
 
 def tiny_vae(stages=4, latent_channels=4):
@@ -92,8 +95,15 @@ def test_without_diffusers_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("odd", "told"),
     [
-        ({"layers_per_block": 10**6}, "far fewer numbers"),
-        ({"latent_channels": 10**6}, "far fewer numbers"),
+        ({"layers_per_block": 64}, "far fewer numbers"),
+        ({"latent_channels": 4096}, "far fewer numbers"),
+        ({"layers_per_block": 10**9}, "layers_per_block is 1000000000; expected 1 to 64"),
+        ({"block_out_channels": [0], "norm_num_groups": 1}, r"block_out_channels is \[0\]; expected 1 to 4096"),
+        ({"block_out_channels": "1"}, "block_out_channels is '1'; expected"),
+        ({"norm_num_groups": -2}, "norm_num_groups is -2; expected 1 to 4096"),
+        ({"in_channels": 1}, r"in_channels is 1; expected 3\)"),
+        ({"force_upcast": 2}, "force_upcast is 2; expected bool"),
+        ({"shift_factor": "x"}, "shift_factor is 'x'; expected"),
         ({"quantization_config": {"load_in_8bit": True}}, "does not know"),
     ],
 )
@@ -105,6 +115,40 @@ def test_a_configuration_allocates_no_more_than_its_weights_fill(odd, told, tmp_
     with pytest.raises(DiffIMLError, match=f"cannot load the SD VAE .*{told}"):
         load_sdvae(tmp_path / "vae")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tensors: tensors.pop("decoder.conv_out.weight"), r"1 missing \(decoder.conv_out.weight\)"),
+        (lambda tensors: tensors.update(more=torch.zeros(1)), r"1 unexpected \(more\)"),
+        (lambda tensors: tensors.update({"decoder.conv_out.bias": torch.zeros(4)}), r"1 of another shape .*\[4\] for"),
+        (lambda tensors: tensors.update({"decoder.conv_out.bias": torch.zeros(3).int()}), "1 of another kind .*int32"),
+        (lambda tensors: tensors.update({"decoder.conv_out.bias": torch.ones(3) / 0}), "1 not finite"),
+        (lambda tensors: tensors.update({f"{ATTENTION}.query.bias": torch.zeros(4)}), r"1 unexpected \(.*query.bias"),
+    ],
+)
+def test_tensors_that_do_not_fit_one_to_one_are_refused(change, told, tmp_path, caplog):
+    tiny_vae().save_pretrained(tmp_path)
+    tensors = load_file(file := tmp_path / "diffusion_pytorch_model.safetensors")
+    change(tensors)
+    save_file(tensors, file)
+    with pytest.raises(DiffIMLError, match=f"cannot load the SD VAE .*{told}"):
+        load_sdvae(tmp_path)
+    assert not caplog.text
+
+
+def test_the_earlier_names_of_the_published_file_are_read(tmp_path):
+    tiny_vae().save_pretrained(tmp_path)
+    file, expected = tmp_path / "diffusion_pytorch_model.safetensors", load_sdvae(tmp_path).state_dict()
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    tensors = load_file(file)
+    for present, earlier in names.items():
+        tensors = {name.replace(present, earlier): tensor for name, tensor in tensors.items()}
+    assert len(tensors.keys() - load_file(file).keys()) == 16
+    save_file(tensors, file)
+    for name, tensor in load_sdvae(tmp_path).state_dict().items():
+        assert torch.equal(tensor, expected[name])
 
 
 def test_no_other_files_are_read_than_the_two(tmp_path):
