@@ -10,19 +10,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.ledger import not_following
+from diffiml_plugin.stored import checked, parse_json
 
 LOCK = ".lock"  # in a folder that a run writes: who it is
-_LONGEST_LOCK = 2**16  # bytes
+_OWNER = {"host": str, "pid": int, "command": str}  # what it says, in this order
+_LONGEST_LOCK, _LONGEST_COMMAND = 2**16, 1000  # bytes, characters
 _CLAIMED: dict[tuple[int, str], "_Claim"] = {}  # by process, which may have been forked, and folder
 # With `_here`, which earlier versions did not write, thread and process.
 _HALF_WRITTEN = re.compile(r"\.[0-9a-f]{16}(?:\.([0-9a-f]{8}))?\.(\d+)\.(\d+)\.tmp")
@@ -166,32 +168,71 @@ def _here() -> str:
 
 
 def _lock(folder: Path) -> BinaryIO:
-    """A locked file that names this process."""
+    """A locked file that names this process. One of that name is removed where a process left it that died; what this
+    command did not make is not touched."""
     path = folder / LOCK
     while True:
         try:
-            file = open(path, "a+b", opener=not_following)
+            return _new_lock(path)
+        except FileExistsError:
+            pass
         except OSError as error:
-            raise DiffIMLError(f"{folder} cannot be claimed by {path}: {error.strerror}; remove that file") from error
-        if not _locked(file):
-            owner = _owner(file)
+            raise DiffIMLError(f"{folder} cannot be claimed by {path}: {error.strerror or error}") from error
+        try:
+            with open(path, "r+b", opener=not_following) as file:
+                _require_left(folder, file)
+                if os.path.samestat(os.lstat(path), os.fstat(file.fileno())):
+                    path.unlink()
+        except FileNotFoundError:
+            continue  # the one before has just removed it
+        except OSError as error:
+            hint = "remove that file"
+            raise DiffIMLError(f"{folder} cannot be claimed by {path}: {error.strerror or error}; {hint}") from error
+
+
+def _require_left(folder: Path, file: BinaryIO) -> None:
+    """Raises DiffIMLError unless the file is a lock that this command left there; locks it."""
+    path, owner = folder / LOCK, _owner(file)
+    if owner is None:
+        raise DiffIMLError(
+            f"{path} is not of this command, whose lock goes there; choose another folder, or move that file"
+        )
+    if not _locked(file, owner):
+        raise DiffIMLError(
+            f"{folder} is in use by process {owner['pid']} on {owner['host']} ({owner['command']}); "
+            f"wait until that ends, or write elsewhere (if it died long ago, remove {path})"
+        )
+
+
+def _new_lock(path: Path) -> BinaryIO:
+    """Raises FileExistsError if there is one. It gets its name when it is whole: none is ever found empty."""
+    draft = half_written(path)
+    try:
+        file = _written_lock(draft, "w+b")
+        try:
+            os.link(draft, path)
+        except FileExistsError:
             file.close()
-            raise DiffIMLError(
-                f"{folder} is in use by process {owner.get('pid')} on {owner.get('host')} ({owner.get('command')}); "
-                f"wait until that ends, or write elsewhere (if it died long ago, remove {path})"
-            )
-        with suppress(FileNotFoundError):
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                break
-        file.close()  # the one before has just removed it
-    status = os.fstat(file.fileno())
-    if status.st_nlink > 1 or status.st_size and not {"host", "pid"} <= _owner(file).keys():
+            raise
+        except OSError:  # a file system without such links
+            file.close()
+            return _written_lock(path, "x+b")
+        return file
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _written_lock(path: Path, mode: str) -> BinaryIO:
+    owner = {"host": platform.node(), "pid": os.getpid(), "command": shlex.join(sys.argv)[:_LONGEST_COMMAND]}
+    file = cast(BinaryIO, open(path, mode, opener=not_following))
+    try:
+        _locked(file, owner)
+        file.write(json.dumps(owner).encode())
+        file.flush()
+    except BaseException:  # as of a full disk
+        path.unlink()
         file.close()
-        raise DiffIMLError(f"{path} is another program's, where a lock goes; choose another folder, or move that file")
-    owner = {"host": platform.node(), "pid": os.getpid(), "command": shlex.join(sys.argv)}
-    file.truncate(0)
-    file.write(json.dumps(owner).encode())
-    file.flush()
+        raise
     return file
 
 
@@ -214,7 +255,7 @@ def require_claims_held(path: Path) -> None:
         )
 
 
-def _locked(file: BinaryIO) -> bool:
+def _locked(file: BinaryIO, owner: Mapping[str, Any]) -> bool:
     """Whether this process could lock it; the system unlocks it when the process ends, and tells all hosts."""
     try:
         import fcntl  # not on Windows
@@ -223,28 +264,30 @@ def _locked(file: BinaryIO) -> bool:
     except (ImportError, OSError) as error:
         if getattr(error, "errno", None) in (errno.EACCES, errno.EAGAIN):
             return False
-        return not (owner := _owner(file)) or not _lives(owner)  # a file system without locks
+        return not _lives(owner)  # a file system without locks
     return True
 
 
-def _owner(file: BinaryIO) -> dict[str, Any]:
-    file.seek(0)
+def _owner(file: BinaryIO) -> dict[str, Any] | None:
+    """Whom a lock names; None of a file that is not exactly as this command, or an earlier version, writes it."""
+    content = file.read(_LONGEST_LOCK)
     try:
-        return dict(json.loads(file.read(_LONGEST_LOCK)))
-    except (ValueError, TypeError, RecursionError):  # none has written it yet
-        return {}
+        owner = checked(parse_json(content.decode(), LOCK), _OWNER, LOCK)
+    except (DiffIMLError, UnicodeDecodeError):
+        return None
+    return owner if list(owner) == list(_OWNER) and json.dumps(owner).encode() == content else None
 
 
-def _lives(owner: dict[str, Any]) -> bool:
+def _lives(owner: Mapping[str, Any]) -> bool:
     """Whether the process is running, as far as this host can tell."""
-    return owner.get("host") != platform.node() or _runs(owner.get("pid"))
+    return owner["host"] != platform.node() or _runs(owner["pid"])
 
 
-def _runs(process: Any) -> bool:
+def _runs(process: int) -> bool:
     try:
-        os.kill(int(process), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (TypeError, ValueError, OverflowError, PermissionError):
+    except (OverflowError, PermissionError):
         pass
     return True

@@ -282,6 +282,7 @@ def make_world(folder: Path) -> None:
     write("foreign/results.json", "{}")
     write("foreign/run/config.yaml", "mine: true\n")
     write("foreign/card.md", "mine")
+    write("foreign/locked/.lock", "")
     write("foreign/report/report.html", "mine")
     write("foreign/study/study.md", "mine")
     write("foreign/demo/report.html", "mine")
@@ -973,6 +974,12 @@ CASES = (
         f"{SET} --output_dir foreign",
         REFUSED,
         "error: foreign/results.json was not made by this command and is not overwritten",
+    ),
+    Case(
+        "another program's .lock in the output folder",
+        f"{SET} --output_dir foreign/locked",
+        REFUSED,
+        "error: foreign/locked/.lock is not of this command, whose lock goes there; choose another folder, or move that file",
     ),
     Case(
         "figures of another checkpoint in the output folder",

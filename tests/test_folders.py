@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -181,28 +180,20 @@ def test_the_claim_and_half_written_files_of_a_killed_process_are_gone(tmp_path,
     assert set(tmp_path.iterdir()) == set(kept[:3])
 
 
-@pytest.mark.parametrize("pid", [None, 1, 2**30])
+@pytest.mark.parametrize("pid", [1, 2**30, 2**62])
 @pytest.mark.parametrize("host", [platform.node(), "elsewhere"])
 def test_without_locks_of_the_file_system_the_owner_counts(tmp_path, monkeypatch, pid, host):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.lockf", none)
-    (tmp_path / LOCK).write_text("" if pid is None else json.dumps({"pid": pid, "host": host, "command": "x"}))
-    if pid is None or (pid == 2**30 and host == platform.node()):
+    (tmp_path / LOCK).write_text(json.dumps({"host": host, "pid": pid, "command": "x"}))
+    if pid == 2**30 and host == platform.node():
         with claimed(tmp_path):
             pass
     else:
         with pytest.raises(DiffIMLError, match=f"in use by process {pid} on {host}"), claimed(tmp_path):
             pass
-
-
-@pytest.mark.parametrize("said", ['{"pid": 1e400, "host": "HERE"}', '{"pid": [], "host": "HERE"}', "[" * 10**5, "3"])
-def test_an_odd_lock_is_no_traceback(tmp_path, monkeypatch, said):
-    monkeypatch.setattr("fcntl.lockf", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
-    (tmp_path / LOCK).write_text(said.replace("HERE", platform.node()))
-    with suppress(DiffIMLError), claimed(tmp_path):
-        pass
 
 
 def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
@@ -214,14 +205,78 @@ def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["result"]
 
 
-@pytest.mark.parametrize("content", ["", "mine", '{"mine": 1}', '{"host": "mine", "pid": 1}'])
-def test_a_file_in_place_of_the_lock_is_kept(tmp_path, content):
-    (tmp_path / "mine").write_text(content)
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "mine",
+        "3",
+        b"\xff",
+        "[" * 10**5,
+        '{"mine": 1}',
+        '{"host": "HERE", "pid": 1}',
+        '{"host": "HERE", "pid": 1073741824, "table": "mine"}',
+        '{"host": "HERE", "pid": 1073741824, "command": "x", "more": 1}',
+        '{"host": "HERE", "command": "x", "pid": 1073741824}',
+        '{"host": "HERE", "pid": 1e400, "command": "x"}',
+        '{"host": "HERE", "pid": "1073741824", "command": "x"}',
+        '{"host": "HERE", "pid": 1073741824, "command": "x"}' + " " * 2**16 + "mine",
+    ],
+)
+@pytest.mark.parametrize("locks", [True, False])
+def test_another_programs_file_in_place_of_the_lock_is_kept(tmp_path, monkeypatch, content, locks):
+    if not locks:
+        monkeypatch.setattr(
+            "fcntl.lockf", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available"))
+        )
+    path = tmp_path / LOCK
+    path.write_bytes(content if isinstance(content, bytes) else content.replace("HERE", platform.node()).encode())
+    before = path.read_bytes(), path.stat()
+    with pytest.raises(DiffIMLError, match=f"{path} is not of this command"), claimed(tmp_path):
+        pass
+    assert (path.read_bytes(), path.stat()) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_that_a_process_left_is_removed_by_that_name_alone(tmp_path):
+    """Nothing is written into a file that was there."""
+    left = json.dumps({"host": platform.node(), "pid": 2**30, "command": "x"})
+    (tmp_path / "mine").write_text(left)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / LOCK).hardlink_to(tmp_path / "mine")
-    with pytest.raises(DiffIMLError, match="another program's"), claimed(tmp_path / "out"):
+    with claimed(tmp_path / "out") as folder:
+        assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
+    assert (tmp_path / "mine").read_text() == left and not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_lock_has_no_name_before_it_is_whole(tmp_path, monkeypatch, links, child_environment):
+    link = os.link
+
+    def linked(draft, path):
+        assert draft.stat().st_size > 0 and not path.exists()  # to read it here would end the system's lock
+        if not links:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        link(draft, path)
+
+    monkeypatch.setattr(os, "link", linked)
+    monkeypatch.setattr(sys, "argv", ["benco", *["photo"] * 10**5])
+    with claimed(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+        code = "import sys; from diffiml_plugin.folders import claimed\nwith claimed(sys.argv[1]): pass"
+        other = subprocess.run([sys.executable, "-c", code, tmp_path], env=child_environment, capture_output=True)
+        assert f"in use by process {os.getpid()}".encode() in other.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("diffiml_plugin.folders.json.dumps", full)
+    with pytest.raises(DiffIMLError, match="cannot be claimed by .*: No space left on device"), claimed(tmp_path):
         pass
-    assert (tmp_path / "mine").read_text() == (tmp_path / "out" / LOCK).read_text() == content
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
