@@ -56,12 +56,14 @@ class Ledger:
             if os.path.islink(self.folder / LEDGER) or os.stat(self.folder / LEDGER).st_nlink > 1:
                 raise DiffIMLError(f"{self.folder / LEDGER} is a link, which is not followed; remove it")
             for line in read_text(self.folder / LEDGER, _LIMIT).splitlines():
-                with suppress(DiffIMLError, KeyError):  # a line that was cut off
+                with suppress(KeyError, ValueError):  # a line that was cut off, or whose file no path can be
                     self._learn(checked(parse_json(line, LEDGER), _FIELDS, LEDGER, others=True))
 
     def _learn(self, line: Mapping[str, Any]) -> None:
         if "run" in line:
             self.runs[line["run"]], self._run = line["settings"], line["run"]
+        elif b"\0" in os.fsencode(line["file"]):
+            raise ValueError("no path")
         else:
             path, version = os.path.abspath(self.folder / line["file"]), (line["size"], line["sha256"])
             writer = line.get("by", self._run)
@@ -206,8 +208,10 @@ def discard(folder: str | Path, files: Iterable[Path] | None = None, run: str = 
     ledger = Ledger(folder)
     for path in list(ledger.files) if files is None else files:
         with suppress(FileNotFoundError):  # another process was quicker
-            writer, inside = ledger.writer(path), Path(path).parent.resolve().is_relative_to(ledger.folder.resolve())
-            if inside and writer is not None and run in ("", writer):
+            writer = ledger.writer(path)
+            if writer is None or run not in ("", writer):
+                continue
+            if Path(path).parent.resolve().is_relative_to(ledger.folder.resolve()):
                 os.unlink(path)
 
 

@@ -269,6 +269,18 @@ def test_nothing_is_discarded_outside_of_the_folder_whatever_its_ledger_says(tmp
     assert (tmp_path / "mine.jsonl").read_text() == "mine"
 
 
+@pytest.mark.parametrize("named", ["a\0/b", "a\0", "a\ud800/b", "\ud800", "loop/b", f"{'a' * 300}/b", ""])
+def test_a_line_whose_file_no_path_can_be_is_passed_over(tmp_path, named):
+    run(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with open(tmp_path / LEDGER, "a") as file:
+        file.write(json.dumps({"file": named, "size": 0, "sha256": "x", "by": "test"}) + "\n")
+    run(tmp_path, "ours again")
+    warn_if_changed(tmp_path / "a.txt")
+    discard(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {LEDGER, "loop"}
+
+
 @pytest.mark.parametrize("begun", [b"", b"\x89PNG"])
 def test_how_a_picture_begins_does_not_make_it_ours(tmp_path, begun):
     """In a folder that comes from anyone: files of lines alone grow."""
