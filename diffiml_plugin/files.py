@@ -9,15 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from diffiml_plugin.errors import DiffIMLError, visible
+from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.folders import half_written, lost_claim, probe, require_claims_held
 from diffiml_plugin.ledger import Appended, digest_of_start, enter, ledger_of, state_of_file
 from diffiml_plugin.stored import shown
 
 if TYPE_CHECKING:  # `--help` says nothing with these
     import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _LONGEST_NAME = 255  # bytes that file systems take
 _FREE: dict[str, Any] = {}  # files that were not there when this process began, as it has written them since, or None
@@ -68,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
         DiffIMLError: it cannot be written.
     """
     try:
-        _make_place(path)
+        make_place(path)
         with replacing(path) as file:
             file.write(text.encode(errors="backslashreplace"))  # a file's name need not be UTF-8
     except OSError as error:
@@ -88,49 +86,15 @@ def write_picture(path: Path, pixels: "np.ndarray", **options: Any) -> None:
 
     encoded = io.BytesIO()  # into a file some of Pillow's encoders write by themselves, and miss that the disk is full
     Image.fromarray(pixels).save(encoded, Image.registered_extensions()[path.suffix.lower()], **options)
-    _make_place(path)
+    make_place(path)
     with replacing(path, lasting=False) as file:
         file.write(encoded.getbuffer())
 
 
-def _make_place(path: Path) -> None:
+def make_place(path: Path) -> None:
     """Makes the folder of a file, but no claimed one that is gone."""
     require_claims_held(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def add_legend(panel: "Axes", **style: Any) -> None:
-    """A legend of each line of a panel, whose labels may be names of others' sets and folders: all are shown as they
-    are, none as a formula, and none is left out, as matplotlib leaves out what begins with `_`.
-
-    Args:
-        style: as `Axes.legend` takes it.
-    """
-    lines = panel.get_lines()
-    texts = panel.legend(lines, list(map(str, range(len(lines)))), **style).get_texts()
-    for text, line in zip(texts, lines, strict=True):
-        text.set(text=visible(str(line.get_label())), parse_math=False)
-
-
-@contextmanager
-def drawing(path: Path, size: tuple[float, float], dpi: int) -> Iterator["Figure"]:
-    """A plot of so many inches, to be drawn inside, and then written as PNG, as `replacing` does; makes its folder.
-
-    It looks as matplotlib draws by itself: a `matplotlibrc`, which may lie in the current folder and be anyone's, could
-    have LaTeX run, or hide a curve.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    with style.context("default"):
-        figure = Figure(size)
-        yield figure
-        _make_place(path)
-        with replacing(path, lasting=False) as file:
-            figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")
 
 
 def beginning(name: str) -> str:

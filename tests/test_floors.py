@@ -18,6 +18,7 @@ FLOORS = (  # from the ground up; a room imports only those before it
     "folders",
     "files",
     "table",
+    "drawing",
     "f1",
     "settings",
     "launchers",

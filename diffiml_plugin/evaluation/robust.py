@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from diffiml_plugin.data.order import seed_cpu
+from diffiml_plugin.drawing import add_legend, drawing
 from diffiml_plugin.evaluation.records import records_file
 from diffiml_plugin.evaluation.results import Figures, Perturbed, Point, Record, noted
 from diffiml_plugin.evaluation.scores import PIXEL_FIGURES, average, summarise
 from diffiml_plugin.evaluation.scoring import open_scoring
 from diffiml_plugin.evaluation.settings import TestSettings
-from diffiml_plugin.files import add_legend, drawing
 from diffiml_plugin.framework.imdlbenco import GaussianBlurWrapper, GaussianNoiseWrapper, JpegCompressionWrapper
 from diffiml_plugin.table import Table
 

@@ -18,13 +18,14 @@ from tqdm import tqdm
 from diffiml_plugin.data.examined import check_lists, in_parallel, in_turn, state_here
 from diffiml_plugin.data.images import read_mask
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, each_once, read_test_sets, repeated
+from diffiml_plugin.drawing import drawing
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation.calibrating import Answers, Bounds, Fitted, fit, mask_threshold
 from diffiml_plugin.evaluation.calibration import FEATURES, features
 from diffiml_plugin.evaluation.records import LIMIT, as_record, code_digest, data_settings, digest, write_records
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
-from diffiml_plugin.files import appending, drawing, require_unchanged, require_writable, write_text
+from diffiml_plugin.files import appending, require_unchanged, require_writable, write_text
 from diffiml_plugin.folders import claimed
 from diffiml_plugin.ledger import Ledger, begin
 from diffiml_plugin.models.checkpoints import RELEASED, find_checkpoint

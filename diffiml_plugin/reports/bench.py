@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffiml_plugin.files import drawing
+from diffiml_plugin.drawing import drawing
 from diffiml_plugin.table import Table
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, cast
 
+from diffiml_plugin.drawing import add_legend, drawing
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.records import RESULTS, ROUNDING, images_of, read_records, records_file, same_images
@@ -23,7 +24,7 @@ from diffiml_plugin.evaluation.results import (
 )
 from diffiml_plugin.evaluation.scores import MEANS, PIXEL_FIGURES, at_threshold, best_threshold, summarise
 from diffiml_plugin.evaluation.statistics import mean_figure
-from diffiml_plugin.files import add_legend, drawing, write_text
+from diffiml_plugin.files import write_text
 from diffiml_plugin.ledger import begin
 from diffiml_plugin.stored import checked, read_json
 from diffiml_plugin.table import Table, as_code, for_markdown
