@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.adapters import method_of
@@ -29,7 +28,6 @@ COUNTS = {  # name -> what is counted of DiffIML; of other models all are the sa
     "published": "as Table 4: one sampling step, without the denoiser's self-attention",
     "run": "every sampling step, the condition's share of the first convolution once for each image, as it runs here",
 }
-_HEAVY = ("convolution", "mm", "scaled_dot_product")  # whose bytes nothing can fuse away
 _MOST, _SECONDS = 100, 5.0  # calls to time; no more are begun after so many seconds
 
 
@@ -216,21 +214,3 @@ def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     """q·k and its product with v, for shapes [..., L, E], [..., S, E], [..., S, V]."""
     query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-class CountedOperators(TorchDispatchMode):
-    """Counts operators without those that only look at memory anew, and the heavy ones' values, read and written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches, self.values = 0, 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        aliases = [returned.alias_info for returned in function._schema.returns]
-        looks = any(alias is not None and not alias.is_write for alias in aliases) or "view" in function._schema.name
-        self.launches += not looks
-        if any(name in function._schema.name for name in _HEAVY):
-            results = result if isinstance(result, tuple) else (result,)
-            self.values += sum(value.numel() for value in (*args, *results) if isinstance(value, Tensor))
-        return result

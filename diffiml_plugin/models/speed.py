@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from diffiml_plugin import launch
@@ -21,12 +22,13 @@ from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.method.config import DENOISERS
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.models.compiled import forget_graphs, speed_up
-from diffiml_plugin.models.cost import ENSEMBLE_SIZES, CountedOperators, count_all, timed
+from diffiml_plugin.models.cost import ENSEMBLE_SIZES, count_all, timed
 from diffiml_plugin.models.registry import DIFFIML, RegisteredModel, find_model
 from diffiml_plugin.models.untrained import blank_batch, build_untrained, untrained
 
 _logger = logging.getLogger(__name__)
 STEPS = (1, 8)
+_HEAVY = ("convolution", "mm", "scaled_dot_product")  # whose bytes nothing can fuse away
 _FEWEST, _MOST = 5, 200  # timed calls
 _WARM_UPS = {"cuda": 5, "cpu": 1}  # on a GPU a shape is captured when it comes again
 _ROTATED = 4  # inputs that take turns, so that none is read from a cache that it warmed
@@ -287,3 +289,21 @@ def lines(settings: Bench) -> dict[str, list[tuple[int, float]]]:
             points.setdefault(name, []).append((value, 1e3 * seconds))
             forget_graphs(model)
     return points
+
+
+class CountedOperators(TorchDispatchMode):
+    """Counts operators without those that only look at memory anew, and the heavy ones' values, read and written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches, self.values = 0, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        aliases = [returned.alias_info for returned in function._schema.returns]
+        looks = any(alias is not None and not alias.is_write for alias in aliases) or "view" in function._schema.name
+        self.launches += not looks
+        if any(name in function._schema.name for name in _HEAVY):
+            results = result if isinstance(result, tuple) else (result,)
+            self.values += sum(value.numel() for value in (*args, *results) if isinstance(value, Tensor))
+        return result

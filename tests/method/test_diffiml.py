@@ -10,7 +10,7 @@ from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.lightvae import LightVAE
 from diffiml_plugin.method.sampler import SAMPLERS
 from diffiml_plugin.method.schedule import NoiseSchedule
-from diffiml_plugin.models.cost import CountedOperators
+from diffiml_plugin.models.speed import CountedOperators
 
 
 def _model(**settings):
