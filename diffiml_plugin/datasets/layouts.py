@@ -23,7 +23,7 @@ MaskReader = Callable[[str], np.ndarray]  # [H, W] bool, True where tampered
 
 
 @dataclass
-class Found:
+class Pairing:
     """`pairs`: (image, mask or NEGATIVE), absolute paths. `left_out`: of each file that found no partner, why.
 
     `misnamed`: a line for each pair whose names do not agree.
@@ -71,7 +71,7 @@ class Found:
 class Layout:
     """How a download is read: `find` pairs its files; `read_encoded` where masks are not brighter where tampered."""
 
-    find: Callable[[Files], Found]
+    find: Callable[[Files], Pairing]
     read_encoded: MaskReader | None = None
 
 
@@ -108,34 +108,34 @@ def read_levels(path: str) -> np.ndarray:
     return levels > (levels.max() / 4 if lossy else 0)
 
 
-def _casia(prefix: str, digits: int) -> Callable[[Files], Found]:
+def _casia(prefix: str, digits: int) -> Callable[[Files], Pairing]:
     """`prefix` of tampered images, `digits` of authentic ones' numbers: people keep both versions in one folder."""
 
-    def find(files: Files) -> Found:
-        found = Found()
+    def find(files: Files) -> Pairing:
+        pairing = Pairing()
         images: dict[Any, Path] = {}
         masks: dict[Any, Path] = {}
         if any("Modified Tp" in file.parts for file in files):  # CASIAv1 comes twice, misnamed and mended
             files = {file: None for file in files if "Original Tp" not in file.parts}
-        of_each_name = found.each_name_once(f for f in _images(files) if f.stem.startswith((prefix, "Au_")))
+        of_each_name = pairing.each_name_once(f for f in _images(files) if f.stem.startswith((prefix, "Au_")))
         for file in of_each_name.values():
             ((stem, suffix),) = re.findall(r"^(.+?)(_gt\d*)?$", file.stem)
             if stem.startswith(prefix):
-                found.is_first(file, stem, masks if suffix else images)
+                pairing.is_first(file, stem, masks if suffix else images)
         for stem in images.keys() & masks.keys():
-            found.add(images.pop(stem), masks.pop(stem))
+            pairing.add(images.pop(stem), masks.pop(stem))
         masks_by_number = _by_number(masks)
         for number, group in _by_number(images).items():
             partners = masks_by_number.get(number, [])
             for image in group:
                 mask = partners[0] if len(group) == len(partners) == 1 else None
-                found.add(image, mask)
+                pairing.add(image, mask)
                 if mask:
-                    found.misnamed.append(f"{image}: paired with {mask} by its number {number}")
-        found.pairs.sort()
+                    pairing.misnamed.append(f"{image}: paired with {mask} by its number {number}")
+        pairing.pairs.sort()
         authentic = re.compile(rf"Au_\D+_\d{{{digits}}}")
-        found.add_authentic(file for name, file in of_each_name.items() if authentic.fullmatch(name))
-        return found
+        pairing.add_authentic(file for name, file in of_each_name.items() if authentic.fullmatch(name))
+        return pairing
 
     return find
 
@@ -148,24 +148,24 @@ def _by_number(files: dict[str, Path]) -> dict[str, list[Path]]:
     return groups
 
 
-def _coverage(files: Files) -> Found:
-    found = Found()
+def _coverage(files: Files) -> Pairing:
+    pairing = Pairing()
     folders = {file.parent for file in _images(files) if re.fullmatch(r"\d+t", file.stem)}
     ours = (file for file in _images(files) if file.parent in folders or file.stem.endswith("forged"))
-    by_stem = found.each_name_once(ours)
+    by_stem = pairing.each_name_once(ours)
     for stem, file in by_stem.items():
         if re.fullmatch(r"\d+t", stem):
-            found.add(file, by_stem.get(f"{stem[:-1]}forged"))
-    found.add_authentic(file for stem, file in by_stem.items() if stem.isdecimal())
-    return found
+            pairing.add(file, by_stem.get(f"{stem[:-1]}forged"))
+    pairing.add_authentic(file for stem, file in by_stem.items() if stem.isdecimal())
+    return pairing
 
 
-def _columbia(files: Files) -> Found:
-    found = Found()
+def _columbia(files: Files) -> Pairing:
+    pairing = Pairing()
     for file in _images(files, "4cam_splc"):
-        found.add(file, _present(files, file.parent / "edgemask" / f"{file.stem}_edgemask.jpg"))
-    found.add_authentic(_images(files, "4cam_auth"))
-    return found
+        pairing.add(file, _present(files, file.parent / "edgemask" / f"{file.stem}_edgemask.jpg"))
+    pairing.add_authentic(_images(files, "4cam_auth"))
+    return pairing
 
 
 def _read_columbia(path: str) -> np.ndarray:
@@ -175,18 +175,18 @@ def _read_columbia(path: str) -> np.ndarray:
     return (green > red) & (green > 64)
 
 
-def _nist16(files: Files) -> Found:
-    found = Found()
+def _nist16(files: Files) -> Pairing:
+    pairing = Pairing()
     for table in (file for file in files if file.name == "NC2016-manipulation-ref.csv"):
         root = table.parents[2]
         for row in csv.DictReader(read_text(table).splitlines(), delimiter="|"):
             if row.get("IsTarget", "Y") == "Y" and row["ProbeMaskFileName"]:
                 image, mask = root / row["ProbeFileName"], root / row["ProbeMaskFileName"]
                 if _present(files, image):
-                    found.add(image, _present(files, mask))
+                    pairing.add(image, _present(files, mask))
                 else:
-                    found.left_out[image] = f"named by {table.name}, but not there"
-    return found
+                    pairing.left_out[image] = f"named by {table.name}, but not there"
+    return pairing
 
 
 def _read_nist16(path: str) -> np.ndarray:
@@ -195,44 +195,44 @@ def _read_nist16(path: str) -> np.ndarray:
         return np.asarray(mask.convert("RGB")).min(2) < 255
 
 
-def _imd2020(files: Files) -> Found:
-    found = Found()
+def _imd2020(files: Files) -> Pairing:
+    pairing = Pairing()
     originals = [file for file in _images(files) if file.stem.endswith("_orig")]
     folders = {file.parent for file in originals}
     for file in _images(files):
         if file.parent in folders and not file.stem.endswith(("_orig", "_mask")):
-            found.add(file, _present(files, file.with_name(f"{file.stem}_mask.png")))
-    found.add_authentic(originals)
-    return found
+            pairing.add(file, _present(files, file.with_name(f"{file.stem}_mask.png")))
+    pairing.add_authentic(originals)
+    return pairing
 
 
-def _cocoglide(files: Files) -> Found:
-    found = Found()
+def _cocoglide(files: Files) -> Pairing:
+    pairing = Pairing()
     masks: dict[Any, Path] = {}
     for file in _images(files, "mask"):
         if match := re.fullmatch(r".*_(\d+)_mask", file.stem):
-            found.is_first(file, (file.parents[1], match[1]), masks)
+            pairing.is_first(file, (file.parents[1], match[1]), masks)
     for file in _images(files, "fake"):
         if match := re.fullmatch(r"glide_inpainting_val2017_(\d+)_up", file.stem):
-            found.add(file, masks.get((file.parents[1], match[1])))
-    return found
+            pairing.add(file, masks.get((file.parents[1], match[1])))
+    return pairing
 
 
-def _autosplice(files: Files) -> Found:
-    found = Found()
+def _autosplice(files: Files) -> Pairing:
+    pairing = Pairing()
     for quality in (100, 90, 75):
         for file in _images(files, f"Forged_JPEG{quality}"):
             folder = file.parents[1] / "Mask"
             names = [f"{stem}_mask.png" for stem in (file.stem, file.stem.partition("_")[0])]
-            found.add(file, next((folder / name for name in names if _present(files, folder / name)), None))
-        if found.pairs:
+            pairing.add(file, next((folder / name for name in names if _present(files, folder / name)), None))
+        if pairing.pairs:
             break
-    return found
+    return pairing
 
 
-def _tampered_coco(parts: Sequence[str]) -> Callable[[Files], Found]:
-    def find(files: Files) -> Found:
-        found = Found()
+def _tampered_coco(parts: Sequence[str]) -> Callable[[Files], Pairing]:
+    def find(files: Files) -> Pairing:
+        pairing = Pairing()
         for part in parts:
             for name in (f"{part}_COCO_list.txt", f"{part}_COCO_train_list.txt"):
                 listing = next((file for file in files if file.name == name), None)
@@ -242,27 +242,27 @@ def _tampered_coco(parts: Sequence[str]) -> Callable[[Files], Found]:
                 for line in filter(str.strip, text.splitlines()):
                     image, mask = (listing.parent / entry.strip() for entry in f"{line},".split(",")[:2])
                     if _present(files, image):
-                        found.add(image, _present(files, mask))
+                        pairing.add(image, _present(files, mask))
                     else:
-                        found.left_out[image] = f"named by {name}, but not there"
+                        pairing.left_out[image] = f"named by {name}, but not there"
                 break
-        return found
+        return pairing
 
     return find
 
 
-def _comp_raise(files: Files) -> Found:
-    found = Found()
-    found.add_authentic(_images(files))
-    return found
+def _comp_raise(files: Files) -> Pairing:
+    pairing = Pairing()
+    pairing.add_authentic(_images(files))
+    return pairing
 
 
-def _fantastic_reality(files: Files) -> Found:
-    found = Found()
+def _fantastic_reality(files: Files) -> Pairing:
+    pairing = Pairing()
     for file in _images(files, "ColorFakeImages"):
-        found.add(file, _present(files, file.parents[1] / "SegmentationFake" / f"{file.stem}.npz"))
-    found.add_authentic(_images(files, "ColorRealImages"))
-    return found
+        pairing.add(file, _present(files, file.parents[1] / "SegmentationFake" / f"{file.stem}.npz"))
+    pairing.add_authentic(_images(files, "ColorRealImages"))
+    return pairing
 
 
 def _read_npz(path: str) -> np.ndarray:
@@ -275,49 +275,49 @@ def _read_npz(path: str) -> np.ndarray:
         raise ValueError(error) from error
 
 
-def _comofod(files: Files) -> Found:
-    found = Found()
+def _comofod(files: Files) -> Pairing:
+    pairing = Pairing()
     for file in _images(files):
         if re.fullmatch(r"\d{3}_F", file.stem):
-            found.add(file, _present(files, file.with_name(f"{file.stem[:3]}_B.png")))
-    found.add_authentic(file for file in _images(files) if re.fullmatch(r"\d{3}_O", file.stem))
-    return found
+            pairing.add(file, _present(files, file.with_name(f"{file.stem[:3]}_B.png")))
+    pairing.add_authentic(file for file in _images(files) if re.fullmatch(r"\d{3}_O", file.stem))
+    return pairing
 
 
-def _grip(files: Files) -> Found:
-    found = Found()
-    by_stem = found.each_name_once(_images(files))
+def _grip(files: Files) -> Pairing:
+    pairing = Pairing()
+    by_stem = pairing.each_name_once(_images(files))
     for stem, file in by_stem.items():
         if match := re.fullmatch(r"(TP_C\d+_\d+)_copy", stem):
-            found.add(file, by_stem.get(f"{match[1]}_gt"))
-    found.add_authentic(file for stem, file in by_stem.items() if re.fullmatch(r"TP_C\d+_\d+", stem))
-    return found
+            pairing.add(file, by_stem.get(f"{match[1]}_gt"))
+    pairing.add_authentic(file for stem, file in by_stem.items() if re.fullmatch(r"TP_C\d+_\d+", stem))
+    return pairing
 
 
-def _misd(files: Files) -> Found:
+def _misd(files: Files) -> Pairing:
     """The mask of an image is a folder, which `_read_folder` joins."""
-    found = Found()
+    pairing = Pairing()
     folders = {file.parent for file in _images(files, "masks") if file.parents[2].name == "Ground Truth Masks"}
     masks = {(folder.parents[2], folder.parent.name): folder for folder in folders}
     roots = {folder.parents[2] for folder in folders}
     for file in _images(files, "Sp"):
         if file.parents[1] in roots:
-            found.add(file, masks.get((file.parents[1], file.stem)))
-    found.add_authentic(file for file in _images(files, "Au") if file.parents[1] in roots)
-    return found
+            pairing.add(file, masks.get((file.parents[1], file.stem)))
+    pairing.add_authentic(file for file in _images(files, "Au") if file.parents[1] in roots)
+    return pairing
 
 
 def _read_folder(path: str) -> np.ndarray:
     return np.logical_or.reduce([read_levels(str(file)) for file in sorted(Path(path).iterdir())])
 
 
-def _ifs_tc(files: Files) -> Found:
-    found = Found()
+def _ifs_tc(files: Files) -> Pairing:
+    pairing = Pairing()
     for file in _images(files, "fake"):
         if not file.stem.endswith(".mask"):
-            found.add(file, _present(files, file.with_name(f"{file.stem}.mask.png")))
-    found.add_authentic(_images(files, "pristine"))
-    return found
+            pairing.add(file, _present(files, file.with_name(f"{file.stem}.mask.png")))
+    pairing.add_authentic(_images(files, "pristine"))
+    return pairing
 
 
 def _images(files: Files, folder: str | None = None) -> Iterator[Path]:

@@ -27,7 +27,7 @@ from diffiml_plugin.datasets.catalogue import (
     known_entry,
     known_variant,
 )
-from diffiml_plugin.datasets.layouts import Files, Found, MaskReader, layout_of, read_levels
+from diffiml_plugin.datasets.layouts import Files, MaskReader, Pairing, layout_of, read_levels
 from diffiml_plugin.errors import DiffIMLError, nearest
 from diffiml_plugin.files import appending, beginning, inside, write_picture, write_text
 from diffiml_plugin.folders import claimed, remove_half_written
@@ -138,33 +138,33 @@ def _prepared(
     cache, images, root = _masks_of(output), _images_of(output), places[-1]
     for place in places:
         files, others = _files(place, {output, cache, images}, entry)
-        found, reader = _find(entry, place, files, others, variant)
-        if found.pairs:
+        pairing, reader = _find(entry, place, files, others, variant)
+        if pairing.pairs:
             break
     else:
         hint = "" if entry else nearest(name, NAMES)
         forms = (entry.layout, *FRAMEWORK_LAYOUTS) if entry else FRAMEWORK_LAYOUTS
         raise DiffIMLError(f"{root} holds {name} in no known layout{hint}; expected {'; or '.join(forms)}")
 
-    unread = found.unread(files)
+    unread = pairing.unread(files)
     if place != root:
         beside = [other for other in places[:-1] if not other.samefile(place)]
         unread += [f"not read: {other}, because {place} was, which carries the dataset's name too" for other in beside]
     if tampered_only:
-        found.pairs = [(image, mask) for image, mask in found.pairs if mask != NEGATIVE]
-        if not found.pairs:
+        pairing.pairs = [(image, mask) for image, mask in pairing.pairs if mask != NEGATIVE]
+        if not pairing.pairs:
             raise DiffIMLError(f"{root} holds no tampered images of {name}; leave out --tampered_only")
 
-    again = repeated(found.pairs)
+    again = repeated(pairing.pairs)
     notes = [f"left out: {image}: listed before" for image in again.values()]
-    pairs = [pair for number, pair in enumerate(found.pairs) if number not in again]
+    pairs = [pair for number, pair in enumerate(pairing.pairs) if number not in again]
 
     # 2. The masks, and smaller images. What an interrupted run was done with stays.
     log, side = cache / _LOG, variant.longest_side if variant else None
     unfinished = _Unfinished(cache / _UNFINISHED, (cache, images), side)
     with unfinished.each_once(lambda image, mask: _settle(image, mask, reader, side, output)) as settle:
         settled = list(in_parallel(in_turn(settle), pairs, name))
-    notes += [f"left out: {file}: {reason}" for file, reason in found.left_out.items()] + unread + found.misnamed
+    notes += [f"left out: {file}: {reason}" for file, reason in pairing.left_out.items()] + unread + pairing.misnamed
     notes += [note for pair in settled for note in pair.notes]
     records = [(pair.image, pair.mask) for pair in settled if pair.mask]
     if not records:
@@ -176,7 +176,7 @@ def _prepared(
     discard(cache, [cache / _UNFINISHED])
     authentic = sum(mask == NEGATIVE for _, mask in records)
     corrected, empty = sum(pair.corrected for pair in settled), sum(pair.empty for pair in settled)
-    left_out = len(found.left_out) + len(found.pairs) - len(records)
+    left_out = len(pairing.left_out) + len(pairing.pairs) - len(records)
     return Prepared(output, log, authentic, len(records) - authentic, corrected, empty, left_out)
 
 
@@ -266,7 +266,7 @@ def _leads_back(folder: Path) -> bool:
 
 def _find(
     entry: DatasetEntry | None, root: Path, files: Files, others: list[Path], variant: DatasetVariant | None
-) -> tuple[Found, MaskReader | None]:
+) -> tuple[Pairing, MaskReader | None]:
     """The original download, with its masks' reader, else the framework's folder, else the one JSON list in `root`.
 
     Only the original tells the parts of a dataset apart.
@@ -286,15 +286,15 @@ def _find(
         part = variant.part if variant else ""
         layout = layout_of(entry.name, part)
         try:
-            found = layout.find(files)
+            pairing = layout.find(files)
         except (csv.Error, IndexError, KeyError, ValueError) as error:
             raise DiffIMLError(
                 f"a list of {entry.name} in {root} is not as its authors made it ({type(error).__name__}: {error}); "
                 "fetch it again"
             ) from error
-        if part or any(mask != NEGATIVE for _, mask in found.pairs) or found.pairs and not entry.tampered:
-            return found, layout.read_encoded
-    found = Found()
+        if part or any(mask != NEGATIVE for _, mask in pairing.pairs) or pairing.pairs and not entry.tampered:
+            return pairing, layout.read_encoded
+    pairing = Pairing()
     lists = [
         file
         for file in files
@@ -303,16 +303,16 @@ def _find(
     if (root / "Tp").is_dir() and (root / "Gt").is_dir():
         source = root
         if entry is None or entry.authentic:
-            found.pairs += [(str(file), NEGATIVE) for file in files if file.parent == root / "Au"]
+            pairing.pairs += [(str(file), NEGATIVE) for file in files if file.parent == root / "Au"]
     elif len(lists) == 1:
         source = lists[0]
     elif lists:
         raise DiffIMLError(f"{root} holds {len(lists)} JSON files ({lists[0].name}, {lists[1].name} ...); expected one")
     else:
-        return found, None
+        return pairing, None
     listed = read_list(source)
-    found.pairs[:0] = zip(listed.images, listed.masks, strict=True)
-    return found, None
+    pairing.pairs[:0] = zip(listed.images, listed.masks, strict=True)
+    return pairing, None
 
 
 def _copy_of(image: str, mask: str, folder: Path) -> Path:
