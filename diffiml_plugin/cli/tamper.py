@@ -17,7 +17,6 @@ _DECIDING = ("photographs", "images", "authentic", "kinds", "strength", "window"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     parser.add_argument("photographs", metavar="DIR", help="a folder of two or more")
     parser.add_argument("--output_dir", required=True, help="folder for Tp/, Gt/ and list.json")
     parser.add_argument("--images", type=int, default=100, help="so many images")
@@ -45,15 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def deciding(args: argparse.Namespace) -> dict[str, Any]:
     """What decides what the pictures are: settings, and the files that they name."""
-    from diffiml_plugin.tampering.photographs import contents_of, listed
+    from diffiml_plugin.tampering.photographs import contents_digest, listed
 
     photographs, maps = listed(args.photographs)
     files = [*photographs, *filter(None, maps), *([args.strength] if args.strength.endswith((".yaml", ".yml")) else ())]
-    return {**{name: getattr(args, name) for name in _DECIDING}, "content of photographs": contents_of(files)}
+    return {**{name: getattr(args, name) for name in _DECIDING}, "content of photographs": contents_digest(files)}
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.folders import claimed
     from diffiml_plugin.ledger import begin

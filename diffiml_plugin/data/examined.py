@@ -136,7 +136,7 @@ def _remembered(listed: ImageList) -> tuple[int, str, list[tuple[int, Fault]]]:
 
 def _look(pair: tuple[str, str]) -> tuple[tuple[int, int], list[Fault], list[str | None]]:
     """As `examine`, and the digests of the files."""
-    return *examine(*pair), [content_of(path) for path in pair if path != NEGATIVE]
+    return *examine(*pair), [content_digest(path) for path in pair if path != NEGATIVE]
 
 
 def rules(*modules: str) -> list[object]:
@@ -163,7 +163,7 @@ def state_here(path: str) -> tuple[int, int, int] | None:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def content_of(path: str | Path) -> str | None:
+def content_digest(path: str | Path) -> str | None:
     """The SHA-256 of a file; None if it is none that can be read."""
     try:
         require_file(path)

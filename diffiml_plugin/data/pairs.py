@@ -26,7 +26,7 @@ from diffiml_plugin.models.registry import RegisteredModel
 from diffiml_plugin.models.tiles import goes_whole
 
 
-def content_of_pair(digests: Sequence[str]) -> str:
+def pair_digest(digests: Sequence[str]) -> str:
     """What a record tells of the files of an image and its mask, from their SHA-256."""
     return sha256("".join(digests).encode()).hexdigest()[:16]
 
@@ -88,7 +88,7 @@ class PairsDataset(JsonDataset):
             "name": os.path.basename(path),
         }
         if self.keyed:
-            sample["noise_key"], sample["content"] = digests[0], content_of_pair(digests)
+            sample["noise_key"], sample["content"] = digests[0], pair_digest(digests)
             frame = transformed["image"].shape[-2:]  # all images of a batch have it
             if self.sampling and goes_whole(self.inputs, frame):
                 sample["noise"] = draw_noise(self.sampling, digests[:1], frame)[0]

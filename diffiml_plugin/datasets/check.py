@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from diffiml_plugin.data.examined import content_of, in_parallel, in_turn
+from diffiml_plugin.data.examined import content_digest, in_parallel, in_turn
 from diffiml_plugin.data.faults import Fault, examine
 from diffiml_plugin.data.formats import SUFFIXES, opening
 from diffiml_plugin.data.images import read_mask
@@ -118,13 +118,13 @@ def _training_images(path: str) -> dict[str, str]:
             images += (str(file) for file in sorted(source.iterdir()) if file.suffix.lower() in SUFFIXES)
         else:
             raise DiffIMLError(f"{source} of {path} is no folder of photographs; mend the path")
-    digests = in_parallel(content_of, images, "training data")
+    digests = in_parallel(content_digest, images, "training data")
     return {digest: image for digest, image in zip(digests, images, strict=True) if digest}
 
 
 def _check(name: str, listed: ImageList, seen: dict[str, str]) -> DatasetReport:
     pairs = list(zip(listed.images, listed.masks, strict=True))
-    look = in_turn(lambda pair: (examine(*pair)[1], content_of(pair[0]), _header(pair[0])))
+    look = in_turn(lambda pair: (examine(*pair)[1], content_digest(pair[0]), _header(pair[0])))
     looked_at = in_parallel(look, pairs, name)
     of_pairs, digests, headers = zip(*looked_at, strict=True)
     faults = [fault for of_pair in of_pairs for fault in of_pair]

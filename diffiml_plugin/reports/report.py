@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from diffiml_plugin.data.images import read_image
-from diffiml_plugin.data.pairs import content_of_pair
+from diffiml_plugin.data.pairs import pair_digest
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import robust, sweep
 from diffiml_plugin.evaluation.published import FIGURE_4, figure4_curves
@@ -223,7 +223,7 @@ def _examples(run: Run) -> list[page.Strip]:
         except DiffIMLError as error:
             _logger.warning(f"not shown of {run.name}: {error}")
             continue
-        content = content_of_pair([file_digest(record[name]) for name in ("path", "mask")])
+        content = pair_digest([file_digest(record[name]) for name in ("path", "mask")])
         if record.get("content", content) != content:
             _logger.warning(f"not shown of {run.name}: {record['path']} or its mask is no longer what was tested")
             continue

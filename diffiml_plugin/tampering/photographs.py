@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffiml_plugin.data.examined import content_of, digest_of, in_parallel, in_turn
+from diffiml_plugin.data.examined import content_digest, digest_of, in_parallel, in_turn
 from diffiml_plugin.data.formats import SUFFIXES, opening
 from diffiml_plugin.data.images import read_image
 from diffiml_plugin.data.masks import read_label_map
@@ -75,7 +75,7 @@ class Photographs:
     @cached_property
     def digest(self) -> str:
         """Of the files and their label maps, names and bytes."""
-        return contents_of(self._sources)
+        return contents_digest(self._sources)
 
     def read(self, number: int) -> np.ndarray:
         """[H, W, 3] uint8 RGB, shared: not to be changed."""
@@ -121,9 +121,9 @@ class Photographs:
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def contents_of(files: Sequence[str | Path]) -> str:
+def contents_digest(files: Sequence[str | Path]) -> str:
     """A digest of the files' names and bytes, wherever they lie."""
-    return digest_of([*zip(map(os.path.basename, files), in_parallel(content_of, files, "looking"), strict=True)])
+    return digest_of([*zip(map(os.path.basename, files), in_parallel(content_digest, files, "looking"), strict=True)])
 
 
 def listed(source: str | Path | Sequence[Path]) -> tuple[list[Path], list[Path | None]]:

@@ -67,7 +67,7 @@ from diffiml_plugin.training.resume import (
     state_to_resume,
 )
 from diffiml_plugin.training.settings import TrainSettings
-from diffiml_plugin.training.sources import bytes_of, contents, parts_of, read_training_set, streams_of
+from diffiml_plugin.training.sources import bytes_digest, files_digest, parts_of, read_training_set, streams_digest
 from diffiml_plugin.training.tracking import (
     CONFIG,
     RUN,
@@ -246,7 +246,11 @@ class _Run:
             name: data.make_test_set(listed, self.inputs, card, model=model) for name, listed in lists.items()
         }
         datasets = [dataset, *self.tests.values()]
-        self.data = {"content": contents(datasets), "bytes": bytes_of(datasets), "streams": streams_of(datasets)}
+        self.data = {
+            "content": files_digest(datasets),
+            "bytes": bytes_digest(datasets),
+            "streams": streams_digest(datasets),
+        }
         return dataset
 
     def train(self) -> Trained:

@@ -52,8 +52,8 @@ def read_training_set(
         check: whether this process warns of images that are cut.
 
     Raises:
-        DiffIMLError: as `imagelists` and `imagecheck` do; windows without --if_padding, or of several sizes elsewhere
-            than in a stream; an unknown kind.
+        DiffIMLError: as `data.lists` and `data.examined` do; windows without --if_padding, or of several sizes
+            elsewhere than in a stream; an unknown kind.
     """
     path, crop_size = settings.data_path, settings.crop_size
     if settings.windows and not inputs.if_padding:
@@ -150,7 +150,7 @@ def parts_of(dataset: Samples, batch_size: int) -> list[tuple[int, int]]:
     return [(len(part), size) for part, size in zip(dataset.dataset_list, sizes, strict=True)]
 
 
-def contents(datasets: Iterable[Samples]) -> str:
+def files_digest(datasets: Iterable[Samples]) -> str:
     """A digest of what datasets are made of: names and sizes of their files in order, wherever those lie."""
     described = sha256()
     for dataset in datasets:
@@ -162,12 +162,12 @@ def contents(datasets: Iterable[Samples]) -> str:
     return described.hexdigest()
 
 
-def bytes_of(datasets: Iterable[Samples]) -> str:
+def bytes_digest(datasets: Iterable[Samples]) -> str:
     """A digest of the bytes of their lists' files, as the check read them. A user's own dataset is in none."""
     return digest_of([getattr(part, "digest", "") for part in _parts(datasets)])
 
 
-def streams_of(datasets: Iterable[Samples]) -> str:
+def streams_digest(datasets: Iterable[Samples]) -> str:
     """A digest of what their streams are made of."""
     return digest_of([part.made_of for part in _parts(datasets) if isinstance(part, SyntheticTampering)])
 

@@ -249,7 +249,7 @@ def test_the_digest_of_a_list_is_of_its_sound_files_bytes_alone(image, store, tm
 
     expected = digest((image, mask), (image, NEGATIVE))
     with monkeypatch.context() as patched:
-        patched.setattr(examined, "content_of", lambda path: pytest.fail(f"read {path}"))
+        patched.setattr(examined, "content_digest", lambda path: pytest.fail(f"read {path}"))
         assert digest((image, mask), (image, NEGATIVE)) == expected
     elsewhere = str(shutil.copy(mask, tmp_path / "elsewhere.png"))
     assert digest((image, elsewhere), (image, NEGATIVE)) == expected
