@@ -220,7 +220,7 @@ def leave() -> None:
 
 
 def is_main_process() -> bool:
-    """Before the process group exists: rank 0, or the only process."""
+    """Rank 0, or the only process, by the launcher's variables: a process group need not exist."""
     launchers.join_slurm(os.environ)
     return launchers.rank(os.environ) == 0
 

@@ -14,7 +14,6 @@ USES_MODEL = RESTORES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     parser.add_argument("--checkpoint_path", required=True, help="weights: a file, a training's folder, or small")
     parser.add_argument(
         "--test_data_path",
@@ -49,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from pathlib import Path
 
     from diffiml_plugin.evaluation.calibrating import Bounds

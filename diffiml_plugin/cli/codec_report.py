@@ -9,7 +9,6 @@ _LARGEST = 4096  # pixels, as of images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     from diffiml_plugin.settings import DEVICES
 
     parser.add_argument("--masks", required=True, metavar="DIR|JSON", help="masks never seen in training")
@@ -29,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     if not 0 <= args.image_size <= _LARGEST:
         raise DiffIMLError(f"--image_size {args.image_size} is outside [0, {_LARGEST}] pixels")
     from diffiml_plugin.codec.report import report_codec

@@ -7,12 +7,10 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     parser.add_argument("part", nargs="?", default="", help="list only names that hold it, such as ablation/")
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from diffiml_plugin.cli.config_file import package_index
     from diffiml_plugin.errors import DiffIMLError
     from diffiml_plugin.table import Table

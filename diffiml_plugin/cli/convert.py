@@ -9,7 +9,6 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     parser.add_argument("source", help="file of the authors' scripts, .pth or .safetensors")
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write, NAME.safetensors")
     parser.add_argument(
@@ -22,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from pathlib import Path
 
     from diffiml_plugin.models.converted import convert

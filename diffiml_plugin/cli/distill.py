@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: Parser) -> None:
-    """See `cli.main`."""
     from diffiml_plugin.cli.arguments import add_fields
     from diffiml_plugin.codec.settings import DistillSettings
     from diffiml_plugin.settings import DEVICES
@@ -43,7 +42,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from diffiml_plugin.codec.distill import WEIGHTS, distill
     from diffiml_plugin.codec.settings import DistillSettings
     from diffiml_plugin.codec.sources import read_sources

@@ -12,7 +12,6 @@ USES_MODEL = RESTORES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     add_trained_model_arguments(parser)
     parser.add_argument(
         "--format",
@@ -25,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from diffiml_plugin.prediction.export import export
 
     settings = CommonSettings(image_size=args.image_size)

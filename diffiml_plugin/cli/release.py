@@ -19,7 +19,6 @@ _STATED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     parser.add_argument("checkpoint_path", nargs="+", help="weights: a file, or a training's folder")
     parser.add_argument("target", help="file to write, NAME.safetensors; the card is NAME.md")
     for name, meaning in _STATED.items():
@@ -28,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from diffiml_plugin.files import require_free
     from diffiml_plugin.models.release import release
     from diffiml_plugin.prediction.model_card import write_card

@@ -36,7 +36,6 @@ _HOW_IT_RUNS = ("device", "gpus", "num_workers", "test_batch_size")  # no figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     parser.add_argument("target", nargs="?", default="", help="what to make, such as table2")
     runs = os.environ.get("RUNS") or "runs"
     parser.add_argument("--runs", metavar="DIR", default=runs, help="folder of all that is written")
@@ -61,7 +60,6 @@ def dry_run(args: argparse.Namespace) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     if not args.target:
         if args.passed_on:
             raise DiffIMLError("name the target before the flags: benco reproduce TARGET ...")

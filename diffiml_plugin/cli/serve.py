@@ -12,7 +12,6 @@ USES_MODEL = RESTORES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     add_trained_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address of the page; 127.0.0.1: for this computer alone")
     parser.add_argument("--port", type=int, default=7860, help="of the page; 0: a free one")
@@ -27,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from functools import partial
 
     from diffiml_plugin.prediction.detector import Detector

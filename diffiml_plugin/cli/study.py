@@ -8,7 +8,6 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See `cli.main`."""
     parser.add_argument("folder", metavar="DIR", help="holds ROW/SEED/, each a training with its test inside")
     parser.add_argument("--output_dir", default="study", metavar="DIR", help="folder for study.md and study.png")
     parser.add_argument(
@@ -21,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """See `cli.main`."""
     from pathlib import Path
 
     from diffiml_plugin.errors import DiffIMLError

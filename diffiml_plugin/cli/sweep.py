@@ -24,7 +24,8 @@ def add_arguments(parser: Parser) -> None:
         action="extend",
         required=True,
         metavar="NAME=VALUE,VALUE",
-        help="sampler, num_inference_steps, ensemble_size, ensemble_space or tta, and its values",
+        help="sampler, num_inference_steps, timestep_spacing, clip_latents, ensemble_size, ensemble_space, tta, "
+        "tta_fusion, mask_bias or mask_reading, and its values",
     )
     parser.add_argument("--noise_seeds", type=int, default=1, help="runs of each value, each with noise of its own")
 

@@ -1,7 +1,7 @@
 """Scores a checkpoint on one or more datasets: pixel-F1 at a fixed 0.5 on tampered images, false alarms on authentic.
 
 The checkpoint says which model it holds; flags of the model change how it runs (--ensemble_size, --tta ...), not what
-it is. Writes results.json and per_image.jsonl to the output folder, and prints a table.
+it is. Writes results.json, per_image.jsonl and table.md to the output folder, and prints the table.
 """
 
 import argparse

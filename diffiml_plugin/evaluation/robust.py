@@ -35,7 +35,7 @@ def robust(settings: TestSettings, model_flags: Mapping[str, Any] | None = None)
 
     Images are perturbed at their own size. What is random about it follows from (seed, the image's pixels), so that
     neither its place in a list nor the number of workers matters. An interrupted run, started again, goes on after the
-    last strength that was done.
+    last batch that was done.
 
     Returns:
         what robust.json holds: what `test.test` returns, where the figures of `datasets` are those of the clean

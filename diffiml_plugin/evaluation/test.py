@@ -40,7 +40,7 @@ _COLUMNS = {  # of the printed table
 def test(settings: TestSettings, model_flags: Mapping[str, Any] | None = None, command: str = "") -> Tested:
     """Tests a checkpoint; writes `results.json`, `per_image.jsonl` and `table.md`, with intervals; prints a table.
 
-    An interrupted test, started again, goes on after the last dataset that was done.
+    An interrupted test, started again, goes on after the last batch that was done.
 
     Args:
         model_flags: constructor flags of the model that differ from the checkpoint's.

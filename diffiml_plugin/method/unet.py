@@ -1,4 +1,4 @@
-"""The denoisers: a light U-Net that predicts the clean latent from a noisy one, its timestep and the condition.
+"""The denoisers: U-Nets that predict the clean latent from a noisy one, its timestep and the condition.
 
 Both split their first convolution over [latent, condition] in two: it is linear, and the condition's share is the
 same at every step and for every ensemble member, so `fuse` works it out once for each image.

@@ -33,8 +33,8 @@ class SyntheticTampering(PairsDataset):
 
     The host of image `index` is photograph `index % len(photographs)`, in styles after a fixed shuffle, so that a few
     images come from all sources; its donor is any other one. The rest is drawn from numpy's global generator, which
-    `data.SeededDataset` starts from (seed, epoch, index). Where there are fewer samples than photographs, it also says
-    which of the images `index`, `index + samples`, ... a sample is: in time all of the photographs are hosts.
+    `data.order.SeededDataset` starts from (seed, epoch, index). Where there are fewer samples than photographs, it also
+    says which of the images `index`, `index + samples`, ... a sample is: in time all of the photographs are hosts.
 
     Args:
         photographs: a folder (a `regions` folder beside it, if any, holds label maps, STEM.png), or a list of

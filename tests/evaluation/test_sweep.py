@@ -1,12 +1,15 @@
 import json
+import re
 from dataclasses import replace
 from statistics import fmean
 
 import pytest
 
+from diffiml_plugin.cli import sweep as verb
+from diffiml_plugin.cli.command_line import parse_arguments
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.evaluation import test as testing
-from diffiml_plugin.evaluation.sweep import sweep
+from diffiml_plugin.evaluation.sweep import SWEPT, sweep
 from diffiml_plugin.method.mit import MixTransformer
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -40,6 +43,13 @@ def test_each_row_is_what_a_test_with_that_setting_gives(settings, capsys):
         assert scores[0] != scores[1]
         assert row["runs"] == pytest.approx([fmean(line["f1"] for line in run if line["label"]) for run in runs])
         assert f"{row['f1']:.4f} ± {row['std']:.4f}" in printed
+
+
+def test_help_names_every_setting_that_can_be_varied(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments("benco sweep", verb, ["--help"])
+    told = capsys.readouterr().out.split("--vary NAME=VALUE,VALUE", 2)[2].split("--")[0]
+    assert SWEPT.keys() <= set(re.findall(r"\w+", told))
 
 
 def test_words_of_one_setting_add_up(settings):
