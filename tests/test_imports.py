@@ -33,6 +33,12 @@ ALONE = "from diffiml_plugin.imports import keep_away; keep_away(); "
 STARTED = "import diffiml_plugin.hook; "  # by a command of ours, whose word for it the environment has
 
 
+@pytest.fixture
+def environment(child_environment):
+    """Without the libraries' path, which OpenCV sets where it is imported, as it may be in this process."""
+    return {name: value for name, value in child_environment.items() if name != "LD_LIBRARY_PATH"}
+
+
 def _run(code: str, folder: Path, environment: dict[str, str]) -> str:
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -41,9 +47,9 @@ def _run(code: str, folder: Path, environment: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("libraries", [None, "/opt/lib"])
 @pytest.mark.parametrize("first", [ALONE, STARTED])
-def test_settings_of_the_current_folder_are_nobodys(tmp_path, child_environment, first, libraries):
+def test_settings_of_the_current_folder_are_nobodys(tmp_path, environment, first, libraries):
     (tmp_path / "matplotlibrc").write_text("figure.dpi: 33")
-    environment = child_environment | {"DIFFIML_KEPT_AWAY": "1"} | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+    environment |= {"DIFFIML_KEPT_AWAY": "1"} | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
     show = "import os, cv2, matplotlib; print(matplotlib.rcParams['figure.dpi'], os.environ.get('LD_LIBRARY_PATH'))"
     assert _run(f"{first}{show}; print(os.getcwd())", tmp_path, environment) == f"100.0 {libraries}\n{tmp_path}\n"
 
@@ -64,7 +70,7 @@ def test_a_library_of_the_current_folder_is_not_loaded(tmp_path, child_environme
     assert "loaded" not in _run(import_torch, tmp_path, environment)
 
 
-def test_where_the_current_folder_is_gone_imports_work(tmp_path, child_environment):
+def test_where_the_current_folder_is_gone_imports_work(tmp_path, environment):
     code = f"import os; os.rmdir(os.getcwd()); {ALONE}import cv2; print(os.environ.get('LD_LIBRARY_PATH'))"
     (tmp_path / "gone").mkdir()
-    assert _run(code, tmp_path / "gone", child_environment) == "None\n"
+    assert _run(code, tmp_path / "gone", environment) == "None\n"
