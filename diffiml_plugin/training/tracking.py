@@ -1,5 +1,6 @@
 """What a training run says: one progress line, log.jsonl, TensorBoard, and how it was started."""
 
+import hashlib
 import json
 import os
 import platform
@@ -11,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -175,7 +175,7 @@ def curves_folder(folder: Path, log_dir: str) -> Path:
     place = os.path.realpath(folder)
     if not log_dir or os.path.realpath(log_dir) == place:
         return folder
-    return Path(log_dir, f"{beginning(os.path.basename(place))}_{sha256(os.fsencode(place)).hexdigest()[:8]}")
+    return Path(log_dir, f"{beginning(os.path.basename(place))}_{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}")
 
 
 def picture_strips(batch: Mapping[str, Any], output: Mapping[str, Any]) -> Tensor:
@@ -224,14 +224,32 @@ def _as_yaml(configuration: Mapping[str, Any]) -> str:
 
 
 def _git_revision() -> str | None:
-    """Of the checkout this package runs from, with "+changes" where files differ; None if it is installed."""
+    """Of the checkout this package runs from, with "+changes" where its files differ; None if it is installed.
+
+    Git reads objects alone. Where it looks at files, the configuration of the repository around them, which anyone may
+    have sent, has it run programs: monitors of files, filters, hooks.
+    """
+    package = Path(__file__).parents[1]
+    nothing_fetched = {**os.environ, "GIT_ALLOW_PROTOCOL": "none"}
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(package.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=nothing_fetched).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails in another project's environment folder
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
+        revision = git("rev-parse", "HEAD")
+        entries = git(
+            "ls-tree", "-r", revision, "--", package.name
+        ).splitlines()  # none in another project's environment
+        ids = {package.parent / path: words.split()[-1] for words, path in (line.split("\t") for line in entries)}
+        changed = any(not file.is_file() or _git_id(file, len(known)) != known for file, known in ids.items())
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
+    return revision + "+changes" * changed if ids else None
+
+
+def _git_id(file: Path, digits: int) -> str:
+    """What git calls a file of this content: by SHA-1, in a repository of longer names by SHA-256."""
+    content = file.read_bytes()
+    header = b"blob %d\0" % len(content)
+    return hashlib.new("sha1" if digits == 40 else "sha256", header + content, usedforsecurity=False).hexdigest()

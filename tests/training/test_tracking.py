@@ -1,5 +1,6 @@
 import errno
 import shutil
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.folders import claimed
 from diffiml_plugin.prediction.pictures import HEADING
+from diffiml_plugin.training import tracking
 from diffiml_plugin.training.engine import train
 from diffiml_plugin.training.tracking import Tracker, failing_once
 
@@ -78,3 +80,70 @@ def test_a_disk_that_is_full_for_curves_is_told_in_a_sentence(settings, monkeypa
     assert len(tracebacks) == 1
     monkeypatch.undo()
     assert train(replace(settings, resume="auto")).folder
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository that holds the package, and git in it."""
+    if not shutil.which("git"):
+        pytest.skip("needs git")
+    package = tmp_path / "repository" / "diffiml_plugin"
+    (package / "training").mkdir(parents=True)
+    for name in ("__init__.py", "training/tracking.py"):
+        (package / name).write_text(name)
+    monkeypatch.setattr(tracking, "__file__", str(package / "training" / "tracking.py"))
+
+    def git(*words):
+        settings = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
+        command = ["git", "-C", str(package.parent), *settings, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "x")
+    return package, git
+
+
+def test_a_run_names_the_revision_of_its_checkout(checkout):
+    package, git = checkout
+    revision = git("rev-parse", "HEAD")
+    assert tracking._git_revision() == revision
+    (package / "new.py").write_text("")  # as of an editor
+    assert tracking._git_revision() == revision
+    (package / "__init__.py").write_text("other")
+    assert tracking._git_revision() == f"{revision}+changes"
+    git("rm", "-r", "--cached", ".")
+    git("commit", "--allow-empty", "-m", "not its package's")
+    assert tracking._git_revision() is None
+    shutil.rmtree(package.parent / ".git")
+    assert tracking._git_revision() is None
+
+
+def test_the_repository_around_the_package_runs_nothing(checkout, tmp_path):
+    package, git = checkout
+    program, ran = tmp_path / "program", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\necho $0 >> {ran}\n")
+    program.chmod(0o755)
+    hook = package.parent / ".git" / "hooks" / "post-index-change"
+    hook.parent.mkdir(exist_ok=True)
+    shutil.copy(program, hook)
+    (package.parent / ".git" / "info").mkdir(exist_ok=True)
+    (package.parent / ".git" / "info" / "attributes").write_text("* filter=evil\n")
+    for name in ("core.fsmonitor", "filter.evil.clean", "filter.evil.process", "core.sshCommand", "core.pager"):
+        git("config", name, str(program))
+    (package / "__init__.py").write_text("other bytes")
+    revision = tracking._git_revision()
+    assert not ran.exists(), ran.read_text()
+    assert revision.endswith("+changes")
+    tree = git("rev-parse", "HEAD:diffiml_plugin")
+    (package.parent / ".git" / "objects" / tree[:2] / tree[2:]).unlink()  # as of a clone that fetches what it misses
+    for name, value in {
+        "core.repositoryFormatVersion": "1",
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+        "remote.origin.url": f"ext::{program}",
+        "protocol.ext.allow": "always",
+    }.items():
+        git("config", name, value)
+    assert tracking._git_revision() is None
+    assert not ran.exists(), ran.read_text()
