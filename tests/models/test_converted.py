@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from diffiml_plugin.errors import DiffIMLError
-from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.models.converted import convert
 from diffiml_plugin.weights.codecs import load_codec
 from diffiml_plugin.weights.files import read_metadata
@@ -24,7 +23,7 @@ def source(tensors, tmp_path):
     return path
 
 
-def test_a_converted_checkpoint_is_a_checkpoint(source, tmp_path, authors_release, tensors):
+def test_a_converted_checkpoint_is_a_checkpoint(source, tmp_path, authors_release, tensors, restore):
     target = tmp_path / "x.safetensors"
     assert convert(source, target).startswith("the release's model on segformer_b0 with lightvae-release; pixel-F1")
     restored = restore(target)
@@ -92,7 +91,7 @@ def test_nothing_is_overwritten(source, tmp_path):
     assert (tmp_path / "x.safetensors").read_bytes() == b"mine"
 
 
-def test_an_unconverted_checkpoint_is_told_how_to_become_one(source):
+def test_an_unconverted_checkpoint_is_told_how_to_become_one(source, restore):
     with pytest.raises(DiffIMLError, match=r"authors' release \(extractor.*benco convert .*checkpoint-59.pth --output"):
         restore(source)
 
@@ -102,7 +101,7 @@ def test_a_checkpoint_of_the_former_denoiser_is_told_what_became_of_it(stored):
         stored("DiffIML", encoder="segformer_b0", denoiser="paper")
 
 
-def test_a_codec_of_another_layout_travels_with_its_checkpoint(stored):
+def test_a_codec_of_another_layout_travels_with_its_checkpoint(stored, restore):
     flags = {"latent_codec": "lightvae-release", "codec_layout": "8-group-silu", "codec_weights": "none"}
     path = stored("DiffIML", encoder="segformer_b0", **flags)
     assert restore(path).model.diffiml.codec.layout == "8-group-silu"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from diffiml_plugin.models.checkpoints import restore
 from diffiml_plugin.models.registry import RegisteredModel
 from diffiml_plugin.training import engine as training
 from diffiml_plugin.training.settings import TrainSettings
@@ -41,7 +40,7 @@ def without_gpu_and_jpegio(monkeypatch):
         ("Trufor", 64, 2, {}),
     ],
 )
-def test_a_peer_trains_and_is_restored(name, size, images, flags, tiny_dataset, tmp_path, monkeypatch):
+def test_a_peer_trains_and_is_restored(name, size, images, flags, tiny_dataset, tmp_path, monkeypatch, restore):
     build = RegisteredModel.build
     monkeypatch.setattr(RegisteredModel, "build", lambda card, flags, pretrained: build(card, flags, pretrained=False))
     listing = tiny_dataset / "list.json"
