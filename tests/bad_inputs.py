@@ -245,6 +245,8 @@ def make_world(folder: Path) -> None:
     write("weights/path.safetensors", _weights({"model": "Trufor", "config": {"config_path": "conf.py"}}))
     write("weights/odd_size.safetensors", _weights({"model": "TinyIML", "input": {"image_size": -32}}))
     write("weights/noise.safetensors", _weights({"model": "DiffIML", "config": {"beta_end": 1.0}}))
+    write("weights/depth.safetensors", _weights({"model": "SparseViT", "config": {"depth": [10**9, 1, 1, 1]}}))
+    write("teacher/config.json", json.dumps({"_class_name": "AutoencoderKL", "layers_per_block": 10**9}))
     write("weights/members.safetensors", _weights({"model": "DiffIML", "config": {"ensemble_size": 100000}}))
     write("weights/threshold.safetensors", _weights({"model": "TinyIML", "threshold": 7}))
     write("weights/integers.safetensors", _weights({"model": "TinyIML", "config": {}}, "I32"))
@@ -552,6 +554,12 @@ CASES = (
         f"{WEIGHTS} weights/members.safetensors",
         REFUSED,
         "error: ensemble_size=100000 is outside [1, 100]",
+    ),
+    Case(
+        "weights of 1,000,000,000 layers",
+        f"{WEIGHTS} weights/depth.safetensors",
+        REFUSED,
+        "weights/depth.safetensors: config: depth is [1000000000, 1, 1, 1]; expected 4096 at most, with its numbers added up",
     ),
     Case(
         "weights whose noise leaves nothing",
@@ -1614,6 +1622,12 @@ CASES = (
         "codec-report --masks lists/alpha_mask.json --device cpu",
         REFUSED,
         "masks/alpha.png has its shape in the alpha channel, which is not read; store it in black and white",
+    ),
+    Case(
+        "a teacher of 1,000,000,000 layers",
+        "distill --teacher teacher --output_dir out --device cpu",
+        REFUSED,
+        "error: cannot load the SD VAE 'teacher' (teacher/config.json: layers_per_block is 1000000000; expected 1 to 64)",
     ),
     Case(
         "weights of another training in the output folder",
