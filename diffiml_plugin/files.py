@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.folders import half_written, lost_claim, probe, require_claims_held
-from diffiml_plugin.ledger import Appended, digest_of_start, enter, ledger_of, state_of_file
+from diffiml_plugin.ledger import Appended, digest_of_start, enter, ledger_of
 from diffiml_plugin.stored import shown
 
 if TYPE_CHECKING:  # `--help` says nothing with these
     import numpy as np
 
 _LONGEST_NAME = 255  # bytes that file systems take
-_FREE: dict[str, Any] = {}  # files that were not there when this process began, as it has written them since, or None
+# Files that were not there when this process began: the SHA-256 of what it has written since, "" before.
+_FREE: dict[str, str] = {}
 _PERHAPS_DONE: set[str] = set()  # files that were, and may be what it is to write
 
 
@@ -39,7 +40,7 @@ def require_free(path: str | Path, suffix: str = "", perhaps_done: bool = False)
     if os.path.lexists(path):
         _PERHAPS_DONE.add(os.path.abspath(path))
     else:
-        _FREE[os.path.abspath(path)] = None
+        _FREE[os.path.abspath(path)] = ""
 
 
 def _there_already(path: str | Path) -> DiffIMLError:
@@ -172,16 +173,18 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             if not path.is_symlink():
                 os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))  # what others could not read they cannot now
         enter(path, temporary, lasting=lasting)
-        key, state = os.path.abspath(path), state_of_file(temporary)
-        changed = key in _FREE and (_FREE[key] is None or state_of_file(path) != _FREE[key])
-        place = reserved(path) if changed else path
+        key = os.path.abspath(path)
+        guarded = key in _FREE or key in _PERHAPS_DONE
+        digest = file_digest(temporary) if guarded else ""
+        as_left = key not in _FREE or (os.path.isfile(path) and file_digest(path) == _FREE[key])
+        place = path if as_left else reserved(path)
         os.replace(temporary, place)
         if place != path:
             raise DiffIMLError(
                 f"{path} was written by another process meanwhile and is not overwritten; this result is {place}"
             )
-        if key in _FREE or key in _PERHAPS_DONE:
-            _FREE[key] = state
+        if guarded:
+            _FREE[key] = digest
             _PERHAPS_DONE.discard(key)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk names none

@@ -4,9 +4,10 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+_PLACES = {"MPLCONFIGDIR", "MATPLOTLIBRC"}  # variables of what is imported elsewhere, which may be relative
 KEPT_AWAY = "DIFFIML_KEPT_AWAY"  # in the environment of the processes that a command starts; the start-up hook reads it
 
 
@@ -60,7 +61,7 @@ class _Finder:
             return None
         behind: list[Any] = sys.meta_path[sys.meta_path.index(self) + 1 :]
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in behind)), None)
-        if spec is not None:
+        if spec is not None and spec.loader is not None:  # a folder that was left behind has none
             spec.loader.exec_module = _APART[name]()(spec.loader.exec_module)
         return spec
 
@@ -68,8 +69,12 @@ class _Finder:
 @contextmanager
 def _elsewhere() -> Iterator[None]:
     """Inside, the current folder is this package's; afterwards libraries are looked for where they were before."""
-    libraries = os.environ.get("LD_LIBRARY_PATH")
-    here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY)) if hasattr(os, "fchdir") else None  # whatever it is called
+    libraries, here = os.environ.get("LD_LIBRARY_PATH"), None
+    with suppress(OSError):  # of a folder that is gone, or that this user may not enter, nothing is taken, either
+        for name in _PLACES & os.environ.keys():
+            os.environ[name] = os.path.abspath(os.environ[name])
+        if hasattr(os, "fchdir"):
+            here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # whatever it is called
     try:
         if here is not None:
             os.chdir(os.path.dirname(__file__))

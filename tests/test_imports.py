@@ -74,3 +74,16 @@ def test_where_the_current_folder_is_gone_imports_work(tmp_path, environment):
     code = f"import os; os.rmdir(os.getcwd()); {ALONE}import cv2; print(os.environ.get('LD_LIBRARY_PATH'))"
     (tmp_path / "gone").mkdir()
     assert _run(code, tmp_path / "gone", environment) == "None\n"
+
+
+def test_a_folder_that_may_not_be_entered_is_left_as_it_is(tmp_path, environment):
+    refuse = "os.open = lambda *_: (_ for _ in ()).throw(PermissionError(13, 'Permission denied', '.')); "
+    assert _run(f"import os; {ALONE}{refuse}import cv2; print(os.getcwd())", tmp_path, environment) == f"{tmp_path}\n"
+
+
+def test_a_users_own_folder_for_matplotlib_is_the_one_meant(tmp_path, environment):
+    environment |= {"MPLCONFIGDIR": "own", "MATPLOTLIBRC": "own/settings"}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "settings").write_text("figure.dpi: 33")
+    show = "import matplotlib; print(matplotlib.get_configdir(), matplotlib.rcParams['figure.dpi'])"
+    assert _run(ALONE + show, tmp_path, environment) == f"{tmp_path}/own 33.0\n"

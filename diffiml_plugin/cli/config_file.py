@@ -159,7 +159,7 @@ def find_config(name: str, folder: Path) -> Place:
     entries = [] if packaged else package_index()
     former = bare.removesuffix(".yaml")
     packaged = packaged or next((entry.place for entry in entries if former in (entry.formerly, entry.name)), None)
-    says_which = Path(name.partition("#")[0]).suffix == ".yaml" or name.startswith((".", os.sep))
+    says_which = Path(name.partition("#")[0]).suffix == ".yaml" or name.startswith(".") or os.path.isabs(name)
     if here and packaged and not says_which and not here.file.is_relative_to(own.resolve()):
         raise DiffIMLError(
             f"{name} is {here.file} and a configuration of the package; write that path, or start in another folder"

@@ -5,6 +5,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import torch
 from torch import Tensor
 
 from diffiml_plugin.errors import DiffIMLError
@@ -42,8 +43,9 @@ def load_sdvae(source: str | Path = PUBLISHED) -> SDVAE:
         config, weights = _configuration(AutoencoderKL, folder / _CONFIG), folder / _WEIGHTS
         if (index := folder / f"{_WEIGHTS}.index.json").exists():
             raise DiffIMLError(f"{index} would have other files read than {_WEIGHTS}")
-        with no_larger_than(require_file(weights), weights):  # a number takes a byte or more
+        with no_larger_than(require_file(weights), weights), torch.device("meta"):  # a number takes a byte or more
             vae = AutoencoderKL(**config)
+        vae.to_empty(device="cpu")  # initial weights would move the random state
         load_into(vae, _renamed(read_foreign(weights).tensors), weights)
     except Exception as error:  # diffusers answers an odd config.json in any way
         reason = str(error) if isinstance(error, DiffIMLError) else type(error).__name__

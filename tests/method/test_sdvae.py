@@ -64,7 +64,9 @@ def test_a_folder_is_loaded_and_a_missing_one_explained(tmp_path, monkeypatch):
     vae = tiny_vae()
     vae.save_pretrained(tmp_path / "vae")
     y = torch.rand(1, 1, 16, 16)
+    before = torch.get_rng_state()
     assert torch.equal(load_sdvae(tmp_path / "vae").encode(y), SDVAE(vae).encode(y))
+    assert torch.equal(torch.get_rng_state(), before)  # a seed gives the denoiser the same weights
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DiffIMLError, match="diffusion_pytorch_model.safetensors"):
         load_sdvae(tmp_path / "absent")
