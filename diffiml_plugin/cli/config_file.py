@@ -162,7 +162,7 @@ def find_config(name: str, folder: Path) -> Place:
     says_which = Path(name.partition("#")[0]).suffix == ".yaml" or name.startswith(".") or os.path.isabs(name)
     if here and packaged and not says_which and not here.file.is_relative_to(own.resolve()):
         raise DiffIMLError(
-            f"{name} is {here.file} and a configuration of the package; write that path, or start in another folder"
+            f"{name} is {here.file} and a configuration of the package; write that path, or call the file otherwise"
         )
     if place := here or packaged:
         return place
