@@ -72,6 +72,7 @@ def test_what_is_compiled_is_not_kept_where_others_may_put_theirs(traced_only, m
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == kept  # what torch said there itself does not count
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_no_header_of_what_is_compiled_comes_from_where_others_may_put_theirs(tmp_path, child_environment):
     """Torch keeps those apart from what is compiled, for all threads."""
