@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-_PLACES = {"MPLCONFIGDIR", "MATPLOTLIBRC"}  # variables of what is imported elsewhere, which may be relative
+_PLACES = ("MPLCONFIGDIR", "MATPLOTLIBRC")  # variables of what is imported elsewhere, which may be relative
 KEPT_AWAY = "DIFFIML_KEPT_AWAY"  # in the environment of the processes that a command starts; the start-up hook reads it
 
 
@@ -71,7 +71,7 @@ def _elsewhere() -> Iterator[None]:
     """Inside, the current folder is this package's; afterwards libraries are looked for where they were before."""
     libraries, here = os.environ.get("LD_LIBRARY_PATH"), None
     with suppress(OSError):  # of a folder that is gone, or that this user may not enter, nothing is taken, either
-        for name in _PLACES & os.environ.keys():
+        for name in filter(os.environ.get, _PLACES):
             os.environ[name] = os.path.abspath(os.environ[name])
         if hasattr(os, "fchdir"):
             here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # whatever it is called

@@ -49,7 +49,8 @@ def _run(code: str, folder: Path, environment: dict[str, str]) -> str:
 @pytest.mark.parametrize("first", [ALONE, STARTED])
 def test_settings_of_the_current_folder_are_nobodys(tmp_path, environment, first, libraries):
     (tmp_path / "matplotlibrc").write_text("figure.dpi: 33")
-    environment |= {"DIFFIML_KEPT_AWAY": "1"} | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+    environment |= {"DIFFIML_KEPT_AWAY": "1", "MATPLOTLIBRC": ""}  # an empty one counts as none
+    environment |= {"LD_LIBRARY_PATH": libraries} if libraries else {}
     show = "import os, cv2, matplotlib; print(matplotlib.rcParams['figure.dpi'], os.environ.get('LD_LIBRARY_PATH'))"
     assert _run(f"{first}{show}; print(os.getcwd())", tmp_path, environment) == f"100.0 {libraries}\n{tmp_path}\n"
 

@@ -1,5 +1,6 @@
 """Stable Diffusion's VAE, from the hub or from a folder that diffusers wrote."""
 
+import math
 import re
 from inspect import signature
 from pathlib import Path
@@ -18,7 +19,7 @@ from diffiml_plugin.weights.hub import download
 PUBLISHED = "stabilityai/sd-vae-ft-mse"
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _RANGES = {"in_channels": (3, 3), "out_channels": (3, 3), "layers_per_block": (1, 64)}
-_RANGE = (1, 4096)  # of all other whole numbers
+_RANGE = (1, 4096)  # of all other whole numbers, but those that may have a fraction too
 _EARLIER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # layers
 _LAYER = re.compile(rf"(?<=\.)({'|'.join(_EARLIER)})(?=\.(weight|bias)$)")
 _OF_ITSELF = {"_class_name": str, "_diffusers_version": str, "_name_or_path": str}  # what a config.json says of itself
@@ -65,7 +66,7 @@ def _configuration(constructor: type, path: Path) -> dict[str, Any]:
     }
     config = checked(read_json(path), known | _OF_ITSELF, str(path))
     for name, value in config.items():
-        least, most = _RANGES.get(name, _RANGE)
+        least, most = _RANGES.get(name, (-math.inf, math.inf) if "float" in str(known.get(name)) else _RANGE)
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, int) and not isinstance(number, bool) and not least <= number <= most:
                 raise DiffIMLError(

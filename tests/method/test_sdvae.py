@@ -140,6 +140,13 @@ def test_tensors_that_do_not_fit_one_to_one_are_refused(change, told, tmp_path, 
     assert not caplog.text
 
 
+def test_whole_numbers_serve_as_fractions(tmp_path):
+    tiny_vae().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"shift_factor": 0, "latents_mean": [0, 0, 0, 0]}))
+    load_sdvae(tmp_path)
+
+
 def test_the_earlier_names_of_the_published_file_are_read(tmp_path):
     tiny_vae().save_pretrained(tmp_path)
     file, expected = tmp_path / "diffusion_pytorch_model.safetensors", load_sdvae(tmp_path).state_dict()
