@@ -195,7 +195,7 @@ def _require_left(folder: Path, file: BinaryIO) -> None:
     path, owner = folder / LOCK, _owner(file)
     if owner is None:
         raise DiffIMLError(
-            f"{path} is not of this command, whose lock goes there; choose another folder, or move that file"
+            f"{path} is empty or not of this command, whose lock goes there; choose another folder, or move that file"
         )
     if not _locked(file, owner):
         raise DiffIMLError(
@@ -211,6 +211,9 @@ def _new_lock(path: Path) -> BinaryIO:
         file = _written_lock(draft, "w+b")
         try:
             os.link(draft, path)
+            if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):  # of sshfs each name is a file of its own
+                path.unlink()
+                raise OSError(errno.ENOTSUP, "no two names of one file")
         except FileExistsError:
             file.close()
             raise

@@ -28,10 +28,12 @@ def quick_imports() -> Iterator[None]:
             gc.enable()
 
 
-def keep_away() -> None:
-    """From now on nothing that is imported, here or in processes of this one, runs what lies in the current folder."""
+def keep_away(is_ours: bool = True) -> None:
+    """From now on nothing that is imported runs what lies in the current folder, in processes of this one and, if this
+    one `is_ours`, here: another program's threads would find themselves in another folder meanwhile.
+    """
     os.environ["PYTHONSAFEPATH"] = os.environ[KEPT_AWAY] = "1"
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if is_ours and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
@@ -69,6 +71,7 @@ class _Finder:
 @contextmanager
 def _elsewhere() -> Iterator[None]:
     """Inside, the current folder is this package's; afterwards libraries are looked for where they were before."""
+
     libraries, here = os.environ.get("LD_LIBRARY_PATH"), None
     with suppress(OSError):  # of a folder that is gone, or that this user may not enter, nothing is taken, either
         for name in filter(os.environ.get, _PLACES):

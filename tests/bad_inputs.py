@@ -987,7 +987,8 @@ CASES = (
         "another program's .lock in the output folder",
         f"{SET} --output_dir foreign/locked",
         REFUSED,
-        "error: foreign/locked/.lock is not of this command, whose lock goes there; choose another folder, or move that file",
+        "error: foreign/locked/.lock is empty or not of this command, whose lock goes there; choose another folder, or "
+        "move that file",
     ),
     Case(
         "figures of another checkpoint in the output folder",

@@ -232,7 +232,7 @@ def test_another_programs_file_in_place_of_the_lock_is_kept(tmp_path, monkeypatc
     path = tmp_path / LOCK
     path.write_bytes(content if isinstance(content, bytes) else content.replace("HERE", platform.node()).encode())
     before = path.read_bytes(), path.stat()
-    with pytest.raises(DiffIMLError, match=f"{path} is not of this command"), claimed(tmp_path):
+    with pytest.raises(DiffIMLError, match=f"{path} is empty or not of this command"), claimed(tmp_path):
         pass
     assert (path.read_bytes(), path.stat()) == before
     assert list(tmp_path.iterdir()) == [path]
@@ -277,6 +277,15 @@ def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(DiffIMLError, match="cannot be claimed by .*: No space left on device"), claimed(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_where_two_names_of_a_file_are_two_files_a_folder_is_claimed_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", shutil.copyfile)  # as sshfs shows it
+    with claimed(tmp_path) as folder:
+        write_text(folder / "a", "ours")
+        with pytest.raises(DiffIMLError, match="is in use by this process"), claimed(tmp_path):
+            pass
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):

@@ -60,13 +60,16 @@ def test_settings_of_the_current_folder_are_nobodys(tmp_path, environment, first
     "import_torch",
     [
         f"{STARTED}import torch",
-        "from diffiml_plugin.cli.main import main; main(['predict', 'gone.jpg', '--device', 'cpu']); import torch",
+        "import sys; sys.argv[1:] = ['predict', 'gone.jpg', '--device', 'cpu']; "
+        "from diffiml_plugin.cli.main import main; main(); import torch",
     ],
 )
 def test_a_library_of_the_current_folder_is_not_loaded(tmp_path, child_environment, import_torch):
     (tmp_path / "library.c").write_text('#include <stdio.h>\n__attribute__((constructor)) void f() { puts("loaded"); }')
     library = tmp_path / "libcuda.so.1"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "library.c"], check=True)
+    if "loaded" not in _run("import torch", tmp_path, child_environment):
+        pytest.skip("this torch looks for no such library")
     environment = child_environment | {"DIFFIML_KEPT_AWAY": "1"}
     assert "loaded" not in _run(import_torch, tmp_path, environment)
 

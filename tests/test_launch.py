@@ -107,8 +107,9 @@ def test_waiting_for_others_is_told(monkeypatch, caplog):
     for name, value in group.items():
         monkeypatch.setenv(name, value)
     with launch._joining_others():
-        while not caplog.messages:
-            time.sleep(0.01)
+        for _ in range(1000):
+            if not caplog.messages:
+                time.sleep(0.01)
     assert "rank 1 of 2 processes waits for others at node7:29500" in caplog.text
 
 

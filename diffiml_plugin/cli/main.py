@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 done but with faults found, 2 a mistake of the user's, 130 interrupted, 143 ended by SIGTERM. `init`,
     `env` and `-v` are the framework's own.
     """
+    keep_away(is_ours=argv is None)
     argv = list(sys.argv[1:] if argv is None else argv)
-    keep_away()
     if next((word for word in argv if word in VERBS or word in FRAMEWORK_WORDS), None) in FRAMEWORK_WORDS:
         from diffiml_plugin.framework.stock_cli import framework_main
 
@@ -132,6 +132,10 @@ def _run(argv: list[str]) -> int:
         raise DiffIMLError(
             f"unknown verb {verb!r}{nearest(verb, (*VERBS, *FRAMEWORK_WORDS))} (`{program} --help` lists the verbs)"
         )
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise DiffIMLError("the current folder was removed; start from another one") from error
     module = importlib.import_module(f"{__package__}.{VERBS[verb][0]}")
     args = parse_arguments(f"{program} {verb}", module, argv[1:])
     if args.dry_run:

@@ -268,7 +268,9 @@ def _was_made_by(results: Path, step: Step) -> bool:
     try:
         _, verb, *words = shlex.split(read_json(results)["command"] or "")  # of None it would read stdin
         asks = any(word.startswith(("-h", "--help")) for word in words)
-        if asks or verb != step.words[0] or _files_of_settings(words) != _files_of_settings(step.words[1:]):
+        configurations, weights = _files_of_settings(words)
+        others = set(configurations) - set(_files_of_settings(step.words[1:])[0])
+        if asks or verb != step.words[0] or others or weights not in (None, step.args.checkpoint_path):
             return False
         made_by = parse_arguments(f"benco {verb}", importlib.import_module(f"diffiml_plugin.cli.{verb}"), words)
     except (AttributeError, KeyError, TypeError, ValueError):  # of an earlier version, or by another program

@@ -228,7 +228,7 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 def read(path: str) -> np.ndarray:
     """The array of a .npy file. Raises OSError, or ValueError if it is none, or holds less than it says."""
     try:
-        return open_memmap(path, "r")
+        return np.array(open_memmap(path, "r"))  # as large as the file is, whatever its header says
     except OSError:
         raise
     except Exception as error:  # numpy raises whatever its parser of a header does

@@ -238,10 +238,9 @@ def _git_revision() -> str | None:
 
     try:
         revision = git("rev-parse", "HEAD")
-        entries = git(
-            "ls-tree", "-r", revision, "--", package.name
-        ).splitlines()  # none in another project's environment
-        ids = {package.parent / path: words.split()[-1] for words, path in (line.split("\t") for line in entries)}
+        listed = git("ls-tree", "-r", "-z", revision, "--", package.name)  # nothing in another project's environment
+        entries = [entry.split("\t") for entry in listed.split("\0") if entry]
+        ids = {package.parent / path: words.split()[-1] for words, path in entries}
         changed = any(not file.is_file() or _git_id(file, len(known)) != known for file, known in ids.items())
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None

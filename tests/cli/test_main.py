@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -264,3 +265,18 @@ def test_every_verb_takes_the_model_that_travels_along(words, tiny_dataset, tmp_
         words += ["--test_data_path", str(tiny_dataset / "list.json"), "--num_workers", "0"]
     assert main([word.replace("SET", str(tiny_dataset)) for word in words]) == 0
     assert any(tmp_path.glob("out*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is the current one")
+def test_a_current_folder_that_is_gone_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["predict", "/a.jpg"]) == 2
+    assert capsys.readouterr().err == "error: the current folder was removed; start from another one\n"
+
+
+def test_a_program_that_calls_a_command_keeps_its_current_folder_in_imports():
+    finders = list(sys.meta_path)
+    assert main(["--help"]) == 0 and sys.meta_path == finders
+    assert os.environ["PYTHONSAFEPATH"] == os.environ["DIFFIML_KEPT_AWAY"] == "1"  # for the processes that it starts

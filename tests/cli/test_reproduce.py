@@ -166,6 +166,7 @@ def test_what_was_tested_is_not_tested_again(tested, capsys):
     assert "==> 2 of 3, done before: benco test --config mvss/test" in capsys.readouterr().err
     assert tested("--device", "cpu", "--test_batch_size", "2") == ["train", "report"]  # that changes no figure
     assert tested(command="benco test --config mvss_test --tta true --gpus 2") == ["train", "report"]
+    assert tested(command="benco test --config mvss/test --checkpoint_path runs/mvss") == ["train", "report"]
 
 
 @pytest.mark.parametrize(
