@@ -27,8 +27,9 @@ def _for_latex(text: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    """Any text as Markdown that shows it: no tags, no links, no pictures, no bars that end a cell."""
-    return html.escape(visible(text), quote=False).replace("|", r"\|").replace("](", r"]\(")
+    """Any text as Markdown that shows it: no tags, no links, no pictures and no places that they could lead to, no
+    headings, no beginnings of code, no bars that end a cell."""
+    return re.sub(r"\||(?<=\])[(:]|^[#`~]", r"\\\g<0>", html.escape(visible(text), quote=False))
 
 
 def as_code(text: str) -> str:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from diffiml_plugin.table import Table, as_code
+from diffiml_plugin.table import Table, as_code, for_markdown
 
 TABLE = Table(["a_b", "figure"], [["x|y", "50% [0.1, 0.2]"], ["<z>", None]], "T_itle, 512×512", [(0, 1)])
 
@@ -22,6 +22,20 @@ def test_markdown_keeps_bars_inside_their_cells():
     head, rule, *rows = TABLE.markdown().splitlines()
     assert head.split() == "| a_b | figure |".split() and set(rule) == {"|", "-", ":"} and rule.count("|") == 3
     assert [row.split() for row in rows] == [r"| x\|y | **50% [0.1, 0.2]** |".split(), "| &lt;z&gt; | - |".split()]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[y]: https://evil.example", r"[y]\: https://evil.example"),  # the place that `![x][y]` would show
+        ("[a](b)", r"[a]\(b)"),
+        ("# Approved", r"\# Approved"),
+        ("```", r"\```"),
+        ("C# is no. 5 [0.1, 0.2]: fine", r"C# is no. 5 [0.1, 0.2]\: fine"),
+    ],
+)
+def test_markdown_of_any_text_shows_it(text, shown):
+    assert for_markdown(text) == shown
 
 
 def test_latex_escapes_and_carries_the_title():

@@ -132,10 +132,13 @@ def read_header(path: str | Path, content: bytes | None = None) -> tuple[int, in
 
 def pixels_held(path: str | Path) -> int:
     """How many reading an image holds: those of its header or, if that are more or it has none, its file's bytes in
-    threes; 0 where there is no file."""
+    threes; 0 where there is no file. Of a folder, whose files are read one after another, those of the largest.
+    """
+    if os.path.isdir(path):
+        return max((pixels_held(file) for file in Path(path).iterdir() if file.is_file()), default=0)
     try:
         in_bytes = os.stat(path).st_size // 3
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a null character in the name
         return 0
     try:
         width, height, _ = read_header(path)

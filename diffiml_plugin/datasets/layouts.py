@@ -308,7 +308,15 @@ def _misd(files: Files) -> Pairing:
 
 
 def _read_folder(path: str) -> np.ndarray:
-    return np.logical_or.reduce([read_levels(str(file)) for file in sorted(Path(path).iterdir())])
+    """One after another, since there may be many."""
+    first, *others = sorted(Path(path).iterdir())
+    joined = read_levels(str(first)).astype(bool)
+    for file in others:
+        levels = read_levels(str(file))
+        if levels.shape != joined.shape:
+            raise DiffIMLError(f"{file} and {first} are masks of one image, and of different sizes")
+        joined |= levels.astype(bool)
+    return joined
 
 
 def _ifs_tc(files: Files) -> Pairing:

@@ -63,7 +63,7 @@ def find_photos(words: Sequence[str], output_dir: Path) -> Photos:
     left_out: Counter[str] = Counter()
     entered = {output}
     for path in _expanded(words):
-        if not path.is_dir():
+        if not os.path.isdir(path):  # `Path.is_dir` raises for a name that is too long
             photos.setdefault(_real(path), (path, Path(path.name)))
         elif _real(path) == output:
             raise DiffIMLError(f"--output_dir {output_dir} is the folder of the images; choose another")

@@ -206,8 +206,8 @@ class _Run:
         self.recomputed = list(backbone.buffers()) if backbone and settings.checkpoint_encoder else []
         optimizer = adamw(model, settings.lr, settings.weight_decay, backbone, settings.encoder_lr)
         self.learner = Learner(model, optimizer, settings.ema_decay)
-        in_statistics = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
-        self.least = min(2 if in_statistics else 1, settings.batch_size)  # images that have a variance
+        self.in_statistics = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+        self.least = min(2 if self.in_statistics else 1, settings.batch_size)  # images that have a variance
         self.parts = parts_of(dataset, settings.batch_size)
         self.updates = sum(  # of an epoch
             math.ceil(images / (size * self.accumulation * self.processes)) for images, size in self.parts
@@ -420,6 +420,7 @@ class _Run:
                     "losses": losses,
                     "best": self.best,
                     "device": self.device.type,
+                    "processes": self.processes,
                     **self.data,
                 },
             )
@@ -447,7 +448,7 @@ class _Run:
             return
         if "losses" in state:
             self.meter.restore(state["losses"])
-        require_same(state, self.device.type, **self.data)
+        require_same(state, self.device.type, self.processes if self.in_statistics else 0, **self.data)
         if not here and state["best"] is not None:
             _logger.info(f"the best weights so far, of F1 {state['best']:.4f}, stay beside {self.settings.resume}")
         before, epochs = state["settings"]["epochs"], self.settings.epochs

@@ -33,6 +33,7 @@ _FIELDS: dict[str, Any] = {
     "content": str,  # the digest of names and sizes of files, or of `distill`'s masks
     "bytes": str,  # of the lists' files
     "streams": str,
+    "processes": int,
     "best": float | None,
     "minutes": float,  # of `benco distill`
 }
@@ -213,17 +214,24 @@ def _require_plain(settings: dict[str, Any], place: str) -> None:
     checked(settings, {"epochs": int, "steps": int}, place, others=True)
 
 
-def require_same(state: Mapping[str, Any], device: str, **data: str) -> None:
-    """Raises DiffIMLError if the state is of another kind of device, whose noise differs, or of other data.
+def require_same(state: Mapping[str, Any], device: str, processes: int = 0, **data: str) -> None:
+    """Raises DiffIMLError if the state is of another kind of device, whose noise differs, of another number of
+    processes, or of other data.
 
     Args:
         state: whose version may not have stored these.
+        processes: as far as they decide: 0 for a model without statistics of batches.
         data: digests, under the state's names.
     """
     if (before := state.get("device", device)) != device:
         raise DiffIMLError(
             f"the run began on --device {before}, and {device} draws other noise; go on there, or start anew from its "
             "last weights, in another --output_dir"
+        )
+    if processes and (before := state.get("processes", processes)) != processes:
+        raise DiffIMLError(
+            f"the run began with {before} processes, and has {processes} now: layers of BatchNorm would keep other "
+            "statistics; start as many as before, or start anew from its last weights, in another --output_dir"
         )
     if any(state.get(name, digest) != digest for name, digest in data.items()):
         raise DiffIMLError(

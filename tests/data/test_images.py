@@ -249,7 +249,9 @@ def test_what_reading_holds_is_of_the_header_or_of_the_bytes(tmp_path):
     assert pixels_held(file) == 1_000_000
     file.write_bytes(bytes(90))
     assert pixels_held(file) == 30
-    assert pixels_held(tmp_path / "gone.png") == 0
+    assert pixels_held(tmp_path / "gone.png") == pixels_held(tmp_path / "nul\0.png") == 0
+    Image.new("L", (20, 20)).save(tmp_path / "b.png")
+    assert pixels_held(tmp_path) == 400
 
 
 def test_an_orientation_that_is_none_is_as_stored(tmp_path):

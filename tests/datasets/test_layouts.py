@@ -1,10 +1,13 @@
 import json
 import shutil
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffiml_plugin.data.lists import NEGATIVE
+from diffiml_plugin.datasets import layouts
 from diffiml_plugin.datasets.catalogue import CATALOGUE
 from diffiml_plugin.datasets.prepare import prepare
 from diffiml_plugin.errors import DiffIMLError
@@ -72,6 +75,28 @@ def test_two_downloads_in_one_folder_keep_their_own_masks(miniatures, tmp_path, 
                 Path(image).relative_to(tmp_path / "root").parts[0]
                 == Path(original).relative_to(tmp_path / "root").parts[0]
             )
+
+
+def test_masks_of_a_folder_are_joined_one_after_another(tmp_path, monkeypatch):
+    held = most = 0
+
+    def free():
+        nonlocal held
+        held -= 1
+
+    def read(file):
+        nonlocal held, most
+        levels = np.zeros((8, 8), np.uint8)
+        levels[int(Path(file).stem)] = 1
+        weakref.finalize(levels, free)
+        held += 1
+        most = max(most, held)
+        return levels
+
+    for number in range(6):
+        (tmp_path / f"{number}.png").touch()
+    monkeypatch.setattr(layouts, "read_levels", read)
+    assert layouts._read_folder(str(tmp_path)).sum() == 48 and most <= 2
 
 
 def test_of_two_masks_of_one_image_the_second_is_told(miniatures, tmp_path):

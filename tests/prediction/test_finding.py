@@ -5,7 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from diffiml_plugin.data.images import pixels_held
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.prediction.finding import find_photos, unique_names
 
@@ -90,6 +92,14 @@ def test_a_list_on_stdin(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"# nothing\n")))
     with pytest.raises(DiffIMLError, match="the list on stdin names no image"):
         relatives(["-"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("line", ["a\0b.jpg", "x" * 300 + ".jpg"])
+def test_a_line_that_no_file_can_be_called_ends_no_list(tmp_path, monkeypatch, line):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{line}\n{tmp_path}/a.jpg\n".encode())))
+    assert [file for file, _ in find_photos(["-"], tmp_path / "out").files] == [Path(line), tmp_path / "a.jpg"]
+    assert pixels_held(line) == 0
 
 
 def test_a_list_on_stdin_from_windows(tmp_path, monkeypatch):

@@ -144,6 +144,18 @@ def test_what_a_resumed_run_may_not_change(settings):
         train(replace(settings, resume="auto", output_dir=str(other.parent)))
 
 
+@pytest.mark.parametrize("denoiser", ["light", "release"])  # with GroupNorm and with BatchNorm
+def test_statistics_of_batches_are_of_as_many_processes_as_before(settings, tmp_path, denoiser):
+    flags = {"encoder": "segformer_b0", "denoiser": denoiser}
+    settings = replace(settings, model="DiffIML", test_data_path="")
+    state = torch.load(train(replace(settings, epochs=1), flags).folder / "training_state.pt", weights_only=True)
+    (tmp_path / "other").mkdir()
+    torch.save({**state, "processes": 2}, tmp_path / "other" / "training_state.pt")
+    refused = pytest.raises(DiffIMLError, match="began with 2 processes, and has 1 now: layers of BatchNorm")
+    with refused if denoiser == "release" else nullcontext():
+        train(replace(settings, resume="auto", output_dir=str(tmp_path / "other")), flags)
+
+
 def test_a_run_goes_on_in_another_folder(settings, tmp_path, caplog):
     caplog.set_level("INFO")
     settings = replace(settings, epochs=3, test_period=3)
