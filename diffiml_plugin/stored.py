@@ -24,6 +24,7 @@ import yaml
 from diffiml_plugin.errors import DiffIMLError, nearest
 
 JSON_LIMIT = 256 * 2**20  # bytes: two million pairs; tamperedCOCO has 0.8
+_JSON_VALUES = 10_000_000
 YAML_LIMIT = 256 * 2**10  # bytes: seconds of reading
 _YAML_NODES = 100_000  # with every alias written out
 _ODD_NUMBERS = {  # to YAML 0100 is 64, and 1:30 is 90
@@ -73,7 +74,11 @@ def read_text(path: str | Path, limit: int = JSON_LIMIT) -> str:
 
 
 def parse_json(text: str, place: str) -> Any:
-    """What a JSON text says. Raises DiffIMLError, which begins with `place`, for NaN, a key twice, or no JSON."""
+    """What a JSON text says. Raises DiffIMLError, which begins with `place`, for NaN, a key twice, or no JSON, and for
+    too many values.
+    """
+    if sum(map(text.count, "[{,")) > _JSON_VALUES:  # each is an object of Python's, many times as large
+        raise DiffIMLError(f"{place} holds more than {_JSON_VALUES} values; split it")
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_int=_whole)
     except RecursionError as error:

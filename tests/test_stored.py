@@ -1,3 +1,4 @@
+import json
 import os
 import time
 import zipfile
@@ -60,6 +61,14 @@ def test_anchors_that_stand_for_little_are_read(tmp_path):
 def test_json_is_read_strictly(content, expected):
     with pytest.raises(DiffIMLError, match=f"(?s)^here .*{expected}"):
         stored.parse_json(content, "here")
+
+
+def test_json_of_too_many_values_is_refused_before_it_is_parsed(monkeypatch):
+    assert len(stored.parse_json("[" + "{}," * 99 + "{}]", "list.json")) == 100
+    monkeypatch.setattr(stored, "_JSON_VALUES", 100)
+    monkeypatch.setattr(json, "loads", lambda *_, **options: pytest.fail("it was parsed"))
+    with pytest.raises(DiffIMLError, match="list.json holds more than 100 values; split it"):
+        stored.parse_json("[" + "{}," * 99 + "{}]", "list.json")
 
 
 def test_a_key_twice_among_many_is_soon_told():

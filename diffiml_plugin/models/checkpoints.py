@@ -176,10 +176,10 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
                 f"./{name}, or call it from elsewhere"
             )
         return RELEASED[name]
+    if name.startswith(hub.PREFIX):  # whatever is called so here
+        return hub.fetch(name.removeprefix(hub.PREFIX))
     if path.is_file():
         return path
-    if name.startswith(hub.PREFIX):
-        return hub.fetch(name.removeprefix(hub.PREFIX))
     if path.exists() and not path.is_dir():
         require_file(path)  # it is none: a pipe, say
     if not path.is_dir():

@@ -17,6 +17,7 @@ from numpy.lib.format import open_memmap
 Graph = Callable[..., list[np.ndarray]]
 Graphs = dict[str, Graph]  # condition, step and decoder
 
+_ELSEWHERE = b"location"  # the word by which ONNX names a file beside a graph; the graphs of an export have none
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}  # of the graphs' files
 CONFIG = {  # what config.json says: of each field its type, its words, or the lowest and highest number
     "checkpoint": str,
@@ -68,8 +69,11 @@ def load_config(folder: str | Path = ".") -> dict[str, Any]:
     require_config(config)
     for name, digest in config["graphs"].items():
         file = Path(folder, f"{name}{SUFFIXES[config['format']]}")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"{file} is not the graph that config.json was written with; export the model anew")
+        if config["format"] == "onnx" and _ELSEWHERE in content:
+            raise ValueError(f"{file} has numbers in another file, which has no digest; export the model anew")
     return config
 
 

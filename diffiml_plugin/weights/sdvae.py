@@ -25,7 +25,7 @@ _LAYER = re.compile(rf"(?<=\.)({'|'.join(_EARLIER)})(?=\.(weight|bias)$)")
 _OF_ITSELF = {"_class_name": str, "_diffusers_version": str, "_name_or_path": str}  # what a config.json says of itself
 
 
-def load_sdvae(source: str | Path = PUBLISHED) -> SDVAE:
+def load_sdvae(source: str | Path = "default") -> SDVAE:
     """A frozen SD VAE in evaluation mode.
 
     Args:
@@ -38,9 +38,9 @@ def load_sdvae(source: str | Path = PUBLISHED) -> SDVAE:
     """
     from diffusers import AutoencoderKL  # without it SDVAE says so
 
-    source = PUBLISHED if source == "default" else source
+    source, is_folder = (PUBLISHED, False) if source == "default" else (source, Path(source).is_dir())
     try:
-        folder = Path(source) if Path(source).is_dir() else _fetched(str(source))
+        folder = Path(source) if is_folder else _fetched(str(source))
         config, weights = _configuration(AutoencoderKL, folder / _CONFIG), folder / _WEIGHTS
         if (index := folder / f"{_WEIGHTS}.index.json").exists():
             raise DiffIMLError(f"{index} would have other files read than {_WEIGHTS}")

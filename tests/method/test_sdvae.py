@@ -13,7 +13,7 @@ from diffiml_plugin.method.config import DiffIMLConfig
 from diffiml_plugin.method.diffiml import DiffIML
 from diffiml_plugin.method.encoders import build_encoder
 from diffiml_plugin.method.sdvae import SDVAE
-from diffiml_plugin.weights.sdvae import load_sdvae
+from diffiml_plugin.weights.sdvae import PUBLISHED, load_sdvae
 
 ATTENTION = "decoder.mid_block.attentions.0"
 
@@ -145,6 +145,15 @@ def test_whole_numbers_serve_as_fractions(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"shift_factor": 0, "latents_mean": [0, 0, 0, 0]}))
     load_sdvae(tmp_path)
+
+
+def test_the_published_one_is_no_folder_of_the_current_one(tmp_path, monkeypatch):
+    tiny_vae().save_pretrained(tmp_path / PUBLISHED)
+    monkeypatch.chdir(tmp_path)
+    load_sdvae(PUBLISHED)  # which says the folder
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DiffIMLError, match=f"cannot load the SD VAE '{PUBLISHED}'"):
+        load_sdvae()
 
 
 def test_the_earlier_names_of_the_published_file_are_read(tmp_path):

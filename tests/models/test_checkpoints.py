@@ -13,13 +13,22 @@ import torch
 from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.framework.imdlbenco import MODELS
 from diffiml_plugin.models import checkpoints
-from diffiml_plugin.models.checkpoints import read_checkpoint, save_checkpoint
+from diffiml_plugin.models.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from diffiml_plugin.models.registry import DIFFIML, SEGFORMER, find_model
 from diffiml_plugin.models.release import release
 from diffiml_plugin.training.resume import STATE, save_state
+from diffiml_plugin.weights import hub
 from diffiml_plugin.weights.files import load_weights, read_metadata, save_weights
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
+
+
+def test_a_name_of_the_hub_is_no_file_of_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hub:org").mkdir()
+    (tmp_path / "hub:org" / "name").touch()
+    monkeypatch.setattr(hub, "fetch", lambda name: tmp_path / "fetched" / name)
+    assert find_checkpoint("hub:org/name") == tmp_path / "fetched" / "org" / "name"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.files import file_digest
 from diffiml_plugin.framework.adapters import method_of
 from diffiml_plugin.ledger import LEDGER
 from diffiml_plugin.method.config import DiffIMLConfig
@@ -263,6 +264,15 @@ def test_the_exported_program_refuses_what_is_no_array(tmp_path, content):
     (tmp_path / "photo.npy").write_bytes(content)
     with pytest.raises(ValueError, match="photo.npy is no array as numpy.save writes it"):
         numpy_sampler.read(str(tmp_path / "photo.npy"))
+
+
+def test_a_graph_has_no_numbers_in_another_file(config, tmp_path):
+    for name in config["graphs"]:
+        (tmp_path / f"{name}.onnx").write_bytes(b"\x08\x09\n\x08location\x12\x05other")
+        config["graphs"][name] = file_digest(tmp_path / f"{name}.onnx")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="has numbers in another file, which has no digest; export the model anew"):
+        numpy_sampler.load(tmp_path)
 
 
 def test_an_array_is_no_larger_than_its_file(tmp_path):
