@@ -284,9 +284,10 @@ def _others(path: str | Path, why: str = "") -> DiffIMLError:
 
 
 def digest_of_start(path: str | Path, length: int) -> str:
-    """The SHA-256 of the first `length` bytes."""
+    """The SHA-256 of the first `length` bytes, or of as many as the file has by its size: some of /proc never end."""
     digest = sha256()
     with open(path, "rb") as file:
+        length = min(length, os.fstat(file.fileno()).st_size)
         while length > 0 and (chunk := file.read(min(length, 1 << 20))):
             digest.update(chunk)
             length -= len(chunk)

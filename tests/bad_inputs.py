@@ -702,7 +702,7 @@ CASES = (
         "two test sets that are one",
         f"{TEST} lists/twice_named.json --strict",
         REFUSED,
-        "error: one and two are the same images, which a mean counts twice; remove one of them, or leave out --strict",
+        "error: one and two are the same images, which a mean counts twice; remove them from one, or leave out --strict",
     ),
     Case(
         "a mask without a name",

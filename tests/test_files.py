@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffiml_plugin.errors import DiffIMLError
 from diffiml_plugin.files import (
     appending,
     beginning,
+    file_digest,
     inside,
     replacing,
     require_free,
@@ -162,3 +164,8 @@ def test_a_disk_that_is_just_full_leaves_no_part_of_a_picture(tmp_path, suffix):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/pagemap"), reason="a file of Linux that has no end")
+def test_a_digest_is_of_as_many_bytes_as_a_file_has():
+    assert file_digest("/proc/self/pagemap") == sha256().hexdigest()

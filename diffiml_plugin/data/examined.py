@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from diffiml_plugin.data import faults, formats, images, lists
 from diffiml_plugin.data.faults import Fault, examine
-from diffiml_plugin.data.formats import MOST_PIXELS
+from diffiml_plugin.data.formats import MOST_BYTES, MOST_PIXELS
 from diffiml_plugin.data.images import pixels_held
 from diffiml_plugin.data.lists import NEGATIVE, ImageList, without
-from diffiml_plugin.errors import DiffIMLError
+from diffiml_plugin.errors import DiffIMLError, visible
 from diffiml_plugin.files import file_digest, replacing
 from diffiml_plugin.folders import user_cache
 from diffiml_plugin.stored import checked, read_json, require_file
@@ -164,9 +164,9 @@ def state_here(path: str) -> tuple[int, int, int] | None:
 
 
 def content_digest(path: str | Path) -> str | None:
-    """The SHA-256 of a file; None if it is none that can be read."""
+    """The SHA-256 of a file; None if it is none that can be read, or larger than an image may be."""
     try:
-        require_file(path)
+        require_file(path, MOST_BYTES)
         return file_digest(path)
     except (DiffIMLError, OSError):
         return None
@@ -187,7 +187,7 @@ def in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item], ti
     """The results of `function` in the order of `items`, computed by threads, under a progress bar."""
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
         batches = (pool.map(function, items[start : start + _BATCH]) for start in range(0, len(items), _BATCH))
-        yield from tqdm(chain.from_iterable(batches), title, len(items), unit="img", leave=False, disable=None)
+        yield from tqdm(chain.from_iterable(batches), visible(title), len(items), unit="img", leave=False, disable=None)
 
 
 def in_turn(function: Callable[[tuple[Any, Any]], _Result]) -> Callable[[tuple[Any, Any]], _Result]:

@@ -29,7 +29,7 @@ FORMATS = {  # that are read, by Pillow's names, and their suffixes; no other re
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MOST_PIXELS = 178_956_970  # that Pillow reads: 0.5 GB of RGB
-_MOST_BYTES = 2**31  # of a file; four channels of 16 bits of so many pixels take 1.4 GB
+MOST_BYTES = 2**31  # of a file; four channels of 16 bits of so many pixels take 1.4 GB
 _SUBFILE, _REDUCED, _MASKING = 254, 1, 4  # TIFF's tag, and bits of it: of a preview, of a transparency mask
 _MOST_PREVIEWS = 16
 _TILE = 322, 323  # tags of TIFF: width and height of a tile
@@ -52,12 +52,12 @@ def read_content(path: str | Path) -> bytes:
     """The bytes of an image's file, so that what is said of them and what is decoded is of one picture.
 
     Raises:
-        DiffIMLError: as `opening`; more bytes than _MOST_BYTES.
+        DiffIMLError: as `opening`; more bytes than MOST_BYTES.
     """
     with explained(path), open(_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if size > _MOST_BYTES:
-            raise DiffIMLError(f"{path} has {size} bytes, more than the {_MOST_BYTES} that are read of an image")
+        if size > MOST_BYTES:
+            raise DiffIMLError(f"{path} has {size} bytes, more than the {MOST_BYTES} that are read of an image")
         return file.read(size)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from diffiml_plugin.errors import DiffIMLError
@@ -128,18 +129,19 @@ def each_once(listed: ImageList, strict: bool = False) -> ImageList:
 
 
 def require_other_images(lists: Mapping[str, ImageList], strict: bool = False) -> None:
-    """A warning of two sets that are the same images, which a mean over sets would count twice.
+    """A warning of images in two sets, which a mean over sets would count twice.
 
     Raises:
         DiffIMLError: there are such, if `strict`.
     """
-    by_images: dict[frozenset[object], str] = {}
-    for name, listed in lists.items():
-        if (known := by_images.setdefault(frozenset(map(file_identity, listed.images)), name)) != name:
-            told = f"{known} and {name} are the same images, which a mean counts twice"
+    images = {name: {*map(file_identity, listed.images)} for name, listed in lists.items()}
+    for (known, some), (name, others) in combinations(images.items(), 2):
+        if shared := some & others:
+            same = f"{known} and {name} are the same images"
+            told = same if some == others else f"{len(shared)} images of {known} are in {name} too"
             if strict:
-                raise DiffIMLError(f"{told}; remove one of them, or leave out --strict")
-            _logger.warning(f"{told}; is one of the two paths another set's?")
+                raise DiffIMLError(f"{told}, which a mean counts twice; remove them from one, or leave out --strict")
+            _logger.warning(f"{told}, which a mean counts twice; is one of the two paths another set's?")
 
 
 def without(listed: ImageList, numbers: Container[int]) -> ImageList:

@@ -15,7 +15,7 @@ from diffiml_plugin import launch
 from diffiml_plugin.data.order import SeededDataset, make_loader, plan_test, worker_count
 from diffiml_plugin.data.packed import unpack
 from diffiml_plugin.data.pairs import PairsDataset
-from diffiml_plugin.errors import DiffIMLError, wanted_memory
+from diffiml_plugin.errors import DiffIMLError, visible, wanted_memory
 from diffiml_plugin.evaluation.results import Record
 from diffiml_plugin.evaluation.scores import score_batch
 from diffiml_plugin.launch import Sample
@@ -59,7 +59,7 @@ def evaluate(
         device=state.device,
     )
     records: list[Record] = []
-    bar = tqdm(loader, title, leave=False, disable=None if state.is_main_process else True)
+    bar = tqdm(loader, visible(title), leave=False, disable=None if state.is_main_process else True)
     passes = Passes(model)
     with launch.testing_mode(model, settings.no_model_eval), launch.autocast(state.device, precision):
         for batch in bar:

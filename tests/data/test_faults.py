@@ -352,3 +352,15 @@ def test_broken_exif_is_told_but_harmless(tmp_path, block):
     whole[0x0112] = 6
     Image.new("RGB", (48, 32)).save(path, exif=whole)
     assert examine(path, NEGATIVE) == ((48, 32), [])
+
+
+def test_what_is_larger_than_an_image_may_be_is_not_read_for_a_digest(tmp_path):
+    with open(tmp_path / "sparse.png", "wb") as file:
+        file.truncate(2**40)  # it takes no place on the disk
+    assert examined.content_digest(tmp_path / "sparse.png") is None
+
+
+def test_a_title_commands_no_terminal(monkeypatch):
+    titles = []
+    monkeypatch.setattr(examined, "tqdm", lambda items, title, *_, **options: titles.append(title) or items)
+    assert list(examined.in_parallel(len, ["ab"], "\x1b[31mRED\a")) == [2] and titles == [r"\x1b[31mRED\x07"]

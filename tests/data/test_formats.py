@@ -95,7 +95,7 @@ def test_only_regular_files_are_opened(tmp_path):
 
 def test_a_file_of_more_bytes_than_are_read_is_refused(tmp_path, monkeypatch):
     Image.fromarray(PIXELS).save(tmp_path / "a.bmp")
-    monkeypatch.setattr("diffiml_plugin.data.formats._MOST_BYTES", 200)
+    monkeypatch.setattr("diffiml_plugin.data.formats.MOST_BYTES", 200)
     with pytest.raises(DiffIMLError, match=r"a\.bmp has 222 bytes, more than the 200 that are read of an image"):
         read_image(tmp_path / "a.bmp")
     assert read_header(tmp_path / "a.bmp") == (9, 6, 1)

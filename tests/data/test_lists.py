@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from diffiml_plugin.data.lists import NEGATIVE, read_balanced, read_list, read_test_sets, repeated
+from diffiml_plugin.data.lists import (
+    NEGATIVE,
+    ImageList,
+    read_balanced,
+    read_list,
+    read_test_sets,
+    repeated,
+    require_other_images,
+)
 from diffiml_plugin.errors import DiffIMLError
 
 
@@ -290,3 +298,19 @@ def test_a_file_is_one_by_whatever_link_and_a_copy_is_another(tmp_path):
     assert repeated(pairs) == told
     with pytest.raises(DiffIMLError, match=r"hard.png \(the same file as .*/a.png\) is listed with .* with Negative;"):
         repeated([*pairs[:2], (pairs[2][0], NEGATIVE)])
+
+
+def test_images_in_two_sets_are_told(tmp_path, caplog):
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    for file in files:
+        file.touch()
+    sets = {
+        name: ImageList(name, tuple(map(str, of)), (NEGATIVE,) * len(of))
+        for name, of in {"whole": files[:3], "half": files[:2], "other": files[3:]}.items()
+    }
+    require_other_images(sets)
+    assert caplog.messages == [
+        "2 images of whole are in half too, which a mean counts twice; is one of the two paths another set's?"
+    ]
+    with pytest.raises(DiffIMLError, match="remove them from one, or leave out --strict"):
+        require_other_images(sets, strict=True)
