@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 _PLACES = ("MPLCONFIGDIR", "MATPLOTLIBRC")  # variables of what is imported elsewhere, which may be relative
-KEPT_AWAY = "DIFFIML_KEPT_AWAY"  # in the environment of the processes that a command starts; the start-up hook reads it
+# In the environment of the processes that a command starts: the first is Python's, the start-up hook reads the other.
+_SAID = {"PYTHONSAFEPATH": "1", "DIFFIML_KEPT_AWAY": "1"}
 
 
 @contextmanager
@@ -32,9 +33,23 @@ def keep_away(is_ours: bool = True) -> None:
     """From now on nothing that is imported runs what lies in the current folder, in processes of this one and, if this
     one `is_ours`, here: another program's threads would find themselves in another folder meanwhile.
     """
-    os.environ["PYTHONSAFEPATH"] = os.environ[KEPT_AWAY] = "1"
+    os.environ.update(_SAID)
     if is_ours and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+@contextmanager
+def kept_away(is_ours: bool) -> Iterator[None]:
+    """`keep_away` inside; afterwards the processes of this one are told nothing any more."""
+    before = {name: os.environ.get(name) for name in _SAID}
+    keep_away(is_ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -71,6 +86,7 @@ class _Finder:
 @contextmanager
 def _elsewhere() -> Iterator[None]:
     """Inside, the current folder is this package's; afterwards libraries are looked for where they were before."""
+    import multiprocessing.process  # noqa: F401  (notes the current folder, for the processes that it starts)
 
     libraries, here = os.environ.get("LD_LIBRARY_PATH"), None
     with suppress(OSError):  # of a folder that is gone, or that this user may not enter, nothing is taken, either

@@ -29,7 +29,7 @@ def _for_latex(text: str) -> str:
 def for_markdown(text: str) -> str:
     """Any text as Markdown that shows it: no tags, no links, no pictures and no places that they could lead to, no
     headings, no beginnings of code, no bars that end a cell."""
-    return re.sub(r"\||(?<=\])[(:]|^[#`~]", r"\\\g<0>", html.escape(visible(text), quote=False))
+    return re.sub(r"\||(?<=\])[(:]|^[#`~]", r"\\\g<0>", html.escape(visible(text).strip(), quote=False))
 
 
 def as_code(text: str) -> str:

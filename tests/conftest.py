@@ -24,13 +24,6 @@ def _two_threads():
     torch.set_num_threads(2)
 
 
-@pytest.fixture(autouse=True)
-def _as_started():
-    """The command sets these for the processes that it starts; the next test is not one of them."""
-    for name in ("PYTHONSAFEPATH", "DIFFIML_KEPT_AWAY"):
-        os.environ.pop(name, None)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Neither read nor fill the user's, here and in the processes that tests start."""

@@ -29,7 +29,7 @@ def test_markdown_keeps_bars_inside_their_cells():
     [
         ("[y]: https://evil.example", r"[y]\: https://evil.example"),  # the place that `![x][y]` would show
         ("[a](b)", r"[a]\(b)"),
-        ("# Approved", r"\# Approved"),
+        (" # Approved", r"\# Approved"),
         ("```", r"\```"),
         ("C# is no. 5 [0.1, 0.2]: fine", r"C# is no. 5 [0.1, 0.2]\: fine"),
     ],

@@ -35,7 +35,7 @@ from diffiml_plugin.cli.command_line import parse_arguments, resolved_settings
 from diffiml_plugin.cli.messages import messages_on_stderr
 from diffiml_plugin.cli.verbs import VERBS
 from diffiml_plugin.errors import DiffIMLError, device_failed, nearest, wanted_memory
-from diffiml_plugin.imports import keep_away
+from diffiml_plugin.imports import kept_away
 
 _logger = logging.getLogger(__name__)
 FRAMEWORK_VERBS = {
@@ -51,15 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 done but with faults found, 2 a mistake of the user's, 130 interrupted, 143 ended by SIGTERM. `init`,
     `env` and `-v` are the framework's own.
     """
-    keep_away(is_ours=argv is None)
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if next((word for word in argv if word in VERBS or word in FRAMEWORK_WORDS), None) in FRAMEWORK_WORDS:
-        from diffiml_plugin.framework.stock_cli import framework_main
+    with kept_away(is_ours=argv is None):
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if next((word for word in argv if word in VERBS or word in FRAMEWORK_WORDS), None) in FRAMEWORK_WORDS:
+            from diffiml_plugin.framework.stock_cli import framework_main
 
-        sys.argv[1:] = argv
-        return framework_main() or 0
-    with messages_on_stderr():  # not around the framework, which prints in colours
-        return _main(argv)
+            sys.argv[1:] = argv
+            return framework_main() or 0
+        with messages_on_stderr():  # not around the framework, which prints in colours
+            return _main(argv)
 
 
 def _main(argv: list[str]) -> int:

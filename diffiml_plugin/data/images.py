@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TypeGuard, cast
@@ -135,7 +135,9 @@ def pixels_held(path: str | Path) -> int:
     threes; 0 where there is no file. Of a folder, whose files are read one after another, those of the largest.
     """
     if os.path.isdir(path):
-        return max((pixels_held(file) for file in Path(path).iterdir() if file.is_file()), default=0)
+        with suppress(OSError):  # of a folder that may not be read
+            return max((pixels_held(file) for file in Path(path).iterdir() if file.is_file()), default=0)
+        return 0
     try:
         in_bytes = os.stat(path).st_size // 3
     except (OSError, ValueError):  # ValueError: a null character in the name

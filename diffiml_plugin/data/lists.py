@@ -129,16 +129,22 @@ def each_once(listed: ImageList, strict: bool = False) -> ImageList:
 
 
 def require_other_images(lists: Mapping[str, ImageList], strict: bool = False) -> None:
-    """A warning of images in two sets, which a mean over sets would count twice.
+    """A warning of two sets that are the same images, or share tampered ones, which a mean over sets would count twice.
+    Authentic ones may serve several sets.
 
     Raises:
         DiffIMLError: there are such, if `strict`.
     """
-    images = {name: {*map(file_identity, listed.images)} for name, listed in lists.items()}
-    for (known, some), (name, others) in combinations(images.items(), 2):
-        if shared := some & others:
+    identities = {name: [*map(file_identity, listed.images)] for name, listed in lists.items()}
+    of_sets = {  # all, and the tampered ones
+        name: ({*of}, {image for image, mask in zip(of, lists[name].masks, strict=True) if mask != NEGATIVE})
+        for name, of in identities.items()
+    }
+    for (known, (some, tampered)), (name, (others, also_tampered)) in combinations(of_sets.items(), 2):
+        shared = tampered & also_tampered
+        if shared or some == others:
             same = f"{known} and {name} are the same images"
-            told = same if some == others else f"{len(shared)} images of {known} are in {name} too"
+            told = same if some == others else f"{len(shared)} tampered images of {known} are in {name} too"
             if strict:
                 raise DiffIMLError(f"{told}, which a mean counts twice; remove them from one, or leave out --strict")
             _logger.warning(f"{told}, which a mean counts twice; is one of the two paths another set's?")

@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from numpy.lib.format import open_memmap
 Graph = Callable[..., list[np.ndarray]]
 Graphs = dict[str, Graph]  # condition, step and decoder
 
-_ELSEWHERE = b"location"  # the word by which ONNX names a file beside a graph; the graphs of an export have none
+# The key by which ONNX names a file beside a graph, however its field and its length are spelled.
+_ELSEWHERE = re.compile(rb"(\n|\x8a\x80*\x00)(\x08|\x88\x80*\x00)location")
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}  # of the graphs' files
 CONFIG = {  # what config.json says: of each field its type, its words, or the lowest and highest number
     "checkpoint": str,
@@ -72,7 +74,7 @@ def load_config(folder: str | Path = ".") -> dict[str, Any]:
         content = file.read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"{file} is not the graph that config.json was written with; export the model anew")
-        if config["format"] == "onnx" and _ELSEWHERE in content:
+        if config["format"] == "onnx" and _ELSEWHERE.search(content):
             raise ValueError(f"{file} has numbers in another file, which has no digest; export the model anew")
     return config
 

@@ -206,7 +206,8 @@ class _Run:
         self.recomputed = list(backbone.buffers()) if backbone and settings.checkpoint_encoder else []
         optimizer = adamw(model, settings.lr, settings.weight_decay, backbone, settings.encoder_lr)
         self.learner = Learner(model, optimizer, settings.ema_decay)
-        self.in_statistics = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+        norms = (layer for layer in model.train().modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
+        self.in_statistics = any(layer.training for layer in norms)  # frozen ones have theirs
         self.least = min(2 if self.in_statistics else 1, settings.batch_size)  # images that have a variance
         self.parts = parts_of(dataset, settings.batch_size)
         self.updates = sum(  # of an epoch
@@ -313,7 +314,7 @@ class _Run:
             batch = unpack(next(batches), self.device)
             waited += time.monotonic() - asked
             # Noise and dropout follow from the images' place in the order alone: a resumed run needs no stored
-            # random state, and the number of processes does not matter.
+            # random state, and the number of processes does not matter for them.
             seed_all(settings.seed, epoch, micro.number, 1)
             with nullcontext() if micro.last else self.accelerator.no_sync(self.step):
                 self.meter.add(self._backward(micro, batch), micro.images)

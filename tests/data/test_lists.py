@@ -304,13 +304,14 @@ def test_images_in_two_sets_are_told(tmp_path, caplog):
     files = [tmp_path / f"{number}.png" for number in range(4)]
     for file in files:
         file.touch()
+    masks = dict(zip(files, ["m0.png", "m1.png", NEGATIVE, "m3.png"], strict=True))  # one authentic serves two
     sets = {
-        name: ImageList(name, tuple(map(str, of)), (NEGATIVE,) * len(of))
-        for name, of in {"whole": files[:3], "half": files[:2], "other": files[3:]}.items()
+        name: ImageList(name, tuple(map(str, of)), tuple(masks[file] for file in of))
+        for name, of in {"whole": files[:3], "half": files[:2], "other": files[2:]}.items()
     }
     require_other_images(sets)
     assert caplog.messages == [
-        "2 images of whole are in half too, which a mean counts twice; is one of the two paths another set's?"
+        "2 tampered images of whole are in half too, which a mean counts twice; is one of the two paths another set's?"
     ]
     with pytest.raises(DiffIMLError, match="remove them from one, or leave out --strict"):
         require_other_images(sets, strict=True)

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -266,13 +267,15 @@ def test_the_exported_program_refuses_what_is_no_array(tmp_path, content):
         numpy_sampler.read(str(tmp_path / "photo.npy"))
 
 
-def test_a_graph_has_no_numbers_in_another_file(config, tmp_path):
+@pytest.mark.parametrize("content", [b"\n\x08location\x12\x05other", b"\n\x88\x00location", b"/x/allocation/y"])
+def test_a_graph_has_no_numbers_in_another_file(config, tmp_path, content):
     for name in config["graphs"]:
-        (tmp_path / f"{name}.onnx").write_bytes(b"\x08\x09\n\x08location\x12\x05other")
+        (tmp_path / f"{name}.onnx").write_bytes(b"\x08\x09" + content)
         config["graphs"][name] = file_digest(tmp_path / f"{name}.onnx")
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="has numbers in another file, which has no digest; export the model anew"):
-        numpy_sampler.load(tmp_path)
+    refused = pytest.raises(ValueError, match="has numbers in another file, which has no digest; export the model anew")
+    with nullcontext() if b"alloc" in content else refused:  # of a path, as torch's exporter notes them
+        numpy_sampler.load_config(tmp_path)
 
 
 def test_an_array_is_no_larger_than_its_file(tmp_path):
