@@ -24,6 +24,14 @@ def _two_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """In a process of no group, whatever started the tests; gives `monkeypatch`."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Neither read nor fill the user's, here and in the processes that tests start."""

@@ -17,13 +17,6 @@ from diffiml_plugin.errors import DiffIMLError
 GROUP = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
-@pytest.fixture
-def alone(monkeypatch):
-    for name in (*GROUP, "LOCAL_WORLD_SIZE", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    return monkeypatch
-
-
 def test_more_gpus_than_the_machine_has(alone):
     present = torch.cuda.device_count()
     with pytest.raises(DiffIMLError, match=rf"--gpus {present + 1}, but torch finds {present} on this machine"):
@@ -98,19 +91,18 @@ def test_a_process_that_waits_for_others_ends_by_a_signal(child_environment, tmp
     assert process.returncode == status and said.splitlines()[-1] in ("ended by SIGTERM", "interrupted")
 
 
-def test_waiting_for_others_is_told(monkeypatch, caplog):
+def test_waiting_for_others_is_told(alone, monkeypatch, caplog):
     monkeypatch.setattr(launch, "_SOON", 0.01)
-    group = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
     with launch._joining_others():
         time.sleep(0.1)
     assert not caplog.messages  # alone, it waits for nobody
-    for name, value in group.items():
+    for name, value in GROUP.items():
         monkeypatch.setenv(name, value)
     with launch._joining_others():
         for _ in range(1000):
             if not caplog.messages:
                 time.sleep(0.01)
-    assert "rank 1 of 2 processes waits for others at node7:29500" in caplog.text
+    assert "rank 1 of 2 processes waits for others at 127.0.0.1:1" in caplog.text
 
 
 def _listens(port: int) -> bool:

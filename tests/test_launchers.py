@@ -18,13 +18,6 @@ SLURM = {
 GROUP = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
-@pytest.fixture
-def alone(monkeypatch):
-    for name in (*GROUP, "LOCAL_WORLD_SIZE", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    return monkeypatch
-
-
 def test_slurm_is_joined():
     environment = dict(SLURM)
     launchers.join_slurm(environment)
